@@ -23,13 +23,15 @@ pub fn unix_now() -> u64 {
     unix(now())
 }
 
-/// Seconds since the Unix epoch as certificates count them; 0 for a clock set before that.
+/// Returns the seconds since the Unix epoch as certificates count them; 0 if the clock is set
+/// to an earlier time.
 #[must_use]
 pub fn certificate_now() -> i64 {
     certificate_time(unix_now())
 }
 
-/// Seconds since the Unix epoch as certificates count them, which also know times before.
+/// Converts seconds since the Unix epoch to the signed form of certificates, which also allow
+/// earlier times.
 #[must_use]
 pub fn certificate_time(unix_seconds: u64) -> i64 {
     i64::try_from(unix_seconds).unwrap_or(i64::MAX)

@@ -62,7 +62,7 @@ impl From<Option<ShareKey>> for Origin {
 /// Why another connection was evicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Yielded {
-    /// Its address had more connections than its share.
+    /// The address of the evicted connection had more connections than its share.
     AddressShare,
     /// There was no free slot.
     Full,
@@ -304,7 +304,8 @@ impl ConnectionSlots {
         if !self.has_room(&state) {
             return None;
         }
-        // If few connections are pending, the slots are used by established connections.
+        // If the listener is full although few connections are pending, established connections
+        // hold the slots. An idle one of them is then evicted first.
         let few_pending = state.pending.count < self.limits.pending;
         let is_full = state.entries.len() >= self.limits.total || !few_pending;
         let yielded = match is_full {

@@ -1,11 +1,11 @@
-//! Revocation lists by URL: fetched from the configured addresses, kept while they
-//! cannot be fetched anew.
+//! Fetches revocation lists from the configured URLs, and keeps them while they cannot be
+//! fetched again.
 //!
-//! Addresses come from the configuration alone, never from a certificate. What
-//! was fetched last stays in memory over reloads, and on disk if a directory is
-//! configured: there once it was in use, so that the next start can tell an older
-//! one. What a list means, and whether it may replace the one before, is decided
-//! by [`crate::trust`].
+//! Addresses come from the configuration alone, never from a certificate. The last fetched
+//! document of each URL is kept in memory over reloads. If a directory is configured, it is
+//! also written there once it is in use, so that after a restart an older document is
+//! recognized. [`crate::trust`] decides about the content of a list, and whether it may replace
+//! the earlier one.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,44 +29,44 @@ use crate::pem;
 use crate::secret::{Existing, write_private};
 use crate::trust;
 
-/// Where revocation lists are fetched from.
+/// The URL of a revocation list, and how to fetch it.
 #[derive(Clone)]
 pub struct CrlSource {
     /// The trust domain that the lists belong to.
     pub trust_domain: TrustDomain,
     /// An `https` URL.
     pub url: Uri,
-    /// How it is fetched.
+    /// The rules for fetching.
     pub policy: Arc<CrlFetchPolicy>,
-    /// The document that the configuration this belongs to was built with.
+    /// The document with which the source's configuration was built.
     pub in_use: Bytes,
 }
 
-/// How lists are fetched.
+/// The rules by which lists are fetched.
 #[derive(Debug, Clone)]
 pub struct CrlFetchPolicy {
-    /// Authorities that the servers' certificates may come from.
+    /// Authorities that may issue the servers' certificates.
     pub roots: Arc<RootCertStore>,
-    /// From connecting to the last byte.
+    /// Timeout of a whole fetch, from connecting to the last byte.
     pub timeout: Duration,
     /// Most bytes of one document.
     pub max_bytes: usize,
     /// How long a list is used before it is fetched again, at the latest.
     pub interval: Duration,
-    /// Where the newest list of each URL is kept for the next start.
+    /// The directory in which the newest list of each URL is kept for the next start.
     pub directory: Option<PathBuf>,
 }
 
-/// Why there is no list.
+/// The reason why there is no list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CrlFetchError {
-    /// It was not fetched.
+    /// The document was not fetched.
     #[error("{0}")]
     Fetch(#[from] FetchError),
-    /// No connection can be set up at all.
+    /// No connection can be set up, whatever the URL is.
     #[error("{0}")]
     Setup(String),
-    /// Something else came.
+    /// The response is not a document of revocation lists.
     #[error("{0}")]
     Unusable(String),
 }
@@ -79,7 +79,7 @@ pub struct CrlFetcher {
 
 struct Kept {
     document: CrlDocument,
-    /// When it was last known to be what the server has, in seconds since the
+    /// When the document was last known to be the server's current one, in seconds since the
     /// Unix epoch; 0 for a copy from disk.
     fetched_at: u64,
 }
@@ -88,16 +88,15 @@ struct Kept {
 #[derive(Debug, Clone)]
 pub struct CrlDocument {
     bytes: Bytes,
-    /// When the first of its lists is to be replaced, in seconds since the Unix
-    /// epoch.
+    /// When the first list of the document is to be replaced, in seconds since the Unix epoch.
     next_update: Option<i64>,
 }
 
 impl CrlDocument {
-    /// Decodes one, which takes a while if it is large. Also returns the lists.
+    /// Decodes a document, which takes a while if it is large. Also returns the lists.
     ///
     /// # Errors
-    /// As [`crls_in`].
+    /// Same as [`crls_in`].
     pub fn decode(
         bytes: Bytes,
     ) -> Result<(Self, Vec<CertificateRevocationListDer<'static>>), String> {
@@ -115,23 +114,23 @@ impl CrlDocument {
     }
 }
 
-/// A document for a configuration that has none of its source yet.
+/// A document for a new configuration that has none for this source yet.
 #[derive(Debug)]
 pub struct Obtained {
     /// The document.
     pub bytes: Bytes,
-    /// What was in use before, by the copy on disk, if that is another one. The
-    /// document may have to be compared with it.
+    /// The document that was in use before according to the copy on disk, if it differs. The
+    /// new document may have to be compared with it.
     pub before: Option<Bytes>,
 }
 
 impl CrlFetcher {
-    /// Obtains a source's document: fetched now, else the copy on disk. Blocks while
-    /// it fetches; not to be called from a runtime's threads other than its blocking
+    /// Obtains a source's document: fetches it, or reads the copy on disk if that fails. Blocks
+    /// while it fetches; must not be called on a runtime's threads other than its blocking
     /// ones.
     ///
     /// # Errors
-    /// When there is none in either place.
+    /// If neither works.
     pub fn obtain(&self, source: &CrlSource) -> Result<Obtained, CrlFetchError> {
         let copy = source.read_copy();
         let fetched = fetch_blocking(source)
@@ -156,19 +155,19 @@ impl CrlFetcher {
         }
     }
 
-    /// Keeps the copy on disk in place of what was fetched, which is fetched again
-    /// at once. Decodes it, as [`CrlDocument::decode`] does.
+    /// Keeps the copy on disk in place of the fetched document. The source is fetched again at
+    /// once. Decodes the copy, as [`CrlDocument::decode`] does.
     pub fn fall_back(&self, source: &CrlSource, copy: Bytes) {
-        // It was read as a document before.
+        // Never fails, because the copy was decoded before, when it was read from the disk.
         if let Ok(copy) = CrlDocument::alone(copy) {
             self.put(source, copy, 0);
         }
     }
 
-    /// Fetches a source's list; says what came if that is not what is kept.
+    /// Fetches a source's document. Returns it if it differs from the kept one.
     ///
     /// # Errors
-    /// When it cannot be fetched.
+    /// If it cannot be fetched.
     pub async fn fetch(&self, source: &CrlSource) -> Result<Option<Bytes>, CrlFetchError> {
         let bytes = fetch(source).await?;
         let url = source.url.to_string();
@@ -181,8 +180,8 @@ impl CrlFetcher {
         Ok(Some(bytes))
     }
 
-    /// Writes the document in use to disk, if that is configured and it is not there
-    /// yet. If it cannot be written, it is in use nevertheless.
+    /// Writes the document in use to disk, if that is configured and the file differs. The
+    /// document stays in use even if it cannot be written.
     pub fn save(source: &CrlSource) {
         if let Some(path) = source.copy()
             && source.read(&path).ok().as_deref() != Some(&*source.in_use)
@@ -192,7 +191,7 @@ impl CrlFetcher {
         }
     }
 
-    /// Keeps a document from now on, for the next load of its trust domain.
+    /// Keeps a document for the next load of its trust domain.
     pub fn keep(&self, source: &CrlSource, document: CrlDocument) {
         self.put(source, document, clock::unix_now());
     }
@@ -205,7 +204,7 @@ impl CrlFetcher {
         self.all().insert(source.url.to_string(), kept);
     }
 
-    /// Whether the document that is kept is the one in use.
+    /// Whether the kept document is the one in use.
     #[must_use]
     pub fn is_in_use(&self, source: &CrlSource) -> bool {
         let all = self.all();
@@ -213,7 +212,7 @@ impl CrlFetcher {
             .is_none_or(|kept| kept.document.bytes == source.in_use)
     }
 
-    /// When the first list of a source is to be replaced, in seconds since the Unix
+    /// Returns when the first list of a source is to be replaced, in seconds since the Unix
     /// epoch, if that is known.
     #[must_use]
     pub fn next_update(&self, source: &CrlSource) -> Option<i64> {
@@ -221,7 +220,7 @@ impl CrlFetcher {
         all.get(&source.url.to_string())?.document.next_update
     }
 
-    /// The document of a source that is kept, if there is one.
+    /// Returns the kept document of a source, if there is one.
     #[must_use]
     pub fn kept(&self, source: &CrlSource) -> Option<Bytes> {
         let all = self.all();
@@ -229,8 +228,8 @@ impl CrlFetcher {
         Some(kept.document.bytes.clone())
     }
 
-    /// When a source's list was last fetched, in seconds since the Unix epoch; 0
-    /// if never by this process.
+    /// Returns when a source's list was last fetched, in seconds since the Unix epoch; 0 if
+    /// this process has never fetched it.
     #[must_use]
     pub fn fetched_at(&self, source: &CrlSource) -> u64 {
         let kept = self.all();
@@ -243,31 +242,31 @@ impl CrlFetcher {
     }
 }
 
-/// The revocation lists in a document: PEM with one or more, or one in DER.
+/// Returns the revocation lists in a document: PEM with one or more, or one in DER.
 ///
 /// # Errors
-/// When there is anything else in it: nothing is skipped.
+/// If the document contains anything else, because nothing is skipped.
 pub fn crls_in(document: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
     pem::revocation_lists(document)
         .map_err(|error| format!("what came is no revocation list: {error}"))
 }
 
 impl CrlSource {
-    /// Its file in the directory of copies: named by a hash, because a URL is no
-    /// file name.
+    /// Returns the source's file in the directory of copies. A hash of the URL names the file,
+    /// because a URL is not a valid file name.
     fn copy(&self) -> Option<PathBuf> {
         let directory = self.policy.directory.as_ref()?;
         let name = hex(&crypto::sha256(self.url.to_string().as_bytes()));
         Some(directory.join(format!("{name}.crl")))
     }
 
-    /// What is longer was never fetched.
+    /// Reads a copy of limited size, because a longer document was never fetched.
     fn read(&self, copy: &Path) -> io::Result<Vec<u8>> {
         let max = u64::try_from(self.policy.max_bytes).unwrap_or(u64::MAX);
         read_regular(copy, max)
     }
 
-    /// What was in use last, if that was kept on disk and can be read.
+    /// Reads the copy of the document that was last in use, if there is a readable one.
     fn read_copy(&self) -> Option<CrlDocument> {
         let path = self.copy()?;
         let bytes = match self.read(&path) {
@@ -308,7 +307,7 @@ async fn fetch(source: &CrlSource) -> Result<Bytes, CrlFetchError> {
     Ok(client.fetch(&source.url, source.policy.max_bytes).await?)
 }
 
-/// On a thread with a runtime of its own: the caller may be inside one.
+/// Fetches on a separate thread with a separate runtime, because the caller may be inside one.
 fn fetch_blocking(source: &CrlSource) -> Result<Bytes, CrlFetchError> {
     let failed = |error: &dyn fmt::Display| CrlFetchError::Setup(error.to_string());
     std::thread::scope(|scope| {

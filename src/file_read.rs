@@ -56,7 +56,7 @@ pub fn read_regular(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 /// Same as [`read_regular`].
 pub fn read_private(path: &Path, max: u64) -> io::Result<PrivateFile> {
     let (file, metadata) = open_regular(path)?;
-    // Also wiped if there is an error.
+    // The buffer is wiped also if there is an error.
     let mut content = Zeroizing::new(Vec::new());
     read_to_end(file, &metadata, max, &mut content)?;
     Ok(PrivateFile {

@@ -72,9 +72,9 @@ struct Payload {
 /// A frame. Its header, and the needed part of its payload, have been read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
-    /// Its type.
+    /// The frame's type.
     pub kind: u8,
-    /// Its flags.
+    /// The frame's flags.
     pub flags: u8,
     /// The stream to which it belongs; 0 for the connection.
     pub stream: u32,

@@ -1,10 +1,10 @@
-//! Outbound HTTP to identity providers and servers of revocation lists: bounded,
-//! verified, and to configured addresses only.
+//! Outbound HTTP to identity providers and servers of revocation lists: bounded, verified, and
+//! to configured addresses only.
 //!
-//! No redirects, no proxies, no cookies. A request ends after its time, and a
-//! response after its size, whatever the other side does. Nothing in a token
-//! reaches an address here: callers pass URLs of the configuration, or such that
-//! the provider's own metadata name on the same origin.
+//! No redirects, no proxies, no cookies. The time of a request and the size of a response are
+//! limited, whatever the other side does. No part of a token becomes part of an address.
+//! Callers pass URLs of the configuration, or URLs on the same origin that the provider's
+//! metadata name.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -33,56 +33,56 @@ const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 /// Most exchanges with one provider at once, even if no request waits for them any more.
 pub(crate) const MAX_EXCHANGES: usize = 64;
 
-/// How long a request waits for one of them to end.
+/// How long a request waits until one of these exchanges ends.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// For each address of a provider.
+/// Timeout of a connection attempt to each address of a provider.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How a client connects, and whom it trusts.
+/// How a client connects, and which authorities it trusts.
 #[derive(Clone)]
 pub struct ClientSettings {
-    /// Authorities its certificate may come from.
+    /// Authorities that may issue the server's certificate.
     pub roots: Arc<RootCertStore>,
     /// The gateway's own certificate, if the provider asks for one
     /// (RFC 8705 section 2).
     pub certificate: Option<Arc<dyn ResolvesClientCert>>,
-    /// From connecting to the last byte of the response.
+    /// Timeout of a whole exchange, from connecting to the last byte of the response.
     pub timeout: Duration,
 }
 
-/// Why there is no response. Never contains what was sent or received.
+/// The reason why there is no response. Never contains parts of the request or the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
     /// The connection, its TLS handshake, or the exchange failed.
     #[error("it cannot be reached")]
     Unreachable,
-    /// It took too long.
+    /// The exchange took too long.
     #[error("it does not answer in time")]
     TimedOut,
-    /// The response has more bytes than are read.
+    /// The response is larger than the maximum.
     #[error("its answer has more octets than are read")]
     TooLarge,
-    /// Another status than 200; redirects are not followed.
+    /// The status is not 200; redirects are not followed.
     #[error("it answers with status {0}")]
     Status(u16),
-    /// Not JSON by its content type, or by its content.
+    /// The response is not JSON by its content type, or by its content.
     #[error("its answer is not the JSON document that was asked for")]
     NotJson,
-    /// The metadata name another issuer, or addresses elsewhere.
+    /// The metadata name another issuer, or addresses on another origin.
     #[error("its metadata do not fit the configured issuer")]
     Metadata,
-    /// As many exchanges as may run at once are running.
+    /// The maximum number of exchanges is already running.
     #[error("too many questions to it are under way")]
     Busy,
 }
 
-/// Settings that no client can be made of.
+/// A client cannot be created with the settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("TLS to the identity provider cannot be set up: {0}")]
 pub struct SettingsError(String);
 
-/// The address is not one that may be fetched from.
+/// The address is not an allowed one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected an absolute https URL (http only to loopback) without user and fragment")]
 pub struct UrlError;
@@ -99,17 +99,17 @@ pub(crate) struct JsonResponse {
 pub struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     timeout: Duration,
-    /// Where exchanges run; without it, on their caller's runtime.
+    /// The runtime that exchanges run on. If it is not set, they run on their caller's runtime.
     runtime: Arc<OnceLock<tokio::runtime::Handle>>,
-    /// One for each exchange that may be under way.
+    /// One permit for each exchange that may be in progress.
     turns: Arc<Semaphore>,
 }
 
 impl HttpClient {
-    /// A client with these settings.
+    /// Creates a client with these settings.
     ///
     /// # Errors
-    /// [`SettingsError`] when the TLS provider refuses them.
+    /// [`SettingsError`] if the TLS provider refuses them.
     pub fn new(settings: &ClientSettings) -> Result<Self, SettingsError> {
         let tls = ClientConfig::builder_with_provider(crypto::provider())
             .with_safe_default_protocol_versions()
@@ -141,21 +141,20 @@ impl HttpClient {
         })
     }
 
-    /// Runs all exchanges, and the connections they leave behind, on this runtime
-    /// from now on.
+    /// From now on, runs all exchanges, and connections that they leave open, on this runtime.
     pub fn run_on(&self, runtime: &tokio::runtime::Handle) {
         let _ = self.runtime.set(runtime.clone());
     }
 
-    /// Sends a request and reads the JSON document of the response. `held` is dropped when
-    /// the exchange is over.
+    /// Sends a request and reads the JSON document of the response. `held` is dropped when the
+    /// exchange has ended.
     pub(crate) async fn send(
         &self,
         request: Request<Full<Bytes>>,
         held: impl Send + 'static,
     ) -> Result<JsonResponse, FetchError> {
-        // The request that waits may go away, the exchange does not: this bounds their
-        // number.
+        // The request that waits may be dropped, but the exchange continues. The semaphore
+        // limits the number of exchanges.
         let turn = Arc::clone(&self.turns).acquire_owned();
         let turn = tokio::time::timeout(QUEUE_TIMEOUT.min(self.timeout), turn).await;
         let Ok(Ok(turn)) = turn else {
@@ -168,7 +167,7 @@ impl HttpClient {
             answered
         });
         let answered = match self.runtime.get() {
-            // A runtime that ends takes its tasks with it.
+            // If the runtime ends, its tasks end too.
             Some(runtime) => match runtime.spawn(exchange).await {
                 Ok(answered) => answered,
                 Err(_) => return Err(FetchError::Unreachable),
@@ -245,7 +244,7 @@ impl fmt::Debug for ClientSettings {
     }
 }
 
-/// `application/json` or a type that is JSON by its suffix (RFC 6839).
+/// Whether the content type is `application/json`, or JSON by its suffix (RFC 6839).
 fn is_json(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_TYPE)
@@ -255,10 +254,10 @@ fn is_json(headers: &HeaderMap) -> bool {
         .is_some_and(|media_type| media_type == "application/json" || media_type.ends_with("+json"))
 }
 
-/// Reads an address of the configuration: `https`, or `http` to loopback.
+/// Parses an address of the configuration: `https`, or `http` to loopback.
 ///
 /// # Errors
-/// [`UrlError`] for anything else.
+/// [`UrlError`] for any other address.
 pub fn checked_url(url: &str) -> Result<Uri, UrlError> {
     if url.contains('#') {
         return Err(UrlError);
@@ -276,7 +275,7 @@ pub fn checked_url(url: &str) -> Result<Uri, UrlError> {
     }
 }
 
-/// Whether two addresses have scheme, host and port in common.
+/// Whether two addresses have the same scheme, host and port.
 pub(crate) fn same_origin(left: &Uri, right: &Uri) -> bool {
     let port = |url: &Uri| {
         let default = if url.scheme() == Some(&Scheme::HTTPS) {

@@ -7,7 +7,7 @@
 //!    - [`cli`]: the command line: reads arguments, prints results, decides nothing
 //! 2. The process
 //!    - [`app`]: starts, connects and stops all parts; watches files and reloads
-//! 3. What the process serves, and what it is built from
+//! 3. The services of the process, and its configuration
 //!    - [`proxy`]: the path of a request, from the listening socket to its response
 //!    - [`admin`]: the control plane: public and operators' listeners, operators' socket
 //!    - [`config`]: the configuration file, and everything that is built from it
@@ -26,7 +26,7 @@
 //!    - [`policy`]: rules, permits, rate limits, shares of callers
 //! 8. Trust
 //!    - [`trust`]: bundles, certificate paths, revocation, deny list, path cache
-//! 9. What is counted, recorded and fetched
+//! 9. Counters, records and fetched documents
 //!    - [`connection_slots`]: how many connections a listener has, and which yields
 //!    - [`telemetry`]: audit log, metrics, logs
 //!    - [`http_client`]: fetches small documents, as keys and revocation lists
@@ -48,7 +48,7 @@
 //!     - [`now_or_later`]: a result, or the future that makes it
 //!     - [`reason`]: reason codes
 //! 15. Tests
-//!     - `kill_point`: where unit tests end a process between two file operations
+//!     - `kill_point`: lets unit tests end a process between two file operations
 
 pub mod admin;
 pub mod app;

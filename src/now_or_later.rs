@@ -1,18 +1,18 @@
-//! `NowOrLater`: an outcome that is mostly there at once, and sometimes awaited.
+//! `NowOrLater`: a result that is usually available at once, and sometimes has to be awaited.
 
 use std::fmt;
 use std::pin::Pin;
 
-/// An outcome. Only one that has to be awaited costs an allocation.
+/// A result. Only a result that has to be awaited costs an allocation.
 pub enum NowOrLater<'a, T> {
-    /// It is there.
+    /// The result is already there.
     Now(T),
-    /// It has to be awaited.
+    /// The result has to be awaited.
     Later(Pin<Box<dyn Future<Output = T> + Send + 'a>>),
 }
 
 impl<T> NowOrLater<'_, T> {
-    /// Awaits the outcome if that has to be.
+    /// Returns the result, and awaits it if necessary.
     pub async fn outcome(self) -> T {
         match self {
             Self::Now(outcome) => outcome,

@@ -17,7 +17,7 @@ pub enum FixedBy {
     Operator,
     /// The operator of the service behind the gateway.
     Service,
-    /// None: it is enough to wait.
+    /// No action: it is enough to wait.
     Time,
 }
 

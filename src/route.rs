@@ -1,9 +1,9 @@
-//! Routes: which host, path and method lead to which rule and upstream.
+//! Routes: select a rule and an upstream by host, path and method.
 //!
-//! The most specific route wins: exact host before wildcard host before any
-//! host, exact path before the longest pattern, then the method. The order in
-//! the file means nothing; two routes that tie are a configuration error. Once
-//! a host and path have selected routes, a refusal is final.
+//! The most specific route wins: exact host before wildcard host before any host, exact path
+//! before the longest pattern, then the method. The order in the file means nothing; two routes
+//! that tie are a configuration error. Once a host and path have selected routes, a refusal is
+//! final.
 //!
 //! - `rewrite`: the one change that a route may make to a path
 //! - `upgrade`: protocols that a connection may change to
@@ -26,61 +26,61 @@ use crate::policy::throttle::RouteLimit;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::upstream::Upstream;
 
-/// The path at which the gateway itself tells callers who they are, on every host: no
-/// route is selected.
+/// The path at which the gateway itself tells callers their identity, on every host. No route
+/// is selected for it.
 pub const WHOAMI_PATH: &str = "/.well-known/countersign/whoami";
 
-/// What an assertion is bound to.
+/// The scope of an assertion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// One request.
+    /// The assertion is valid for one request.
     Request,
-    /// The caller: re-usable for a while.
+    /// The assertion is valid for requests of the caller for a while.
     Caller,
 }
 
-/// One route.
+/// A route: the requests it matches, their rule, and their upstream.
 #[derive(Debug)]
 pub struct Route {
-    /// Its name in the configuration.
+    /// The route's name in the configuration.
     pub name: String,
-    /// The hosts of its requests; empty for any host.
+    /// The hosts of the route's requests; empty for any host.
     pub hosts: Vec<HostPattern>,
-    /// The paths of its requests; at least one.
+    /// The paths of the route's requests; at least one.
     pub paths: Vec<PathPattern>,
-    /// Methods it allows; empty for any that is registered, except TRACE.
+    /// Methods that the route allows; empty for any that is registered, except TRACE.
     pub methods: Vec<Method>,
-    /// What it requires of callers.
+    /// The requirements for callers.
     pub rule: Rule,
     /// How callers prove their identity, if that takes more than the connection's
     /// certificate.
     pub authenticators: Authenticators,
-    /// What clients are told about its tokens, if it takes any.
+    /// The metadata about the route's tokens for clients, if the route accepts tokens.
     pub resource: Option<ProtectedResource>,
-    /// How many requests it takes.
+    /// The rate limits of the route.
     pub limits: Vec<RouteLimit>,
-    /// Whether a token that was accepted goes to the service as well.
+    /// Whether an accepted token is passed on to the service.
     pub forward_token: bool,
-    /// Where requests go.
+    /// The upstream that requests go to.
     pub upstream: Arc<Upstream>,
-    /// The assertion's audience.
+    /// The audience of the assertion.
     pub audience: String,
-    /// What the assertion is bound to.
+    /// The scope of the assertion.
     pub binding: Binding,
-    /// The change to the path before it is forwarded.
+    /// The change of the path before the request is forwarded.
     pub rewrite: Option<PathRewrite>,
-    /// Reads bodies whole, of at most so many bytes, and binds assertions to them.
+    /// If set, whole bodies of at most this size are read, and assertions are bound to them.
     pub bind_body: Option<u64>,
-    /// Continues the transaction of an assertion that the caller presents.
+    /// Whether the transaction of an assertion that the caller presents is continued.
     pub continue_transaction: bool,
     /// The protocols that a connection may change to; most routes have none.
     pub upgrade: Vec<UpgradeProtocol>,
-    /// Its counters, once it is in service.
+    /// The route's counters, once it is in service.
     pub meter: RouteMeter,
 }
 
 impl Route {
-    /// Those of the protocols in an `Upgrade` field that a connection may change to.
+    /// Returns the protocols in an `Upgrade` field that a connection may change to.
     pub fn allowed_upgrades<'a>(
         &'a self,
         protocols: &'a HeaderValue,
@@ -91,14 +91,14 @@ impl Route {
     }
 }
 
-/// What clients are told about a route's tokens (RFC 9728).
+/// The metadata about a route's tokens that clients get (RFC 9728).
 #[derive(Debug, Clone)]
 pub struct ProtectedResource {
-    /// Its identifier, if that is not the URL of the request.
+    /// The resource's identifier, if that is not the URL of the request.
     pub identifier: Option<String>,
-    /// The `iss` of the issuer whose tokens it takes.
+    /// The `iss` of the issuer whose tokens the route accepts.
     pub issuer: String,
-    /// The scopes it requires.
+    /// The scopes that the route requires.
     pub scopes: Vec<String>,
     /// Whether tokens have to be bound to the client's certificate.
     pub bound: bool,
@@ -109,7 +109,7 @@ pub struct ProtectedResource {
 pub struct RouteMeter(OnceLock<Arc<RouteMetrics>>);
 
 impl RouteMeter {
-    /// The counters, if the route is in service.
+    /// Returns the counters, if the route is in service.
     #[must_use]
     pub fn counters(&self) -> Option<&Arc<RouteMetrics>> {
         self.0.get()
@@ -130,14 +130,14 @@ pub struct RouteTie {
     pub what: String,
 }
 
-/// What a host and path select.
+/// The result of the selection by host and path.
 #[derive(Debug)]
 pub enum Selected<'a> {
-    /// This route.
+    /// A route that matches.
     Route(&'a Arc<Route>),
-    /// Routes exist, but not for the method; these methods are allowed.
+    /// Routes match the host and path, but not the method; these methods are allowed.
     MethodNotAllowed(Vec<Method>),
-    /// No route.
+    /// No route matches.
     Nothing,
 }
 
@@ -154,7 +154,7 @@ pub struct RouteTable {
     keeps_headers: bool,
 }
 
-/// Routes by path: one node per segment of the pattern.
+/// Routes by path: one node for each segment of the pattern.
 #[derive(Default)]
 struct PathTree {
     literal: HashMap<Box<str>, Self>,
@@ -163,8 +163,9 @@ struct PathTree {
     below: Vec<Arc<Route>>,
 }
 
-/// How specific a matching path pattern is: greater wins. Exact before
-/// patterns, then more segments, then more literal ones, then without `/**`.
+/// The precedence of a matching path pattern; a greater rank wins. An exact path ranks before
+/// patterns. Among patterns, more segments win, then more literal segments, then patterns
+/// without `/**`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     exact: bool,
@@ -193,7 +194,7 @@ impl RouteTable {
     /// Builds the table.
     ///
     /// # Errors
-    /// Every pair of routes that tie.
+    /// Lists every pair of routes that tie.
     pub fn build(routes: Vec<Route>) -> Result<Self, Vec<RouteTie>> {
         let ties = find_ties(&routes);
         if !ties.is_empty() {
@@ -230,7 +231,7 @@ impl RouteTable {
         Ok(table)
     }
 
-    /// All routes in the order of the file.
+    /// Returns all routes in the order of the file.
     #[must_use]
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
@@ -248,13 +249,13 @@ impl RouteTable {
         self.continues_transactions
     }
 
-    /// The upstreams of the routes whose assertions are for this audience.
+    /// Returns the upstreams of the routes whose assertions have this audience.
     pub fn upstreams_of(&self, audience: &str) -> impl Iterator<Item = &Arc<Upstream>> {
         let routes = self.by_audience.get(audience).into_iter().flatten();
         routes.map(|route| &route.upstream)
     }
 
-    /// Resolves the counters of every route.
+    /// Registers the counters of every route.
     pub fn meter(&self, metrics: &Metrics) {
         for route in &self.routes {
             route
@@ -264,8 +265,8 @@ impl RouteTable {
         }
     }
 
-    /// Selects by normalized host (lower case, no port), decoded path with its
-    /// leading slash, and method.
+    /// Selects a route by normalized host (lower case, no port), decoded path with its leading
+    /// slash, and method.
     #[must_use]
     pub fn select(&self, host: &str, path: &str, method: &Method) -> Selected<'_> {
         match self.at(host, path) {
@@ -274,7 +275,7 @@ impl RouteTable {
         }
     }
 
-    /// The routes of the most specific pattern that matches, whatever the method.
+    /// Returns the routes of the most specific pattern that matches, for any method.
     #[must_use]
     pub fn at(&self, host: &str, path: &str) -> &[Arc<Route>] {
         let wildcard = host
@@ -305,10 +306,10 @@ fn by_method<'a>(routes: &'a [Arc<Route>], method: &Method) -> Selected<'a> {
     }
 }
 
-/// Whether a method is in IANA's registry of HTTP methods (RFC 9110 section
-/// 16.1.1), and not TRACE. A route that names no methods allows these; any other has to
-/// be named: what a service does with an unknown one is not known, and TRACE makes it
-/// send back what it received, the assertion included.
+/// Whether a method is in IANA's registry of HTTP methods (RFC 9110 section 16.1.1), and is not
+/// TRACE. A route that names no methods allows these. Other methods have to be named, because
+/// it is not known what a service does with an unknown one, and TRACE makes a service send back
+/// the request, including the assertion.
 #[must_use]
 pub fn is_ordinary(method: &Method) -> bool {
     const REGISTERED: &[&str] = &[
@@ -369,7 +370,7 @@ impl PathTree {
         }
     }
 
-    /// The routes of the most specific pattern that matches.
+    /// Returns the routes of the most specific pattern that matches.
     fn find(&self, path: &str) -> Option<&[Arc<Route>]> {
         let mut best: Option<(Rank, &[Arc<Route>])> = None;
         self.walk(
@@ -385,7 +386,8 @@ impl PathTree {
         best.map(|(_, routes)| routes)
     }
 
-    /// `rest` is what follows the slash after this node; none at the end.
+    /// Searches below this node. `rest` is the path after the slash behind this node; none at
+    /// the end.
     fn walk<'a>(
         &'a self,
         rest: Option<&str>,
@@ -454,7 +456,7 @@ fn find_ties(routes: &[Route]) -> Vec<RouteTie> {
     ties
 }
 
-/// The host and path on which two routes tie.
+/// Returns the host and path for which two routes tie.
 fn tie(first: &Route, second: &Route) -> Option<String> {
     let methods_meet = match (first.methods.is_empty(), second.methods.is_empty()) {
         (true, true) => true,
@@ -465,7 +467,8 @@ fn tie(first: &Route, second: &Route) -> Option<String> {
     let host = if first.hosts.is_empty() && second.hosts.is_empty() {
         "any host".to_owned()
     } else {
-        // Only hosts of the same kind tie: exact wins over wildcard, that over any.
+        // Only hosts of the same kind tie: an exact host wins over a wildcard, and a wildcard
+        // over any host.
         first
             .hosts
             .iter()
@@ -476,8 +479,8 @@ fn tie(first: &Route, second: &Route) -> Option<String> {
         second
             .paths
             .iter()
-            // Methods tell routes apart only under one and the same pattern: the
-            // pattern is chosen before the method.
+            // Methods distinguish routes only if their patterns are equal, because the pattern
+            // is selected before the method.
             .find(|theirs| {
                 Rank::of(mine) == Rank::of(theirs)
                     && mine.overlaps(theirs)

@@ -68,8 +68,8 @@ pub fn write_private(path: &Path, content: &[u8], existing: Existing) -> io::Res
     write_private_by(path, content, existing, ".countersign-")
 }
 
-/// Same as [`write_private`], but the temporary name begins with `prefix`. Temporary
-/// files that a killed process has left can be recognized by it.
+/// Same as [`write_private`], but the temporary name begins with `prefix`. A temporary file
+/// that a killed process has left can be recognized by this prefix.
 ///
 /// # Errors
 /// Same as [`write_private`].

@@ -28,7 +28,7 @@ use crate::tls::{Credentials, ServerEntry, ServerNames, TicketSource};
 use crate::trust::{DenyList, PathCache, TrustBundle};
 use crate::upstream::Upstream;
 
-/// Everything that decides about requests, as of one configuration.
+/// The state that decides about requests, built from one configuration and its material.
 #[derive(Debug)]
 pub struct Snapshot {
     /// Counts the snapshots put into service: configurations and changed material.
@@ -48,36 +48,37 @@ pub struct Snapshot {
     pub signer: AssertionSigner,
     /// The issuers whose tokens are accepted.
     pub token_issuers: Vec<Arc<TokenIssuer>>,
-    /// Counts requests; what it has counted is kept over reloads.
+    /// Counts requests for rate limits. The counts are kept over reloads.
     pub limiter: Limiter,
-    /// The keys of callers without certificate.
+    /// The API keys of callers without a certificate.
     pub api_keys: Arc<ApiKeys>,
-    /// Limits of everything.
+    /// The limits of connections, requests and time.
     pub limits: Limits,
     /// Peers whose connections begin with a PROXY header.
     pub balancers: Vec<IpNet>,
-    /// The gateway's certificate on the public listener, if that speaks TLS.
+    /// The gateway's certificate on the public listener, if the listener speaks TLS.
     pub public_credentials: Option<Credentials>,
-    /// Verified chains; shared with the snapshots before and after.
+    /// Verified chains; shared with earlier and later snapshots.
     pub path_cache: Arc<PathCache>,
     /// The keys of session tickets; continues over reloads.
     pub tickets: TicketSource,
-    /// Callers and certificates that are refused at once; continues over reloads.
+    /// Callers and certificates that are refused immediately; continues over reloads.
     pub deny_list: Option<Arc<DenyList>>,
     /// Fetches CRLs by URL; continues over reloads.
     pub crl_fetcher: Arc<CrlFetcher>,
     /// The CRLs that are fetched by URL.
     pub crl_sources: Vec<CrlSource>,
-    /// Who may operate the gateway over the network; absent if there are no operators.
+    /// The operators that may connect over the network; absent if there are none.
     pub operators: Option<Operators>,
 }
 
-/// Who may operate the gateway with a certificate, and what they connect to.
+/// The identities that may operate the gateway with a certificate, and the TLS settings of
+/// their connections.
 #[derive(Debug)]
 pub struct Operators {
     /// The gateway's certificate, and the trust domains that callers are verified by.
     pub entry: ServerEntry,
-    /// Which identities are operators'.
+    /// The identities of operators.
     pub patterns: Vec<IdentityPattern>,
 }
 
@@ -89,8 +90,8 @@ impl Snapshot {
         [assertion.clone(), self.api_keys.header().clone()]
     }
 
-    /// Returns a stamp of what decisions about identities depend on besides the time: it
-    /// differs whenever they have to be made again.
+    /// Returns a stamp of the state that decisions about identities depend on, except the time.
+    /// A different stamp means that decisions have to be made again.
     #[must_use]
     pub fn trust_stamp(&self) -> TrustStamp {
         TrustStamp {
@@ -99,7 +100,7 @@ impl Snapshot {
         }
     }
 
-    /// Returns where a connection to the listener comes from.
+    /// Returns the origin of a connection to the listener.
     #[must_use]
     pub fn origin(&self, address: IpAddr) -> Origin {
         match self.is_balancer(address) {
@@ -115,8 +116,8 @@ impl Snapshot {
         self.balancers.iter().any(|net| net.contains(&address))
     }
 
-    /// The key by which connections from this address are counted; none if the address
-    /// stands for many peers, as that of a balancer does.
+    /// Returns the key by which connections from this address are counted. None if many peers
+    /// share the address, such as that of a balancer.
     #[must_use]
     pub fn counted_address(&self, address: IpAddr) -> Option<ShareKey> {
         if self.is_balancer(address) {
@@ -125,8 +126,8 @@ impl Snapshot {
         self.limits.address.key_of(address)
     }
 
-    /// Resolves the counters of all routes and upstreams; to be called before the
-    /// snapshot is put into service.
+    /// Registers the counters of all routes and upstreams. To be called before the snapshot is
+    /// put into service.
     pub fn meter(&self, metrics: &Metrics) {
         self.routes.meter(metrics);
         for upstream in &self.upstreams {
@@ -134,15 +135,15 @@ impl Snapshot {
         }
     }
 
-    /// Forgets what is remembered of tokens: each is judged anew.
+    /// Forgets all remembered tokens, so that each is verified again.
     pub fn forget_tokens(&self) {
         for issuer in &self.token_issuers {
             issuer.cache().purge();
         }
     }
 
-    /// Starts tasks on this runtime that fetch keys of token issuers and keep them fresh; to
-    /// be called before the snapshot is put into service.
+    /// Starts tasks on this runtime that fetch keys of token issuers and keep them fresh. To be
+    /// called before the snapshot is put into service.
     pub fn start(&self, runtime: &tokio::runtime::Handle) {
         for issuer in &self.token_issuers {
             issuer.start(runtime);
@@ -153,7 +154,7 @@ impl Snapshot {
     }
 }
 
-/// A state of a snapshot and its deny list.
+/// Identifies the state of a snapshot and its deny list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrustStamp {
     generation: u64,
@@ -176,28 +177,28 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Most bytes of a request's body; none for no limit.
     pub body_bytes: Option<u64>,
-    /// Most bytes that bodies read whole take together.
+    /// Maximum total memory of bodies that are read whole.
     pub held_bytes: u64,
     /// Most concurrent streams of one h2 connection.
     pub streams: u32,
     /// How long connections may go on after a signal to stop.
     pub drain_timeout: Duration,
-    /// What one caller may hold of all that.
+    /// Limits for one caller.
     pub caller: CallerLimits,
-    /// What one address may have.
+    /// Limits for one address.
     pub address: AddressLimits,
 }
 
-/// What one caller may hold (`[limits.caller]`).
+/// Limits for one caller (`[limits.caller]`).
 #[derive(Debug, Clone, Copy)]
 pub struct CallerLimits {
-    /// Of all connections.
+    /// Share of all connections.
     pub connections: Share,
-    /// Of the requests in progress at one upstream.
+    /// Share of the requests in progress at one upstream.
     pub requests_in_flight: Share,
     /// Most tunnels at once.
     pub tunnels: usize,
-    /// Of the memory of bodies that are read whole.
+    /// Share of the memory for buffered bodies.
     pub buffered_bodies: Share,
 }
 
@@ -212,19 +213,19 @@ impl Default for CallerLimits {
     }
 }
 
-/// The share of one address (IPv4, or IPv6 network of 64 bits) of what is not
-/// authenticated.
+/// Limits for one address (IPv4, or IPv6 network of 64 bits) of resources that need no
+/// authentication.
 #[derive(Debug, Clone)]
 pub struct AddressLimits {
-    /// Connections with an incomplete handshake. With more of them, an address yields
-    /// before others if there is no room for new connections.
+    /// Number of connections with an incomplete handshake. An address with more of them yields
+    /// before others if there is no free slot for a new connection.
     pub handshakes_in_progress: usize,
-    /// Networks whose addresses stand for many peers each: they are not counted.
+    /// Networks whose addresses are shared by many peers each: such addresses are not counted.
     pub trusted_networks: Vec<IpNet>,
 }
 
 impl AddressLimits {
-    /// Whether an address stands for many peers.
+    /// Whether many peers share an address, according to the configuration.
     #[must_use]
     pub fn is_trusted(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
@@ -233,7 +234,7 @@ impl AddressLimits {
             .any(|network| network.contains(&address))
     }
 
-    /// The key by which an address is counted; none if it is not.
+    /// Returns the key by which an address is counted; none if it is not counted.
     #[must_use]
     pub fn key_of(&self, address: IpAddr) -> Option<ShareKey> {
         (!self.is_trusted(address)).then(|| ShareKey::of_address(address))
@@ -267,7 +268,7 @@ impl Default for Limits {
     }
 }
 
-/// What cannot change without a restart.
+/// Settings that cannot change without a restart.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The listener's address.
@@ -278,16 +279,16 @@ pub struct Settings {
     pub public: Option<PublicSettings>,
     /// The operators' listener.
     pub admin: Option<AdminSettings>,
-    /// Where audit lines go.
+    /// The destination of audit lines.
     pub audit: AuditDestination,
-    /// Where the chains of callers are kept, if they are.
+    /// The directory in which the chains of callers are kept, if they are.
     pub audit_chains: Option<PathBuf>,
 }
 
-/// What `[public]` says.
+/// The settings of `[public]`.
 #[derive(Debug, Clone)]
 pub struct PublicSettings {
-    /// Its address.
+    /// The listener's address.
     pub address: SocketAddr,
     /// TLS with these credentials; plain HTTP if absent.
     pub tls: Option<Credentials>,
@@ -299,18 +300,18 @@ pub struct PublicSettings {
     pub metrics: bool,
 }
 
-/// What `[admin]` says.
+/// The settings of `[admin]`.
 #[derive(Debug, Clone)]
 pub struct AdminSettings {
-    /// Its address: on loopback, unless operators need a certificate.
+    /// The listener's address: on loopback, unless operators need a certificate.
     pub address: SocketAddr,
-    /// Who may do more than read; if there are any, no other peer may do anything.
+    /// Identities that may do more than read. If there are any, no other peer may do anything.
     pub operators: Vec<IdentityPattern>,
     /// The private socket that the command line uses.
     pub socket: Option<PathBuf>,
 }
 
-/// Where audit lines go.
+/// The destination of audit lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuditDestination {
     /// Standard output.

@@ -1,5 +1,5 @@
-//! Every change that an operator requests leaves an audit line: the operator, the change and
-//! its result.
+//! Writes an audit line for every change that an operator requests: the operator, the change
+//! and its result.
 
 use axum::Router;
 use axum::extract::Request;
@@ -16,7 +16,7 @@ use crate::telemetry::operator::{OperatorFacts, OperatorRecord};
 pub(super) struct Actor(pub(super) OperatorFacts);
 
 impl Actor {
-    /// The user at the other end of the private socket.
+    /// Reads the user at the other end of the private socket.
     pub(super) fn at(stream: &UnixStream) -> Self {
         Self(OperatorFacts {
             operator: Some(match stream.peer_cred() {
@@ -28,11 +28,11 @@ impl Actor {
     }
 }
 
-/// What a request has done: an extension of its response.
+/// Describes the action of a request. An extension of its response.
 #[derive(Debug, Clone)]
 struct Done(String);
 
-/// A response with what was done.
+/// Adds the description of the action to a response.
 pub(super) fn done(mut response: Response, what: impl Into<String>) -> Response {
     response.extensions_mut().insert(Done(what.into()));
     response

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 /// How long a TLS handshake may take.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the first byte of a handshake may take: it comes with the connection.
+/// How long the first byte of a handshake may take: clients send it right after connecting.
 pub(super) const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a request's head may take to arrive, and a connection may be idle.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
@@ -48,7 +48,7 @@ pub(super) async fn serve_http(
     }
 }
 
-/// Resolves when the process stops, also if the sender is gone.
+/// Resolves when the process stops, or when the sender is gone.
 pub(super) async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }

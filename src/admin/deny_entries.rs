@@ -1,7 +1,7 @@
 //! The deny list for operators: add, list, remove.
 //!
-//! The response is sent when the change is in force and on disk, or when the disk was found
-//! not to take it: an entry is in force before the disk is touched.
+//! The response is sent when the change is in force and on disk, or when writing to the disk
+//! has failed. An entry is in force before the disk is touched.
 
 use std::sync::Arc;
 
@@ -20,16 +20,16 @@ use super::responses::respond_json;
 use crate::clock;
 use crate::trust::{DenyEntry, DenyList, DenyTarget};
 
-/// What to add.
+/// A request to add an entry.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewDenyEntry {
-    /// What is refused.
+    /// The identity or certificate that is refused.
     pub target: DenyTarget,
-    /// Why, in the operator's words.
+    /// The reason, in the operator's words.
     #[serde(default)]
     pub reason: String,
-    /// When it ends, in seconds since the Unix epoch.
+    /// When the entry ends, in seconds since the Unix epoch; never if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
 }
@@ -61,7 +61,7 @@ pub(super) async fn add(
         Ok(list) => list,
         Err(response) => return *response,
     };
-    // In force first, whatever becomes of the disk.
+    // In force first, even if the disk fails.
     let entry = match list.put_in_force(denial.target, &denial.reason, denial.expires_at, now()) {
         Ok(entry) => entry,
         Err(error) => return refused(&ChangeError::List(error)),
@@ -70,7 +70,7 @@ pub(super) async fn add(
     let what = format!("{}: {target}: {}", entry.id, entry.reason);
     let added = Arc::clone(&entry);
     let saving = move || list.save(&added, now());
-    // The entry counts in any case, so the audit log names it in any case.
+    // The entry is in force even if the disk fails, so the audit log names it in both cases.
     match operations.deny_writes.on_disk(saving).await {
         Ok(()) => done(respond_json(StatusCode::CREATED, &entry), what),
         Err(error) => {

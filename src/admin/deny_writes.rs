@@ -7,9 +7,10 @@ use tokio::sync::Semaphore;
 
 use crate::trust::DenyListError;
 
-/// Most changes that wait for the disk: while it hangs, each keeps a thread.
+/// Maximum number of changes that wait for the disk. While the disk hangs, each occupies a
+/// thread.
 const MAX_WAITING: usize = 8;
-/// How long the disk may take.
+/// How long a write to the disk may take.
 const DISK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Limits the changes that wait for a disk.
@@ -23,8 +24,8 @@ impl Default for DenyWrites {
 }
 
 impl DenyWrites {
-    /// Does `work` on a thread that may block. On a network mount that hangs, syncing takes
-    /// for ever: then the request gets its response, and nothing else waits.
+    /// Does `work` on a thread that may block. On a network mount that hangs, the work may
+    /// never end. The request then gets its response after a timeout, and nothing else waits.
     pub(super) async fn on_disk<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, DenyListError> + Send + 'static,
@@ -46,7 +47,7 @@ impl DenyWrites {
     }
 }
 
-/// Why a change is not on disk.
+/// The reason why a change is not on disk.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ChangeError {
     #[error(transparent)]

@@ -1,7 +1,7 @@
-//! Checks of `Host` and `Origin` that keep foreign web pages away.
+//! Checks of `Host` and `Origin` that refuse requests of foreign web pages.
 //!
-//! A web page can make a browser connect to any address under a name of its own (DNS
-//! rebinding), but it cannot make it send another `Host`, nor leave `Origin` out.
+//! A web page can make a browser connect to any address under the page's own name (DNS
+//! rebinding), but it cannot make the browser send another `Host`, or omit `Origin`.
 
 use std::net::IpAddr;
 
@@ -13,8 +13,7 @@ use axum::http::{HeaderMap, Uri};
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// Whether all that the request says about its destination is this machine's
-/// loopback interface and `port`.
+/// Whether every destination in the request is this machine's loopback interface and `port`.
 pub(super) fn is_loopback_request(headers: &HeaderMap, uri: &Uri, port: u16) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
@@ -31,8 +30,8 @@ pub(super) fn is_loopback_request(headers: &HeaderMap, uri: &Uri, port: u16) -> 
     host_is_loopback && target_is_loopback
 }
 
-/// Names can be made to resolve to loopback; only `localhost` always does (RFC
-/// 6761 section 6.3), and addresses need no resolution.
+/// Whether an authority is loopback and `port`. Names can be made to resolve to loopback; only
+/// `localhost` always does (RFC 6761 section 6.3), and addresses need no resolution.
 fn is_loopback_authority(authority: &str, port: u16) -> bool {
     // `host`, `host:port`, `[v6]`, `[v6]:port`: a port follows the last colon
     // that is not inside the brackets.
@@ -55,12 +54,12 @@ fn is_loopback_authority(authority: &str, port: u16) -> bool {
             || address.is_some_and(|address| address.is_loopback()))
 }
 
-/// Keeps foreign web pages away, which a browser with an operator's certificate may
-/// have open: they cannot make it leave `Origin` out of a request that changes
-/// something, nor connect here under a name of their own.
+/// Refuses requests that web pages make in the browser of an operator. A page cannot make the
+/// browser omit `Origin` from a request that changes something, and a request under the page's
+/// own host name does not match this listener's name.
 pub(super) fn check_origin(request: &Request, server_name: Option<&str>) -> Result<(), Denial> {
-    // Browsers say so of every request, also of those without an `Origin` (Fetch Metadata);
-    // "none" is what a person has typed.
+    // Browsers send this field with every request, even without `Origin` (Fetch Metadata).
+    // "none" means that the user typed the address.
     let by_page = request.headers().get_all("sec-fetch-site");
     if request.headers().contains_key(ORIGIN) || by_page.iter().any(|site| site != "none") {
         return Err(Denial::new(
@@ -86,7 +85,8 @@ pub(super) fn check_origin(request: &Request, server_name: Option<&str>) -> Resu
     ))
 }
 
-/// A name can be made to lead anywhere; an address cannot.
+/// Whether a host is the listener's own. A name can be made to lead anywhere; an address
+/// cannot.
 fn is_own_name(host: &str, server_name: Option<&str>) -> bool {
     let plain = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
     plain.unwrap_or(host).parse::<IpAddr>().is_ok()

@@ -1,9 +1,10 @@
-//! Which connections of the public listener are idle, and the requests that are in
-//! progress apart from health checks.
+//! Tracks which connections of the public listener are idle, and limits the requests in
+//! progress, except health checks.
 //!
 //! Any client may connect, and stay for the next request. An idle connection yields to a new
-//! one; one with a request in progress does not. Requests could take all connections, so that
-//! health checks would find none: all other requests are limited to fewer.
+//! one; a connection with a request in progress does not. Requests could occupy all
+//! connections, so that health checks would find none. All other requests are therefore limited
+//! to fewer.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,15 +26,15 @@ use crate::descriptors::ControlShare;
 /// Paths of health checks.
 const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
 
-/// How many requests of one listener may be in progress, health checks apart.
+/// Limits the requests in progress on one listener, except health checks.
 #[derive(Debug)]
 pub(super) struct RequestLimit {
     free: AtomicUsize,
 }
 
 impl RequestLimit {
-    /// As many as there are connections, less those that may be pending: a health check
-    /// that connects always finds a slot.
+    /// Creates a limit of as many requests as there are connections, less those that may be
+    /// pending. A health check that connects therefore always finds a slot.
     pub(super) const fn of(share: ControlShare) -> Self {
         Self {
             free: AtomicUsize::new(share.let_in),
@@ -82,7 +83,7 @@ pub(super) fn track(router: Router, slot: Arc<ConnectionSlot>, limit: Arc<Reques
                     None => return busy(),
                 },
             };
-            // One that has yielded meanwhile is closed all the same.
+            // If the connection was evicted meanwhile, this changes nothing, and it is closed.
             let _ = slot.establish();
             let in_progress = InProgress {
                 slot,
@@ -106,7 +107,7 @@ fn busy() -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, fields, text).into_response()
 }
 
-/// A response's body, and what ends with it.
+/// A response's body, with the request that ends together with it.
 struct TrackedBody {
     body: Body,
     #[expect(dead_code, reason = "held for its drop")]

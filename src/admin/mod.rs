@@ -1,25 +1,25 @@
-//! The control plane: what the gateway says about itself, and what operators can change.
+//! The control plane: reports the gateway's state, and lets operators change it.
 //!
 //! The public listener, and the operators' one on loopback, are read-only and name no callers.
-//! Only `operations`, behind the private socket or the certificates of operators, changes what
-//! the gateway does, by asking other parts.
+//! Only `operations`, behind the private socket or the certificates of operators, changes the
+//! gateway's behaviour, by asking other parts.
 //!
 //! - `server`: the listeners: accepts connections and serves a router on them
-//! - `operator_access`: lets operators in by their certificates
-//! - `host_check`: keeps foreign web pages away
-//! - `idle_connections`: which connections of the public listener are idle
+//! - `operator_access`: admits operators by their certificates
+//! - `host_check`: refuses requests of foreign web pages
+//! - `idle_connections`: tracks which connections of the public listener are idle
 //! - `connection`: serves HTTP on one connection
 //! - `socket`: the operators' private socket
-//! - `routes`: what operators can ask for
-//! - `status`, `revocation`: the state of the process, and how far revocation has come
+//! - `routes`: the requests that operators can make
+//! - `status`, `revocation`: the state of the process and of revocation
 //! - `deny_entries`, `tokens`: change the deny list; forget tokens
-//! - `operations`: what operators can change
+//! - `operations`: the changes that operators can make
 //! - `deny_writes`: limits the changes of the deny list that wait for a disk
 //! - `reload`: asks for a reload and reports its outcome
 //! - `actions`: records each change that an operator requests
-//! - `public`: what all listeners offer to read
+//! - `public`: documents that all listeners serve
 //! - `reasons`: pages about reason codes
-//! - `state`: what the responses are made from
+//! - `state`: the state that responses are made from
 //! - `readiness`: the stage of the process, and its problems
 //! - `responses`: responses in plain text, HTML and JSON
 

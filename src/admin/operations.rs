@@ -1,8 +1,8 @@
-//! `Operations`: what operators can change: reload, drain, the deny list, and what is
-//! remembered of tokens.
+//! `Operations`: the changes that operators can make: reload, drain, change the deny list,
+//! forget tokens.
 //!
-//! This is the only part of the control plane that changes anything, and it does so by
-//! asking other parts. The socket and `operator_access` decide who may connect.
+//! This is the only part of the control plane that changes anything, and it does so by asking
+//! other parts. The socket and `operator_access` decide who may connect.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,7 +23,7 @@ use crate::descriptors::DescriptorPlan;
 use crate::snapshot::Snapshot;
 use crate::trust::DenyList;
 
-/// What the operators' requests act on.
+/// The state that operators' requests act on.
 #[derive(Debug)]
 pub struct Operations {
     state: Arc<ControlState>,
@@ -38,7 +38,7 @@ pub struct Operations {
 }
 
 impl Operations {
-    /// `drain` becomes true when the process should end.
+    /// Creates the operations. `drain` becomes true when the process should end.
     #[must_use]
     pub fn new(
         state: Arc<ControlState>,

@@ -2,8 +2,8 @@
 //!
 //! A connection is verified as a caller's is, by the same trust domains, CRLs and deny list;
 //! then the identity has to be one of `[admin] operators`. Both are checked again for every
-//! request, once all of it is there, and whenever trust changes: a peer that is no operator
-//! any longer is cut off. Every refusal is recorded.
+//! request after it was read completely, and whenever trust changes. A peer that is not an
+//! operator any more is cut off. Every refusal is recorded.
 
 use std::fmt;
 use std::io;
@@ -47,18 +47,18 @@ use crate::tls::{HandshakeNotes, PLAIN_HTTP_ANSWER};
 
 /// Most bytes of a request's body.
 const MAX_BODY: usize = 64 * 1024;
-/// How long responses in progress may take when the peer is no operator any longer.
+/// How long responses in progress may take when the peer is not an operator any more.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(400);
-/// How long a refused peer is given to read why.
+/// How long a refused peer may take to read the reason.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Most bytes that are read from a peer that is refused.
 const MAX_LINGER: u64 = 64 * 1024;
-/// Why an established connection is closed for newer ones.
+/// The detail of the record when a connection is closed for newer ones.
 const EVICTED: &str = "it made room for newer connections before it was let in";
-/// Longest single sleep: the wall clock may be set meanwhile.
+/// Maximum time of one sleep, because the wall clock may be changed in between.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
-/// Lets operators in by their certificates.
+/// Admits operators by their certificates.
 #[derive(Debug)]
 pub struct OperatorAccess {
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -74,20 +74,20 @@ struct Operator {
     peer: SocketAddr,
     /// The TLS server name, if one was asked for.
     server_name: Option<String>,
-    /// Why it is no operator, if it was refused at the start.
+    /// The reason why the peer is not an operator, if it was refused at the start.
     denial: Option<Denial>,
 }
 
-/// Why a connection was not let in.
+/// The reason why a connection was not admitted.
 enum AdmissionError {
-    /// The peer was gone before it sent anything: nothing is recorded.
+    /// The peer closed the connection before it sent anything. Nothing is recorded.
     Gone,
     Refused {
         reason: ReasonCode,
         detail: String,
         alert: Option<&'static str>,
         notes: Box<HandshakeNotes>,
-        /// The connection, if the peer is still to read what was sent on it.
+        /// The connection, if the peer still has to read what was sent on it.
         stream: Option<TcpStream>,
     },
 }
@@ -112,8 +112,8 @@ impl AdmissionError {
 }
 
 impl OperatorAccess {
-    /// Access by the operators of the newest snapshot. `changes` counts up after
-    /// trust has changed.
+    /// Creates the access for the operators of the newest snapshot. `changes` is incremented
+    /// after trust has changed.
     #[must_use]
     pub fn new(
         snapshot: Arc<ArcSwap<Snapshot>>,
@@ -128,7 +128,7 @@ impl OperatorAccess {
         }
     }
 
-    /// A connection was evicted before it was let in.
+    /// Resolves when the connection is evicted before it was admitted.
     async fn evicted(&self) -> AdmissionError {
         match self.evictions.note().await {
             Some(count) => AdmissionError::because(
@@ -148,7 +148,7 @@ impl OperatorAccess {
         mut stopping: watch::Receiver<bool>,
     ) {
         let Ok(peer) = stream.peer_addr() else { return };
-        // Before anything is verified, so that no change in between is missed.
+        // Subscribed before anything is verified, so that no change in between is missed.
         let mut changes = self.changes.clone();
         changes.mark_unchanged();
         let shaking =
@@ -270,7 +270,7 @@ impl OperatorAccess {
         Ok((stream, operator))
     }
 
-    /// Records it at once; returns the connection that the peer may still read from.
+    /// Records the refusal at once. Returns the connection if the peer may still read from it.
     fn record_refusal(&self, error: AdmissionError, peer: SocketAddr) -> Option<TcpStream> {
         let AdmissionError::Refused {
             reason,
@@ -321,7 +321,7 @@ impl OperatorAccess {
             drop(self.refused(operator, &denial));
             return refusal(&denial);
         };
-        // Checked again now that the whole request is there: trust may have changed.
+        // Checked again now that the whole request was read, because trust may have changed.
         if let Err(denial) = operator.check(&self.snapshot.load_full()) {
             drop(self.refused(operator, &denial));
             return refusal(&denial);
@@ -331,7 +331,7 @@ impl OperatorAccess {
         next.run(request).await
     }
 
-    /// Resolves when an operator that was let in is none any longer.
+    /// Resolves when an operator that was admitted is not an operator any more.
     async fn until_refused(
         &self,
         operator: &Operator,
@@ -340,7 +340,7 @@ impl OperatorAccess {
     ) -> Denial {
         loop {
             let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
-            // Never zero: the check has refused what is over already.
+            // Never zero, because the check has already refused an expired identity.
             let left = clock::certificate_time_left(holds_until, now)
                 .clamp(Duration::from_secs(1), MAX_SLEEP);
             tokio::select! {
@@ -361,8 +361,8 @@ impl OperatorAccess {
 }
 
 impl Operator {
-    /// Whether the identity holds under a snapshot and is an operator's. Returns until when
-    /// that holds, in seconds since the Unix epoch.
+    /// Checks that the identity is valid under a snapshot and is an operator's. Returns until
+    /// when that holds, in seconds since the Unix epoch.
     fn check(&self, snapshot: &Snapshot) -> Result<i64, Denial> {
         let not_allowed = |detail: String| Denial::new(ReasonCode::CallerNotAllowed, detail);
         let operators = snapshot.operators.as_ref().ok_or_else(|| {
@@ -421,7 +421,7 @@ fn explained(error: &io::Error, notes: HandshakeNotes) -> AdmissionError {
     }
 }
 
-/// The response to a peer that is refused; the connection ends with it.
+/// Creates the response to a peer that is refused. The connection ends with it.
 fn refusal(denial: &Denial) -> Response {
     let reason = denial.reason;
     let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::FORBIDDEN);
@@ -444,8 +444,8 @@ fn refusal(denial: &Denial) -> Response {
     (status, fields, body.to_string()).into_response()
 }
 
-/// Closes so that the peer can read what was sent last: closing a socket with
-/// unread input would reset the connection and discard it.
+/// Closes a connection so that the peer can read what was sent last. Closing a socket with
+/// unread input would reset the connection and discard that.
 async fn linger(mut stream: TcpStream) {
     if stream.shutdown().await.is_err() {
         return;

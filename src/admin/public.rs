@@ -1,8 +1,8 @@
-//! What both listeners offer to read: keys and metadata, health, metrics, and what reasons
-//! mean.
+//! Documents that both listeners serve: keys and metadata, health, metrics, and explanations of
+//! reasons.
 //!
-//! GET and HEAD only. Of a request only its path and `If-None-Match` are read, and nothing of
-//! it is shown again.
+//! GET and HEAD only. Of a request only the path and `If-None-Match` are read, and no part of
+//! it is sent back.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ const MAX_AGE: &str = "max-age=300";
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
                            form-action 'none'; frame-ancestors 'none'";
 
-/// Which pages a listener offers; the pages about reasons are always there.
+/// The pages that a listener offers. The pages about reasons are always served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offered {
     /// Key set and metadata.
@@ -40,13 +40,13 @@ pub struct Offered {
     pub health: bool,
     /// `/metrics`.
     pub metrics: bool,
-    /// What exactly is wrong, in `/readyz`, and `/revocation`; both may name files
-    /// and authorities.
+    /// Whether `/readyz` gives details, and `/revocation` exists; both may name files and
+    /// authorities.
     pub details: bool,
 }
 
 impl Offered {
-    /// Everything there is.
+    /// Offers everything.
     pub const ALL: Self = Self {
         keys: true,
         health: true,
@@ -66,7 +66,7 @@ impl From<&PublicSettings> for Offered {
     }
 }
 
-/// The router. Other methods than GET and HEAD get 405 with `Allow`.
+/// Creates the router. Methods other than GET and HEAD get 405 with `Allow`.
 pub fn router(state: Arc<ControlState>, offered: Offered) -> Router {
     let mut router = Router::new()
         .route("/reasons", get(all_reasons))
@@ -161,7 +161,7 @@ async fn one_reason(Path(code): Path<String>) -> Response {
     }
 }
 
-/// A document, or "not modified" where the consumer has it (RFC 9110 section
+/// Responds with a document, or with "not modified" if the consumer has it (RFC 9110 section
 /// 13.1.2).
 fn document(document: &Document, headers: &HeaderMap) -> Response {
     let tags = [
@@ -174,7 +174,8 @@ fn document(document: &Document, headers: &HeaderMap) -> Response {
     (tags, typed(JSON), document.body.clone()).into_response()
 }
 
-/// `If-None-Match` compares weakly: a prefix `W/` does not count.
+/// Whether the consumer has the current document. `If-None-Match` compares weakly: a prefix
+/// `W/` does not count.
 fn has_current(headers: &HeaderMap, etag: &str) -> bool {
     headers
         .get_all(IF_NONE_MATCH)

@@ -1,8 +1,7 @@
-//! `Readiness`: whether the gateway should get traffic, and its problems even then.
+//! `Readiness`: whether the gateway should get traffic, and which problems it has.
 //!
-//! A part that notices a problem raises it here and clears it when it is over;
-//! `/readyz` shows them. A problem alone does not make the gateway unready: an
-//! alarm is never an outage.
+//! A part that notices a problem raises it here and clears it when it is over; `/readyz` shows
+//! them. A problem alone does not make the gateway unready: an alarm is never an outage.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,15 +11,15 @@ use serde::Serialize;
 use crate::clock;
 use crate::identity::text::printable;
 
-/// What the process is doing.
+/// The stage of the process's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// Not serving yet.
+    /// The process does not serve yet.
     Starting,
     /// Serving.
     Ready,
-    /// Serving what is in progress; nothing new should come.
+    /// Requests in progress are served; no new ones should come.
     Draining,
 }
 
@@ -38,14 +37,14 @@ pub enum Severity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProblemCode {
-    /// The configuration file was refused: the one before is in service.
+    /// The configuration file was refused: the earlier configuration stays in service.
     ConfigurationRefused,
-    /// A file that the configuration in service names cannot be used: what was read
-    /// of it before is in service.
+    /// A file that the configuration in service names cannot be used: its last good content
+    /// stays in service.
     MaterialUnreadable,
-    /// A file system hangs: changes of these files are not noticed.
+    /// A file system hangs: changes of the files on it are not noticed.
     MaterialStalled,
-    /// Entries of the deny list are in force and not on disk.
+    /// Entries of the deny list are in force, but not on disk.
     DenyListUnsaved,
     /// A revocation list cannot be fetched.
     CrlUnavailable,
@@ -53,7 +52,7 @@ pub enum ProblemCode {
     CrlHalfLife,
     /// A revocation list is past its nextUpdate, or not valid yet.
     CrlStale,
-    /// Something about a root certificate or a revocation list in service.
+    /// A root certificate or a revocation list in service has a problem.
     Trust,
     /// The shared store of rate limits does not respond.
     StoreUnreachable,
@@ -64,7 +63,7 @@ pub enum ProblemCode {
 }
 
 impl ProblemCode {
-    /// Whether it is about files that do not take effect.
+    /// Whether the problem is about files that do not take effect.
     #[must_use]
     pub const fn concerns_files(self) -> bool {
         matches!(
@@ -102,29 +101,29 @@ pub struct Readiness {
 #[derive(Debug)]
 struct State {
     stage: Stage,
-    /// By kind and subject.
+    /// The problems, by kind and subject.
     problems: BTreeMap<(ProblemCode, String), Problem>,
 }
 
-/// Something an operator should look at.
+/// A problem that an operator should look at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// What kind of problem.
+    /// The kind of the problem.
     pub code: ProblemCode,
-    /// How much it matters.
+    /// The problem's severity.
     pub severity: Severity,
-    /// Since when, RFC 3339, if that is known.
+    /// When the problem began, RFC 3339, if that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// What is wrong and what still works, on one line.
+    /// The problem, and what still works, on one line.
     pub detail: String,
-    /// The command that helps or shows more.
+    /// The command that helps, or shows more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
 }
 
 impl Problem {
-    /// A problem that is told as it is seen; `detail` may quote files and peers.
+    /// Creates a problem. `detail` may quote files and peers, and is made safe to print.
     #[must_use]
     pub fn new(code: ProblemCode, detail: &str) -> Self {
         Self {
@@ -136,7 +135,7 @@ impl Problem {
         }
     }
 
-    /// Adds the command that mends it.
+    /// Adds the command that fixes the problem.
     #[must_use]
     pub fn command(mut self, command: &str) -> Self {
         self.command = Some(printable(command));
@@ -145,7 +144,7 @@ impl Problem {
 }
 
 impl Readiness {
-    /// The state of a process that has just begun.
+    /// Creates the state of a process that has just begun.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -156,24 +155,24 @@ impl Readiness {
         }
     }
 
-    /// Everything listens.
+    /// Notes that everything listens.
     pub fn set_ready(&self) {
         self.state().stage = Stage::Ready;
     }
 
-    /// The process is about to end.
+    /// Notes that the process is about to end.
     pub fn set_draining(&self) {
         self.state().stage = Stage::Draining;
     }
 
-    /// What the process is doing.
+    /// Returns the stage of the process's life.
     #[must_use]
     pub fn stage(&self) -> Stage {
         self.state().stage
     }
 
-    /// Raises a problem of a subject, for example a file. One that is raised already
-    /// gets the new detail and keeps its beginning. Returns whether that is news.
+    /// Raises a problem of a subject, for example a file. A problem that was raised before gets
+    /// the new detail and keeps its beginning. Returns whether the problem is new.
     pub fn raise(&self, subject: &str, problem: Problem) -> bool {
         let mut state = self.state();
         let key = (problem.code, subject.to_owned());
@@ -190,7 +189,7 @@ impl Readiness {
         is_news
     }
 
-    /// The problem is over. Returns whether there was one.
+    /// Clears a problem that is over. Returns whether there was one.
     pub fn clear(&self, code: ProblemCode, subject: &str) -> bool {
         let mut state = self.state();
         state.problems.remove(&(code, subject.to_owned())).is_some()
@@ -204,7 +203,7 @@ impl Readiness {
             .retain(|(other, subject), _| *other != code || keep(subject));
     }
 
-    /// All problems, by kind and subject.
+    /// Returns all problems, by kind and subject.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         self.state().problems.values().cloned().collect()

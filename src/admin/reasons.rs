@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use crate::reason::{FixedBy, ReasonCode};
 
-/// The list of all reasons, at `/reasons`.
+/// Creates the list of all reasons, at `/reasons`.
 pub(super) fn index() -> String {
     let mut rows = String::new();
     for code in ReasonCode::ALL {
@@ -28,7 +28,7 @@ pub(super) fn index() -> String {
     )
 }
 
-/// The page of one reason, at `/reasons/CODE`.
+/// Creates the page of one reason, at `/reasons/CODE`.
 pub(super) fn one(code: ReasonCode) -> String {
     let mut facts = format!(
         "<dt>HTTP status</dt><dd>{}</dd>\n<dt>gRPC status</dt><dd>{}</dd>\n",

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 /// Most requests that wait at once.
 const MAX_WAITING: usize = 1024;
 
-/// How a reload went: the new generation, or why the old one stays.
+/// The outcome of a reload: the new generation, or the reason why the old one stays.
 pub type ReloadOutcome = Result<u64, String>;
 
 /// The task that reloads has ended.
@@ -28,7 +28,7 @@ pub struct ReloadQueue(mpsc::Receiver<Option<oneshot::Sender<ReloadOutcome>>>);
 #[derive(Debug, Default)]
 pub struct ReloadWaiters(Vec<oneshot::Sender<ReloadOutcome>>);
 
-/// Makes both ends of the queue.
+/// Creates both ends of the queue.
 #[must_use]
 pub fn reload_channel() -> (ReloadRequests, ReloadQueue) {
     let (sender, receiver) = mpsc::channel(MAX_WAITING);
@@ -36,7 +36,7 @@ pub fn reload_channel() -> (ReloadRequests, ReloadQueue) {
 }
 
 impl ReloadRequests {
-    /// Requests a reload without waiting. If the queue is full a reload comes anyway.
+    /// Requests a reload without waiting. If the queue is full, a reload happens anyway.
     pub fn notify(&self) {
         let _ = self.0.try_send(None);
     }
@@ -44,7 +44,7 @@ impl ReloadRequests {
     /// Requests a reload and waits for its outcome.
     ///
     /// # Errors
-    /// When the task that reloads has ended.
+    /// If the reloading task has ended.
     pub async fn ask(&self) -> Result<ReloadOutcome, ReloadUnavailable> {
         let (answer, outcome) = oneshot::channel();
         self.0
@@ -56,7 +56,7 @@ impl ReloadRequests {
 }
 
 impl ReloadQueue {
-    /// Waits for a request, and takes all that are there.
+    /// Waits for a request, and takes all that have arrived.
     pub async fn next(&mut self) -> ReloadWaiters {
         let mut waiters = ReloadWaiters::default();
         match self.0.recv().await {
@@ -67,7 +67,7 @@ impl ReloadQueue {
         waiters
     }
 
-    /// Takes all requests that have come meanwhile.
+    /// Takes all requests that have arrived in the meantime.
     pub fn join(&mut self, waiters: &mut ReloadWaiters) {
         while let Ok(more) = self.0.try_recv() {
             waiters.0.extend(more);
@@ -87,7 +87,7 @@ impl ReloadWaiters {
         self.0.extend(others.0);
     }
 
-    /// Tells all waiters the outcome.
+    /// Sends the outcome to all waiters.
     pub fn answer(self, outcome: &ReloadOutcome) {
         for waiter in self.0 {
             // A waiter that is gone needs no outcome.

@@ -1,6 +1,6 @@
-//! How far revocation has come: which CRLs are in service since when, and how many
-//! connections were cut off since the start. It shows that a published CRL is in effect, and
-//! names authorities, but no callers.
+//! Reports the state of revocation: which CRLs have been in service since when, and how many
+//! connections were cut off since the start. The report shows that a published CRL is in
+//! effect. It names authorities, but no callers.
 
 use serde::Serialize;
 use x509_parser::prelude::{FromDer as _, X509Name};
@@ -19,11 +19,11 @@ pub(super) struct Revocation {
     #[serde(flatten)]
     cuts: Cuts,
     trust_domains: Vec<Domain>,
-    /// What keeps files or the configuration from taking effect.
+    /// Problems that keep files or the configuration from taking effect.
     problems: Vec<Problem>,
 }
 
-/// What was cut off, also a part of `/status`.
+/// Connections that were cut off. Also a part of `/status`.
 #[derive(Serialize)]
 pub(super) struct Cuts {
     /// When this generation came into service, in milliseconds since the Unix
@@ -34,11 +34,12 @@ pub(super) struct Cuts {
 
 #[derive(Serialize)]
 struct Counts {
-    /// Because the identity or permission they had no longer held.
+    /// Connections that were cut off because their identity or permission was not valid any
+    /// more.
     total: u64,
-    /// Those of them whose certificate had been revoked.
+    /// Number of cut connections whose certificate had been revoked.
     revoked: u64,
-    /// When the last one was, in milliseconds since the Unix epoch.
+    /// When the last connection was cut off, in milliseconds since the Unix epoch.
     last_ms: Option<u64>,
 }
 

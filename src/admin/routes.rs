@@ -1,4 +1,4 @@
-//! What operators can ask for, through the private socket or with a certificate.
+//! The requests that operators can make, through the private socket or with a certificate.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::status::status;
 use super::{deny_entries, tokens};
 use crate::telemetry::audit::AuditSink;
 
-/// The router of the private socket; what is done there is written to `audit`.
+/// Creates the router of the private socket. Actions are written to `audit`.
 pub fn socket_router(operations: Arc<Operations>, audit: AuditSink) -> Router {
     let router = routes()
         .route("/revocation", get(revocation))
@@ -26,8 +26,8 @@ pub fn socket_router(operations: Arc<Operations>, audit: AuditSink) -> Router {
     recorded(router, audit)
 }
 
-/// The router of the operators' TLS listener: what the socket offers, and everything
-/// there is to read.
+/// Creates the router of the operators' TLS listener: everything that the socket offers, and
+/// all documents.
 pub fn admin_router(operations: Arc<Operations>, audit: AuditSink) -> Router {
     let reading = router(Arc::clone(operations.state()), Offered::ALL);
     recorded(routes().with_state(operations).merge(reading), audit)

@@ -1,8 +1,8 @@
 //! The listeners: accept connections and serve a router on them.
 //!
-//! Every connection has a slot, a deadline for its handshake, for each request
-//! head, and for itself as a whole, so that strangers can neither hold all slots
-//! nor any of them for long.
+//! Every connection has a slot, and deadlines for its handshake, for each request head, and for
+//! the whole connection. Strangers can therefore neither hold all slots nor any of them for
+//! long.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -51,12 +51,12 @@ pub enum ListenerTls {
     On(Arc<ServerConfig>),
 }
 
-/// The operators' listener on loopback: everything there is to read, for
-/// requests that name this machine and `port` in `Host`.
+/// Creates the router of the operators' listener on loopback. It serves everything that can be
+/// read, to requests that name this machine and `port` in `Host`.
 ///
-/// A web page can make a browser connect to loopback under a name of its own
-/// (DNS rebinding), but it cannot make it send another `Host`. No response has
-/// CORS fields, so that pages cannot read what they ask for without that trick.
+/// A web page can make a browser connect to loopback under the page's own name (DNS rebinding),
+/// but it cannot make the browser send another `Host`. No response has CORS fields, so that
+/// pages cannot read the responses without that trick.
 pub fn operators_router(state: Arc<ControlState>, port: u16) -> Router {
     let check = move |request: Request, next: Next| async move {
         if is_loopback_request(request.headers(), request.uri(), port) {
@@ -68,10 +68,10 @@ pub fn operators_router(state: Arc<ControlState>, port: u16) -> Router {
     router(state, Offered::ALL).layer(middleware::from_fn(check))
 }
 
-/// A TLS configuration that asks for no client certificate.
+/// Creates a TLS configuration that asks for no client certificate.
 ///
 /// # Errors
-/// When rustls refuses the configuration.
+/// If rustls refuses the configuration.
 pub fn server_only_config(credentials: &Credentials) -> Result<Arc<ServerConfig>, rustls::Error> {
     with_resolver(Arc::new(Always(Arc::clone(credentials.certified()))))
 }
@@ -87,25 +87,26 @@ fn with_resolver(
     Ok(Arc::new(tls))
 }
 
-/// As [`server_only_config`], with the certificate of the newest snapshot: a renewed one is
-/// presented without a restart.
+/// Same as [`server_only_config`], with the certificate of the newest snapshot: a renewed one
+/// is presented without a restart.
 ///
 /// # Errors
-/// When rustls refuses the configuration.
+/// If rustls refuses the configuration.
 pub fn following_config(
     snapshot: Arc<ArcSwap<Snapshot>>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     with_resolver(Arc::new(Newest(snapshot)))
 }
 
-/// How many connections a listener serves, and until when.
+/// Limits on the connections of a listener, and the signal to stop.
 #[derive(Debug, Clone)]
 pub struct Serving {
-    /// Becomes true when requests may finish for a moment and nothing new comes.
+    /// Becomes true when the listener should stop. Requests in progress may finish within a
+    /// short time.
     pub stopping: watch::Receiver<bool>,
-    /// Connections at once.
+    /// Maximum numbers of connections.
     pub share: ControlShare,
-    /// Says which addresses are not counted.
+    /// The snapshot, which says which addresses are not counted.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
 }
 
@@ -118,7 +119,7 @@ impl Serving {
     }
 }
 
-/// Serves `router` until it is to stop.
+/// Serves `router` until `stopping` becomes true.
 pub async fn serve(listener: TcpListener, router: Router, tls: ListenerTls, serving: Serving) {
     let limit = Arc::new(RequestLimit::of(serving.share));
     let converse = |stream, slot: ConnectionSlot, stopping| {
@@ -139,7 +140,7 @@ pub async fn serve(listener: TcpListener, router: Router, tls: ListenerTls, serv
 pub async fn serve_on_socket(socket: ServedSocket, router: Router, serving: Serving) {
     let converse = |stream, slot: ConnectionSlot, stopping| {
         let router = router.clone().layer(Extension(Actor::at(&stream)));
-        // Only the gateway's own user gets to the socket.
+        // Only the gateway's own user can connect to the socket.
         let is_open = slot.establish();
         async move {
             if is_open {
@@ -169,7 +170,7 @@ trait Accept: Sync {
     type Stream: Send;
     /// Whether only the gateway's own user can connect.
     const IS_PRIVATE: bool;
-    /// The next connection, and the address it comes from.
+    /// Accepts the next connection. Returns it with the peer's address.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<IpAddr>)>> + Send;
 }
 
@@ -191,7 +192,7 @@ impl Accept for ServedSocket {
     }
 }
 
-/// Accepts until `stopping` becomes true, then lets conversations end.
+/// Accepts until `stopping` becomes true, then lets connections end.
 async fn serve_all<L: Accept, C>(
     listener: L,
     converse: impl Fn(L::Stream, ConnectionSlot, watch::Receiver<bool>) -> C,
@@ -206,8 +207,8 @@ async fn serve_all<L: Accept, C>(
         ..
     } = serving;
     loop {
-        // A slot first, then a connection: connections that cannot be served stay in the
-        // operating system's queue.
+        // Takes a slot first, then a connection, so that connections that cannot be served stay
+        // in the operating system's queue.
         let next = async {
             slots.room().await;
             let (stream, from) = Accept::accept(&listener).await?;
@@ -226,7 +227,7 @@ async fn serve_all<L: Accept, C>(
             Ok((stream, slot)) => {
                 tokio::spawn(converse(stream, slot, stopping.clone()));
             }
-            // The reserved descriptor is for the operator.
+            // The reserved descriptor is for the operator, who uses the private socket.
             Err(error) if L::IS_PRIVATE && is_shortage(&error) && release_spare() => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection of the control plane");
@@ -245,7 +246,7 @@ async fn converse(
     (slot, mut stopping): (&ConnectionSlot, watch::Receiver<bool>),
 ) {
     let timeout = match tls {
-        // Browsers open connections before they need them.
+        // Longer without TLS, because browsers open connections before they need them.
         ListenerTls::Off => HEAD_TIMEOUT,
         ListenerTls::On(_) => FIRST_BYTE_TIMEOUT,
     };
@@ -260,7 +261,7 @@ async fn converse(
     slot.spoke();
     match tls {
         ListenerTls::Off => {
-            // Needs no proof here.
+            // Without TLS a connection is established at once.
             if slot.establish() {
                 slot.rest();
                 serve_http(stream, router, stopping).await;
@@ -290,7 +291,7 @@ fn refuse_host() -> Response {
     )
 }
 
-/// Presents one certificate whatever the client asks for.
+/// Presents one certificate, whatever the client asks for.
 #[derive(Debug)]
 struct Always(Arc<CertifiedKey>);
 

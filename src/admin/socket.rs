@@ -1,7 +1,7 @@
 //! The operators' socket: a file that only the gateway's own user can connect to.
 //!
 //! A user who can open the file can change what the gateway does, so it is private from the
-//! first moment on. `routes` says what is offered there.
+//! beginning. `routes` defines the requests that the socket serves.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -14,16 +14,16 @@ use std::path::{Path, PathBuf};
 const BACKLOG: i32 = 256;
 const PRIVATE: u32 = 0o600;
 
-/// Why there is no socket.
+/// The reason why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// A gateway is running there.
+    /// A gateway listens at the path.
     #[error(
         "a running gateway listens at {} already; stop it, or give this one another [admin] socket",
         .0.display()
     )]
     Taken(PathBuf),
-    /// Something that is no socket is at the path.
+    /// The path belongs to something that is not a socket.
     #[error("{} is not a socket; remove it, or choose another [admin] socket", .0.display())]
     NotASocket(PathBuf),
     /// The system refused.
@@ -36,11 +36,11 @@ pub enum SocketError {
     },
 }
 
-/// A listening socket; its file goes with it.
+/// A listening socket. When it is dropped, its file is removed.
 #[derive(Debug)]
 pub struct AdminSocket {
-    // Dropped first: no other process takes the path over while this one listens, so that
-    // the file that is removed is this one's.
+    // Dropped first, while this process still listens. No other process replaces the file in
+    // this time, so that the removed file is this socket's.
     place: SocketPlace,
     listener: UnixListener,
 }
@@ -48,12 +48,12 @@ pub struct AdminSocket {
 /// An [`AdminSocket`] that a runtime serves.
 #[derive(Debug)]
 pub struct ServedSocket {
-    // As above.
+    // Dropped first, as in [`AdminSocket`].
     _place: SocketPlace,
     listener: tokio::net::UnixListener,
 }
 
-/// Removes the file of a socket when dropped, if it is still that one.
+/// Removes the file of a socket when dropped, if the file is still the same.
 #[derive(Debug)]
 struct SocketPlace {
     path: PathBuf,
@@ -62,10 +62,10 @@ struct SocketPlace {
 }
 
 impl AdminSocket {
-    /// Listens at `path`, in place of a socket that no process listens at any more.
+    /// Listens at `path`. Replaces a socket file at which no process listens any more.
     ///
     /// # Errors
-    /// When a process listens there, something else is there, or the system refuses.
+    /// If a process listens there, the path belongs to something else, or the system refuses.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         let failed = |error| SocketError::System {
             path: path.to_owned(),
@@ -75,7 +75,7 @@ impl AdminSocket {
         let socket = private_socket().map_err(failed)?;
         let address = socket2::SockAddr::unix(path).map_err(failed)?;
         socket.bind(&address).map_err(failed)?;
-        // From here on the file goes when something fails.
+        // From here on the socket file is removed if something fails.
         let metadata = fs::symlink_metadata(path).map_err(failed)?;
         let place = SocketPlace {
             path: path.to_owned(),
@@ -95,16 +95,16 @@ impl AdminSocket {
         })
     }
 
-    /// Returns its path.
+    /// Returns the path of the socket.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.place.path
     }
 
-    /// Hands it to the runtime.
+    /// Registers the socket with the runtime.
     ///
     /// # Errors
-    /// When the runtime does not take it.
+    /// If the runtime refuses it.
     pub fn into_served(self) -> io::Result<ServedSocket> {
         Ok(ServedSocket {
             _place: self.place,
@@ -129,16 +129,16 @@ impl Drop for SocketPlace {
     }
 }
 
-/// A socket whose file will be private: Linux takes the mode from here.
+/// Creates a socket whose file will be private: Linux takes the file's mode from the socket.
 fn private_socket() -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
     let file = File::from(OwnedFd::from(socket));
-    // Refused by other systems; the mode is checked afterwards.
+    // Other systems refuse this; the mode is checked afterwards.
     let _ = file.set_permissions(Permissions::from_mode(PRIVATE));
     Ok(OwnedFd::from(file).into())
 }
 
-/// Removes a dead socket; refuses to remove anything else.
+/// Removes the file of a socket at which no process listens. Refuses to remove anything else.
 fn make_room(path: &Path) -> Result<(), SocketError> {
     let failed = |error| SocketError::System {
         path: path.to_owned(),

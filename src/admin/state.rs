@@ -1,4 +1,4 @@
-//! `ControlState`: what the responses of all listeners are made from.
+//! `ControlState`: the state that the responses of all listeners are made from.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::telemetry::handshake_sources::HandshakeSources;
 use crate::telemetry::metrics::Metrics;
 use crate::trust::Freshness;
 
-/// What the responses are made from.
+/// The state that responses are made from.
 #[derive(Debug)]
 pub struct ControlState {
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -23,7 +23,7 @@ pub struct ControlState {
 }
 
 impl ControlState {
-    /// State for both listeners.
+    /// Creates the state for both listeners.
     #[must_use]
     pub fn new(
         snapshot: Arc<ArcSwap<Snapshot>>,
@@ -56,7 +56,7 @@ impl ControlState {
         &self.metrics
     }
 
-    /// Lists what an operator should look at, although requests are served.
+    /// Lists problems that an operator should look at, although requests are served.
     pub(super) fn problems(&self, snapshot: &Snapshot) -> Vec<Problem> {
         let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
         let mut problems = self.readiness.problems();

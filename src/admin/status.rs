@@ -44,7 +44,7 @@ struct Status<'a> {
     denied: Option<usize>,
 }
 
-/// The address that most handshakes come from, although they are of several callers: a load
+/// An address that most handshakes come from, although they are of several callers: a load
 /// balancer that does not send its clients' addresses.
 #[derive(Serialize)]
 struct Busiest {
@@ -54,7 +54,7 @@ struct Busiest {
     remedy: &'static str,
 }
 
-/// What to do about such a load balancer.
+/// The remedy if the busiest address belongs to a load balancer.
 const BALANCER_REMEDY: &str = "if it is a load balancer, let it send the PROXY protocol and list \
                                it in [listener] proxy_protocol; if many callers share the \
                                address, list it in [limits.address] trusted_networks";
@@ -62,7 +62,7 @@ const BALANCER_REMEDY: &str = "if it is a load balancer, let it send the PROXY p
 impl Busiest {
     fn of(sources: &HandshakeSources, snapshot: &Snapshot) -> Option<Self> {
         let busiest = sources.busiest()?;
-        // Returns if the address is known to stand for many.
+        // Returns early if the address is known to be shared by many peers.
         snapshot.counted_address(busiest.address)?;
         Some(Self {
             address: busiest.address,

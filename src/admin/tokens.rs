@@ -1,5 +1,4 @@
-//! Forgets what is remembered of tokens, so that a token that was revoked does not pass any
-//! longer.
+//! Removes remembered tokens, so that a revoked token is not accepted any more.
 
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use super::actions::done;
 use super::operations::Operations;
 use super::responses::respond_json;
 
-/// What to forget.
+/// A request to remove tokens from the cache.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Purge {

@@ -1,5 +1,5 @@
-//! What runs beside the workers: the public and the operators' listener, the
-//! operators' private socket, and SIGHUP.
+//! Runs the parts beside the workers: the public and the operators' listener, the operators'
+//! private socket, and SIGHUP.
 
 use std::future::Future;
 use std::io;
@@ -21,7 +21,7 @@ use crate::proxy::connection::worker::Shared;
 use crate::snapshot::Settings;
 use crate::telemetry::audit::AuditWriter;
 
-/// What the control plane is made of.
+/// The parts that the control plane is made of.
 pub(super) struct ControlParts<'a> {
     pub(super) shared: &'a Shared,
     pub(super) readiness: &'a Arc<Readiness>,

@@ -1,10 +1,10 @@
-//! Fetches CRLs by URL at intervals, and has a trust domain's material loaded when one of its
-//! CRLs has changed.
+//! Fetches CRLs by URL at intervals, and requests a load of a trust domain's material when one
+//! of its CRLs has changed.
 //!
-//! A CRL is checked before it is kept: one that is damaged, signed by another key, older than
-//! the one in use, or not there any more, changes nothing and raises a problem. So does one
-//! that is kept and not in use. Each URL has its own schedule: a server that hangs delays no
-//! other.
+//! A CRL is checked before it is kept. A CRL that is damaged, signed by another key, older than
+//! the one in use, or not there any more, changes nothing and raises a problem. A kept CRL that
+//! does not come into use also raises a problem. Each URL has its own schedule: a server that
+//! hangs delays no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +24,7 @@ use crate::identity::text::printable;
 use crate::snapshot::Snapshot;
 use crate::telemetry::metrics::Metrics;
 
-/// How long after a failure it is tried again, at the latest.
+/// Maximum time until a source is fetched again after a failure.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(60);
 /// CRLs that are about to expire are not fetched more often than this.
 const MIN_INTERVAL: Duration = Duration::from_secs(60);
@@ -42,20 +42,20 @@ pub(super) struct CrlRefresher {
 /// The outcome of one fetch.
 struct Fetched {
     source: CrlSource,
-    /// The document if it is new, or what is wrong.
+    /// The document if it is new, or a description of the error.
     outcome: Result<Option<CrlDocument>, String>,
 }
 
-/// What is known of the sources, by URL.
+/// The state of the sources, by URL.
 #[derive(Default)]
 struct Known {
-    /// When each is fetched next.
+    /// When each source is fetched next.
     due: BTreeMap<String, Instant>,
-    /// Those whose newest document was kept and is not in use yet.
+    /// Sources whose newest document was kept, but is not in use yet.
     waiting: BTreeSet<String>,
-    /// Those with a problem.
+    /// Sources with a problem.
     problems: BTreeSet<String>,
-    /// Those that are being fetched.
+    /// Sources that are being fetched.
     busy: BTreeSet<String>,
 }
 
@@ -69,7 +69,7 @@ impl CrlRefresher {
             let snapshot = self.snapshot.load_full();
             let in_use = self.look(&snapshot, &mut known);
             let sources = snapshot.crl_sources.clone();
-            // A snapshot must not be kept while this waits.
+            // The snapshot must not be held during the wait.
             drop(snapshot);
             saver.save(in_use);
             let now = Instant::now();
@@ -100,7 +100,7 @@ impl CrlRefresher {
                         known.busy.remove(&url);
                         known.due.insert(url, Instant::now() + wait);
                     }
-                    // Which one panicked is not known: all are due again later.
+                    // It is not known which fetch panicked: all sources are due again later.
                     Err(_) => known.busy.clear(),
                 },
                 changed = self.changes.changed() => if changed.is_err() {
@@ -110,8 +110,9 @@ impl CrlRefresher {
         }
     }
 
-    /// Notes new sources of a snapshot, and documents that have come into use. Returns the
-    /// sources of those.
+    /// Schedules the sources that are new in a snapshot, notes which fetched documents have
+    /// come into use, and forgets sources that are gone. Returns the new sources, and those
+    /// whose document came into use.
     fn look(&self, snapshot: &Snapshot, known: &mut Known) -> Vec<CrlSource> {
         let mut in_use = Vec::new();
         let remote = &snapshot.crl_fetcher;
@@ -151,14 +152,15 @@ impl CrlRefresher {
         in_use
     }
 
-    /// Keeps what came; says when to come back.
+    /// Keeps a fetched document. Returns how long to wait before the next fetch.
     fn conclude(&self, fetched: &Fetched, known: &mut Known) -> Duration {
         let Fetched { source, outcome } = fetched;
         let url = source.url.to_string();
         let soon = source.policy.interval.min(MAX_RETRY_PAUSE);
         let snapshot = self.snapshot.load();
         self.metrics.revocation_list_fetched(outcome.is_ok());
-        // Said of what was kept before: a reload takes a moment.
+        // Determined before the new document is kept: whether the last kept document is still
+        // not in use.
         let late = known.waiting.contains(&url) && !is_in_use(&snapshot, source);
         if let Ok(Some(document)) = outcome {
             tracing::info!(%url, "a new revocation list was fetched");
@@ -203,16 +205,15 @@ impl CrlRefresher {
     }
 }
 
-/// Whether what is kept of a source is what the snapshot was built with.
+/// Whether the kept document of a source is the one that the snapshot was built with.
 fn is_in_use(snapshot: &Snapshot, source: &CrlSource) -> bool {
     let mut sources = snapshot.crl_sources.iter();
     let current = sources.find(|current| current.url == source.url);
     current.is_none_or(|current| snapshot.crl_fetcher.is_in_use(current))
 }
 
-/// How long a document is used before it is fetched again: until half of the time
-/// to its nextUpdate has passed, within bounds. `now` is in seconds since the Unix
-/// epoch.
+/// Returns how long a document is used before it is fetched again: until half of the time to
+/// its nextUpdate has passed, within bounds. `now` is in seconds since the Unix epoch.
 fn wait(source: &CrlSource, next_update: Option<i64>, now: u64) -> Duration {
     let interval = source.policy.interval;
     let Some(end) = next_update else {
@@ -222,9 +223,9 @@ fn wait(source: &CrlSource, next_update: Option<i64>, now: u64) -> Duration {
     interval.min(MIN_INTERVAL.max(Duration::from_secs(left / 2)))
 }
 
-/// Writes what is in use to disk on a thread of its own, one after another: nothing
-/// older may be the last. A disk that hangs delays nothing else, and of each
-/// URL only the newest document waits for it.
+/// Writes documents that are in use to disk, on a separate thread and one after another, so
+/// that an older one never overwrites a newer one. A disk that hangs delays nothing else, and
+/// of each URL only the newest document waits for it.
 struct Saver {
     waiting: Arc<Mutex<BTreeMap<String, CrlSource>>>,
     thread: Option<std::thread::Thread>,
@@ -275,7 +276,7 @@ async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: CrlSource) -> Fetched {
         Ok(Some(bytes)) => {
             let snapshot = snapshot.load_full();
             let asked = source.clone();
-            // A large list takes its time.
+            // Done on a blocking thread, because checking a large list takes time.
             let checked =
                 tokio::task::spawn_blocking(move || check(&snapshot, &asked, bytes).map(Some));
             checked.await.unwrap_or_else(|error| Err(error.to_string()))
@@ -284,7 +285,7 @@ async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: CrlSource) -> Fetched {
     Fetched { source, outcome }
 }
 
-/// Decodes what was fetched, if it may replace what is kept.
+/// Decodes a fetched document, if it may replace the kept one.
 fn check(snapshot: &Snapshot, source: &CrlSource, bytes: Bytes) -> Result<CrlDocument, String> {
     let bundle = snapshot
         .bundles

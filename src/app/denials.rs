@@ -1,4 +1,4 @@
-//! Has connections rechecked when the deny list changes, as after reloads.
+//! Rechecks connections when the deny list changes, as after reloads.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use tokio::sync::watch;
 use crate::snapshot::Snapshot;
 use crate::trust::DenyList;
 
-/// Follows whatever deny list is in service, for ever.
+/// Follows the deny list in service, for ever, even if another list replaces it.
 pub(super) async fn follow(snapshot: Arc<ArcSwap<Snapshot>>, changed: Arc<watch::Sender<u64>>) {
     let mut reloads = changed.subscribe();
     loop {
         let list = snapshot.load().deny_list.clone();
         let mut changes = list.as_ref().map(|list| list.subscribe());
-        // What changed before the subscription is told now.
+        // The list may have changed before the subscription.
         changed.send_modify(|changes| *changes += 1);
         reloads.mark_unchanged();
         loop {

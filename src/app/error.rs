@@ -8,17 +8,17 @@ use crate::admin::SocketError;
 use crate::http_client::FetchError;
 use crate::trust::DenyListError;
 
-/// Why the gateway could not start or go on.
+/// The reason why the gateway could not start, or could not continue.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// An address cannot be bound.
     #[error("cannot listen on {address} ({what}): {error}")]
     Bind {
-        /// Which listener.
+        /// The listener that the address is for.
         what: &'static str,
-        /// Its address.
+        /// The address that cannot be bound.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// The operators' socket cannot be made.
@@ -29,7 +29,7 @@ pub enum AppError {
     Chains {
         /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// The deny list's file cannot be read or made.
@@ -40,7 +40,7 @@ pub enum AppError {
     Audit {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// The keys of an issuer that is required at start cannot be fetched.
@@ -49,12 +49,12 @@ pub enum AppError {
          mend that, or remove required_at_start"
     )]
     TokenIssuer {
-        /// Its name in the configuration.
+        /// The issuer's name in the configuration.
         name: String,
-        /// Why.
+        /// The reason why the keys cannot be fetched.
         error: FetchError,
     },
-    /// Something else the system refused.
+    /// The system refused something else.
     #[error("{0}")]
     System(#[from] io::Error),
 }

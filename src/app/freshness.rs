@@ -13,7 +13,7 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::metrics::Metrics;
 use crate::trust::Freshness;
 
-/// How often lists are looked at.
+/// How often the freshness of lists is checked.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Lists by trust domain, issuer and number.

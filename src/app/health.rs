@@ -10,9 +10,8 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::active_health;
 
-/// Checks for ever. With every new snapshot checks begin anew:
-/// what was found is kept with the endpoints that stay, and nothing is left of those
-/// that are gone.
+/// Runs checks for ever. With every new snapshot the checks begin again. Endpoints that stay
+/// keep their results, and nothing is left of endpoints that are gone.
 pub(super) async fn run(
     snapshot: Arc<ArcSwap<Snapshot>>,
     mut changes: watch::Receiver<u64>,
@@ -33,14 +32,14 @@ pub(super) async fn run(
         }
         let generation = current.generation;
         drop(current);
-        // The deny list's changes are told here too.
+        // `changes` also counts changes of the deny list, which do not concern the checks.
         while snapshot.load().generation == generation {
             if changes.changed().await.is_err() {
                 return;
             }
         }
-        // They end at once, whatever they wait for; what they say of endpoints has to
-        // be gone before others say it.
+        // Ends all checks and waits until they have ended. Otherwise an old check could
+        // overwrite the result of a new one.
         checks.shutdown().await;
     }
 }

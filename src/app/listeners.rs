@@ -10,7 +10,7 @@ use super::error::AppError;
 use crate::admin::AdminSocket;
 use crate::proxy::listener;
 
-/// Where the gateway listens, once it does.
+/// The addresses of the gateway's listeners, once they are open.
 #[derive(Debug, Clone, Serialize)]
 pub struct Addresses {
     /// The mTLS listener.
@@ -72,11 +72,11 @@ impl Listeners {
         })
     }
 
-    /// Adds the operators' private socket. It comes after the addresses: a process that has
-    /// those is the only gateway of its configuration.
+    /// Adds the operators' private socket. Called after the addresses were bound, because a
+    /// process that has them is the only gateway of its configuration.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// If the socket cannot be created.
     pub fn with_socket(mut self, path: Option<&Path>) -> Result<Self, AppError> {
         self.socket = path.map(AdminSocket::bind).transpose()?;
         self.addresses.socket = path.map(Path::to_owned);
@@ -90,7 +90,8 @@ impl Listeners {
     }
 }
 
-/// Writes a file in one step, so that a process that waits for it never reads half.
+/// Writes a file in one step, so that a process that waits for the file never reads an
+/// incomplete one.
 ///
 /// # Errors
 /// When the directory cannot be written.

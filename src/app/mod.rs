@@ -1,17 +1,17 @@
 //! Starts, connects and stops all parts; watches files and reloads.
 //!
-//! - `start`: start and stop: the only place that connects the parts
+//! - `start`: starts and stops the gateway; the only place that connects the parts
 //! - `control_plane`: starts the servers of the control plane
-//! - `crl_refresh`: fetches CRLs by URL and has them loaded
-//! - `denials`: has connections rechecked when the deny list changes
+//! - `crl_refresh`: fetches CRLs by URL and requests their loading
+//! - `denials`: rechecks connections when the deny list changes
 //! - `freshness`: updates the metrics of certificates and CRLs
 //! - `health`: runs the active health checks
 //! - `listeners`: the bound sockets of a gateway that is not serving yet
-//! - `error`: why the gateway could not start or go on
+//! - `error`: the reasons why the gateway could not start or continue
 //!
 //! Below:
 //!
-//! - `reload`: puts what changed on disk into service
+//! - `reload`: puts changes on disk into service
 
 mod control_plane;
 mod crl_refresh;

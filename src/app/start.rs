@@ -1,4 +1,4 @@
-//! Start and stop: the only place that connects the parts.
+//! Starts and stops the gateway. The only place that connects the parts.
 //!
 //! Order of start: bind every address (so that a failure costs nothing), audit log, workers,
 //! control-plane servers, then the acceptor. Order of stop: readiness turns to draining, the
@@ -37,11 +37,10 @@ use crate::upstream;
 /// has ended.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves until a signal to stop arrives. `ready` is called once everything
-/// listens.
+/// Serves until a signal to stop arrives. `ready` is called once everything listens.
 ///
 /// # Errors
-/// When the audit log cannot be opened or the system refuses threads.
+/// If the audit log cannot be opened or the system refuses threads.
 pub fn serve(
     loaded: Loaded,
     listeners: Listeners,
@@ -53,7 +52,7 @@ pub fn serve(
         .enable_all()
         .build()?;
     let outcome = runtime.block_on(run(loaded, listeners, ready));
-    // No thread that waits for a disk is joined.
+    // Threads that wait for a disk are not joined.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     outcome
 }
@@ -129,12 +128,12 @@ async fn run(
 
     tokio::select! {
         () = signals.stop() => {}
-        // Without a socket no operator can ask: only signals count.
+        // Without a socket, operators cannot drain the gateway: only signals count.
         Ok(_) = drained.wait_for(|drain| *drain) => {}
     }
     let _ = accept_stop.send(true);
     let _ = stop.send(true);
-    // Set last, so that it is true when it is read.
+    // Set last, so that the stage is true when it is read.
     readiness.set_draining();
     tracing::info!("stopping: connections may finish");
     let Ok(workers) = accepting.await else {
@@ -147,7 +146,7 @@ async fn run(
     Ok(())
 }
 
-/// Raises the limit of descriptors as far as allowed, and divides them.
+/// Raises the limit of descriptors as far as the system allows, and divides them.
 fn divide_descriptors(workers: usize) -> DescriptorPlan {
     let plan = DescriptorPlan::divide(descriptors::raise_limit(), workers);
     descriptors::keep_spares();
@@ -245,8 +244,8 @@ pub fn worker_count(settings: &Settings) -> usize {
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
-/// Begins to fetch the keys of token issuers, and waits for those that are
-/// required.
+/// Begins to fetch the keys of token issuers, and waits for the keys that are required at
+/// start.
 async fn prepare(snapshot: &Snapshot) -> Result<(), AppError> {
     snapshot.start(&tokio::runtime::Handle::current());
     for issuer in &snapshot.token_issuers {
@@ -265,13 +264,13 @@ async fn join(workers: Workers, signals: &mut Signals, abort: &watch::Sender<boo
         () = signals.stop() => {
             tracing::warn!("stopping at once by a second signal");
             let _ = abort.send(true);
-            // Requests that are cut leave their audit lines.
+            // The audit lines of cut requests are written before this ends.
             let _ = draining.await;
         }
     }
 }
 
-/// Makes the deny list's file if there is none.
+/// Creates the deny list's file if there is none.
 fn make_deny_list(snapshot: &Snapshot) -> Result<(), AppError> {
     if let Some(list) = &snapshot.deny_list
         && list.create_if_missing()?

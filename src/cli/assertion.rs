@@ -1,8 +1,8 @@
-//! `countersign assertion`: verify an assertion as a service would, or show one.
+//! `countersign assertion`: verifies an assertion as a service would, or shows it.
 //!
-//! Verifying is the work of `countersign-verify`; this file reads arguments and
-//! files, and says what came out. Assertions come from a file or standard
-//! input: arguments can be seen by every process of the machine.
+//! Verifying is the work of `countersign-verify`; this file reads arguments and files, and
+//! prints the result. Assertions come from a file or standard input: arguments can be seen by
+//! every process of the machine.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -200,7 +200,7 @@ fn request(args: &VerifyArgs) -> Result<Option<RequestParts>, CliError> {
         return Ok(None);
     };
     let bad_url = || CliError::usage("--url must be like https://HOST/PATH?QUERY");
-    // Split by hand: a URL parser could change what is compared.
+    // Split by hand, because a URL parser could change the text that is compared.
     let (_, rest) = url.split_once("://").ok_or_else(bad_url)?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, target) = rest.split_at_checked(end).ok_or_else(bad_url)?;
@@ -254,7 +254,7 @@ fn inspect(args: &InspectArgs, output: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// One line per value, indented as it is nested; times in words too.
+/// Prints one line per value, indented by its depth; times also as dates.
 fn describe(indent: &str, members: &Map<String, Value>, lines: &mut Vec<String>) {
     for (name, value) in members {
         let safe_name = printable(name);

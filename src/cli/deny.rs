@@ -230,7 +230,7 @@ fn remove(args: &RemoveArgs, output: Output) -> Result<Exit, CliError> {
     }
 }
 
-/// What an entry refuses, for a person.
+/// Describes the target of an entry for people.
 fn target(entry: &Value) -> String {
     let target = entry.get("target").unwrap_or(&Value::Null);
     if target.get("identity").is_some() {

@@ -1,9 +1,8 @@
-//! `countersign init`: everything a first gateway needs, in one directory.
+//! `countersign init`: creates everything that a first gateway needs, in one directory.
 //!
-//! Makes an authority, certificates for the gateway and one caller, a signing
-//! key and a commented configuration. [`crate::pki`],
-//! [`crate::assertion`] and [`crate::config`] decide what these are; this file decides the
-//! order.
+//! Makes an authority, certificates for the gateway and one caller, a signing key and a
+//! commented configuration. [`crate::pki`], [`crate::assertion`] and [`crate::config`] define
+//! their content; this file defines the order.
 
 use std::fs;
 use std::io;
@@ -34,7 +33,7 @@ Examples:
 Makes DIR/countersign.toml and DIR/certs: an authority of your own, a certificate for HOST, one
 for a first caller (spiffe://NAME/client), and the key that signs assertions.";
 
-/// As long as the authority's list of revoked certificates: both are due at once.
+/// Equal to the lifetime of the authority's revocation list: both are due at the same time.
 const LIFETIME: Lifetime = Lifetime::days(7);
 
 /// Arguments of `countersign init`.
@@ -74,7 +73,7 @@ pub(crate) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
         .map_err(CliError::usage)?;
     let certs = args.dir.join("certs");
     let file = args.dir.join("countersign.toml");
-    // Before asking for a passphrase: is there room?
+    // Checked before a passphrase is asked for: may the files be written?
     if !args.force {
         refuse_existing(&file)?;
         Pki::check_absent(&certs).map_err(with_remedy)?;
@@ -103,8 +102,8 @@ pub(crate) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
         .map_err(PkiError::from)?;
     let client = issue(&mut pki, "client", names, None, args.force)?;
     signing_key(&certs.join("signing"), args.force)?;
-    // Last, and in one step. If the process is killed before, each of the other files is
-    // whole or absent, nothing uses any of them yet, and --force begins anew.
+    // Written last, and in one step. If the process is killed before, each of the other files
+    // is complete or absent, nothing uses them yet, and --force begins again.
     export::write(&file, starter.render().as_bytes(), false, args.force).map_err(with_remedy)?;
     let loaded = config::load(&file).map_err(|errors| {
         CliError::failed(format_args!("the files were made but do not fit: {errors}"))
@@ -122,7 +121,7 @@ pub(crate) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// A gateway on this machine is reached under all its names.
+/// A gateway on this machine can be reached under all names of the machine.
 fn server_names(host: &str) -> Result<SubjectNames, PkiError> {
     let local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
     let names = if local {
@@ -156,7 +155,7 @@ fn issue(
     pki.issue(&request).map_err(with_remedy)
 }
 
-/// Services know the keys that are there, so these stay.
+/// Services may already know the existing keys, so these stay.
 fn signing_key(directory: &Path, force: bool) -> Result<(), CliError> {
     let algorithm = SigningAlgorithm::Es256;
     if force && SigningKeyRing::load(directory, algorithm).is_ok() {
@@ -255,7 +254,7 @@ Certificates and revocation lists are good for 7 days. Before that, renew them:
     ));
 }
 
-/// The options that name a certificate's holder as it is named now.
+/// Returns the options that renew a certificate with its present names.
 fn renewal(issued: &Issued) -> String {
     let options: Vec<String> = issued
         .names

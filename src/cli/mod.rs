@@ -5,21 +5,21 @@
 //! - `api_key`: makes API keys
 //! - `assertion`: verifies or shows an assertion
 //! - `control`: `status`, `reload` and `drain` of a running gateway
-//! - `deny`: the deny list of a running gateway
-//! - `init`: makes certificates, a signing key and a configuration
+//! - `deny`: changes and lists the deny list of a running gateway
+//! - `init`: creates certificates, a signing key and a configuration
 //! - `keys`: makes, rotates and lists the keys that sign assertions
-//! - `reasons`: says what reason codes mean
+//! - `reasons`: explains reason codes
 //! - `serve`: runs the gateway
 //! - `token`: verifies access tokens
 //!
-//! Below, from top to bottom; a folder imports only from those after it:
+//! Below, from top to bottom; a module imports only from the modules below it:
 //!
-//! - `explain`: says what the gateway would do with a caller and a request, and why
+//! - `explain`: explains how the gateway would decide about a caller and a request
 //! - `check`: loads a configuration without serving
-//! - `pki`: certificates and CRLs from a private authority
-//! - `probe`: connects as a caller and shows what the server does
+//! - `pki`: manages a private authority, its certificates and its CRLs
+//! - `probe`: connects as a caller, and shows the server's behaviour
 //! - `demo`: runs a throw-away gateway with everything around it
-//! - `common`: what several commands share
+//! - `common`: parts that several commands share
 
 pub mod api_key;
 pub mod assertion;
@@ -101,7 +101,7 @@ pub enum Command {
     Reasons(reasons::ReasonsArgs),
 }
 
-/// Runs the command line and says how the process should end.
+/// Runs the command line. Returns how the process should end.
 #[must_use]
 pub fn run(cli: &Cli) -> Exit {
     let output = Output::new(cli.json, cli.quiet);

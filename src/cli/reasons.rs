@@ -1,7 +1,7 @@
-//! `countersign reasons`: what the gateway's reason codes mean.
+//! `countersign reasons`: explains the gateway's reason codes.
 //!
-//! `docs/reasons.md` is the output of `countersign reasons --markdown`; a test
-//! compares them. Everything comes from [`crate::reason`].
+//! `docs/reasons.md` is the output of `countersign reasons --markdown`; a test compares them.
+//! Everything comes from [`crate::reason`].
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -72,7 +72,7 @@ fn find(word: &str) -> Result<ReasonCode, CliError> {
     })
 }
 
-/// The codes that share most pairs of letters with `word` (Dice's coefficient).
+/// Returns the codes that share most pairs of letters with `word` (Dice's coefficient).
 fn suggestions(word: &str) -> Vec<&'static str> {
     let wanted = pairs(&word.to_ascii_lowercase());
     let mut near: Vec<(usize, &'static str)> = ReasonCode::ALL
@@ -203,7 +203,7 @@ fn markdown() -> String {
     text
 }
 
-/// A text as the cell of a table.
+/// Formats a text as the cell of a table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
         .replace('<', "&lt;")

@@ -1,4 +1,4 @@
-//! `countersign serve`: run the gateway.
+//! `countersign serve`: runs the gateway.
 
 use std::path::PathBuf;
 

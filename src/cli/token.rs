@@ -1,5 +1,5 @@
 //! `countersign token`: judges an access token as the gateway would, offline, and makes a
-//! running gateway forget what it remembers of tokens.
+//! running gateway forget its remembered tokens.
 
 use std::path::{Path, PathBuf};
 
@@ -145,7 +145,8 @@ fn verify(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
     }
 }
 
-/// Judges the token; without an issuer its signature alone, and no claims come out.
+/// Judges the token. Without an issuer, only its signature is verified, and no claims are
+/// returned.
 fn judge(
     args: &VerifyArgs,
     keys: &JwkSet,
@@ -194,8 +195,8 @@ fn judge(
         .map_err(explain)
 }
 
-/// A name that nothing can verify is a verdict, not a usage error: the message says that
-/// `HS256`, for example, is never accepted.
+/// Parses the names of algorithms. For a name that cannot be used to verify, the result is "no"
+/// and not a usage error: the message says that `HS256`, for example, is never accepted.
 fn algorithms(names: &[String]) -> Result<Vec<Algorithm>, Denial> {
     if names.is_empty() {
         return Ok(jwt::ALL_ALGORITHMS.to_vec());

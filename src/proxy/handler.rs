@@ -91,7 +91,8 @@ pub(crate) async fn handle(
             serve(context, request, no_response.record).await
         }
         Err(refusal) => {
-            // In HTTP/1.1 the request is a replacement.
+            // In HTTP/1.1 the request may be the replacement for a refused one, whose method
+            // and path mean nothing.
             if request.version() == Version::HTTP_2 {
                 let uri = request.uri();
                 let host = request.headers().get(HOST).map(HeaderValue::as_bytes);

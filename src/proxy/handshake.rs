@@ -195,7 +195,7 @@ impl HandshakeOutcome {
     }
 }
 
-/// What a handshake needs to know about its connection and the configuration.
+/// The facts about its connection and the configuration that a handshake needs.
 #[derive(Clone, Copy)]
 struct Guarding<'a> {
     snapshot: &'a Snapshot,

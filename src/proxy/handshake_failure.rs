@@ -104,8 +104,8 @@ impl HandshakeError {
         self.is_eviction
     }
 
-    /// Makes the error stand for `count` connections: all that were evicted since the last
-    /// such record.
+    /// Makes the error represent `count` connections: all that were evicted since the last such
+    /// record.
     pub(super) fn of_many(self, count: NonZeroU64) -> Self {
         Self {
             detail: format!("{EVICTED}; {count} did since this was last recorded"),

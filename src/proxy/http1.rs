@@ -53,7 +53,7 @@ fn next_check() -> Instant {
 /// all of it.
 type Io = Box<FramingIo<TlsStream<CallerSocket>>>;
 
-/// What happens on a connection, from its first request to its end.
+/// The activity on a connection, from its first request to its end.
 struct Activity {
     framing: Arc<FramingState>,
     /// Number of requests that have begun. It is the position of the next request.
@@ -301,8 +301,8 @@ async fn serve_active(
     });
     let mut builder = http1::Builder::new();
     builder
-        // Not needed: the framing guard refuses a head that does not arrive in time, and
-        // hyper does not serve idle connections.
+        // Not needed, because the framing guard refuses a head that does not arrive in time,
+        // and hyper does not serve idle connections.
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes.max(64 * 1024) + 1024);
     let mut http = builder.serve_connection(TokioIo::new(io), service);

@@ -1,8 +1,8 @@
-//! `PathRewrite`: the one change a route may make to a path.
+//! `PathRewrite`: the only change that a route may make to a path.
 //!
-//! The beginning of the path is exchanged, segment by segment, after policy has
-//! decided and before anything is signed: the assertion names the path that the
-//! service sees. What follows the beginning is passed on byte by byte.
+//! The beginning of the path is replaced, segment by segment, after policy has decided and
+//! before anything is signed, so that the assertion names the path that the service receives.
+//! The rest of the path is passed on unchanged.
 
 use std::fmt::{self, Write as _};
 
@@ -11,15 +11,15 @@ use http::uri::PathAndQuery;
 
 use crate::identity::pattern::{PathPattern, Segment};
 
-/// Exchanges the beginning of a path for another.
+/// Replaces the beginning of a path by another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathRewrite {
     from: Vec<Box<str>>,
-    /// Without a final slash; empty for the root.
+    /// The replacement without a final slash; empty for the root.
     to: Box<str>,
 }
 
-/// Why two texts are no rewrite.
+/// The reason why two texts are not a rewrite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RewriteError {
     /// `from` cannot be the beginning of a path.
@@ -31,11 +31,11 @@ pub enum RewriteError {
 }
 
 impl PathRewrite {
-    /// Exchanges `from` for `to`; `"/"` stands for no segments.
+    /// Creates a rewrite of `from` to `to`; `"/"` means no segments.
     ///
     /// # Errors
-    /// When one of them has an empty or dot segment, a final slash, or characters
-    /// that other programs would read in another way.
+    /// If one of them has an empty or dot segment, a final slash, or characters that other
+    /// programs would read differently.
     pub fn new(from: &str, to: &str) -> Result<Self, RewriteError> {
         let from = plain_segments(from).ok_or(RewriteError::From)?;
         plain_segments(to).ok_or(RewriteError::To)?;
@@ -54,16 +54,16 @@ impl PathRewrite {
         )
     }
 
-    /// The path to forward, for a path as it came that a covered pattern matched.
-    /// The query stays what it is. None if the path has too few segments, which
-    /// a covered pattern does not match.
+    /// Returns the path to forward, for a received path that a covered pattern matched. The
+    /// query does not change. None if the path has too few segments, which no covered pattern
+    /// matches.
     #[must_use]
     pub fn apply(&self, target: &PathAndQuery) -> Option<PathAndQuery> {
         let mut rest = target.path();
         for _ in &self.from {
             let segment = rest.strip_prefix('/')?;
             rest = segment.find('/').map_or("", |end| {
-                // `find` gives a boundary of characters.
+                // `find` returns a character boundary, so the default is never used.
                 segment.get(end..).unwrap_or_default()
             });
         }
@@ -103,7 +103,7 @@ impl fmt::Display for PathRewrite {
     }
 }
 
-/// The segments of a plain absolute path without a final slash.
+/// Returns the segments of a plain absolute path without a final slash.
 fn plain_segments(path: &str) -> Option<Vec<&str>> {
     let rest = path.strip_prefix('/')?;
     if rest.is_empty() {

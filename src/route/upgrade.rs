@@ -1,19 +1,19 @@
 //! `UpgradeProtocol`: a protocol that a connection may change to.
 
-/// Protocols that carry further requests, which would pass no check.
+/// Protocols that carry further requests, which no rule would check.
 const REFUSED: [&str; 4] = ["h2c", "h2", "http", "tls"];
 
 /// The name of a protocol as `Upgrade` lists it (RFC 9110 section 7.8), in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpgradeProtocol(Box<str>);
 
-/// The text names no protocol that may be tunnelled.
+/// The text is not the name of a protocol that may be tunnelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UpgradeProtocolError {
-    /// It is no name.
+    /// The text is not a name.
     #[error("write a name, or name/version, for example \"websocket\"")]
     Malformed,
-    /// It carries HTTP.
+    /// The protocol carries HTTP requests.
     #[error("HTTP and TLS cannot be tunnelled: their requests would pass the gateway's checks by")]
     CarriesRequests,
 }
@@ -22,10 +22,10 @@ impl UpgradeProtocol {
     /// WebSocket.
     pub const WEBSOCKET: &str = "websocket";
 
-    /// Reads a name of the configuration.
+    /// Parses the name of a protocol.
     ///
     /// # Errors
-    /// [`UpgradeProtocolError`] if it is none, or one of a protocol that carries requests.
+    /// [`UpgradeProtocolError`] if it is not a name, or if the protocol carries requests.
     pub fn parse(text: &str) -> Result<Self, UpgradeProtocolError> {
         let mut parts = text.split('/');
         let is_name = parts.clone().count() <= 2 && parts.clone().all(is_token);
@@ -39,14 +39,14 @@ impl UpgradeProtocol {
         Ok(Self(text.to_ascii_lowercase().into()))
     }
 
-    /// Whether this is `name`, in whatever case.
+    /// Whether `name` is the name of this protocol, in any case.
     #[must_use]
     pub fn is(&self, name: &str) -> bool {
         self.0.eq_ignore_ascii_case(name)
     }
 }
 
-/// Whether a protocol of this name carries requests of its own.
+/// Whether a protocol of this name carries its own requests.
 #[must_use]
 pub fn carries_requests(name: &str) -> bool {
     REFUSED.iter().any(|other| name.eq_ignore_ascii_case(other))

@@ -1,9 +1,9 @@
 //! The audit log: one JSON line per request and per failed handshake.
 //!
-//! A record enqueues its line when it is dropped, so that a cancelled request
-//! leaves one too. Lines gather in one buffer per worker; a writer thread takes
-//! them out, so that no request waits for a disk and none shares a lock with
-//! another worker's. Queries, credentials and tokens are never recorded.
+//! A record enqueues its line when it is dropped, so that a cancelled request leaves a line
+//! too. Lines gather in one buffer per worker; a writer thread takes them out. A request
+//! therefore never waits for a disk, or for a lock that another worker holds. Queries,
+//! credentials and tokens are never recorded.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
@@ -23,10 +23,10 @@ const GATHER: Duration = Duration::from_millis(10);
 /// Most bytes a worker's buffer holds while the writer is stuck.
 const MAX_BUFFERED: usize = 16 * 1024 * 1024;
 
-/// How long writing what is left may take when the process ends.
+/// Maximum time for writing the remaining lines when the process ends.
 const LAST_LINES: Duration = Duration::from_secs(5);
 
-/// Most bytes an empty buffer holds on to.
+/// Most bytes that an empty buffer keeps allocated.
 const MAX_SPARE: usize = 256 * 1024;
 
 /// Takes the lines of one worker.
@@ -49,7 +49,7 @@ struct Shared {
     writer: Thread,
 }
 
-/// The writer of the audit log. Dropping it writes what is left.
+/// The writer of the audit log. Dropping it writes the remaining lines.
 #[derive(Debug)]
 pub struct AuditWriter {
     shared: Arc<Shared>,
@@ -57,28 +57,29 @@ pub struct AuditWriter {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Where lines are written.
+/// The destination of lines.
 enum Output {
     Stdout,
     File { path: PathBuf, file: File },
 }
 
 impl AuditWriter {
-    /// A writer to standard output.
+    /// Creates a writer to standard output.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// If no thread can be started.
     pub fn to_stdout() -> io::Result<Self> {
         Self::start(Output::Stdout)
     }
 
-    /// A writer that appends to a file, created with mode 0640. When the file is
-    /// renamed or removed it is opened anew, so that rotation needs no signal.
+    /// Creates a writer that appends to a file, which is created with mode 0640. If the file is
+    /// renamed or removed, its path is opened again, so that rotation needs no signal.
     ///
     /// # Errors
-    /// When the file cannot be opened.
+    /// If the file cannot be opened.
     pub fn to_file(path: &Path) -> io::Result<Self> {
-        // If that is a pipe, opening it by its name would make a second end of it.
+        // If standard output is a pipe, opening it by its name would create a second end of the
+        // pipe.
         if path == Path::new("/dev/stdout") {
             return Self::to_stdout();
         }
@@ -113,7 +114,7 @@ impl AuditWriter {
         })
     }
 
-    /// A sink with a buffer of its own.
+    /// Creates a sink with a separate buffer.
     #[must_use]
     pub fn sink(&self) -> AuditSink {
         let shard = Arc::new(Shard::default());
@@ -154,7 +155,7 @@ impl AuditSink {
         }
     }
 
-    /// Enqueues one line that `line` appends, without line break, to what there is.
+    /// Enqueues one line. `line` appends the line without line break.
     pub(super) fn append(&self, line: impl FnOnce(&mut String)) {
         let mut buffer = lock(&self.shard.buffer);
         if buffer.len() > MAX_BUFFERED {
@@ -170,14 +171,14 @@ impl AuditSink {
     }
 }
 
-/// A panic while a buffer was held leaves at worst half a line.
+/// After a panic while a buffer was locked, the buffer contains at worst half a line.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output: &mut Output) {
     let mut batch = Batch::default();
-    // Taken out in exchange for the shard's buffer, so that neither grows anew.
+    // Exchanged with the worker's buffer, so that neither has to grow again.
     let mut spare = String::new();
     loop {
         let stopping = shared.stop.load(Ordering::SeqCst);
@@ -210,7 +211,7 @@ fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output:
                 if stopping {
                     return;
                 }
-                // Try the same lines again, without spinning.
+                // Tries the same lines again after a pause.
                 thread::park_timeout(Duration::from_secs(1));
                 shared.pending.store(true, Ordering::Release);
                 continue;
@@ -222,16 +223,16 @@ fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output:
     }
 }
 
-/// Lines on their way to the log. What was written of them is not written again.
+/// Lines on their way to the log. Bytes that were written are not written again.
 #[derive(Debug, Default)]
 struct Batch {
     bytes: Vec<u8>,
-    /// How much of it was written already: less than its first line.
+    /// Number of bytes that were already written: less than the first line.
     written: usize,
 }
 
 impl Batch {
-    /// Writes all of it, or as much as can be.
+    /// Writes all bytes, or as many as possible.
     fn write_to(&mut self, writer: &mut impl Write) -> io::Result<()> {
         loop {
             let rest = self.bytes.get(self.written..).unwrap_or_default();
@@ -255,7 +256,8 @@ impl Batch {
         }
     }
 
-    /// Keeps a line that was written in part: another file needs it whole.
+    /// Removes lines that were written completely. A line that was written in part is kept,
+    /// because another file needs all of it.
     fn drop_written_lines(&mut self) {
         let written = self.bytes.get(..self.written).unwrap_or_default();
         let lines = written
@@ -266,7 +268,7 @@ impl Batch {
         self.written -= lines;
     }
 
-    /// Gives up on everything but the rest of a line that was begun.
+    /// Discards everything except the rest of a line that was begun.
     fn drop_unwritten(&mut self) {
         let rest = self.bytes.get(self.written..).unwrap_or_default();
         let end = rest.iter().position(|byte| *byte == b'\n');
@@ -303,7 +305,7 @@ fn open(path: &Path) -> io::Result<File> {
             "it is {what}; leave [audit] file out to write to standard output, and pipe that"
         ))
     };
-    // Opening a named pipe without a reader would wait for ever.
+    // Without this flag, opening a named pipe without a reader would block.
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let opened = open_with_spare(|| {
         OpenOptions::new()
@@ -320,7 +322,7 @@ fn open(path: &Path) -> io::Result<File> {
         opened => opened?,
     };
     let file_type = file.metadata()?.file_type();
-    // Standard streams may be pipes: if their reader is gone, the process ends.
+    // Standard streams may be pipes. If the reader of a pipe is gone, the process ends.
     let is_stream = path.starts_with("/dev") || path.starts_with("/proc");
     if file_type.is_fifo() && !is_stream {
         return Err(refused("a named pipe"));
@@ -346,7 +348,7 @@ pub(super) fn push_timestamp(line: &mut String, since_epoch: Duration) {
             *second = since_epoch.as_secs();
             *text = timestamp(Duration::from_secs(*second));
         }
-        // All but the milliseconds, of which there are three, and the `Z`.
+        // All but the three digits of the milliseconds and the `Z`.
         let whole = text.get(..text.len().saturating_sub(4)).unwrap_or_default();
         line.push('"');
         line.push_str(whole);
@@ -362,7 +364,7 @@ pub(super) fn push_three_digits(line: &mut String, number: u32) {
     }
 }
 
-/// The caller as far as a record knows it.
+/// The facts about the caller that a record knows.
 #[derive(Debug, Default, Serialize)]
 pub struct AuditCaller {
     /// The caller's name; absent if none was established.
@@ -379,7 +381,7 @@ pub struct AuditCaller {
     pub thumbprint: Option<String>,
 }
 
-/// One failed handshake.
+/// The audit line of a failed handshake.
 #[derive(Debug, Serialize)]
 pub struct HandshakeFailure<'a> {
     /// RFC 3339 with milliseconds.
@@ -397,25 +399,25 @@ pub struct HandshakeFailure<'a> {
     pub proxy: Option<String>,
     /// The TLS server name of the handshake.
     pub sni: Option<String>,
-    /// Why.
+    /// The reason code.
     pub reason: &'static str,
-    /// What exactly.
+    /// Details of the reason.
     pub detail: String,
     /// The alert that was sent, by name, if one was.
     pub alert: Option<&'static str>,
     /// Subject of the presented leaf (RFC 4514).
     pub subject: Option<String>,
-    /// Its names.
+    /// The leaf's names.
     pub sans: Option<String>,
-    /// Its serial number, lower-case hexadecimal.
+    /// The leaf's serial number, lower-case hexadecimal.
     pub serial: Option<String>,
-    /// Its issuer (RFC 4514).
+    /// The leaf's issuer (RFC 4514).
     pub issuer: Option<String>,
-    /// Its `x5t#S256`.
+    /// The leaf's `x5t#S256`.
     pub thumbprint: Option<String>,
     /// Whether the peer proved that it holds the leaf's private key.
     pub possession_proven: bool,
-    /// Whether it resumed an earlier session, whose chain no longer held.
+    /// Whether the handshake resumed an earlier session whose chain is not valid any more.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub resumed: bool,
     /// The id of the presented chain, if chains are kept.

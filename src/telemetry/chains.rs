@@ -1,10 +1,10 @@
-//! The chains that callers presented, kept so that a decision can be replayed:
-//! each new one once, in a bounded number of files.
+//! Keeps the chains that callers presented, so that a decision can be replayed. Each new chain
+//! is written once, to a limited number of files.
 //!
-//! A file is PEM as `--cert` takes it, with the server name and what was decided
-//! in lines before the first block. Admitted and refused chains have separate limits: a flood
-//! of refused chains evicts refused ones only. One thread writes; a handshake never waits for
-//! a disk, and chains that come faster than they can be written are left out.
+//! A file is PEM as `--cert` takes it, with the server name and the decision in lines before
+//! the first block. Admitted and refused chains have separate limits: a flood of refused chains
+//! evicts refused ones only. One thread writes; a handshake never waits for a disk, and chains
+//! that come faster than they can be written are left out.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
@@ -29,15 +29,15 @@ use crate::secret::{Existing, write_private};
 const MAX_CHAINS: [(Verdict, usize); 2] = [(Verdict::Admitted, 10_000), (Verdict::Refused, 1_000)];
 /// Chains that may wait to be written.
 const WAITING: usize = 256;
-/// How often a chain that comes again is noted.
+/// How often a chain that is presented again is noted.
 const NOTED_EVERY: u64 = 3600;
 
-/// How the handshake with a chain ended.
+/// The outcome of the handshake with a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// Its handshake succeeded.
+    /// The handshake succeeded.
     Admitted,
-    /// Its handshake was refused.
+    /// The handshake was refused.
     Refused,
 }
 
@@ -55,7 +55,7 @@ impl Verdict {
 pub struct ChainId(Arc<str>);
 
 impl ChainId {
-    /// The id of a presented chain.
+    /// Computes the id of a presented chain.
     #[must_use]
     pub fn of(chain: &[CertificateDer<'_>]) -> Self {
         let mut text = Vec::with_capacity(4096);
@@ -67,13 +67,13 @@ impl ChainId {
         Self(hex(hash.first_chunk::<16>().unwrap_or(&[0; 16])).into())
     }
 
-    /// As it is written.
+    /// Returns the id as audit lines and file names contain it.
     #[must_use]
     pub const fn text(&self) -> &Arc<str> {
         &self.0
     }
 
-    /// Reads an id out of an audit line.
+    /// Parses an id from an audit line.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let well_formed = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
@@ -97,29 +97,29 @@ struct Note {
 /// Keeps chains.
 pub struct ChainKeeper {
     queue: SyncSender<Note>,
-    /// When each was last noted, in seconds since the Unix epoch.
+    /// When each chain was last noted, in seconds since the Unix epoch.
     noted: Cache<(ChainId, Verdict), u64>,
 }
 
-/// One that is kept.
+/// A chain that was kept.
 #[derive(Debug)]
 pub struct KeptChain {
-    /// Its id.
+    /// The chain's id.
     pub id: ChainId,
-    /// The TLS server name it was presented under.
+    /// The TLS server name that the chain was presented for.
     pub sni: Option<String>,
     /// The certificates as they were presented.
     pub chain: Vec<CertificateDer<'static>>,
-    /// When it was last noted.
+    /// When the chain was last noted.
     pub seen: SystemTime,
 }
 
 impl ChainKeeper {
-    /// Keeps chains below a directory, which is made if there is none. The thread ends with
-    /// the keeper.
+    /// Starts a thread that writes chains below a directory, which is created if necessary. The
+    /// thread ends when the keeper is dropped.
     ///
     /// # Errors
-    /// When the directory cannot be made.
+    /// If the directory cannot be created.
     pub fn start(directory: &Path) -> io::Result<Self> {
         let mut rooms = Vec::new();
         for (verdict, max) in MAX_CHAINS {
@@ -142,7 +142,7 @@ impl ChainKeeper {
         })
     }
 
-    /// Keeps a chain that is new, or notes that it came again; returns its id.
+    /// Keeps a chain if it is new, or notes that it was presented again. Returns its id.
     pub fn note(
         &self,
         chain: &[CertificateDer<'_>],
@@ -164,7 +164,7 @@ impl ChainKeeper {
         };
         match self.queue.try_send(note) {
             Ok(()) => self.noted.insert(key, now),
-            // It is tried again when it comes again.
+            // The chain is tried again when it is presented the next time.
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
         id
@@ -241,10 +241,10 @@ impl Room {
     }
 }
 
-/// Reads a chain that was kept, of either verdict.
+/// Reads a kept chain of either verdict.
 ///
 /// # Errors
-/// [`io::ErrorKind::NotFound`] when it was not kept, or not for so long.
+/// [`io::ErrorKind::NotFound`] if the chain was not kept, or was removed since then.
 pub fn read(directory: &Path, id: &ChainId) -> io::Result<KeptChain> {
     let mut outcome = Err(io::ErrorKind::NotFound.into());
     for (verdict, _) in MAX_CHAINS {
@@ -257,11 +257,11 @@ pub fn read(directory: &Path, id: &ChainId) -> io::Result<KeptChain> {
     outcome
 }
 
-/// The chains of admitted callers that were seen since, the latest first, at most
-/// so many.
+/// Returns at most a number of chains of admitted callers that were seen since a time, the
+/// latest first.
 ///
 /// # Errors
-/// When the directory cannot be read.
+/// If the directory cannot be read.
 pub fn admitted_since(
     directory: &Path,
     longest_ago: Duration,

@@ -1,5 +1,5 @@
-//! `EvictionLog`: how many connections yielded to newer ones, recorded at most once a
-//! second. A line for each of a flood would bury all others.
+//! `EvictionLog`: counts connections that yielded to newer ones, and records the count at most
+//! once a second. One line for each connection of a flood would bury all others.
 
 use std::num::NonZeroU64;
 use std::sync::{Mutex, PoisonError};
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often it is recorded, at most.
+/// Minimum time between two records.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The count of one listener.
+/// Counts the evictions of one listener since its last record.
 #[derive(Debug, Default)]
 pub struct EvictionLog(Mutex<Count>);
 
@@ -18,11 +18,11 @@ pub struct EvictionLog(Mutex<Count>);
 struct Count {
     noted: Option<Instant>,
     since: u64,
-    /// A task waits until those since then are to be recorded.
+    /// A task waits until the next record may be written.
     awaited: bool,
 }
 
-/// What is to be done about one more.
+/// What to do about a further eviction.
 #[derive(Debug, PartialEq, Eq)]
 enum Noting {
     Now(Option<NonZeroU64>),
@@ -31,7 +31,7 @@ enum Noting {
 }
 
 impl EvictionLog {
-    /// Counts one. Returns the total since the last record when the caller should record
+    /// Counts an eviction. Returns the total since the last record if the caller should record
     /// it, at most once a second.
     pub async fn note(&self) -> Option<NonZeroU64> {
         let noting = self.count(|count| count.note(Instant::now()));
@@ -59,12 +59,12 @@ impl Count {
                 self.awaited = true;
                 Noting::At(next)
             }
-            // Also if a task waited that is late, or gone.
+            // Also if the waiting task is late or was dropped.
             _ => Noting::Now(self.written(now)),
         }
     }
 
-    /// Returns the total since the last record, which this is the next of.
+    /// Returns the number of evictions since the last record, and counts from zero again.
     fn written(&mut self, now: Instant) -> Option<NonZeroU64> {
         let since = NonZeroU64::new(std::mem::take(&mut self.since))?;
         self.noted = Some(now);

@@ -1,5 +1,5 @@
-//! `HandshakeSources`: whether most handshakes come from one address, as they do behind a
-//! load balancer that does not send its clients' addresses.
+//! `HandshakeSources`: finds out whether most handshakes come from one address, as happens
+//! behind a load balancer that does not send its clients' addresses.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,8 @@ use crate::identity::share_key::address_network;
 
 /// Two periods count: the current one and the one before.
 const WINDOW: Duration = Duration::from_secs(30);
-/// Addresses that are counted at once. One with most handshakes is always among them.
+/// Number of addresses that are counted. An address with most of the handshakes is always among
+/// them.
 const MAX_COUNTED: usize = 16;
 /// With fewer handshakes than this nothing is reported.
 const MIN_HANDSHAKES: u64 = 30;
@@ -35,7 +36,8 @@ struct Window {
 #[derive(Debug)]
 struct Counted {
     address: IpAddr,
-    /// Never too many (Misra and Gries 1982): others take away from it.
+    /// May be too low, never too high: handshakes of other addresses can reduce it (Misra and
+    /// Gries 1982).
     count: u64,
     callers: Callers,
 }
@@ -63,7 +65,7 @@ impl Callers {
 pub struct BusiestAddress {
     /// The address, or the network of 64 bits in IPv6.
     pub address: IpAddr,
-    /// Its handshakes.
+    /// Handshakes of this address.
     pub handshakes: u64,
     /// Handshakes of all addresses.
     pub of: u64,
@@ -75,7 +77,7 @@ impl HandshakeSources {
         self.note_at(Instant::now(), address, caller);
     }
 
-    /// The address that most handshakes come from, if several callers' do.
+    /// Returns the address that most handshakes come from, if they prove several callers.
     #[must_use]
     pub fn busiest(&self) -> Option<BusiestAddress> {
         self.busiest_at(Instant::now())

@@ -2,13 +2,13 @@
 
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging to standard error; `COUNTERSIGN_LOG` chooses what, in the
-/// syntax of `tracing-subscriber`'s `EnvFilter`, by default `info`.
+/// Starts logging to standard error. `COUNTERSIGN_LOG` selects the messages, in the syntax of
+/// `tracing-subscriber`'s `EnvFilter`; the default is `info`.
 pub fn start() {
     start_at("info");
 }
 
-/// Like [`start`], by default with warnings only.
+/// Same as [`start`], but by default with warnings only.
 pub fn start_quietly() {
     start_at("warn");
 }

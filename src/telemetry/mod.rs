@@ -1,16 +1,16 @@
-//! What operators see: logs, metrics, the audit log.
+//! Output for operators: logs, metrics, the audit log.
 //!
 //! - `record`: the audit line of a request
 //! - `operator`: the audit line of an operator's action
 //! - `audit`: writes the audit log
 //! - `chains`: keeps the chains of callers, so that a decision can be replayed
-//! - `eviction_log`: how many connections yielded to newer ones
+//! - `eviction_log`: counts connections that yielded to newer ones
 //! - `handshake_sources`: whether most handshakes come from one address
 //! - `log`: the human-readable log on standard error
 //!
 //! Below:
 //!
-//! - `metrics`: what the gateway counts
+//! - `metrics`: the gateway's counters
 
 pub mod audit;
 pub mod chains;

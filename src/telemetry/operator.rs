@@ -1,4 +1,4 @@
-//! `OperatorRecord`: what an operator did, or which peer was refused as one.
+//! `OperatorRecord`: the record of an operator's action, or of a peer that was refused.
 
 use std::net::SocketAddr;
 
@@ -11,35 +11,35 @@ use crate::identity::LeafFacts;
 use crate::identity::text::printable;
 use crate::reason::ReasonCode;
 
-/// What is known of an operator.
+/// The known facts about an operator.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct OperatorFacts {
-    /// The identity of a certificate, or the user of this machine; absent where
-    /// neither was proven.
+    /// The identity of a certificate, or the user of this machine; absent if neither was
+    /// proven.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
     /// The trust domain of the identity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trust_domain: Option<String>,
-    /// Address and port; absent on this machine's own socket.
+    /// The operator's address and port; absent on this machine's own socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<SocketAddr>,
     /// The names in the presented leaf.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sans: Option<String>,
-    /// Its serial number, lower-case hexadecimal.
+    /// The leaf's serial number, lower-case hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// Its issuer (RFC 4514).
+    /// The leaf's issuer (RFC 4514).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
-    /// Its `x5t#S256`.
+    /// The leaf's `x5t#S256`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub thumbprint: Option<String>,
 }
 
 impl OperatorFacts {
-    /// Adds what a leaf says, proven or not.
+    /// Adds the facts that a leaf states, proven or not.
     #[must_use]
     pub fn with_leaf(mut self, leaf: &LeafFacts) -> Self {
         self.sans = Some(leaf.sans.summary());
@@ -50,8 +50,8 @@ impl OperatorFacts {
     }
 }
 
-/// One line of the audit log. Dropping it writes it, so that a request leaves a line also if
-/// its client is gone.
+/// An audit line about an operator. Dropping it writes the line, so that a request leaves a
+/// line even if its client is gone.
 #[derive(Debug)]
 pub struct OperatorRecord {
     sink: AuditSink,
@@ -65,10 +65,10 @@ struct Line {
     decision: &'static str,
     #[serde(flatten)]
     facts: OperatorFacts,
-    /// Method and path.
+    /// Method and path of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<String>,
-    /// Of the response; absent if none was sent.
+    /// Status of the response; absent if none was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,7 +96,7 @@ impl OperatorRecord {
         }
     }
 
-    /// An operator may do this.
+    /// Creates the line for an operator's action that is allowed.
     #[must_use]
     pub fn allowed(sink: &AuditSink, facts: OperatorFacts, action: &str) -> Self {
         let mut record = Self::new(sink, "allowed", facts);
@@ -104,7 +104,7 @@ impl OperatorRecord {
         record
     }
 
-    /// A peer is not let in, or not any longer.
+    /// Creates the line for a peer that is refused, or is not admitted any longer.
     #[must_use]
     pub fn refused(
         sink: &AuditSink,
@@ -119,7 +119,7 @@ impl OperatorRecord {
         record
     }
 
-    /// The connection was cut off.
+    /// Changes the decision to `cut`: the connection was cut off.
     #[must_use]
     pub const fn cut(mut self) -> Self {
         self.line.decision = "cut";

@@ -1,4 +1,4 @@
-//! `AuditRecord`: one request's facts and decision.
+//! `AuditRecord`: the facts of one request, and the decision.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use crate::identity::text::{MAX_RECORDED, printable, push_json, push_printable_j
 use crate::identity::{PeerIdentity, Principal};
 use crate::reason::ReasonCode;
 
-/// What a connection contributes to the records of its requests.
+/// The part of the records of requests that is the same for a whole connection.
 #[derive(Debug)]
 pub struct ConnectionFacts {
     /// Identifies the connection.
@@ -26,15 +26,15 @@ pub struct ConnectionFacts {
     pub proxy: Option<SocketAddr>,
     /// The TLS server name of the handshake, printable.
     pub sni: Option<Arc<str>>,
-    /// Whether its TLS session was resumed.
+    /// Whether the connection's TLS session was resumed.
     pub resumed: bool,
-    /// The id of its chain, if chains are kept.
+    /// The id of the connection's chain, if chains are kept.
     pub chain: Option<Arc<str>>,
     json: OnceLock<String>,
 }
 
 impl ConnectionFacts {
-    /// The facts of a connection whose ClientHello has not been read.
+    /// Creates the facts of a connection whose ClientHello has not been read.
     #[must_use]
     pub const fn new(connection_id: Arc<str>, peer: SocketAddr) -> Self {
         Self {
@@ -48,7 +48,8 @@ impl ConnectionFacts {
         }
     }
 
-    /// The members of an audit line, made once, when nothing changes any more.
+    /// Returns the connection's members of an audit line. Made once, after the last change of
+    /// the facts.
     fn json(&self) -> &str {
         self.json.get_or_init(|| {
             let mut json = String::from("\"connection_id\":");
@@ -78,20 +79,20 @@ impl ConnectionFacts {
 pub struct TraceId([u8; 32]);
 
 impl TraceId {
-    /// From 32 hexadecimal digits.
+    /// Creates an id from 32 hexadecimal digits.
     #[must_use]
     pub const fn from_hex(digits: [u8; 32]) -> Self {
         Self(digits)
     }
 
-    /// As text.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
-/// How a request ended as far as the gateway decided.
+/// The gateway's decision about a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
     /// The request was gone before a decision.
@@ -100,10 +101,10 @@ enum Decision {
     Refused,
 }
 
-/// One request's facts and decision. Dropping it writes one line.
+/// The facts of a request, and the decision. Dropping the record writes one line.
 ///
-/// On the hot path: what depends on the connection, the caller's certificate or
-/// the route alone was made JSON once and is kept with these.
+/// Used on the hot path. Values that depend only on the connection, the caller's certificate or
+/// the route were converted to JSON once, and are kept there.
 #[derive(Debug)]
 pub struct AuditRecord {
     sink: AuditSink,
@@ -111,20 +112,20 @@ pub struct AuditRecord {
     request_id: Arc<str>,
     time: Duration,
     started: Instant,
-    /// Method, host and path as members of the line; empty if nothing is known.
+    /// The request's method, host and path as members of the line; empty if nothing is known.
     asked: String,
     peer_identity: Option<Arc<PeerIdentity>>,
-    /// Names and hashes of what authenticated the request beside, or instead of,
-    /// a certificate.
+    /// Names and hashes of the credentials that authenticated the request in addition to, or
+    /// instead of, a certificate.
     credentials: Option<Box<CredentialFacts>>,
-    /// The name of the gateway's own response.
+    /// The name of the response that the gateway itself made.
     answered_here: Option<&'static str>,
     decision: Decision,
     reason: Option<ReasonCode>,
     detail: Option<String>,
     status: Option<u16>,
     jti: Option<Box<str>>,
-    /// Those of earlier attempts: their assertions were sent too.
+    /// The `jti` of the assertion of each earlier attempt.
     earlier: Vec<Box<str>>,
     trace: Option<TraceId>,
     attempts: u32,
@@ -137,7 +138,7 @@ pub struct AuditRecord {
 
 #[derive(Debug, Clone, Serialize)]
 struct CredentialFacts {
-    /// The caller that they name; none if the certificate does.
+    /// The caller that the credentials name; none if the certificate names it.
     #[serde(skip)]
     caller: Option<String>,
     methods: String,
@@ -150,8 +151,8 @@ struct CredentialFacts {
 }
 
 impl AuditRecord {
-    /// Opens a record. Nothing of the request is known yet; `counters` are those
-    /// of requests without a route.
+    /// Opens a record. Nothing is known about the request yet; `counters` are those of requests
+    /// without a route.
     #[must_use]
     pub fn open(
         sink: AuditSink,
@@ -185,13 +186,13 @@ impl AuditRecord {
         }
     }
 
-    /// The gateway's identifier of the request.
+    /// Returns the gateway's identifier of the request.
     #[must_use]
     pub const fn request_id(&self) -> &Arc<str> {
         &self.request_id
     }
 
-    /// Method, host and path; never the query.
+    /// Records method, host and path; never the query.
     pub fn request(&mut self, method: &str, host: &str, path: &str) {
         let asked = &mut self.asked;
         asked.clear();
@@ -204,13 +205,13 @@ impl AuditRecord {
         push_printable_json(asked, path, 1024);
     }
 
-    /// The identity the connection proved.
+    /// Records the identity that the connection proved.
     pub fn caller(&mut self, identity: Arc<PeerIdentity>) {
         self.peer_identity = Some(identity);
     }
 
-    /// What authenticated the request, on routes that ask for more than a
-    /// certificate. Names and hashes only.
+    /// Records the credentials that authenticated the request, on routes that ask for more than
+    /// a certificate. Names and hashes only.
     pub fn credentials(&mut self, principal: &Principal) {
         let named = principal.peer().is_none();
         self.credentials = Some(Box::new(CredentialFacts {
@@ -221,26 +222,26 @@ impl AuditRecord {
         }));
     }
 
-    /// The counters of the route that was chosen, which know its name and its
-    /// upstream's.
+    /// Records the counters of the selected route, which know its name and its upstream's.
     pub fn route(&mut self, counters: Option<&Arc<RouteMetrics>>) {
         if let Some(counters) = counters {
             self.counters = Arc::clone(counters);
         }
     }
 
-    /// The gateway itself responds, under this name. Counted like requests without a route.
+    /// Records that the gateway itself responds, under this name. Counted like requests without
+    /// a route.
     pub const fn answered_here(&mut self, name: &'static str) {
         self.answered_here = Some(name);
     }
 
-    /// The request was allowed; `jti` is the assertion's, if it has one.
+    /// Records that the request was allowed. `jti` is the assertion's, if there is one.
     pub fn allowed(&mut self, jti: Option<&str>) {
         self.decision = Decision::Allowed;
         self.jti = jti.map(Into::into);
     }
 
-    /// The request is sent once more.
+    /// Records that the request is sent once more.
     pub fn again(&mut self) {
         self.attempts = self.attempts.saturating_add(1);
         self.earlier.extend(self.jti.take());
@@ -251,17 +252,17 @@ impl AuditRecord {
         self.detail = Some(printable(detail));
     }
 
-    /// The trace that the request belongs to.
+    /// Records the trace that the request belongs to.
     pub const fn trace(&mut self, trace: Option<TraceId>) {
         self.trace = trace;
     }
 
-    /// The transaction that continues; a new one has the request's identifier.
+    /// Records the transaction that continues; a new one has the request's identifier.
     pub fn transaction(&mut self, transaction: &str) {
         self.transaction = Some(transaction.into());
     }
 
-    /// The request was refused or failed.
+    /// Records that the request was refused or failed.
     pub fn refused(&mut self, reason: ReasonCode, detail: &str) {
         if self.decision != Decision::Allowed {
             self.decision = Decision::Refused;
@@ -270,7 +271,7 @@ impl AuditRecord {
         self.detail = Some(printable(detail));
     }
 
-    /// The status sent to the caller. Counts the request.
+    /// Records the status that was sent to the caller. Counts the request.
     pub fn answered(&mut self, status: u16) {
         self.status = Some(status);
         self.counted = true;
@@ -282,17 +283,17 @@ impl AuditRecord {
         }
     }
 
-    /// The upstream's head arrived.
+    /// Records that the head of the upstream's response arrived.
     pub fn upstream_answered(&mut self, after: Duration) {
         self.upstream_duration = Some(after);
     }
 
-    /// The whole response was handed over.
+    /// Records that the whole response was handed over.
     pub const fn complete(&mut self) {
         self.complete = true;
     }
 
-    /// Time since the record was opened.
+    /// Returns the time since the record was opened.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
@@ -390,7 +391,7 @@ impl AuditRecord {
     }
 }
 
-/// The members of a JSON object, each after a comma.
+/// Appends the members of a JSON object, each after a comma.
 fn push_members(line: &mut String, object: &impl Serialize) {
     let json = serde_json::to_string(object).unwrap_or_default();
     let members = json
@@ -422,14 +423,14 @@ fn push_milliseconds(line: &mut String, name: &str, duration: Duration) {
     push_three_digits(line, duration.subsec_micros());
 }
 
-/// The members that every line about a certificate has.
+/// Formats the members that every line about a certificate has.
 fn caller_json(identity: &PeerIdentity) -> String {
     let mut members = String::new();
     push_members(&mut members, &audit_caller(identity));
     members
 }
 
-/// A connection that was cut off because its identity no longer holds.
+/// The line of a connection that was cut off because its identity is not valid any more.
 #[derive(Debug, Serialize)]
 pub struct ConnectionCut<'a> {
     time: String,
@@ -447,7 +448,7 @@ pub struct ConnectionCut<'a> {
 }
 
 impl<'a> ConnectionCut<'a> {
-    /// The line for a connection, cut off now.
+    /// Creates the line for a connection that is cut off now.
     #[must_use]
     pub fn new(
         facts: &'a ConnectionFacts,
@@ -471,8 +472,8 @@ impl<'a> ConnectionCut<'a> {
 }
 
 impl ConnectionCut<'_> {
-    /// The connection was not cut off: its requests were refused before they could leave lines
-    /// of their own.
+    /// Changes the decision to a refusal: the connection was not cut off, but its requests were
+    /// refused before they could leave lines.
     #[must_use]
     pub const fn refused(mut self) -> Self {
         self.decision = "refused";
@@ -491,7 +492,7 @@ fn audit_caller(identity: &PeerIdentity) -> AuditCaller {
     }
 }
 
-/// Milliseconds with microsecond resolution.
+/// Converts a duration to milliseconds with microsecond resolution.
 #[must_use]
 pub fn milliseconds(duration: Duration) -> f64 {
     let micros = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);

@@ -1,8 +1,8 @@
-//! Active health checks: each endpoint is asked at intervals whether it is healthy, whether
-//! or not requests come.
+//! Active health checks: each endpoint is asked at intervals whether it is healthy, whether or
+//! not requests come.
 //!
-//! They run beside the workers, on the control plane's runtime. A check opens a
-//! connection of its own, with the upstream's TLS and protocol.
+//! They run beside the workers, on the control plane's runtime. Each check opens a new
+//! connection with the upstream's TLS and protocol.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +51,7 @@ pub async fn check(upstream: Arc<Upstream>, index: usize, metrics: Arc<Metrics>)
         ticks.tick().await;
         let asked = tokio::time::timeout(check.timeout, ask(&upstream, index, &check)).await;
         let outcome = asked.unwrap_or(Err(CheckError::Late(check.timeout)));
-        // The gateway's own want of descriptors says nothing of the endpoint.
+        // If the gateway itself lacks descriptors, this says nothing about the endpoint.
         if matches!(
             &outcome,
             Err(CheckError::Connect(ConnectError::NoDescriptor))
@@ -75,17 +75,17 @@ pub async fn check(upstream: Arc<Upstream>, index: usize, metrics: Arc<Metrics>)
     }
 }
 
-/// Outcomes in a row.
+/// Consecutive outcomes of one endpoint's checks.
 #[derive(Debug, Default)]
 struct Streak {
     good: u32,
     bad: u32,
-    /// Nothing was decided yet: the very first outcome decides.
+    /// Whether an outcome has decided the health yet. The very first outcome decides it alone.
     decided: bool,
 }
 
 impl Streak {
-    /// What is known now, where the outcome decides it.
+    /// Counts an outcome. Returns the new health if this outcome decides it.
     fn count(&mut self, well: bool, check: &HealthCheck) -> Option<bool> {
         let (same, other, enough) = if well {
             (&mut self.good, &mut self.bad, check.healthy)

@@ -1,17 +1,17 @@
-//! The services behind the gateway: endpoints, which of them is next, and pooled
-//! connections. `proxy` decides what is sent.
+//! The services behind the gateway: selects endpoints and pools connections. `proxy` decides
+//! what is sent.
 //!
 //! On top:
 //!
 //! - `active_health`: asks each endpoint at intervals whether it is healthy
 //!
-//! Below, from top to bottom; a folder imports only from those after it:
+//! Below, from top to bottom; a module imports only from the modules below it:
 //!
 //! - `pool`: leases connections to requests and keeps them in between
 //! - `balance`: selects endpoints and remembers which of them fail
-//! - `connection`: opens one connection and moves HTTP on it
-//! - `limits`: how many connections and requests there may be
-//! - `config`: what an upstream is built from
+//! - `connection`: opens one connection and speaks HTTP on it
+//! - `limits`: limits on connections and requests
+//! - `config`: the configuration of an upstream
 
 pub mod active_health;
 pub mod balance;

@@ -1,4 +1,4 @@
-//! Logs what an operator should know of a configuration that comes into service.
+//! Logs facts about a configuration that comes into service which operators should know.
 
 use crate::snapshot::Snapshot;
 

@@ -1,4 +1,4 @@
-//! Loads the configuration: why, with which outcome, and when it is tried again.
+//! Loads the configuration, handles the outcome, and schedules further attempts.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,8 +11,8 @@ use crate::admin::{ReloadOutcome, ReloadWaiters};
 use crate::config::Loaded;
 use crate::file_stamp::FileStamp;
 
-/// Attempts at a load of the configuration during which material is put into service; then
-/// it is postponed.
+/// Maximum number of attempts at a load of the configuration during which material comes into
+/// service. Then the load is postponed.
 const MAX_ATTEMPTS: u32 = 5;
 /// The longest pause between attempts to load a configuration that was refused.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
@@ -35,7 +35,7 @@ impl Reloader {
         stamp: Option<FileStamp>,
     ) {
         if number != self.configuration.number {
-            // One that was left to its thread: another was loaded instead of it.
+            // The result of an abandoned load. A newer load was started in its place.
             self.configuration.left_behind = self.configuration.left_behind.saturating_sub(1);
             return;
         }
@@ -57,7 +57,8 @@ impl Reloader {
         };
         let is_behind = is_another && load.denied != denied.as_ref().map(|list| list.epoch());
         if load.material != self.material || is_behind {
-            // It was read before that material, or that denial, and must not undo it.
+            // The configuration was read before that change of material, or of the deny list,
+            // and must not undo it.
             self.configuration.attempts += 1;
             if self.configuration.attempts < MAX_ATTEMPTS {
                 let attempts = self.configuration.attempts;
@@ -79,13 +80,13 @@ impl Reloader {
         }
         self.running = Arc::new(loaded.running);
         let before = std::mem::replace(&mut self.units, UnitState::of(&self.running));
-        // What was about to be read may be newer than what this load has read.
+        // Units that were about to be read may have newer files than this load has read.
         for (key, unit) in &mut self.units {
             if before.get(key).is_some_and(UnitState::is_awaited) {
                 unit.want();
             }
         }
-        // Other files may have the same meaning now.
+        // The same names may stand for other files in the new configuration.
         self.watch.forget_stalled();
         self.suspending.clear();
         let configuration = &mut self.configuration;
@@ -131,7 +132,7 @@ impl Reloader {
         waiters.answer(&outcome);
     }
 
-    /// Tells those who wait for a load of the configuration that it hangs.
+    /// Tells the requesters of a load of the configuration that the load hangs.
     pub(super) fn report_hanging_load(&mut self) {
         let Some(load) = &mut self.configuration.loading else {
             return;

@@ -1,4 +1,4 @@
-//! `ConfigurationState`: how far loading the configuration has come.
+//! `ConfigurationState`: the progress of loading the configuration.
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +6,8 @@ use crate::admin::ReloadWaiters;
 use crate::config::Progress;
 use crate::file_stamp::FileStamp;
 
-/// How long a load of the configuration may wait for one file before those who requested it
-/// are told.
+/// How long a load of the configuration may wait for one file before the requesters of the load
+/// get an error.
 pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A load of the configuration in progress.
@@ -16,33 +16,33 @@ pub(super) struct ConfigurationLoad {
     pub(super) progress: Progress,
     pub(super) began: Instant,
     pub(super) waiters: ReloadWaiters,
-    /// How much material had come into service when it began.
+    /// The count of material that had come into service when the load began.
     pub(super) material: u64,
-    /// The state of the deny list then.
+    /// The state of the deny list when the load began.
     pub(super) denied: Option<u64>,
 }
 
 impl ConfigurationLoad {
-    /// Whether it waits for a file that hangs.
+    /// Whether the load waits for a file that hangs.
     pub(super) fn is_stalled(&self) -> bool {
         self.began.elapsed() >= STALL_TIMEOUT && self.progress.reading().is_some()
     }
 }
 
-/// How far loading the configuration has come.
+/// The progress of loading the configuration.
 #[derive(Default)]
 pub(super) struct ConfigurationState {
-    /// Counts those that came into service: what was loaded for one cannot be used for the
-    /// next.
+    /// Counts the configurations that came into service. Material that was loaded for one of
+    /// them cannot be used for the next.
     pub(super) count: u64,
-    /// Numbers the loads.
+    /// The number of the newest load.
     pub(super) number: u64,
     /// Loads that were left to their threads.
     pub(super) left_behind: u32,
-    /// The stamp of the configuration file when it was last loaded, well or not.
+    /// The stamp of the configuration file when it was last loaded, successfully or not.
     pub(super) stamp: Option<FileStamp>,
     pub(super) loading: Option<ConfigurationLoad>,
-    /// Why it is to be loaded next.
+    /// The reason for the next load; none if no load is wanted.
     pub(super) wanted: Option<&'static str>,
     pub(super) waiters: ReloadWaiters,
     pub(super) waiting_since: Option<Instant>,

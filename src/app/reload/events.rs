@@ -1,4 +1,5 @@
-//! What the task that reloads is told: changed files, loads that have ended, requests.
+//! `Event`: changed files, loads that have ended, and requests, which the reloading task
+//! handles.
 
 use tokio::sync::mpsc;
 
@@ -19,21 +20,21 @@ impl MaterialRequests {
     }
 }
 
-/// What the task is told.
+/// An event that the reloading task handles.
 #[derive(Debug)]
 pub(super) enum Event {
     /// A round of the file watch found something.
     Found(Found),
     /// A load has ended.
     Done(Box<Done>),
-    /// A unit is to be loaded.
+    /// A unit should be loaded.
     Requested(UnitKey),
 }
 
-/// How a load ended.
+/// The outcome of a load.
 #[derive(Debug)]
 pub(super) enum Done {
-    /// A snapshot with one change.
+    /// A snapshot with one change is ready.
     Proposed(Box<Proposal>),
     /// A unit cannot be used.
     Failed {
@@ -43,27 +44,28 @@ pub(super) enum Done {
     },
     /// A trust domain could not be suspended.
     NotSuspended(TrustDomain),
-    /// The configuration was loaded, or why not; and its file's stamp of before.
+    /// A load of the configuration has ended. `stamp` is that of the file before it was read.
     Configuration {
-        /// Which load it was.
+        /// The number of the load.
         number: u64,
         outcome: Result<Box<Loaded>, String>,
         stamp: Option<FileStamp>,
     },
 }
 
-/// What is in service, with one change.
+/// A snapshot like the one in service, with one change.
 #[derive(Debug)]
 pub(super) struct Proposal {
     pub(super) change: Change,
-    /// Which configuration it was made for.
+    /// The number of the configuration that the change was made for.
     pub(super) configuration: u64,
-    /// The generation that it was made from: it lacks what came into service later.
+    /// The generation that the snapshot was made from. Changes that came into service later are
+    /// missing in it.
     pub(super) based_on: u64,
     pub(super) snapshot: Snapshot,
 }
 
-/// One change of what is in service.
+/// A change of the snapshot in service.
 #[derive(Debug)]
 pub(super) enum Change {
     /// A unit of material was read.

@@ -1,9 +1,9 @@
-//! Watches files by taking their stamps at intervals, on threads of its own.
+//! Watches files by taking their stamps at intervals, on separate threads.
 //!
-//! A network mount that hangs blocks the thread that asks for a stamp, maybe for ever. So each
-//! round over all files runs on a thread that no task joins. If one file hangs, that thread
-//! is left behind, the file is not watched until the thread returns, and another thread goes
-//! on with all other files.
+//! A network mount that hangs blocks the thread that asks for a stamp, maybe for ever. Each
+//! round over all files therefore runs on a thread that no task joins. If one file hangs, that
+//! thread is left behind, the file is not watched until the thread returns, and another thread
+//! goes on with all other files.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use crate::trust::{DenyList, DenyListError};
 /// How long an item may take before it counts as stalled.
 const STALLED: Duration = Duration::from_millis(60);
 
-/// What is watched.
+/// The purpose of a watched file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Watched {
     /// The configuration file.
@@ -29,18 +29,18 @@ pub(super) enum Watched {
     DenyList,
 }
 
-/// One item of a round: one file.
+/// A file that a round checks.
 pub(super) enum Item {
     /// Takes the stamp of a file and compares it.
     Stamp(Watched, PathBuf, Option<FileStamp>),
-    /// Has the deny list read its file.
+    /// Lets the deny list read its file.
     DenyList(Arc<DenyList>),
 }
 
-/// What an item is about.
+/// The file of an item, and its purpose.
 type Subject = (Watched, PathBuf);
 
-/// What a round found.
+/// The findings of a round.
 #[derive(Debug)]
 pub(super) enum Found {
     /// Files have changed.
@@ -49,7 +49,7 @@ pub(super) enum Found {
     DenyList(Arc<DenyList>, Result<bool, DenyListError>),
 }
 
-/// Passes on what was found; called on the thread of a round.
+/// Passes on the findings of a round. Called on the round's thread.
 pub(super) type Tell = Arc<dyn Fn(Found) + Send + Sync>;
 
 /// Runs rounds one after the other.
@@ -74,7 +74,7 @@ struct RoundState {
     /// Whether items are left, or one is being worked on.
     busy: AtomicBool,
     abandoned: AtomicBool,
-    /// What is left of the round.
+    /// The items of the round that are still to be done.
     left: Mutex<VecDeque<Item>>,
 }
 
@@ -84,11 +84,11 @@ struct Current {
     since: Instant,
 }
 
-/// An item that does not return.
+/// An item whose thread has not returned.
 pub(super) struct Stalled {
-    /// Since when.
+    /// When the item was started.
     pub(super) since: Instant,
-    /// Says when its thread has returned.
+    /// Shows whether the item's thread has returned.
     state: Arc<RoundState>,
 }
 
@@ -111,13 +111,13 @@ impl FileWatch {
         }
     }
 
-    /// The items that do not return, by what they are about.
+    /// Returns the items whose threads have not returned, by file and purpose.
     pub(super) const fn stalled(&self) -> &HashMap<Subject, Stalled> {
         &self.stalled
     }
 
-    /// Watches what is stalled again: it may be about other files by now. Threads that
-    /// have not returned are left behind.
+    /// Watches stalled files again, because the names may stand for other files now. Threads
+    /// that have not returned are left behind.
     pub(super) fn forget_stalled(&mut self) {
         self.stalled.clear();
     }
@@ -134,8 +134,8 @@ impl FileWatch {
             .is_some_and(|round| round.state.busy.load(Ordering::Acquire))
     }
 
-    /// Begins a round over these items, without those that are stalled. A round in
-    /// progress continues instead.
+    /// Begins a round over these items, without stalled ones. If a round is in progress, it
+    /// continues instead.
     pub(super) fn begin(&mut self, items: impl IntoIterator<Item = Item>) {
         self.look_after();
         if self.is_busy() {
@@ -148,8 +148,8 @@ impl FileWatch {
         self.hand_over(items);
     }
 
-    /// Leaves an item that does not return to its thread, and notices those that have
-    /// returned. To be called at intervals.
+    /// Leaves an item that hangs to its thread, and notices items whose threads have returned.
+    /// To be called at intervals.
     pub(super) fn look_after(&mut self) {
         self.stalled
             .retain(|_, stalled| stalled.state.busy.load(Ordering::Acquire));
@@ -161,14 +161,14 @@ impl FileWatch {
         let Some(round) = self.round.take() else {
             return;
         };
-        // First the items, so that the thread finds none when it returns.
+        // The items are taken first, so that the thread finds none when it returns.
         let left = std::mem::take(&mut *lock(&round.state.left));
         round.state.abandoned.store(true, Ordering::Release);
         let stalled = Stalled {
             since: current.since,
             state: round.state,
         };
-        // Other files of the same place most likely hang too: all others first.
+        // Other files of the same folder most likely hang too: all others come first.
         let folder = current.subject.1.parent();
         let is_near = |item: &Item| item.subject().1.parent() == folder;
         let (near, far): (Vec<Item>, Vec<Item>) = left.into_iter().partition(is_near);
@@ -188,7 +188,7 @@ impl FileWatch {
         let Some(round) = &self.round else { return };
         round.state.busy.store(true, Ordering::Release);
         if round.items.send(items).is_err() {
-            // The thread is gone, which only a panic brings about.
+            // The thread is gone, which only a panic can cause.
             self.round = None;
         }
     }
@@ -217,7 +217,7 @@ impl Round {
     }
 }
 
-/// Ends a round, also if a panic ends it.
+/// Ends a round when dropped, also if there is a panic.
 struct RoundOver<'a>(&'a AtomicBool);
 
 impl Drop for RoundOver<'_> {
@@ -229,7 +229,7 @@ impl Drop for RoundOver<'_> {
 impl RoundState {
     fn work(&self, tell: &Tell) {
         loop {
-            // One lock after the other: `look_after` takes both in turn.
+            // One lock after the other, because `look_after` takes both in turn.
             let Some(item) = lock(&self.left).pop_front() else {
                 return;
             };

@@ -1,4 +1,4 @@
-//! What new trust material means for callers that were seen lately, by the chains
+//! Reports how new trust material affects callers that were seen recently, based on the chains
 //! that were kept of them.
 
 use std::path::Path;
@@ -14,11 +14,11 @@ use crate::reason::ReasonCode;
 use crate::snapshot::Snapshot;
 use crate::telemetry::chains::{self, KeptChain};
 
-/// How long ago a caller was seen lately.
+/// How long ago a recent caller was seen at most.
 const LATELY: Duration = Duration::from_secs(7 * 86_400);
-/// Most chains that are looked at after a reload.
+/// Maximum number of chains that are checked after a reload.
 const MAX_CHAINS: usize = 2_000;
-/// Most callers that the log names.
+/// Maximum number of callers that the log names.
 const NAMED: usize = 20;
 
 /// A caller that would be refused.
@@ -26,28 +26,28 @@ const NAMED: usize = 20;
 pub struct WouldRefuse {
     /// The kept chain.
     pub chain: String,
-    /// The names of its leaf.
+    /// The names in the chain's leaf.
     pub names: String,
     /// Serial number of the leaf, lower-case hexadecimal.
     pub serial: String,
-    /// The TLS server name of its handshake.
+    /// The TLS server name of the caller's handshake.
     pub server_name: Option<String>,
-    /// When it was last seen, RFC 3339.
+    /// When the caller was last seen, RFC 3339.
     pub last_seen: String,
-    /// Why.
+    /// The reason why the caller would be refused.
     pub reason: ReasonCode,
-    /// What exactly.
+    /// Details of the reason.
     pub detail: String,
 }
 
 /// The decision of a snapshot about one caller.
 #[derive(Debug)]
 pub enum Outlook {
-    /// It is let in.
+    /// The caller is admitted.
     Admitted,
-    /// Its own certificate has expired meanwhile: no change of trust is the cause.
+    /// The caller's own certificate has expired since then: no change of trust is the cause.
     Expired,
-    /// It is refused.
+    /// The caller is refused.
     Refused(Box<WouldRefuse>),
 }
 
@@ -94,8 +94,7 @@ pub fn outlook(snapshot: &Snapshot, kept: &KeptChain) -> Outlook {
     }
 }
 
-/// Says in the log which callers seen lately are refused from now on, and were
-/// not before.
+/// Logs which callers that were seen recently are refused from now on, and were not before.
 pub(super) fn report(directory: &Path, before: &Snapshot, after: &Snapshot) {
     if before.server_names.revisions() == after.server_names.revisions() {
         return;

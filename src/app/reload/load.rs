@@ -1,4 +1,4 @@
-//! `Loader`: loads on threads of their own. A thread that hangs in a file system delays
+//! `Loader`: runs each load on a separate thread. A thread that hangs in a file system delays
 //! neither the others nor the end of the process: no task joins it.
 
 use std::io;
@@ -14,10 +14,11 @@ use crate::config::{self, Progress, Running, UnitError, UnitKey};
 use crate::file_stamp::FileStamp;
 use crate::snapshot::{Settings, Snapshot};
 
-/// How long a file must have stayed the same before it is read, so that one that is
-/// being written is not taken for a whole one.
+/// How long a file must have been unchanged before it is read, so that a half-written file is
+/// not taken for a complete one.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Files that never settle are read all the same: nothing delays a revocation.
+/// Maximum number of waits for files to settle. Then they are read nevertheless, because
+/// nothing must delay a revocation.
 const MAX_SETTLING: u32 = 5;
 
 /// A unit to be read.
@@ -66,7 +67,7 @@ impl Loader {
         Ok(progress)
     }
 
-    /// Builds a snapshot of units that were read; `running` has the change already.
+    /// Builds a snapshot of units that were read. `running` already contains the change.
     pub(super) fn assemble(
         &self,
         change: Change,
@@ -93,14 +94,14 @@ impl Loader {
                     configuration,
                     error: UnitError::panicked(&panic),
                 },
-                // Tried again: the files still cannot be read.
+                // Will be tried again, because the files still cannot be read.
                 (_, Change::Suspension { domain, .. }) => Done::NotSuspended(domain),
             }
         })
     }
 
-    /// Loads the configuration once its file has settled, and checks that it can take
-    /// the place of the one in service.
+    /// Loads the configuration once its file has not changed for a while, and checks that it
+    /// can replace the one in service.
     pub(super) fn configuration(
         &self,
         number: u64,
@@ -114,7 +115,8 @@ impl Loader {
             let file = running.path().to_owned();
             let look = || reading.during(&file, || FileStamp::at(&file));
             settle(look);
-            // Before it is read, so that a change meanwhile is noticed afterwards.
+            // Taken before the file is read, so that a change during the load is noticed
+            // afterwards.
             let stamp = look();
             let loaded = without_panic(|| {
                 let loaded = config::load_after(&running, &previous, &reading).map_err(summary)?;
@@ -156,7 +158,7 @@ fn settle<T: PartialEq>(look: impl Fn() -> T) {
     }
 }
 
-/// What is wrong and where, without the lines of the file themselves: those may name
+/// Describes errors and their places, without lines of the file, because those may name
 /// callers.
 fn summary(errors: config::ConfigErrors) -> String {
     tracing::debug!("the configuration cannot be loaded:\n{errors}");

@@ -12,15 +12,15 @@ use crate::trust::{DenyList, DenyListError};
 
 /// The subject of problems with the deny list's file.
 const DENY_LIST: &str = "deny list";
-/// The subject of the problem that no thread watches files.
+/// The subject of the problem that the system refuses a thread for watching files.
 const WATCH: &str = "file watch";
 /// How often the files of a trust domain that is suspended are read again.
 const SUSPENDED_RETRY: Duration = Duration::from_millis(500);
-/// A load that takes longer than this is said to be stalled.
+/// A load that takes longer than this is reported as stalled.
 const SLOW_LOAD: Duration = Duration::from_secs(2);
 
 impl Reloader {
-    /// Reports what is wrong with a unit, or that nothing is any more.
+    /// Reports the problem of a unit, or clears it if there is none any more.
     pub(super) fn report_unit(&mut self, key: &UnitKey) {
         let Some(unit) = self.units.get(key) else {
             return;
@@ -49,7 +49,7 @@ impl Reloader {
         }
     }
 
-    /// Says why the configuration is not the one on disk.
+    /// Reports why the configuration in service is not the one on disk.
     pub(super) fn report_refusal(&self, why: &str) {
         let detail = format!(
             "the configuration in service stays, and revocations take effect as before: {why}"
@@ -66,11 +66,11 @@ impl Reloader {
         )
     }
 
-    /// A configuration came into service: problems of the one before are over.
+    /// Clears the problems of the previous configuration, because a new one came into service.
     pub(super) fn clear_problems_of_before(&self) {
         let readiness = &self.parts.readiness;
         readiness.clear(ProblemCode::ConfigurationRefused, "");
-        // The deny list may be in trouble as before.
+        // Except for the deny list, whose problems may continue.
         readiness.clear_others(ProblemCode::MaterialUnreadable, |subject| {
             subject == DENY_LIST
         });
@@ -81,7 +81,7 @@ impl Reloader {
         let readiness = &self.parts.readiness;
         let mut subjects = Vec::new();
         let mut raise = |subject: String, detail: String, command: Option<String>| {
-            // Watching and reading the same file may stall side by side.
+            // Watching and reading of the same file may both stall.
             if subjects.contains(&subject) {
                 return;
             }
@@ -100,7 +100,7 @@ impl Reloader {
                 Watched::Unit(key) => key.to_string(),
                 Watched::DenyList => DENY_LIST.to_owned(),
             };
-            // A slow disk now and then is no problem.
+            // A disk that is slow now and then is no problem.
             if stalled.since.elapsed() < SLOW_LOAD / 2 {
                 continue;
             }
@@ -147,7 +147,7 @@ impl Reloader {
         });
     }
 
-    /// Takes notice of what became of reading the deny list.
+    /// Handles the outcome of reading the deny list.
     pub(super) fn deny_list_read(&self, list: &DenyList, outcome: Result<bool, DenyListError>) {
         let readiness = &self.parts.readiness;
         let unsaved = list.unsaved_count();
@@ -178,7 +178,7 @@ impl Reloader {
                 let detail = format!("the deny list stays in force as it was: {error}");
                 let problem = Problem::new(ProblemCode::MaterialUnreadable, &detail)
                     .command("countersign deny list");
-                // One that cannot be read is looked at again and again.
+                // A deny list that cannot be read is tried again and again.
                 if readiness.raise(DENY_LIST, problem) {
                     tracing::error!("{detail}");
                 }
@@ -186,9 +186,8 @@ impl Reloader {
         }
     }
 
-    /// Lets the lists of a trust domain count no longer if the system has failed to read
-    /// its files for longer than the domain allows. Those that count no longer are read
-    /// again and again.
+    /// Suspends the CRLs of a trust domain if the system has failed to read its files for
+    /// longer than the domain allows. The files of a suspended domain are read again and again.
     pub(super) fn suspend_unread(&mut self) {
         let stalled: Vec<UnitKey> = self
             .watch
@@ -206,7 +205,7 @@ impl Reloader {
             .map(UnitKey::trust_domain)
             .collect();
         for key in stalled.iter().chain(&suspended) {
-            // A file that hangs is noticed when it is read.
+            // A file that hangs is noticed when the unit is read.
             if let Some(unit) = self.units.get_mut(key) {
                 unit.want_within(SUSPENDED_RETRY);
             }

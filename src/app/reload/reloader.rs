@@ -19,7 +19,7 @@ use crate::identity::TrustDomain;
 use crate::snapshot::{Settings, Snapshot};
 use crate::telemetry::metrics::Metrics;
 
-/// What the task shares with the rest of the process.
+/// The values that the reloading task shares with the rest of the process.
 pub(in crate::app) struct ReloadParts {
     pub(in crate::app) settings: Settings,
     pub(in crate::app) running: Running,
@@ -39,11 +39,11 @@ pub(in crate::app) struct Reloader {
     pub(super) requests: MaterialRequests,
     pub(super) units: BTreeMap<UnitKey, UnitState>,
     pub(super) configuration: ConfigurationState,
-    /// Counts the snapshots that a load of material put into service.
+    /// Counts the snapshots that came into service by a load of material.
     pub(super) material: u64,
     /// Trust domains that are about to be suspended.
     pub(super) suspending: BTreeSet<TrustDomain>,
-    /// Whether a preview of a change is being made.
+    /// Whether a preview of a change is being computed.
     pub(super) previewing: Arc<AtomicBool>,
 }
 
@@ -74,7 +74,7 @@ impl Reloader {
         }
     }
 
-    /// The way to ask for loads of material.
+    /// Returns a handle that requests loads of material.
     pub(in crate::app) fn material_requests(&self) -> MaterialRequests {
         self.requests.clone()
     }
@@ -93,7 +93,7 @@ impl Reloader {
         {
             let (directory, after) = (directory.clone(), self.parts.snapshot.load_full());
             let previewing = Arc::clone(&self.previewing);
-            // No task waits for the preview, and there is one at a time.
+            // No task waits for the preview, and only one runs at a time.
             let started = std::thread::Builder::new()
                 .name("impact".to_owned())
                 .spawn(move || {

@@ -1,16 +1,15 @@
-//! Whether a configuration can take the place of the one in service without a
-//! restart.
+//! Checks whether a configuration can replace the one in service without a restart.
 
 use crate::clock;
 use crate::config::{Loaded, Progress};
 use crate::snapshot::{Settings, Snapshot};
 use crate::trust::DenyList;
 
-/// Checks what needs a restart, and that no denial is lost. Makes the deny list's file
-/// if there is none.
+/// Checks that nothing in the new configuration needs a restart, and that no denial is lost.
+/// Creates the deny list's file if there is none.
 ///
 /// # Errors
-/// Why it cannot.
+/// The reason why the configuration cannot be used without a restart.
 pub(super) fn check_replaces(
     settings: &Settings,
     previous: &Snapshot,
@@ -33,7 +32,7 @@ pub(super) fn check_replaces(
         loaded.snapshot.deny_list.as_deref(),
     )?;
     if let Some(list) = &loaded.snapshot.deny_list
-        // The one in service is followed by itself.
+        // A list that stays in service watches its own file.
         && previous.deny_list.as_ref().is_none_or(|before| before.path() != list.path())
     {
         progress
@@ -43,8 +42,8 @@ pub(super) fn check_replaces(
     Ok(())
 }
 
-/// Refuses to put an empty deny list in the place of one with entries because its
-/// file is not there: most likely it was moved or its name is wrong.
+/// Refuses to replace a deny list that has entries by an empty one because its file does not
+/// exist: most likely the file was moved, or its name is wrong.
 fn keeps_denials(before: Option<&DenyList>, after: Option<&DenyList>) -> Result<(), String> {
     let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
     let denied = before.map_or(0, |list| list.list(now).len());

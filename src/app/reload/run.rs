@@ -1,5 +1,5 @@
-//! The loop of the task that reloads: handles events, starts loads, and puts what they have
-//! loaded into service.
+//! The loop of the reloading task: handles events, starts loads, and puts the results into
+//! service.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::descriptors;
 const WATCH_INTERVAL: Duration = Duration::from_millis(150);
 /// How often rounds and loads that have not ended are checked.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// How many loads of the configuration may be left to their threads because a file hangs.
+/// Maximum number of configuration loads that are left to their threads because a file hangs.
 const MAX_LEFT_BEHIND: u32 = 8;
 
 impl Reloader {
@@ -32,7 +32,7 @@ impl Reloader {
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                // Results come before requests.
+                // Results are handled before requests.
                 biased;
                 event = self.events.recv() => match event {
                     Some(event) => self.handle(event),
@@ -54,7 +54,7 @@ impl Reloader {
                 }
             }
             Event::Found(Found::DenyList(list, outcome)) => {
-                // The list in service may be another one by now.
+                // The list in service may have been replaced since then.
                 let denied = self.parts.snapshot.load().deny_list.clone();
                 if denied.is_some_and(|denied| Arc::ptr_eq(&denied, &list)) {
                     self.deny_list_read(&list, outcome);
@@ -123,8 +123,8 @@ impl Reloader {
         self.report_hanging_load();
     }
 
-    /// Starts what is due. Material first: a configuration is held back while units
-    /// are loaded, unless one of them takes long.
+    /// Starts loads that are due, material first. A load of the configuration is postponed
+    /// while units are loaded, unless one of them takes long.
     fn start_loads(&mut self) {
         let now = Instant::now();
         let mut without_thread = Vec::new();
@@ -139,7 +139,7 @@ impl Reloader {
                 };
                 match self.loader.unit(job) {
                     Ok(progress) => unit.begin(progress),
-                    // No thread: the system is short of something.
+                    // The system refuses a thread, because it is short of a resource.
                     Err(error) => {
                         unit.failed(&UnitError::system(&error));
                         without_thread.push(key.clone());
@@ -160,8 +160,8 @@ impl Reloader {
             && load.is_stalled()
             && state.left_behind < MAX_LEFT_BEHIND
         {
-            // A file system that hangs must not keep out a configuration that
-            // names other files.
+            // A file system that hangs must not prevent loading a configuration that names
+            // other files.
             state.left_behind += 1;
             state.loading = None;
         }
@@ -212,7 +212,8 @@ impl Reloader {
             if let Change::Suspension { domain, .. } = &change {
                 self.suspending.remove(domain);
             }
-            // Made for another configuration. The units of this one were read anew.
+            // The change was made for another configuration. The units of the present one were
+            // read again.
             return;
         }
         if let Change::Suspension { domain, .. } = &change
@@ -225,7 +226,8 @@ impl Reloader {
             && loaded.is_unchanged
             && !self.running.is_suspended_unit(key)
         {
-            // Read again with the same outcome, as a part that cannot be used is.
+            // The unit was read again and has not changed. Units with a part that cannot be
+            // used are read regularly.
             if let Some(unit) = self.units.get_mut(key) {
                 unit.loaded(loaded);
             }
@@ -233,7 +235,7 @@ impl Reloader {
             return;
         }
         if based_on != self.parts.snapshot.load().generation {
-            // Something else came into service meanwhile: the two go together. Nothing
+            // Another change came into service in the meantime: the two are combined. Nothing
             // is read again.
             self.assemble(change);
             return;
@@ -274,7 +276,7 @@ impl Reloader {
         self.material += 1;
     }
 
-    /// Builds the snapshot in service anew with a change.
+    /// Builds the snapshot in service again, with a change.
     pub(super) fn assemble(&mut self, change: Change) {
         let mut running = (*self.running).clone();
         change.apply(&mut running);

@@ -1,4 +1,4 @@
-//! Where loading one unit of material stands.
+//! `UnitState`: the progress of loading one unit of material.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,22 +9,22 @@ use crate::clock;
 use crate::config::{LoadedUnit, Progress, Running, UnitError, UnitKey};
 use crate::file_stamp::FileStamps;
 
-/// How soon it is tried again after the system failed to read a file, and while a
-/// file may still be being written.
+/// How soon a unit is tried again after the system failed to read a file, and while a file may
+/// still be being written.
 const RETRY_SOON: Duration = Duration::from_millis(100);
-/// How soon it is tried again when that has gone on for a while.
+/// How soon a unit is tried again if the system has failed for a while.
 const RETRY_SYSTEM: Duration = Duration::from_millis(400);
-/// How soon a file that can be read and not be used is tried again. It is also tried
-/// when it changes.
+/// How soon a file that can be read but not used is tried again. It is also tried when it
+/// changes.
 const RETRY_LATER: Duration = Duration::from_secs(10);
-/// For so long a file that cannot be used may be one that is being written: nothing
-/// is said of it yet.
+/// How long a file that cannot be used may be one that is still being written. No problem is
+/// reported during this time.
 const WRITING: Duration = Duration::from_millis(700);
 
-/// A unit of material.
+/// The state of a unit of material.
 #[derive(Debug)]
 pub(super) struct UnitState {
-    /// Its files as they were before they were last read, well or not.
+    /// The stamps of the unit's files before they were last read, successfully or not.
     stamps: Arc<FileStamps>,
     loading: Option<Loading>,
     wanted: bool,
@@ -39,18 +39,18 @@ struct Loading {
     since: Instant,
 }
 
-/// Why a unit is not what its files say.
+/// The problem because of which a unit in service differs from its files.
 #[derive(Debug)]
 pub(super) struct Trouble {
-    /// What is wrong.
+    /// A description of the problem.
     pub(super) detail: String,
     since: Instant,
-    /// Since when the system has failed to read it, in seconds since the Unix epoch.
+    /// Since when the system has failed to read the unit, in seconds since the Unix epoch.
     pub(super) system_failure_since: Option<(Instant, i64)>,
 }
 
 impl UnitState {
-    /// The units of a configuration that has just been loaded.
+    /// Creates the states of the units of a configuration that has just been loaded.
     pub(super) fn of(running: &Running) -> BTreeMap<UnitKey, Self> {
         let unit = |(key, stamps): (&UnitKey, &FileStamps)| {
             let state = Self {
@@ -65,23 +65,23 @@ impl UnitState {
         running.units().map(unit).collect()
     }
 
-    /// The stamps to compare, unless it is being read or about to be.
+    /// Returns the stamps to compare, unless the unit is being read or about to be.
     pub(super) fn watched(&self) -> Option<Arc<FileStamps>> {
         let is_idle = self.loading.is_none() && !self.wanted;
         is_idle.then(|| Arc::clone(&self.stamps))
     }
 
-    /// It is to be read again.
+    /// Requests that the unit is read again.
     pub(super) const fn want(&mut self) {
         self.wanted = true;
     }
 
-    /// Whether it is to be read now.
+    /// Whether the unit should be read now.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.loading.is_none() && (self.wanted || self.retry_at.is_some_and(|at| at <= now))
     }
 
-    /// It is being read from now on.
+    /// Notes that the unit is being read from now on.
     pub(super) fn begin(&mut self, progress: Progress) {
         self.wanted = false;
         self.retry_at = None;
@@ -91,31 +91,31 @@ impl UnitState {
         });
     }
 
-    /// Whether it is being read, or about to be.
+    /// Whether the unit is being read, or about to be.
     pub(super) const fn is_awaited(&self) -> bool {
         self.loading.is_some() || self.wanted
     }
 
-    /// It is to be read again soon, unless that is planned already.
+    /// Schedules another read of the unit soon, unless one is already planned.
     pub(super) fn want_within(&mut self, pause: Duration) {
         if self.retry_at.is_none() && !self.is_awaited() {
             self.retry_at = Some(Instant::now() + pause);
         }
     }
 
-    /// Whether it is being read, and has not been for long.
+    /// Whether the unit is being read, for less than `time`.
     pub(super) fn is_loading_for_less_than(&self, time: Duration) -> bool {
         let loading = self.loading.as_ref();
         loading.is_some_and(|loading| loading.since.elapsed() < time)
     }
 
-    /// The file that is being read, and since when its unit is.
+    /// Returns the file that is being read, and when the read of its unit began.
     pub(super) fn reading(&self) -> Option<(std::path::PathBuf, Instant)> {
         let loading = self.loading.as_ref()?;
         Some((loading.progress.reading()?, loading.since))
     }
 
-    /// It was read and is in service.
+    /// Notes that the unit was read and is in service.
     pub(super) fn loaded(&mut self, loaded: &LoadedUnit) {
         self.loading = None;
         self.stamps = Arc::new(loaded.stamps().clone());
@@ -126,10 +126,10 @@ impl UnitState {
         }
     }
 
-    /// It cannot be used: the last good one stays.
+    /// Notes that the unit cannot be used. The last good one stays in service.
     pub(super) fn failed(&mut self, error: &UnitError) {
         self.loading = None;
-        // Those of before too: the files of a pattern may be back.
+        // Keeps the earlier files too: a file that a pattern matched may come back.
         let mut stamps = (*self.stamps).clone();
         stamps.extend(error.stamps.clone());
         self.stamps = Arc::new(stamps);
@@ -155,19 +155,19 @@ impl UnitState {
         });
     }
 
-    /// What is wrong with it, once it is clear that the file is not just being written.
+    /// Returns the unit's problem, once it is clear that the file is not just being written.
     pub(super) fn trouble(&self) -> Option<&Trouble> {
         self.trouble.as_ref().filter(|trouble| {
             trouble.system_failure_since.is_some() || trouble.since.elapsed() >= WRITING
         })
     }
 
-    /// Whether something is wrong with it, or may be.
+    /// Whether the unit has, or may have, a problem.
     pub(super) const fn is_in_trouble(&self) -> bool {
         self.trouble.is_some()
     }
 
-    /// Since when the system has failed to read it.
+    /// Returns since when the system has failed to read the unit.
     pub(super) fn unread_since(&self) -> Option<(Instant, i64)> {
         self.trouble.as_ref()?.system_failure_since
     }
@@ -178,7 +178,7 @@ fn unix_now() -> i64 {
 }
 
 impl UnitError {
-    /// The system has no thread to read it.
+    /// Creates the error for a unit that cannot be read because the system refuses a thread.
     pub(super) fn system(error: &io::Error) -> Self {
         Self {
             errors: vec![format!("it cannot be read now: {error}")],

@@ -1,5 +1,5 @@
-//! `countersign check --against AUDIT_LOG`: which callers of a log the
-//! configuration would refuse.
+//! `countersign check --against AUDIT_LOG`: lists the callers of a log that the configuration
+//! would refuse.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -34,7 +34,7 @@ pub(super) struct Preview {
     log: String,
     callers: usize,
     expired: usize,
-    /// Their chains are not kept (any longer).
+    /// Callers whose chains are not kept, or not any longer.
     unknown: usize,
     refused: Vec<WouldRefuse>,
 }
@@ -89,7 +89,7 @@ pub(super) fn preview(log: &Path, loaded: &Loaded) -> Result<Preview, CliError> 
     Ok(preview)
 }
 
-/// Every line of a file, without its end; longer ones are cut.
+/// Calls a function with every line of a file, without its end; longer lines are cut.
 pub(in crate::cli) fn for_each_line(
     log: &Path,
     mut each: impl FnMut(&[u8]),

@@ -1,5 +1,5 @@
-//! `countersign check`: loads a configuration with everything it names, without
-//! serving, and reports what was found.
+//! `countersign check`: loads a configuration with everything it names, without serving, and
+//! reports errors and warnings.
 //!
 //! - `against`: decides about the callers of an audit log
 
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<Exit, CliError> {
     })
 }
 
-/// All errors, formatted for the terminal.
+/// Formats all errors for the terminal.
 pub(super) fn refusal(errors: &ConfigErrors) -> CliError {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     CliError::usage(errors.render(io::stderr().is_terminal() && !plain))
@@ -168,7 +168,7 @@ fn report(path: &Path, loaded: &Loaded, inventory: &Inventory) -> String {
     text
 }
 
-/// The descriptors that a gateway with the limits of this shell would have.
+/// Returns the descriptors that a gateway with the limits of this shell would have.
 fn descriptors_here(loaded: &Loaded) -> DescriptorPlan {
     DescriptorPlan::divide(raise_limit(), app::worker_count(&loaded.settings))
 }

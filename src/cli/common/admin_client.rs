@@ -30,18 +30,18 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Most bytes of a response.
 const MAX_RESPONSE: usize = 16 << 20;
 
-/// Where a gateway serves operators.
+/// The endpoint at which a gateway serves operators.
 #[derive(Debug)]
 pub(in crate::cli) enum AdminEndpoint {
-    /// Its private socket.
+    /// The gateway's private socket.
     Socket(PathBuf),
-    /// Its `[admin]` listener on loopback, as host and port; for reading only.
+    /// The gateway's `[admin]` listener on loopback, as host and port; for reading only.
     Listener(Authority),
-    /// Its `[admin]` listener for operators with certificates.
+    /// The gateway's `[admin]` listener for operators with certificates.
     Operators {
         /// Host and port.
         authority: Authority,
-        /// The roots of its certificate, and the operator's certificate.
+        /// The roots of the gateway's certificate, and the operator's certificate.
         tls: Arc<ClientConfig>,
     },
 }
@@ -51,14 +51,14 @@ pub(in crate::cli) enum AdminEndpoint {
 pub(in crate::cli) struct Credential<'a> {
     /// The certificate, then its intermediates.
     pub(in crate::cli) cert: &'a Path,
-    /// Its private key.
+    /// The certificate's private key.
     pub(in crate::cli) key: &'a Path,
     /// The roots of the gateway's certificate.
     pub(in crate::cli) cacert: &'a Path,
 }
 
 impl AdminEndpoint {
-    /// A path, or an `http` or `https` URL without a path; `https` needs credentials.
+    /// Parses a path, or an `http` or `https` URL without a path; `https` needs credentials.
     pub(in crate::cli) fn parse(
         text: &str,
         credential: Option<Credential<'_>>,
@@ -81,7 +81,7 @@ impl AdminEndpoint {
     }
 }
 
-/// Host and port of a URL without its scheme.
+/// Returns host and port of a URL. `rest` is the URL without its scheme.
 fn authority(text: &str, rest: &str) -> Result<Authority, CliError> {
     match rest.trim_end_matches('/').parse::<Authority>() {
         Ok(authority) if authority.port().is_some() => Ok(authority),
@@ -169,11 +169,11 @@ async fn connect(endpoint: &AdminEndpoint, authority: &Authority) -> Result<TcpS
         .map_err(|error| CliError::failed(format_args!("{endpoint}: {error}")))
 }
 
-/// A refusal by TLS means "no".
+/// Creates the error for a request without response. A refusal by TLS means "no".
 fn no_response(endpoint: &AdminEndpoint, error: &(dyn std::error::Error + 'static)) -> CliError {
     let mut causes = std::iter::successors(Some(error), |error| {
         match error.downcast_ref::<io::Error>() {
-            // Its own source is that of what is inside.
+            // The source of the outer error is the source of the inner one.
             Some(outer) => outer
                 .get_ref()
                 .map(|inner| inner as &(dyn std::error::Error + 'static)),
@@ -195,7 +195,7 @@ fn no_response(endpoint: &AdminEndpoint, error: &(dyn std::error::Error + 'stati
     }
 }
 
-/// An error with its causes.
+/// Formats an error with its causes.
 fn whole(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -240,7 +240,7 @@ async fn converse(
         .to_bytes();
     let document: Value = serde_json::from_slice(&body).map_err(|error| broken(&error))?;
     match parts.headers.get("countersign-reason") {
-        // The peer is no operator, whatever was requested.
+        // The peer is not an operator, whatever was requested.
         Some(reason) => {
             let detail = document.get("detail").and_then(Value::as_str);
             Err(CliError::no(format_args!(
@@ -295,12 +295,12 @@ pub(in crate::cli) fn ask(
     })
 }
 
-/// A member that is text; empty if it is absent.
+/// Returns a member that is text; empty if it is absent.
 pub(in crate::cli) fn text<'v>(document: &'v Value, key: &str) -> &'v str {
     document.get(key).and_then(Value::as_str).unwrap_or("")
 }
 
-/// A value for a person, safe on a terminal.
+/// Formats a value for people, safe on a terminal.
 pub(in crate::cli) fn shown(document: &Value, key: &str) -> String {
     match document.get(key) {
         None | Some(Value::Null) => "none".to_owned(),
@@ -309,7 +309,7 @@ pub(in crate::cli) fn shown(document: &Value, key: &str) -> String {
     }
 }
 
-/// The items of a member that is a list.
+/// Returns the items of a member that is a list.
 pub(in crate::cli) fn items<'v>(document: &'v Value, key: &str) -> impl Iterator<Item = &'v Value> {
     document
         .get(key)

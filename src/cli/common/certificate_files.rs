@@ -1,4 +1,5 @@
-//! Certificates and private keys as commands are given them: PEM or DER, a file or `-`.
+//! Reads certificates and private keys that are arguments of commands: PEM or DER, a file or
+//! `-`.
 
 use std::path::Path;
 
@@ -12,20 +13,21 @@ use crate::pem::{self, PemError};
 /// Most bytes of a file with certificates.
 const MAX_FILE: u64 = 1 << 20;
 
-/// The certificates of a file that holds nothing else, in its order; at least one.
+/// Reads the certificates of a file that contains nothing else, in its order; at least one.
 pub(in crate::cli) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CliError> {
     read_certificates(path, MAX_FILE, pem::certificates)
 }
 
-/// The certificates of a file that may hold their private key too, in its order;
-/// at least one.
+/// Reads the certificates of a file that may also contain their private key, in its order; at
+/// least one.
 pub(in crate::cli) fn certificates_beside_key(
     path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, CliError> {
     read_certificates(path, MAX_FILE, pem::certificates_beside_key)
 }
 
-/// Reads certificates by `in_pem`, or one in DER, of a file of at most `max` bytes.
+/// Reads a file of at most `max` bytes, with certificates that `in_pem` parses, or with one in
+/// DER.
 pub(in crate::cli) fn read_certificates(
     path: &Path,
     max: u64,
@@ -38,13 +40,13 @@ pub(in crate::cli) fn read_certificates(
     in_pem(&content).map_err(|error| damaged(path, &error))
 }
 
-/// A private key without passphrase, of a file that may hold its certificates too.
+/// Reads a private key without passphrase from a file that may also contain its certificates.
 pub(in crate::cli) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CliError> {
     pem::private_key(&Zeroizing::new(input::read(path, MAX_FILE)?))
         .map_err(|error| damaged(path, &error))
 }
 
-/// Names the file, the line and the remedy of a PEM error.
+/// Formats a PEM error with the file, the line and the remedy.
 pub(in crate::cli) fn damaged(path: &Path, error: &PemError) -> CliError {
     let file = input::name(path);
     CliError::usage(format!("{}; {}", error.in_file(file), error.remedy()))

@@ -13,11 +13,11 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long reading one file may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a configuration is not loaded.
+/// The reason why a configuration is not loaded.
 pub(in crate::cli) enum LoadError {
-    /// Everything that is wrong with it.
+    /// All errors in the configuration.
     Refused(ConfigErrors),
-    /// Reading a file hangs, or the system is short of something.
+    /// Reading a file hangs, or the system lacks a resource.
     NotRead(CliError),
 }
 
@@ -33,7 +33,7 @@ impl From<LoadError> for CliError {
 /// Loads a configuration with everything it names.
 ///
 /// # Errors
-/// When something is wrong with it, or reading a file hangs.
+/// If the configuration has errors, or reading a file hangs.
 pub(in crate::cli) fn inspect(path: &Path) -> Result<(Loaded, Inventory), LoadError> {
     let progress = Progress::default();
     let (done, outcome) = mpsc::channel();

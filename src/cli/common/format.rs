@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::clock;
 
-/// `2026-01-31T12:00:00Z (in 24 hours)`.
+/// Formats a time as `2026-01-31T12:00:00Z (in 24 hours)`.
 pub(in crate::cli) fn moment(unix_seconds: i64) -> String {
     let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
     let distance = unix_seconds.saturating_sub(now);
@@ -17,7 +17,7 @@ pub(in crate::cli) fn moment(unix_seconds: i64) -> String {
     format!("{} ({relative})", clock::rfc3339(unix_seconds))
 }
 
-/// The largest unit that leaves at least two, rounded to the nearest.
+/// Formats a duration in the largest unit of which it has at least two, rounded to the nearest.
 fn amount(seconds: i64) -> String {
     for (unit, length) in [
         ("years", 31_557_600),
@@ -32,12 +32,12 @@ fn amount(seconds: i64) -> String {
     format!("{seconds} seconds")
 }
 
-/// A path as one word of a POSIX shell.
+/// Quotes a path as one word of a POSIX shell.
 pub(in crate::cli) fn shell(path: &Path) -> String {
     shell_word(&path.to_string_lossy())
 }
 
-/// A text as one word of a POSIX shell.
+/// Quotes a text as one word of a POSIX shell.
 pub(in crate::cli) fn shell_word(text: &str) -> String {
     let plain = !text.is_empty()
         && text
@@ -50,7 +50,7 @@ pub(in crate::cli) fn shell_word(text: &str) -> String {
     }
 }
 
-/// An absolute path for machines; the path itself if there is none.
+/// Returns an absolute path for programs; the path itself if there is none.
 pub(in crate::cli) fn absolute(path: &Path) -> String {
     std::path::absolute(path)
         .unwrap_or_else(|_| path.to_owned())

@@ -1,4 +1,4 @@
-//! Arguments that say which running gateway is meant, and as which operator.
+//! Arguments that select a running gateway, and the operator's certificate.
 
 use std::path::PathBuf;
 
@@ -86,7 +86,7 @@ pub(in crate::cli) struct AdminCertArgs {
 }
 
 impl AdminCertArgs {
-    /// Returns all of them, if they are given.
+    /// Returns the files of the operator's certificate, if they are given.
     pub(in crate::cli) fn credential(&self) -> Option<Credential<'_>> {
         credential(&self.cert, &self.key, &self.cacert)
     }
@@ -114,7 +114,7 @@ pub(in crate::cli) struct GatewayArgs {
 }
 
 impl GatewayArgs {
-    /// Returns where to send requests.
+    /// Returns the endpoint that requests are sent to.
     pub(in crate::cli) fn endpoint(&self) -> Result<AdminEndpoint, CliError> {
         let files = &self.files;
         self.location
@@ -123,7 +123,7 @@ impl GatewayArgs {
 }
 
 impl LocationArgs {
-    /// Returns where to send requests.
+    /// Returns the endpoint that requests are sent to.
     pub(in crate::cli) fn endpoint(
         &self,
         credential: Option<Credential<'_>>,
@@ -136,7 +136,7 @@ impl LocationArgs {
             }
             return AdminEndpoint::parse(url, credential);
         }
-        // A certificate means another gateway than the one of this machine.
+        // With a certificate, another gateway than the one on this machine is meant.
         if credential.is_some() {
             return Err(CliError::usage(
                 "an operator's certificate goes with --admin https://HOST:PORT",

@@ -12,10 +12,11 @@ const MIB: u64 = 1 << 20;
 /// Reads a file, or standard input for `-`.
 ///
 /// # Errors
-/// Exit code 2 if it cannot be read or has more than `max` bytes; the message names it.
+/// Exit code 2 if the file cannot be read or has more than `max` bytes; the message names the
+/// file.
 pub(in crate::cli) fn read(path: &Path, max: u64) -> Result<Vec<u8>, CliError> {
     let mut content = Vec::new();
-    // One byte more shows that there is more.
+    // Reading one byte more than allowed shows that the input is too long.
     let limit = max.saturating_add(1);
     let outcome = match is_stdin(path) {
         true => std::io::stdin()
@@ -36,7 +37,7 @@ pub(in crate::cli) fn read(path: &Path, max: u64) -> Result<Vec<u8>, CliError> {
     Err(CliError::usage(format_args!("{name} is larger than {max}")))
 }
 
-/// Refuses arguments of which several are `-`.
+/// Refuses arguments if several of them are `-`.
 pub(in crate::cli) fn check_one_stdin<'a>(
     paths: impl IntoIterator<Item = &'a Path>,
 ) -> Result<(), CliError> {
@@ -46,12 +47,12 @@ pub(in crate::cli) fn check_one_stdin<'a>(
     }
 }
 
-/// Whether the argument stands for standard input.
+/// Whether the argument means standard input.
 pub(in crate::cli) fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// The name of a file in messages.
+/// Returns the name of a file for messages.
 pub(in crate::cli) fn name(path: &Path) -> String {
     match is_stdin(path) {
         true => "standard input".to_owned(),

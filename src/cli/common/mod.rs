@@ -1,13 +1,13 @@
-//! What several commands share.
+//! Parts that several commands share.
 //!
-//! - `gateway_args`: arguments that say which running gateway is meant
+//! - `gateway_args`: arguments that select a running gateway
 //! - `admin_client`: sends a request to a running gateway
 //! - `certificate_files`: reads certificates and private keys of files
 //! - `passphrase`: reads passphrases
 //! - `token_file`: reads access tokens of files
 //! - `input`: reads a file, or standard input for `-`
 //! - `config_loading`: loads a configuration
-//! - `recording_verifier`: records what a TLS server presents
+//! - `recording_verifier`: records the certificates that a TLS server presents
 //! - `format`: formats times and arguments for a shell
 //! - `output`: prints results; the exit codes
 

@@ -1,4 +1,4 @@
-//! What commands print, and the exit codes they end with.
+//! The output of commands, and their exit codes.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -7,16 +7,16 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-/// How a command ended. The numbers are part of the interface.
+/// The outcome of a command. The numbers are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// 0: done, or the answer is "yes".
+    /// 0: done, or the result is "yes".
     Done,
     /// 1: failed.
     Failed,
     /// 2: bad usage or configuration.
     Usage,
-    /// 3: the answer is "no": invalid, denied, expiring.
+    /// 3: the result is "no": invalid, denied, expiring.
     No,
 }
 
@@ -31,17 +31,17 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command did not do what it was asked to.
+/// The error because of which a command did not do its work.
 #[derive(Debug)]
 pub struct CliError {
     /// The exit code.
     pub exit: Exit,
-    /// What went wrong, naming file, key and remedy; may have several lines.
+    /// The error's description, with file, key and remedy; may have several lines.
     pub message: String,
 }
 
 impl CliError {
-    /// Exit code 1 with a message.
+    /// Creates an error with exit code 1.
     pub fn failed(message: impl fmt::Display) -> Self {
         Self {
             exit: Exit::Failed,
@@ -49,7 +49,7 @@ impl CliError {
         }
     }
 
-    /// Exit code 2 with a message.
+    /// Creates an error with exit code 2.
     pub fn usage(message: impl fmt::Display) -> Self {
         Self {
             exit: Exit::Usage,
@@ -57,7 +57,7 @@ impl CliError {
         }
     }
 
-    /// Exit code 3 with a message.
+    /// Creates an error with exit code 3.
     pub fn no(message: impl fmt::Display) -> Self {
         Self {
             exit: Exit::No,
@@ -72,7 +72,7 @@ impl From<anyhow::Error> for CliError {
     }
 }
 
-/// Prints what a command has to say.
+/// Prints the output of a command, according to its flags.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
     json: bool,
@@ -80,7 +80,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Output of one run of the program.
+    /// Creates the output of one run of the program.
     #[must_use]
     pub const fn new(json: bool, quiet: bool) -> Self {
         Self { json, quiet }
@@ -92,14 +92,14 @@ impl Output {
         self.json
     }
 
-    /// Text for a person, on standard output; nothing with `--json` or `--quiet`.
+    /// Prints text for people on standard output; nothing with `--json` or `--quiet`.
     pub fn say(self, text: impl fmt::Display) {
         if !self.json && !self.quiet {
             Self::line(&text);
         }
     }
 
-    /// The command's result for machines, on standard output, with `--json` only.
+    /// Prints the command's result for programs on standard output, only with `--json`.
     pub fn json(self, document: &impl Serialize) {
         if self.json
             && let Ok(text) = serde_json::to_string(document)
@@ -108,8 +108,8 @@ impl Output {
         }
     }
 
-    /// The same, for a result that is one list and may be too long for memory: the
-    /// document `{"NAME": […]}`, written item by item.
+    /// Prints a result that is one list and may be too long for memory: the document `{"NAME":
+    /// […]}`, written item by item.
     #[must_use]
     pub fn list(self, name: &'static str) -> List {
         List {
@@ -119,29 +119,29 @@ impl Output {
         }
     }
 
-    /// The command's result itself, on standard output, whatever the flags.
+    /// Prints the command's result itself on standard output, whatever the flags.
     pub fn result(self, text: impl fmt::Display) {
         Self::line(&text);
     }
 
-    /// A remark on standard error; nothing with `--quiet`.
+    /// Prints a remark on standard error; nothing with `--quiet`.
     pub fn note(self, text: impl fmt::Display) {
         if !self.quiet {
             let _ = writeln!(io::stderr().lock(), "{text}");
         }
     }
 
-    /// The reason of an answer "no", on standard error, always.
+    /// Prints the reason of the result "no" on standard error, always.
     pub fn verdict(self, text: impl fmt::Display) {
         let _ = writeln!(io::stderr().lock(), "{text}");
     }
 
-    /// An error on standard error, always.
+    /// Prints an error on standard error, always.
     pub fn error(self, error: &CliError) {
         let _ = writeln!(io::stderr().lock(), "countersign: {}", error.message);
     }
 
-    /// A closed pipe is no reason to panic, so write errors are dropped.
+    /// Prints a line. A closed pipe is no reason to panic, so write errors are ignored.
     fn line(text: &dyn fmt::Display) {
         let mut stdout = io::stdout().lock();
         let _ = writeln!(stdout, "{text}");
@@ -172,7 +172,7 @@ impl List {
         }
     }
 
-    /// Completes the document, and says whether there were items.
+    /// Completes the document. Returns whether there were items.
     pub fn end(mut self) -> bool {
         if self.count == 0 {
             let head = self.head();

@@ -33,7 +33,7 @@ pub(in crate::cli) struct PassphraseArgs {
 }
 
 impl PassphraseArgs {
-    /// A passphrase for new keys; asked for twice when prompted.
+    /// Returns the passphrase for new keys. If it has to be typed, asks for it twice.
     pub(in crate::cli) fn choose(&self) -> Result<Secret, CliError> {
         if let Some(passphrase) = self.given()? {
             return Ok(passphrase);
@@ -47,7 +47,7 @@ impl PassphraseArgs {
         Ok(first)
     }
 
-    /// A passphrase for a new file; asked for twice when prompted.
+    /// Returns the passphrase for a new file. If it has to be typed, asks for it twice.
     pub(in crate::cli) fn choose_for(&self, what: &str) -> Result<Secret, CliError> {
         if let Some(passphrase) = self.given()? {
             return Ok(passphrase);
@@ -61,7 +61,7 @@ impl PassphraseArgs {
         Ok(first)
     }
 
-    /// The passphrase of a sealed file.
+    /// Returns the passphrase of an encrypted file.
     pub(in crate::cli) fn open(&self, path: &Path) -> Result<Secret, CliError> {
         if let Some(passphrase) = self.given()? {
             return Ok(passphrase);
@@ -136,7 +136,7 @@ fn unreadable(source: &str, error: &io::Error) -> CliError {
 
 /// Reads the first line, without its line ending: editors and `echo` add one.
 fn first_line(source: impl Read, name: &str) -> Result<Secret, CliError> {
-    // Allocated at full size: growing would leave copies behind.
+    // Allocated at full size, because a buffer that grows leaves copies in memory.
     let mut content = Zeroizing::new(Vec::with_capacity(4098));
     source
         .take(MAX_LENGTH + 1)

@@ -1,5 +1,5 @@
-//! Records what a TLS server presents, whatever it is worth: its chain, and which client
-//! certificates it asks for. For commands that show that.
+//! Records the certificates that a TLS server presents, trusted or not, and which client
+//! certificates it asks for. Used by commands that show them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,7 +21,7 @@ pub(in crate::cli) struct Recorder(Mutex<Recorded>);
 pub(in crate::cli) struct Recorded {
     pub(in crate::cli) chain: Vec<CertificateDer<'static>>,
     pub(in crate::cli) verdict: Option<Result<(), String>>,
-    /// Names of the issuers that the server accepts, once it has asked.
+    /// Names of the issuers that the server accepts; none until it has asked for a certificate.
     pub(in crate::cli) issuers: Option<Vec<Vec<u8>>>,
 }
 
@@ -35,7 +35,7 @@ impl Recorder {
     }
 }
 
-/// A configuration that accepts every certificate of a server, with or without a client
+/// Creates a configuration that accepts every certificate of a server, with or without a client
 /// certificate.
 pub(in crate::cli) fn config(
     recorder: &Arc<Recorder>,
@@ -57,7 +57,7 @@ pub(in crate::cli) fn config(
     Ok(config)
 }
 
-/// Accepts every certificate of a server, and records what `verifier` says of it.
+/// Accepts every certificate of a server, and records the result of `verifier`.
 #[derive(Debug)]
 struct RecordingVerifier {
     verifier: Option<Arc<WebPkiServerVerifier>>,
@@ -115,7 +115,7 @@ impl ServerCertVerifier for RecordingVerifier {
     }
 }
 
-/// Presents the caller's chain whatever the server asks for, and records that.
+/// Presents the caller's chain, whatever issuers the server accepts, and records these issuers.
 #[derive(Debug)]
 struct RecordingPresenter {
     credentials: Option<Arc<CertifiedKey>>,

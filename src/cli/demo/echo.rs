@@ -1,4 +1,4 @@
-//! The demo's service: verifies the assertion and responds with what it received.
+//! The demo's service: verifies the assertion, and responds with the request that it received.
 
 use std::convert::Infallible;
 use std::io;
@@ -26,7 +26,7 @@ pub(super) struct Echo {
 }
 
 impl Echo {
-    /// Binds a port of its own on loopback.
+    /// Binds a free port on loopback.
     pub(super) fn bind() -> io::Result<Self> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
@@ -38,7 +38,7 @@ impl Echo {
         self.address
     }
 
-    /// Serves on a thread of its own until the process ends.
+    /// Serves on a separate thread until the process ends.
     pub(super) fn serve(self, verifier: AssertionVerifier) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -124,7 +124,7 @@ async fn answer(
     Ok(response)
 }
 
-/// Each name with its value, or all its values if there are several.
+/// Returns each name with its value, or with a list if there are several values.
 fn by_name(headers: &HeaderMap) -> Map<String, Value> {
     headers
         .keys()

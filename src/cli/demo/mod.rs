@@ -52,7 +52,7 @@ pub struct DemoArgs {
     public: SocketAddr,
 }
 
-/// Where everything is; the line that `--json` prints.
+/// The addresses and files of the demo; the line that `--json` prints.
 #[derive(Debug, Serialize)]
 struct Ready {
     gateway: String,
@@ -105,7 +105,7 @@ pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// The directory of the demo, removed at the end unless it was asked for.
+/// The directory of the demo. It is removed at the end, unless the user has named it.
 struct Place {
     path: PathBuf,
     temporary: Option<tempfile::TempDir>,
@@ -141,7 +141,7 @@ impl Place {
     }
 }
 
-/// Makes all files and says where they are.
+/// Creates all files, and returns their paths.
 fn prepare(
     directory: &Path,
     listeners: &Listeners,
@@ -221,7 +221,7 @@ fn issue(
     pki.issue(&request).map_err(CliError::failed)
 }
 
-/// An unspecified address is no destination; loopback reaches it.
+/// An unspecified address is not a destination, so it is replaced by loopback.
 fn host_and_port(address: SocketAddr) -> String {
     if address.ip().is_unspecified() {
         format!("127.0.0.1:{}", address.port())

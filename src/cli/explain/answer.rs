@@ -1,4 +1,4 @@
-//! What an explanation consists of: its steps, and what the caller gets.
+//! `Explanation`: its steps, and the caller's result.
 
 use http::{Method, Uri};
 use rustls_pki_types::CertificateDer;
@@ -12,7 +12,7 @@ use crate::reason::{ReasonCode, TlsAlert};
 /// The request that is explained.
 pub(super) struct Question<'a> {
     pub(super) chain: &'a [CertificateDer<'static>],
-    /// With scheme and authority.
+    /// The URL, with scheme and authority.
     pub(super) url: Option<&'a Uri>,
     pub(super) method: &'a Method,
     /// `Authorization`, if there is a token.
@@ -21,15 +21,15 @@ pub(super) struct Question<'a> {
     pub(super) handshake_only: bool,
 }
 
-/// One step's outcome.
+/// The outcome of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Verdict {
-    /// It passes.
+    /// The caller passes the step.
     Ok,
-    /// It is shown; nothing depends on it.
+    /// The step is only shown; nothing depends on it.
     Note,
-    /// It refuses the caller.
+    /// The step refuses the caller.
     Refused,
 }
 
@@ -43,7 +43,7 @@ impl Verdict {
     }
 }
 
-/// One step of the way.
+/// A step of the explanation.
 #[derive(Debug, Serialize)]
 pub(super) struct Step {
     #[serde(rename = "step")]
@@ -52,12 +52,12 @@ pub(super) struct Step {
     pub(super) detail: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) more: Vec<String>,
-    /// The same for machines.
+    /// The detail for programs.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub(super) facts: Value,
 }
 
-/// What the caller gets.
+/// The result that the caller gets.
 #[derive(Debug, Serialize)]
 #[serde(tag = "result", rename_all = "lowercase")]
 pub(super) enum Answer {
@@ -67,7 +67,7 @@ pub(super) enum Answer {
     Forwarded { upstream: String },
     /// A response of the gateway itself.
     Here { status: u16 },
-    /// A refusal: an alert in the handshake, or a status.
+    /// The gateway refuses: with an alert in the handshake, or with a status.
     Refused {
         status: Option<u16>,
         alert: Option<Alert>,
@@ -114,7 +114,7 @@ pub(super) struct Alert {
     pub(super) name: &'static str,
 }
 
-/// All steps up to the first refusal, and what the caller gets.
+/// All steps up to the first refusal, and the caller's result.
 #[derive(Debug)]
 pub(super) struct Explanation {
     pub(super) steps: Vec<Step>,

@@ -1,4 +1,4 @@
-//! The stages of a connection: server name, chain, path, revocation, identity.
+//! Explains the stages of a connection: server name, chain, path, revocation, identity.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::identity::{LeafFacts, PeerIdentity};
 use crate::reason::{ReasonCode, TlsAlert};
 use crate::tls::{ClientCertificate, ServerEntry};
 
-/// The TLS server name that clients send for a URL; none for an address.
+/// Returns the TLS server name that clients send for a URL; none for an address.
 fn server_name(url: &Uri) -> Option<String> {
     let host = url.host()?.trim_end_matches('.');
     let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -216,7 +216,7 @@ impl Way<'_> {
         );
     }
 
-    /// Subject and file of the root at the end of the path.
+    /// Returns subject and file of the root at the end of the path.
     fn root_of(&self, identity: &PeerIdentity) -> Option<(String, String)> {
         let domain = identity.trust_domain().as_str();
         let domains = self.inventory.trust_domains.iter();

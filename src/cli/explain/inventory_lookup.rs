@@ -1,5 +1,5 @@
-//! `countersign explain --pki DIR`: what an authority's inventory knows of the
-//! caller's certificate, beside what the gateway decides.
+//! `countersign explain --pki DIR`: adds the entry of an authority's inventory for the caller's
+//! certificate to the gateway's decision.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::identity::LeafFacts;
 use crate::identity::text::printable;
 use crate::pki::{Entry, Filter, Pki, Status};
 
-/// What the inventory says.
+/// The inventory's entry for a certificate; none if it has no entry.
 pub(super) struct InventoryLookup(Option<(Entry, Status)>);
 
 impl InventoryLookup {
@@ -39,12 +39,12 @@ impl InventoryLookup {
         ))
     }
 
-    /// The entry for machines; null where there is none.
+    /// Returns the entry as JSON; null if there is none.
     pub(super) fn document(&self) -> Value {
         self.0.as_ref().map_or(Value::Null, document)
     }
 
-    /// A line for a person.
+    /// Describes the entry in a line for people.
     pub(super) fn line(&self, dir: &Path) -> String {
         let place = dir.display();
         let Some((entry, status)) = &self.0 else {
@@ -68,7 +68,7 @@ impl InventoryLookup {
         line
     }
 
-    /// What the gateway ought to know and does not.
+    /// Returns a warning if the certificate is revoked, but the gateway does not know it.
     pub(super) fn warning(&self, reason: Option<&str>) -> Option<&'static str> {
         let (_, status) = self.0.as_ref()?;
         (*status == Status::Revoked && reason != Some("certificate-revoked")).then_some(

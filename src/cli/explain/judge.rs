@@ -1,7 +1,7 @@
-//! The gateway's stages, run on a question instead of a connection.
+//! Runs the gateway's stages on a question instead of a connection.
 //!
-//! The order is that of `proxy::handshake` and `proxy::handler`; every verdict
-//! comes from the functions they call. Nothing is decided here.
+//! The order is that of `proxy::handshake` and `proxy::handler`, and every verdict comes from
+//! the functions that they call. Nothing is decided in this module.
 
 use std::net::IpAddr;
 
@@ -27,7 +27,7 @@ use crate::reason::ReasonCode;
 use crate::route::{Binding, Route, WHOAMI_PATH};
 use crate::snapshot::Snapshot;
 
-/// The way through the stages.
+/// The state of an explanation on its way through the stages.
 pub(super) struct Way<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) inventory: &'a Inventory,
@@ -37,7 +37,7 @@ pub(super) struct Way<'a> {
     runtime: Option<&'a tokio::runtime::Runtime>,
 }
 
-/// Stands for the caller's address, which is not part of the question.
+/// Replaces the caller's address, which is not part of the question.
 const UNKNOWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 
 /// Explains what the gateway does with a question.
@@ -234,8 +234,8 @@ impl Way<'_> {
         }
     }
 
-    /// Signs what the gateway would sign and keeps the claims; the signature is
-    /// dropped, so that nothing printed here can be used.
+    /// Signs the assertion that the gateway would sign, and keeps the claims. The signature is
+    /// dropped, so that the printed output cannot be used as an assertion.
     fn assertion(
         &mut self,
         method: &Method,

@@ -1,13 +1,13 @@
-//! `countersign explain`: what the gateway would do with a caller and a request,
-//! and why, offline.
+//! `countersign explain`: explains, offline, how the gateway would decide about a caller and a
+//! request.
 //!
-//! It decides nothing, and opens no connection except to the issuer of a token.
+//! The command decides nothing itself, and opens no connection except to the issuer of a token.
 //!
 //! - `replay`: makes a past decision of the audit log again
 //! - `judge`: runs the gateway's stages on a question
 //! - `handshake`: the stages of a connection
-//! - `inventory_lookup`: what an authority's inventory knows of the certificate
-//! - `answer`: what an explanation consists of
+//! - `inventory_lookup`: finds the certificate in an authority's inventory
+//! - `answer`: the steps and the result of an explanation
 
 mod answer;
 mod handshake;
@@ -167,7 +167,7 @@ pub(crate) fn run(args: &ExplainArgs, output: Output) -> Result<Exit, CliError> 
     }
 }
 
-/// The field that callers send a token in.
+/// Creates the header field in which callers send a token.
 fn authorization(token: &str) -> Result<Field, CliError> {
     let mut value = HeaderValue::try_from(format!("Bearer {token}"))
         .map_err(|_| CliError::usage("the token has characters that no header field carries"))?;

@@ -1,5 +1,5 @@
-//! `countersign explain --audit FILE --request-id ID`: makes a past decision
-//! again, with the chain that was kept of its caller.
+//! `countersign explain --audit FILE --request-id ID`: makes a past decision again, with the
+//! kept chain of the caller.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::config::Loaded;
 use crate::identity::text::printable;
 use crate::telemetry::chains::{self, ChainId};
 
-/// A line of the log whose decision can be made again.
+/// The members of an audit line that are needed to make its decision again.
 #[derive(Deserialize)]
 struct Line {
     event: String,
@@ -34,15 +34,15 @@ struct Line {
     chain: Option<String>,
 }
 
-/// A past decision.
+/// A past decision that can be made again.
 pub(super) struct Past {
     /// The line as it was written.
     pub(super) line: Value,
     pub(super) chain: Vec<CertificateDer<'static>>,
-    /// The URL; of a refused handshake the host alone.
+    /// The URL; only the host for a refused handshake.
     pub(super) url: Option<Uri>,
     pub(super) method: Method,
-    /// Whether it got as far as a request.
+    /// Whether the line is about a request, not only about a handshake.
     pub(super) is_request: bool,
 }
 
@@ -112,7 +112,7 @@ pub(super) fn find(log: &Path, id: &str, loaded: &Loaded) -> Result<Past, CliErr
     })
 }
 
-/// What was decided then.
+/// Describes the decision that an audit line records.
 pub(super) fn verdict(line: &Value) -> String {
     let word = |key: &str| line.get(key).and_then(Value::as_str).map(printable);
     let decision = word("decision").unwrap_or_default();

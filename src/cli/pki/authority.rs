@@ -6,7 +6,7 @@ use crate::cli::common::output::CliError;
 use crate::config;
 use crate::pki::{CertificateProfile, Pki, PkiError, StoreError};
 
-/// Opens the authority in a directory, with the profiles that stand beside it.
+/// Opens the authority in a directory, with the profiles file beside it.
 pub(super) fn open(dir: &Path) -> Result<Pki, CliError> {
     let mut pki = Pki::open(dir)?;
     let profiles =
@@ -15,7 +15,7 @@ pub(super) fn open(dir: &Path) -> Result<Pki, CliError> {
     Ok(pki)
 }
 
-/// Finds the profile that leaves are to be issued under.
+/// Finds the profile under which leaves are issued.
 pub(super) fn profile(pki: &Pki, name: &str) -> Result<CertificateProfile, CliError> {
     let profiles = pki.profiles();
     profiles.leaf(name).cloned().ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! `countersign pki export`.
+//! `countersign pki export`: writes a certificate or the trusted roots in another form.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -22,8 +22,8 @@ pub(super) fn run(command: &str, environment: &[(&str, PathBuf)]) -> Result<(), 
     }
 }
 
-/// Sleeps for an interval, give or take a tenth, so that many machines do not act
-/// at the same moment.
+/// Sleeps for an interval that varies by up to a tenth, so that many machines do not act at the
+/// same moment.
 pub(super) fn sleep_about(interval: Lifetime) {
     std::thread::sleep(jittered(interval));
 }
@@ -31,7 +31,7 @@ pub(super) fn sleep_about(interval: Lifetime) {
 fn jittered(interval: Lifetime) -> Duration {
     let whole = Duration::from_secs(u64::try_from(interval.as_seconds()).unwrap_or(1));
     let [random] = crypto::random::<1>().unwrap_or_default();
-    // 0.9 to 1.1 of the interval.
+    // A factor from 0.9 to 1.1.
     whole.mul_f64(0.9 + f64::from(random) / 255.0 * 0.2)
 }
 

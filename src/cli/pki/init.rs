@@ -1,4 +1,4 @@
-//! `countersign pki init`.
+//! `countersign pki init`: creates an authority.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ elsewhere. A DIR/profiles.toml that is there already says what the intermediate 
 RSA keys are made where countersign is built with the feature aws-lc-rs; any build takes an RSA
 root with --ca-cert.";
 
-/// Why constraints are refused here.
+/// The reason why constraints are refused for a SPIFFE trust domain.
 const NO_CONSTRAINTS: &str = "an authority of a SPIFFE trust domain takes no name constraints: \
     constraints on host names and addresses do not limit SPIFFE IDs, and under a constraint on URIs \
     rustls refuses every SPIFFE ID. Say in the gateway's configuration what the trust domain may \
@@ -138,7 +138,7 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
         return Err(CliError::usage(NO_CONSTRAINTS));
     }
     let remedy = |error| with_remedy(error, "--force replaces it");
-    // Before asking for a passphrase: is there room?
+    // Checked before a passphrase is asked for: may the files be written?
     if !args.force {
         Pki::check_absent(&args.dir).map_err(remedy)?;
     }
@@ -183,7 +183,7 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// Units that sign the issuer's list anew each day, a seventh of its life.
+/// Returns systemd units that sign the issuer's list again each day, a seventh of its lifetime.
 fn timer_units(args: &InitArgs) -> Vec<(PathBuf, String)> {
     let dir = &args.dir;
     let issuer = match args.root_only {
@@ -218,7 +218,7 @@ fn timer_units(args: &InitArgs) -> Vec<(PathBuf, String)> {
     ]
 }
 
-/// One word of a unit file (systemd.syntax(7)).
+/// Returns a text as one word of a unit file (systemd.syntax(7)).
 fn unit_word(text: &str) -> String {
     let escaped = text
         .replace('\\', "\\\\")

@@ -1,4 +1,4 @@
-//! `countersign pki issue`.
+//! `countersign pki issue`: issues certificates with new keys.
 
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
@@ -111,7 +111,7 @@ fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, Cli
     let text = str::from_utf8(&content)
         .map_err(|error| CliError::usage(format!("{} is not text: {error}", list.display())))?;
     let mut requests = Vec::new();
-    // Before asking for a passphrase: can all of it be issued?
+    // Checked before a passphrase is asked for: can every certificate be issued?
     for (index, line) in text.lines().enumerate() {
         let name = line.trim();
         if name.is_empty() || name.starts_with('#') {
@@ -139,7 +139,7 @@ fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, Cli
                     "{up}{percent:3} %  {} issued, {} skipped, of {}",
                     done.issued, done.skipped, done.total
                 ));
-                // The next one in place of this one.
+                // The next name replaces this one on the terminal.
                 up = "\x1b[1A\x1b[2K";
             }
         })
@@ -161,7 +161,7 @@ fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, Cli
     Ok(Exit::Done)
 }
 
-/// Makes the request for a line of a list.
+/// Creates the request for a line of a list.
 fn listed(
     name: &str,
     args: &IssueArgs,
@@ -215,7 +215,7 @@ fn issue_one(name: &str, args: &IssueArgs, output: Output) -> Result<Exit, CliEr
              stays valid until it expires or is revoked)",
         )
     };
-    // Before asking for a passphrase: can it be issued at all?
+    // Checked before a passphrase is asked for: can the certificate be issued?
     pki.check(&request).map_err(remedy)?;
     let issuer = pki.issuer();
     args.passphrase.unlock(&mut pki, issuer)?;

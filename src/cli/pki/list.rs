@@ -1,4 +1,4 @@
-//! `countersign pki list`.
+//! `countersign pki list`: lists issued certificates.
 
 use std::path::PathBuf;
 
@@ -25,7 +25,7 @@ Examples:
 --expiring lists what is valid now and ends within the time; revoked certificates and those
 that have ended already are left out. It ends with exit code 3 when there are such ones.";
 
-/// Longest listing for a person, unless told otherwise.
+/// Maximum length of a listing for people, unless told otherwise.
 const PAGE: u32 = 1_000;
 
 /// Arguments of `countersign pki list`.
@@ -92,7 +92,7 @@ pub(super) fn run(args: &ListArgs, output: Output) -> Result<Exit, CliError> {
     })
 }
 
-/// An entry for machines.
+/// Returns an entry as JSON.
 pub(in crate::cli) fn document((entry, status): &(Entry, Status)) -> serde_json::Value {
     json!({
         "id": entry.id,

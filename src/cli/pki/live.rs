@@ -1,5 +1,5 @@
-//! `countersign pki inspect https://…`: what a server presents, and what it asks of
-//! clients.
+//! `countersign pki inspect https://…`: shows the certificates that a server presents, and its
+//! requirements for clients.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::pki::signing::names::carries;
 /// How long connecting and the handshake may take together.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What a server presented.
+/// The certificates and settings that a server presented.
 #[derive(Debug, Serialize)]
 pub(super) struct Server {
     connection: Connection,
@@ -42,7 +42,7 @@ struct Connection {
     acceptable_issuers: Vec<String>,
 }
 
-/// Connects, and reports what the server presents.
+/// Connects, and reports the server's certificates and settings.
 pub(super) fn look(url: &str) -> Result<Server, CliError> {
     let usage = |what: &str| CliError::usage(format!("{}: {what}", printable(url)));
     let parsed: Uri = url
@@ -90,7 +90,8 @@ pub(super) fn look(url: &str) -> Result<Server, CliError> {
     Ok(Server { connection, items })
 }
 
-/// These may be right in a file; in service they are not.
+/// Returns an error for an item outside its validity period. In a file this may be right, but
+/// not in service.
 fn out_of_time(item: &Item) -> Option<Finding> {
     let status = item.content.get("status").and_then(Value::as_str)?;
     (status != "in its time").then(|| Finding {
@@ -120,7 +121,8 @@ async fn shake_hands(
     let shaken = TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await;
-    // A server that ends it because it requires a certificate has presented its own by then.
+    // A server that ends the handshake because it requires a certificate has presented its own
+    // certificate before.
     let session = shaken.as_ref().ok().map(|stream| stream.get_ref().1);
     let recorded = seen.recorded();
     let text = |bytes: &[u8]| printable(&String::from_utf8_lossy(bytes));

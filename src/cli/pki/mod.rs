@@ -1,21 +1,21 @@
-//! `countersign pki`: certificates and CRLs from a private authority.
+//! `countersign pki`: manages a private authority, its certificates and its CRLs.
 //!
 //! These files turn arguments into calls of [`crate::pki`], and results into text and JSON;
 //! [`crate::pki`] decides what may be issued.
 //!
-//! - `init`: makes a root, an intermediate and their CRLs
+//! - `init`: creates a root, an intermediate and their CRLs
 //! - `issue`, `sign`, `renew`: issue certificates
-//! - `revoke`: revokes certificates, and signs CRLs anew
+//! - `revoke`: revokes certificates, and signs new CRLs
 //! - `rotate`: replaces root and intermediate
-//! - `list`, `profiles`: show what was issued, and what can be
-//! - `inspect`, `live`: show what a file, or a running server, contains
+//! - `list`, `profiles`: show issued certificates, and the profiles for new ones
+//! - `inspect`, `live`: show the content of a file, or the certificates of a running server
 //! - `export`: writes a certificate or the trusted roots in another form
 //! - `verify`: verifies a chain, offline
-//! - `fixtures`: makes broken certificates for testing
+//! - `fixtures`: creates broken certificates for testing
 //! - `wait`: waits until gateways obey a revocation
 //! - `hook`: runs a command after a file was replaced
 //! - `authority`: opens an authority
-//! - `times`: times as arguments
+//! - `times`: parses times in arguments
 
 mod authority;
 mod export;

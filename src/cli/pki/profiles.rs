@@ -1,4 +1,4 @@
-//! `countersign pki profiles`: what certificates are like here.
+//! `countersign pki profiles`: lists the certificate profiles of an authority.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `countersign pki renew`: once, when due, or again and again.
+//! `countersign pki renew`: renews a certificate once, when it is due, or again and again.
 
 use std::path::PathBuf;
 
@@ -32,7 +32,7 @@ is due; keeps going when an attempt fails. --exec runs a shell command after eac
 COUNTERSIGN_CERTIFICATE and COUNTERSIGN_KEY set; with --every, one that fails is run again at the
 next look.";
 
-/// Renewed when a third of its life is left, unless told otherwise.
+/// A certificate is renewed when this part of its lifetime is left, unless told otherwise.
 const DEFAULT_REMAINING: Remaining = Remaining::Percent(33);
 
 /// Arguments of `countersign pki renew`.
@@ -67,7 +67,7 @@ pub(super) struct RenewArgs {
     passphrase: PassphraseArgs,
 }
 
-/// What one look at the certificate led to.
+/// The result of one look at the certificate.
 enum Look {
     NotDue { due_at: i64 },
     Renewed(Box<Issued>),
@@ -88,14 +88,14 @@ pub(super) fn run(args: &RenewArgs, output: Output) -> Result<Exit, CliError> {
     };
     let remaining = args.if_expiring.unwrap_or(DEFAULT_REMAINING);
     let mut has_begun = false;
-    // Whose hook has not succeeded yet.
+    // The renewed certificate whose hook has not succeeded yet.
     let mut owed: Option<Box<Issued>> = None;
     loop {
         let mut wait = interval;
         match look(args, Some(remaining), &mut passphrase, output) {
             Ok(Look::NotDue { due_at }) => wait = wait.min(until(due_at)),
             Ok(Look::Renewed(issued)) => owed = Some(issued),
-            // Bad arguments do not get better by waiting; files may.
+            // Waiting does not correct bad arguments; files may change.
             Err(error) if error.exit == Exit::Usage && !has_begun => return Err(error),
             Err(error) => output.error(&error),
         }
@@ -118,13 +118,13 @@ fn call(command: &str, issued: &Issued) -> Result<(), String> {
     hook::run(command, &environment)
 }
 
-/// The time until a moment; at least a second.
+/// Returns the time until a moment; at least a second.
 fn until(moment: i64) -> Lifetime {
     Lifetime::from_seconds(moment.saturating_sub(now()))
 }
 
-/// One look at the certificate, and its renewal where that is due. The authority
-/// is opened each time, since it may have been rotated.
+/// Checks the certificate once, and renews it if it is due. The authority is opened each time,
+/// because it may have been rotated.
 fn look(
     args: &RenewArgs,
     remaining: Option<Remaining>,

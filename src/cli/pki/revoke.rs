@@ -1,4 +1,4 @@
-//! `countersign pki revoke` and `crl`.
+//! `countersign pki revoke` and `crl`: revoke certificates and sign revocation lists.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::pki::{
 };
 use crate::secret::Secret;
 
-/// When to try again after a failure, unless the next time comes sooner.
+/// Maximum time until the next attempt after a failure.
 const RETRY: Lifetime = Lifetime::hours(1);
 
 const REVOKE_EXAMPLES: &str = "\
@@ -149,7 +149,7 @@ enum Issuer {
 pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError> {
     let mut pki = Pki::open(&args.dir)?;
     let target = target(args, &pki)?;
-    // Before asking for a passphrase: is there anything to revoke?
+    // Checked before a passphrase is asked for: is there anything to revoke?
     let authority = match pki.find(&target)?.first() {
         Some((signatory, _)) => signatory.name,
         None => pki.issuer(),
@@ -174,7 +174,8 @@ pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError
         "crl": revocation.crls.first().map(list_document),
         "crls": revocation.crls.iter().map(list_document).collect::<Vec<_>>(),
     });
-    // The usual case, one certificate, can be read without a loop.
+    // One certificate is the usual case: its fields are also at the top level, so that programs
+    // can read them without a loop.
     if let ([only], Some(fields)) = (documents.as_slice(), document.as_object_mut())
         && let Some(only) = only.as_object()
     {
@@ -235,7 +236,8 @@ fn target(args: &RevokeArgs, pki: &Pki) -> Result<RevocationTarget, CliError> {
         cert,
         identity,
     } = &args.target;
-    // The parser lets this pass: the other targets exclude --identity.
+    // The argument parser accepts this combination, because the other targets exclude
+    // --identity.
     if identity.is_none() && (args.all || args.issued_before.is_some()) {
         return Err(CliError::usage(
             "--all and --issued-before go with --identity",
@@ -272,7 +274,7 @@ pub(super) fn crl(args: &CrlArgs, output: Output) -> Result<Exit, CliError> {
     loop {
         let (wait, due) = match sign_lists(args, &mut passphrase, output) {
             Ok(()) => (every, true),
-            // Waiting does not help against bad arguments; files may change.
+            // Waiting does not correct bad arguments; files may change.
             Err(error) if error.exit == Exit::Usage && !has_begun => return Err(error),
             Err(error) => {
                 output.error(&error);
@@ -295,7 +297,8 @@ fn environment(args: &CrlArgs) -> [(&'static str, PathBuf); 1] {
     [("COUNTERSIGN_LISTS", args.dir.join("crl"))]
 }
 
-/// A CRL must be signed anew long before it expires, also if that fails once.
+/// Checks the interval. A CRL must be signed again long before it expires, even if one attempt
+/// fails.
 fn check_interval(args: &CrlArgs, every: Lifetime) -> Result<(), CliError> {
     let pki = Pki::open(&args.dir)?;
     let authorities = chosen(args, &pki, Output::new(false, true))?;
@@ -310,7 +313,7 @@ fn check_interval(args: &CrlArgs, every: Lifetime) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The authority is opened each time, since it may have been rotated.
+/// Signs the lists. The authority is opened each time, because it may have been rotated.
 fn sign_lists(
     args: &CrlArgs,
     passphrase: &mut Option<Secret>,
@@ -322,7 +325,8 @@ fn sign_lists(
     }
     let authorities = chosen(args, &pki, output)?;
     let mut lists = Vec::with_capacity(authorities.len());
-    // One after the other: a kill in between leaves either list as it was or new.
+    // Signed one after the other: if the process is killed in between, each list is either
+    // unchanged or new.
     for authority in authorities {
         args.passphrase.unlock(&mut pki, *authority)?;
         lists.extend(pki.sign_crls(*authority, args.lifetime)?);

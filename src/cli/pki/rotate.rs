@@ -1,4 +1,4 @@
-//! `countersign pki rotate`: prepare, status, retire.
+//! `countersign pki rotate`: prepares, shows and completes a rotation of the authority.
 
 use std::path::PathBuf;
 
@@ -55,7 +55,7 @@ Takes the earlier root out of DIR/trust.pem and moves its generation to DIR/reti
 while live certificates depend on it; --force retires it all the same, and gateways refuse
 those certificates as soon as they read the new DIR/trust.pem.";
 
-/// Most entries of a listing for a person.
+/// Maximum number of entries in a listing for people.
 const PAGE: u32 = 1_000;
 
 /// Arguments of `countersign pki rotate`.
@@ -124,7 +124,7 @@ pub(super) fn run(args: &RotateArgs, output: Output) -> Result<Exit, CliError> {
 
 fn prepare(args: &PrepareArgs, output: Output) -> Result<Exit, CliError> {
     let mut pki = open(&args.dir)?;
-    // Before asking for a passphrase: is a rotation in progress?
+    // Checked before a passphrase is asked for: is a rotation in progress?
     if let Some(rotation) = pki.rotation()? {
         return Err(PkiError::RotationUnderWay(rotation.earlier).into());
     }

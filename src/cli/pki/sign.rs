@@ -1,4 +1,4 @@
-//! `countersign pki sign`.
+//! `countersign pki sign`: signs a certificate request.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Times as `pki` commands take them.
+//! Parses times in arguments of `pki` commands.
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -6,12 +6,12 @@ use time::format_description::well_known::Rfc3339;
 use crate::clock;
 use crate::pki::Lifetime;
 
-/// Seconds since the Unix epoch.
+/// Returns the time in seconds since the Unix epoch.
 pub(super) fn now() -> i64 {
     i64::try_from(clock::unix_now()).unwrap_or(i64::MAX)
 }
 
-/// A time as RFC 3339, as seconds since the Unix epoch, or as a time ago.
+/// Parses a time in RFC 3339, in seconds since the Unix epoch, or as a time ago.
 pub(super) fn point_in_time(text: &str) -> Result<i64, String> {
     if let Ok(seconds) = text.parse::<i64>() {
         return Ok(seconds);

@@ -1,4 +1,4 @@
-//! `countersign pki verify`: the listener's path rules for one chain, offline.
+//! `countersign pki verify`: verifies one chain by the listener's path rules, offline.
 
 use std::path::{Path, PathBuf};
 
@@ -116,7 +116,7 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
     let unusable = unusable(&trust, &args.roots, &files);
     let verified = trust.verify(&leaf, now).map_err(|error| match error {
-        // A list that cannot be used is why nothing is known.
+        // The status is unknown because a list cannot be used: reports that list.
         (ReasonCode::RevocationUnknown, detail) => {
             let why = unusable_crls(&trust, &files).next();
             (ReasonCode::RevocationUnknown, why.unwrap_or(detail))
@@ -160,7 +160,7 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
                 "detail": detail,
                 "unusable": unusable,
             }));
-            // The reason comes first and alone before the colon, for scripts.
+            // The reason comes first, alone before the colon, so that scripts can find it.
             output.verdict(format_args!("{reason}: {detail}"));
             let others: Vec<String> = unusable.into_iter().filter(|why| *why != detail).collect();
             remark(&trust, &others, output);
@@ -181,7 +181,7 @@ fn is_for(leaf: &CertificateDer<'_>, name: &str) -> bool {
     LeafFacts::read(leaf).is_ok_and(|facts| carries(&facts, name))
 }
 
-/// What of the files cannot be used, and why.
+/// Lists the roots and revocation lists that cannot be used, and why.
 fn unusable(trust: &PathTrust, roots: &Path, files: &[&Path]) -> Vec<String> {
     let roots = trust.unusable_roots().iter().map(|(position, why)| {
         let file = roots.display();
@@ -216,7 +216,7 @@ fn remark(trust: &PathTrust, unusable: &[String], output: Output) {
     }
 }
 
-/// The leaf and its intermediates; the file may hold the leaf's private key too.
+/// Reads the leaf and its intermediates. The file may also contain the leaf's private key.
 fn leaf_and_intermediates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CliError> {
     read_certificates(path, MAX_CERTIFICATE_FILE, pem::certificates_beside_key)
 }

@@ -1,5 +1,5 @@
-//! `pki revoke --wait`: asks gateways until a new CRL is in effect at each, and reports how many
-//! connections it ended, and after what time.
+//! `pki revoke --wait`: asks gateways until a new CRL is in effect at each of them. Reports how
+//! many connections were ended, and after what time.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -15,7 +15,8 @@ use crate::pki::SignedCrl;
 
 /// How often a gateway is asked.
 const LOOK: Duration = Duration::from_millis(50);
-/// Within this time of loading a CRL, a gateway has ended the connections it forbids.
+/// Maximum time after loading a CRL in which a gateway ends the connections that the CRL
+/// forbids.
 const PROMISE: Duration = Duration::from_secs(1);
 /// How long one response may take.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,7 +29,7 @@ pub(super) struct Watch {
 
 struct Gateway {
     endpoint: AdminEndpoint,
-    /// Connections it had cut off because of revocations; none if it did not
+    /// Connections that the gateway had cut off because of revocations; none if it did not
     /// respond.
     before: Option<u64>,
 }
@@ -39,20 +40,20 @@ pub(super) struct Obeyed {
     gateway: String,
     /// The CRLs are in service.
     pub(super) in_service: bool,
-    /// From publishing the CRLs to having them in service.
+    /// Time from the publication of the CRLs until they were in service.
     in_service_after_ms: Option<u64>,
     /// Connections that ended because their certificate is revoked.
     connections_closed: Option<u64>,
-    /// From having the CRLs in service to the end of the last of these connections.
+    /// Time from when the CRLs were in service until the last of these connections ended.
     closed_within_ms: Option<u64>,
-    /// Why the effect is not known.
+    /// The reason why the effect is not known.
     error: Option<String>,
-    /// The gateway's problems with files that do not take effect, with what helps.
+    /// The gateway's problems with files that do not take effect, with remedies.
     problems: Vec<String>,
 }
 
 impl Watch {
-    /// Asks the gateways for their state. One that does not respond does not stop the
+    /// Asks the gateways for their state. A gateway that does not respond does not stop the
     /// revocation: it is mentioned, and asked again afterwards.
     pub(super) fn begin(
         places: &[String],
@@ -84,7 +85,7 @@ impl Watch {
         Ok(Some(Self { runtime, gateways }))
     }
 
-    /// Waits until every gateway has these CRLs and has ended the connections they forbid.
+    /// Waits until every gateway has these CRLs and has ended the connections that they forbid.
     pub(super) fn finish(self, lists: &[SignedCrl], timeout: Duration) -> Vec<Obeyed> {
         let published = Instant::now();
         self.runtime.block_on(async {
@@ -116,7 +117,7 @@ impl Gateway {
             error: None,
             problems: Vec::new(),
         };
-        // The CRLs first.
+        // Waits for the CRLs first.
         loop {
             let answer = ask(&self.endpoint).await;
             if let Ok(said) = &answer {
@@ -142,7 +143,7 @@ impl Gateway {
         }
         obeyed.in_service = true;
         obeyed.in_service_after_ms = Some(milliseconds(published.elapsed()));
-        // Then their effect, for which it has a second.
+        // Then waits for the CRLs' effect on connections, which may take a second.
         tokio::time::sleep(PROMISE).await;
         match ask(&self.endpoint).await {
             Ok(said) => {
@@ -162,7 +163,7 @@ impl Gateway {
     }
 }
 
-/// A line for a person.
+/// Formats the outcome in a line for people.
 impl std::fmt::Display for Obeyed {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut line = printable(&self.gateway);

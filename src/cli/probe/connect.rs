@@ -1,7 +1,7 @@
 //! Connects once as a caller does, and records everything that the server does.
 //!
-//! The server's certificate is verified, but the probe goes on whatever the result, so that
-//! the caller sees all that is wrong at once.
+//! The server's certificate is verified, but the probe continues with any result, so that the
+//! caller sees all errors at once.
 
 use std::error::Error;
 use std::io;
@@ -35,10 +35,10 @@ use crate::reason::ReasonCode;
 
 /// How long each step may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a TLS 1.3 server is given to refuse before a request is sent.
+/// How long a TLS 1.3 server may take to refuse the client before a request is sent.
 const REFUSAL: Duration = Duration::from_millis(300);
 
-/// Why there is no result.
+/// The reason why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProbeError {
     /// The arguments cannot be used.
@@ -47,7 +47,7 @@ pub(super) enum ProbeError {
     /// There is no connection.
     #[error("no connection: {0}")]
     Unreachable(String),
-    /// Nothing came in time.
+    /// The server sent nothing in time.
     #[error("{0}: nothing came within 15 seconds")]
     Silent(&'static str),
 }
@@ -63,9 +63,10 @@ pub(super) struct Findings {
     pub(super) alpn: Option<String>,
     pub(super) certificate_requested: bool,
     pub(super) acceptable_issuers: Vec<String>,
-    /// None if the server names no issuers.
+    /// Whether the caller's certificate was issued by an acceptable issuer. None if the server
+    /// names no issuers.
     pub(super) issued_by_acceptable: Option<bool>,
-    /// What is obviously wrong with the caller's own certificate.
+    /// Obvious problems of the caller's own certificate.
     pub(super) notes: Vec<String>,
     pub(super) alert: Option<Alert>,
     pub(super) answer: Option<Answer>,
@@ -73,16 +74,16 @@ pub(super) struct Findings {
     pub(super) candidates: Vec<Candidate>,
 }
 
-/// The server's side.
+/// The server's certificate chain, and whether it is trusted.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Server {
     pub(super) chain: Vec<Certificate>,
-    /// None without roots to verify it with.
+    /// None if there are no roots to verify the chain with.
     pub(super) verified: Option<bool>,
     pub(super) error: Option<String>,
 }
 
-/// One certificate.
+/// The facts of a certificate that are shown.
 #[derive(Debug, Serialize)]
 pub(super) struct Certificate {
     pub(super) subject: String,
@@ -106,7 +107,7 @@ pub(super) struct Answer {
     pub(super) request_id: Option<String>,
 }
 
-/// One reason, explained.
+/// A possible reason of a refusal, explained.
 #[derive(Debug, Serialize)]
 pub(super) struct Candidate {
     pub(super) code: ReasonCode,
@@ -124,7 +125,8 @@ impl From<ReasonCode> for Candidate {
     }
 }
 
-/// The caller's chain and key, also if they have expired: the probe shows that.
+/// Reads the caller's chain and key. Expired certificates are accepted, because the probe
+/// reports them.
 pub(super) fn credentials(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -144,7 +146,7 @@ pub(super) fn credentials(
     }
 }
 
-/// Connects, makes the handshake and requests the URL.
+/// Connects, performs the handshake and requests the URL.
 pub(super) async fn probe(
     url: &Uri,
     credentials: CertifiedKey,
@@ -316,9 +318,9 @@ async fn converse(
     url: &Uri,
     timeout: Duration,
 ) -> Result<Response<Incoming>, Box<dyn Error + Send + Sync>> {
-    // With TLS 1.3 the client is done before the server has looked at its
-    // certificate. A refusal arrives at the first read, and a request sent
-    // meanwhile could lose the alert.
+    // With TLS 1.3 the client has finished before the server has checked its certificate. A
+    // refusal arrives at the first read, and a request that is sent before could lose the
+    // alert.
     let mut early = [0_u8; 1];
     match tokio::time::timeout(timeout, stream.read(&mut early)).await {
         Err(_) => {}
@@ -336,7 +338,7 @@ async fn converse(
     match tokio::time::timeout(PROBE_TIMEOUT, sender.send_request(request)).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => match connection.await {
-            // The connection's error says more than the request's.
+            // The connection's error is more precise than the request's.
             Ok(Err(cause)) => Err(cause.into()),
             _ => Err(error.into()),
         },
@@ -344,7 +346,7 @@ async fn converse(
     }
 }
 
-/// The alert among an error's causes.
+/// Returns the alert among an error's causes.
 fn alert_of(error: &(dyn Error + 'static)) -> Option<AlertDescription> {
     let mut current = Some(error);
     while let Some(error) = current {
@@ -376,7 +378,7 @@ fn note_alert(alert: AlertDescription, findings: &mut Findings) {
         None => format!("{alert:?}"),
     };
     match alert {
-        // How TLS 1.2 says that a certificate is required.
+        // TLS 1.2 servers report in this way that a certificate is required.
         AlertDescription::HandshakeFailure => candidates.push(ReasonCode::NoCertificate),
         AlertDescription::UnrecognisedName => candidates.push(ReasonCode::HostMismatch),
         _ => {}

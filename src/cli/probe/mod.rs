@@ -1,10 +1,10 @@
-//! `countersign probe`: the caller's side of a connection, step by step.
+//! `countersign probe`: shows the caller's side of a connection, step by step.
 //!
-//! Connects as a caller would and shows what the server presented and asked for, how it
-//! refused or responded, and what helps. It does not read the gateway's configuration: any
+//! Connects as a caller would and shows what the server presented and asked for, how it refused
+//! or responded, and what helps. The probe does not read the gateway's configuration: any
 //! server can be probed.
 //!
-//! - `connect`: connects once and records what the server does
+//! - `connect`: connects once and records the server's behaviour
 
 mod connect;
 

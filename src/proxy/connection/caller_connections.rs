@@ -29,7 +29,7 @@ pub struct CallerConnections {
     next_id: AtomicU64,
 }
 
-/// One open connection.
+/// An open connection of a caller.
 #[derive(Debug)]
 struct OpenConnection {
     in_flight: Arc<InFlightRequests>,

@@ -119,7 +119,7 @@ impl HandshakeTurns {
 struct Turn<'a> {
     turns: &'a HandshakeTurns,
     source: Source,
-    /// Its number while it waits.
+    /// The handshake's number while it waits.
     number: Option<u64>,
 }
 

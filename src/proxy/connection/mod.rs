@@ -244,8 +244,8 @@ impl Connection {
         self.record_refusal(&Denial::new(ReasonCode::MalformedRequest, detail));
     }
 
-    /// Records a refusal that belongs to no request: of the connection, or of something on
-    /// it.
+    /// Records a refusal that does not belong to a request, for example of the whole
+    /// connection.
     pub(crate) fn record_refusal(&self, denial: &Denial) {
         let (reason, detail) = (denial.reason, &denial.detail);
         let worker = &self.worker;

@@ -18,8 +18,8 @@ const BATCHES: usize = 256;
 /// Time between two batches. A task that serves a request is polled several times. Without
 /// a pause, a batch would run before each of these polls.
 const PAUSE: Duration = Duration::from_millis(1);
-/// After this time there are no more pauses, because changes must take effect within a
-/// second.
+/// After this time the broadcast does not pause any more, because changes must take effect
+/// within a second.
 const PAUSES_END: Duration = Duration::from_millis(300);
 /// After this time all remaining batches are notified at once.
 const YIELDS_END: Duration = Duration::from_millis(450);
@@ -49,7 +49,7 @@ impl TrustBroadcast {
         let number = self.subscriptions.fetch_add(1, Ordering::Relaxed);
         match self.batches.get(number % BATCHES) {
             Some(batch) => batch.subscribe(),
-            // Unreachable: there are `BATCHES` of them.
+            // Unreachable: the remainder is always less than the number of batches.
             None => watch::Sender::new(()).subscribe(),
         }
     }

@@ -356,7 +356,7 @@ async fn unless_preempted<T>(
     }
 }
 
-/// Why a request ends that yields its connection.
+/// Creates the denial for a request that ends because it yields its connection.
 pub(crate) fn preemption_denial(upstream: &str) -> Denial {
     Denial::caller_limit(
         CallerLimit::UpstreamConnections,

@@ -27,8 +27,8 @@ use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
 use crate::upstream::{HttpProtocol, UpstreamConfig};
 
-/// What the assertions of a request are bound to, and how to send the request. All values
-/// are those of the forwarded request, not of the received one.
+/// The values that the assertions of a request are bound to, and how to send the request. All
+/// values are those of the forwarded request, not of the received one.
 pub(crate) struct ForwardPlan<'a> {
     pub(crate) method: String,
     pub(crate) authority: &'a str,

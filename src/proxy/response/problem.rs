@@ -28,7 +28,7 @@ struct Problem<'a> {
     limit: Option<&'static str>,
 }
 
-/// What determines the form of the response.
+/// The properties of a request that determine the form of the response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ResponseFormat {
     /// The caller uses gRPC.

@@ -1,9 +1,9 @@
-//! `GET /.well-known/oauth-protected-resource/…`: tells clients which tokens a resource
-//! accepts (RFC 9728). Clients that were refused without a token read it.
+//! `GET /.well-known/oauth-protected-resource/…`: tells clients which tokens a resource accepts
+//! (RFC 9728). Clients that were refused without a token read it.
 //!
-//! The well-known path stands between the host and the path of the resource. The gateway
-//! responds on every host and to every caller that may send a request, because the
-//! document contains no more than the challenge of a refusal.
+//! The well-known path is placed between the host and the path of the resource. The gateway
+//! responds on every host and to every caller that may send a request, because the document
+//! contains no more than the challenge of a refusal.
 
 use http::{Method, Response};
 

@@ -49,8 +49,8 @@ pub(crate) fn declared_length(
     }
 }
 
-/// Waits for the end of a body that was declared empty. In HTTP/2 the end can follow the
-/// head in a frame of its own, and the service must not get a body then.
+/// Waits for the end of a body that was declared empty. In HTTP/2 the end can follow the head
+/// in a separate frame, and the service must not get a body then.
 pub(crate) async fn await_declared_end(
     context: RequestContext<'_>,
     mut incoming: CallerBody,

@@ -15,7 +15,7 @@ use crate::tls::ServerNames;
 pub(crate) struct Target {
     /// The authority as the caller wrote it.
     pub(crate) authority: String,
-    /// Its host, normalized.
+    /// The target's host, normalized.
     pub(crate) host: String,
     /// Path and query, exactly as the caller wrote them.
     pub(crate) path_and_query: PathAndQuery,

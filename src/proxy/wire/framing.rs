@@ -42,14 +42,14 @@ pub struct FramingMachine {
     heads: u64,
 }
 
-/// What may be passed on after one input.
+/// The result of one input: how much of it may be passed on.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Step {
     /// A head that began in an earlier input. It is passed on first.
     pub released: Option<Vec<u8>>,
     /// The part of the input that is passed on, after `released`.
     pub pass: Range<usize>,
-    /// Why the rest of the input is refused, if it is.
+    /// The reason why the rest of the input is refused, if it is.
     pub error: Option<FramingError>,
 }
 

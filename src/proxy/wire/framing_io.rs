@@ -280,8 +280,8 @@ impl<S: AsyncWrite + Unpin> FramingIo<S> {
     }
 
     fn flush_all(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Bytes that the handshake left in the socket are sent together with the first
-        // response.
+        // If nothing was written, nothing is flushed: bytes that the handshake left in the
+        // socket's buffer are sent together with the first response.
         if self.state.holding.load(Ordering::Relaxed)
             || !self.state.unflushed.load(Ordering::Relaxed)
         {

@@ -7,10 +7,10 @@ use http::{HeaderMap, HeaderValue, request};
 use super::head::{FramingError, malformed};
 use crate::reason::ReasonCode;
 
-/// What h2 reads beyond the limit, so that the gateway can respond with a reason. h2
+/// Bytes that h2 reads beyond the limit, so that the gateway can respond with a reason. h2
 /// itself responds to longer heads, without one.
 pub(crate) const SLACK: usize = 64 * 1024;
-/// What each field counts beside its name and value (RFC 9113 section 6.5.2).
+/// The size that each field counts in addition to its name and value (RFC 9113 section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
 /// Returns what is wrong with a head, if anything.

@@ -34,7 +34,7 @@ const BYTES_PER_CREDIT: u64 = 512;
 /// Credit that a whole response earns: two of them pay for one reset.
 const CREDIT_PER_RESPONSE: u64 = RESET_COST / 2;
 
-/// What was learned from the frames of a connection.
+/// Counts and facts that the monitor learned from the frames of a connection.
 #[derive(Debug)]
 pub(crate) struct H2Stats {
     /// Number of streams that the caller has opened.

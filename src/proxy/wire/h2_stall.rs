@@ -2,18 +2,18 @@
 //! response.
 //!
 //! A stream can wait for one of two things: until its caller opens the stream's window, or
-//! until the other streams have sent, because all streams share the connection's window
-//! and the socket. The gateway cannot see which of the two it is, because it does not
-//! track the windows of single streams. But h2 sends every byte for which the windows have
-//! space. If the connection is not blocked, the stream therefore waits for its own window.
+//! until the other streams have sent, because all streams share the connection's window and the
+//! socket. The gateway cannot see which of the two it is, because it does not track the windows
+//! of single streams. But h2 sends every byte for which the windows have space. If the
+//! connection is not blocked, the stream therefore waits for its own window.
 //!
-//! Each stream has a timeout. While the connection is blocked, the timeout is extended
-//! once for each [`MAX_PIECE`] that the connection sends: if the caller had opened only
-//! this stream, it would have read as much at the same speed. If the connection sends
-//! nothing, or almost nothing, no time is added. h2 also serves waiting streams in turn.
-//! After the connection has sent more than all other streams may send before this one, the
-//! stream's own window must be closed, and no more time is added. The wait is therefore
-//! limited, for each other stream, to the time for [`MAX_PER_TURN`] bytes.
+//! Each stream has a timeout. While the connection is blocked, the timeout is extended once for
+//! each [`MAX_PIECE`] that the connection sends: if the caller had opened only this stream, it
+//! would have read as much at the same speed. If the connection sends nothing, or almost
+//! nothing, no time is added. h2 also serves waiting streams in turn. After the connection has
+//! sent more than all other streams may send before this one, only the stream's own window can
+//! be the cause of the wait, and no more time is added. Each other stream can therefore extend
+//! the wait by at most the time for [`MAX_PER_TURN`] bytes.
 
 use std::time::{Duration, Instant};
 

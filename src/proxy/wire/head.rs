@@ -10,13 +10,13 @@ pub const MAX_FIELDS: usize = 100;
 /// Maximum number of empty lines before a request line (RFC 9112 section 2.2).
 const MAX_LEADING_LINES: usize = 2;
 
-/// Why bytes are not a request that the gateway accepts.
+/// The reason why bytes are not a request that the gateway accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct FramingError {
     /// The reason code.
     pub reason: ReasonCode,
-    /// What exactly is wrong.
+    /// Details of the reason.
     pub detail: &'static str,
 }
 
@@ -243,7 +243,7 @@ pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), FramingError> {
     Ok((name, value.trim_ascii()))
 }
 
-/// Whether this is Content-Length or Transfer-Encoding, or a spelling that a server might
+/// Whether `name` is Content-Length or Transfer-Encoding, or a spelling that a server might
 /// read as one of them.
 #[must_use]
 pub fn is_framing_name(name: &[u8]) -> bool {

@@ -108,7 +108,7 @@ fn check(
     })
 }
 
-/// Whether `item` is all of `value`, and the canonical form of its number.
+/// Whether `value` consists of `item` alone, without leading zeros.
 fn is_only_spelling(item: &[u8], value: &HeaderValue) -> bool {
     item.len() == value.len() && (item.len() == 1 || !item.starts_with(b"0"))
 }

@@ -50,7 +50,7 @@ fn check_port(port: &str) -> Result<(), Denial> {
     match port.strip_prefix(':') {
         None if port.is_empty() => Ok(()),
         Some("") => Ok(()),
-        // Not `parse` alone, which takes a sign.
+        // Not `parse` alone, because it accepts a sign.
         Some(digits)
             if digits.len() <= 5
                 && digits.bytes().all(|b| b.is_ascii_digit())

@@ -1,26 +1,26 @@
-//! `CutLog`: how many connections were cut off, and how long after the change that caused
-//! it. It shows whether a revocation is in effect.
+//! `CutLog`: counts connections that were cut off, and notes when the last one was cut and when
+//! the present state came into service. This shows whether a revocation is in effect.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock;
 use crate::reason::ReasonCode;
 
-/// What was cut off since the start.
+/// Connections that were cut off since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cuts {
-    /// Connections whose identity or permission no longer held.
+    /// Connections whose identity or permission was not valid any more.
     pub total: u64,
-    /// Those whose certificate had been revoked.
+    /// Connections whose certificate had been revoked.
     pub revoked: u64,
-    /// When the last one was cut off, in milliseconds since the Unix epoch.
+    /// When the last connection was cut off, in milliseconds since the Unix epoch.
     pub last_ms: u64,
     /// When the present state came into service, in milliseconds since the Unix
     /// epoch.
     pub in_service_since_ms: u64,
 }
 
-/// Counts what is cut off.
+/// Counts connections that are cut off.
 #[derive(Debug)]
 pub(super) struct CutLog {
     total: AtomicU64,

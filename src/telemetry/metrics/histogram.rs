@@ -14,7 +14,8 @@ const BUCKETS_MICROS: [u64; 14] = [
     2_500_000, 10_000_000, 60_000_000,
 ];
 
-/// A histogram of durations made of atomic integers: the library's takes a lock.
+/// A histogram of durations made of atomic integers, because the library's histogram takes a
+/// lock.
 #[derive(Debug, Clone, Default)]
 pub(super) struct DurationHistogram(Arc<DurationCounts>);
 

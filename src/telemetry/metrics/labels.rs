@@ -1,4 +1,4 @@
-//! The labels of what is counted, and counters that are made when they first count.
+//! The labels of metrics, and counters that are created when they first count.
 
 use std::sync::{Arc, OnceLock};
 
@@ -84,8 +84,8 @@ pub(super) struct UpstreamCodeLabels {
     pub(super) code: &'static str,
 }
 
-/// One counter per reason, each made when it first counts: most of them never
-/// do, and there are many routes.
+/// One counter for each reason. Each is created when it first counts, because most reasons
+/// never occur and there are many routes.
 pub(super) struct PerReason<L> {
     family: Family<L, Counter>,
     labels: Box<dyn Fn(ReasonCode) -> L + Send + Sync>,

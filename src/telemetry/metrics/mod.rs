@@ -1,16 +1,15 @@
-//! `Metrics`: what the gateway counts, in the text form of OpenMetrics.
+//! `Metrics`: the gateway's counters, in the text form of OpenMetrics.
 //!
-//! Handles are resolved once and kept: per route in [`RouteMetrics`], per
-//! upstream in [`UpstreamMetrics`]. Counting a request is then a few additions
-//! to atomic integers, without lock, allocation or formatting. Label values come
-//! from the configuration and from fixed sets (such as [`ReasonCode`]), never from a
-//! peer, so that no peer can make the tables grow.
+//! Handles are resolved once and kept: per route in [`RouteMetrics`], per upstream in
+//! [`UpstreamMetrics`]. Counting a request is then a few additions to atomic integers, without
+//! lock, allocation or formatting. Label values come from the configuration and from fixed sets
+//! (such as [`ReasonCode`]), never from a peer, so that no peer can make the tables grow.
 //!
-//! - `route`: what is counted of one route
-//! - `upstream`: what is counted of one upstream, and of its endpoints
-//! - `labels`: the labels, and counters that are made when they first count
+//! - `route`: the counters of one route
+//! - `upstream`: the counters of one upstream, and of its endpoints
+//! - `labels`: the labels, and counters that are created when they first count
 //! - `registration`: registers a metric
-//! - `cut_log`: how many connections were cut off, and how long after the change
+//! - `cut_log`: counts connections that were cut off
 //! - `histogram`: a histogram of durations without locks
 
 mod cut_log;
@@ -51,7 +50,7 @@ use crate::reason::ReasonCode;
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Everything that is counted.
+/// All metrics of the gateway.
 pub struct Metrics {
     registry: Registry,
     connections_open: Gauge,
@@ -76,7 +75,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All counters at zero.
+    /// Creates all counters, at zero.
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("countersign");
@@ -157,30 +156,32 @@ impl Metrics {
         }
     }
 
-    /// A connection was accepted.
+    /// Counts a connection that was accepted.
     pub fn connection_opened(&self) {
         self.connections_open.inc();
         self.connections.inc();
     }
 
-    /// A connection is gone.
+    /// Counts a connection that has ended.
     pub fn connection_closed(&self) {
         self.connections_open.dec();
     }
 
-    /// A connection was cut off because its identity or permission no longer held.
+    /// Counts a connection that was cut off because its identity or permission was not valid
+    /// any more.
     pub fn connection_cut(&self, reason: ReasonCode) {
         self.connections_cut.count(reason);
         self.cuts.note(reason);
     }
 
-    /// What was cut off since the start, and since when the present state serves.
+    /// Returns how many connections were cut off since the start, and since when the present
+    /// state serves.
     #[must_use]
     pub fn cuts(&self) -> Cuts {
         self.cuts.read()
     }
 
-    /// A connection waits without buffers until the value is dropped.
+    /// Counts a connection that waits without buffers, until the value is dropped.
     pub fn connection_rests(&self) -> impl Drop + use<> {
         struct Resting(Gauge);
         impl Drop for Resting {
@@ -192,35 +193,35 @@ impl Metrics {
         Resting(self.connections_resting.clone())
     }
 
-    /// A connection ended because of a panic.
+    /// Counts a connection that ended because of a panic.
     pub fn panicked(&self) {
         self.panics.inc();
     }
 
-    /// A limit made a connection or request yield, wait or be refused; `limit` is its key in the
-    /// configuration, as in `limits.connections`.
+    /// Counts that a limit made a connection or request yield, wait or be refused. `limit` is
+    /// its key in the configuration, such as `limits.connections`.
     pub fn limit_reached(&self, limit: &'static str) {
         self.limits_reached
             .get_or_create_owned(&LimitLabels { limit })
             .inc();
     }
 
-    /// A TLS handshake succeeded.
+    /// Counts a TLS handshake that succeeded.
     pub fn handshake_succeeded(&self) {
         self.handshakes_ok.inc();
     }
 
-    /// A TLS handshake was refused.
+    /// Counts a TLS handshake that was refused.
     pub fn handshake_refused(&self, reason: ReasonCode) {
         self.handshakes_refused.count(reason);
     }
 
-    /// An assertion was signed.
+    /// Counts an assertion that was signed.
     pub fn assertion_signed(&self) {
         self.assertions.inc();
     }
 
-    /// The configuration was reloaded, or was not because something is wrong.
+    /// Counts a reload of the configuration that succeeded or failed.
     pub fn reloaded(&self, successfully: bool) {
         let result = if successfully { "ok" } else { "refused" };
         self.reloads
@@ -228,12 +229,12 @@ impl Metrics {
             .inc();
     }
 
-    /// A snapshot came into service.
+    /// Notes that a snapshot came into service.
     pub fn came_into_service(&self) {
         self.cuts.came_into_service();
     }
 
-    /// A unit of material was read again, or could not be used.
+    /// Counts a unit of material that was read again, or could not be used.
     pub fn material_loaded(&self, successfully: bool) {
         let result = if successfully { "ok" } else { "refused" };
         self.material_loads
@@ -241,13 +242,13 @@ impl Metrics {
             .inc();
     }
 
-    /// How many connections are open now.
+    /// Returns how many connections are open now.
     #[must_use]
     pub fn open_connections(&self) -> i64 {
         self.connections_open.get()
     }
 
-    /// How many of a trust domain's CRLs are this fresh.
+    /// Sets how many CRLs of a trust domain have this freshness.
     pub fn revocation_lists(&self, trust_domain: &str, freshness: &'static str, count: i64) {
         let labels = ListLabels {
             trust_domain: trust_domain.into(),
@@ -256,7 +257,7 @@ impl Metrics {
         self.lists.get_or_create_owned(&labels).set(count);
     }
 
-    /// A revocation list was fetched, or not.
+    /// Counts a fetch of a revocation list that succeeded or failed.
     pub fn revocation_list_fetched(&self, ok: bool) {
         let result = if ok { "ok" } else { "failed" };
         self.list_fetches
@@ -264,7 +265,7 @@ impl Metrics {
             .inc();
     }
 
-    /// How many reloads there were: successful ones, and refused ones.
+    /// Returns the number of successful and of refused reloads.
     #[must_use]
     pub fn reloads(&self) -> (u64, u64) {
         let count = |result| {
@@ -274,7 +275,7 @@ impl Metrics {
         (count("ok"), count("refused"))
     }
 
-    /// The counters of a route; to be resolved when the route is built, and kept.
+    /// Returns the counters of a route; to be resolved when the route is built, and kept.
     #[must_use]
     pub fn route(&self, name: &str, upstream: &str) -> Arc<RouteMetrics> {
         let mut counters = RouteMetrics::new(&self.requests, &self.durations, name);
@@ -282,14 +283,14 @@ impl Metrics {
         Arc::new(counters)
     }
 
-    /// The counters of requests that found no route. Their label is empty,
-    /// which no route's name is.
+    /// Returns the counters of requests that found no route. Their label is empty, which no
+    /// route's name is.
     #[must_use]
     pub const fn unrouted(&self) -> &Arc<RouteMetrics> {
         &self.unrouted
     }
 
-    /// The counters of an upstream; to be resolved when it is built, and kept.
+    /// Returns the counters of an upstream; to be resolved when it is built, and kept.
     #[must_use]
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
         let upstream: Arc<str> = name.into();
@@ -309,7 +310,7 @@ impl Metrics {
         })
     }
 
-    /// The gauge of an endpoint's health, until it is dropped.
+    /// Returns the gauge of an endpoint's health, which exists until it is dropped.
     #[must_use]
     pub fn endpoint(&self, upstream: &str, endpoint: &str) -> EndpointMetrics {
         let labels = EndpointLabels {
@@ -322,8 +323,8 @@ impl Metrics {
         }
     }
 
-    /// What is remembered of callers' chains: how many, and how often one was known
-    /// and was verified since the start.
+    /// Sets how many caller chains are remembered, and how often one was known, or had to be
+    /// verified, since the start.
     pub fn chains(&self, kept: usize, known: u64, verified: u64) {
         let chains = &self.chains;
         chains.kept.set(i64::try_from(kept).unwrap_or(i64::MAX));
@@ -331,11 +332,11 @@ impl Metrics {
         chains.verified.inner().store(verified, Ordering::Relaxed);
     }
 
-    /// Everything in the text form of OpenMetrics.
+    /// Encodes everything in the text form of OpenMetrics.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut output = String::with_capacity(4096);
-        // Writing to a text cannot fail.
+        // Writing to a string cannot fail.
         let _ = text::encode(&mut output, &self.registry);
         output
     }

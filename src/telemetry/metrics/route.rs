@@ -1,4 +1,4 @@
-//! What is counted of one route.
+//! The counters of one route.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,8 +22,7 @@ pub struct RouteMetrics {
     duration: DurationHistogram,
 }
 
-/// Names of a route and of where it leads, as JSON strings; `null` if there
-/// is no route.
+/// Names of a route and its upstream, as JSON strings; `null` if there is no route.
 pub(super) struct RouteNames {
     route: Box<str>,
     upstream: Box<str>,
@@ -79,35 +78,35 @@ impl RouteMetrics {
         }
     }
 
-    /// The route's name as JSON; `null` if there is no route.
+    /// Returns the route's name as JSON; `null` if there is no route.
     pub(in crate::telemetry) fn route_json(&self) -> &str {
         &self.names.route
     }
 
-    /// The name of the route's upstream as JSON, likewise.
+    /// Returns the name of the route's upstream as JSON; `null` if there is no route.
     pub(in crate::telemetry) fn upstream_json(&self) -> &str {
         &self.names.upstream
     }
 
-    /// A request was allowed, and its upstream responded.
+    /// Counts a request that was allowed, and to which the upstream responded.
     pub fn allowed(&self, elapsed: Duration) {
         self.allowed.inc();
         self.duration.observe(elapsed);
     }
 
-    /// A request was refused.
+    /// Counts a request that was refused.
     pub fn refused(&self, reason: ReasonCode, elapsed: Duration) {
         self.refused.count(reason);
         self.duration.observe(elapsed);
     }
 
-    /// A request was allowed, and its upstream did not respond.
+    /// Counts a request that was allowed, and to which the upstream did not respond.
     pub fn failed(&self, reason: ReasonCode, elapsed: Duration) {
         self.failed.count(reason);
         self.duration.observe(elapsed);
     }
 
-    /// A request was gone before there was a response.
+    /// Counts a request that was gone before there was a response.
     pub fn aborted(&self) {
         self.aborted.inc();
     }

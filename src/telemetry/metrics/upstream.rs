@@ -1,4 +1,4 @@
-//! What is counted of one upstream, and of its endpoints.
+//! The counters of one upstream, and of its endpoints.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ pub struct UpstreamMetrics {
 }
 
 impl UpstreamMetrics {
-    /// The service has ended a connection with an error of HTTP/2, by its name in RFC 9113
-    /// section 7.
+    /// Counts a connection that the service has ended with an error. `code` is the name of the
+    /// error code in RFC 9113 section 7.
     pub fn connection_ended(&self, code: &'static str) {
         let labels = UpstreamCodeLabels {
             upstream: Arc::clone(&self.name),
@@ -33,12 +33,12 @@ impl UpstreamMetrics {
         self.ended.get_or_create_owned(&labels).inc();
     }
 
-    /// The upstream failed for this reason.
+    /// Counts a failure of the upstream with this reason.
     pub fn failed(&self, reason: ReasonCode) {
         self.errors.count(reason);
     }
 
-    /// A request was sent to the upstream again.
+    /// Counts a request that was sent to the upstream again.
     pub fn retried(&self) {
         self.retries.inc();
     }
@@ -50,7 +50,7 @@ impl fmt::Debug for UpstreamMetrics {
     }
 }
 
-/// What is counted of upstreams.
+/// The metric families of upstreams.
 pub(super) struct UpstreamFamilies {
     pub(super) errors: Family<UpstreamLabels, Counter>,
     pub(super) retries: Family<UpstreamNameLabels, Counter>,
@@ -85,7 +85,7 @@ impl UpstreamFamilies {
     }
 }
 
-/// The health of one endpoint. Dropping it removes the metric.
+/// The gauge of one endpoint's health. Dropping it removes the metric.
 #[derive(Debug)]
 pub struct EndpointMetrics {
     pub(super) family: Family<EndpointLabels, Gauge>,

@@ -1,7 +1,7 @@
-//! `EndpointState`: what is known of one endpoint, and for how long it is ejected.
+//! `EndpointState`: the health and load of one endpoint, and how long it is ejected.
 //!
-//! Shared by all workers, so everything that changes is an atomic; a lost update costs one
-//! request an unlucky choice and nothing else.
+//! All workers share it, so everything that changes is an atomic. A lost update costs no more
+//! than an unlucky choice for one request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -15,31 +15,33 @@ use crate::upstream::config::target::{Endpoint, Target};
 use crate::upstream::connection::addresses::Addresses;
 use crate::upstream::limits::connection_limit::ConnectionLimit;
 
-/// An endpoint that failed is ejected for this long, twice as long each further time …
+/// How long an endpoint is ejected after its first failure. Each further failure doubles the
+/// time.
 const FIRST_EJECTION: Duration = Duration::from_millis(500);
-/// … up to this.
+/// Maximum time of an ejection.
 const MAX_EJECTION: Duration = Duration::from_secs(60);
-/// How long a service that announces no extended CONNECT is not asked again whether it
-/// does: each time costs a connection.
+/// How long a service that announces no extended CONNECT is not asked again whether it supports
+/// it. Each attempt costs a connection.
 const NO_TUNNELS_TIME: Duration = Duration::from_secs(30);
 
-/// What is known of one endpoint.
+/// The health and load of one endpoint, shared by all workers.
 #[derive(Debug)]
 pub(super) struct EndpointState {
     pub(super) target: Arc<Target>,
     pub(super) addresses: Arc<Addresses>,
     pub(super) limit: Arc<ConnectionLimit>,
-    /// Health checks say that it is unhealthy.
+    /// Whether health checks have found the endpoint unhealthy.
     pub(super) unhealthy: AtomicBool,
     pub(super) hash: u64,
     pub(super) in_progress: AtomicUsize,
-    /// Whether it failed since its last response. If not, the next fields mean nothing.
+    /// Whether the endpoint has failed since its last response. If not, the next fields mean
+    /// nothing.
     has_failed: AtomicBool,
     failures: AtomicU32,
     unanswered: UnansweredRequests,
-    /// Milliseconds after `since` until which it is ejected for all callers …
+    /// Until when the endpoint is ejected for all callers, in milliseconds after `since`.
     pub(super) ejected_until: AtomicU64,
-    /// … and until which it gets no tunnels over h2.
+    /// Until when the endpoint gets no tunnels over h2, in milliseconds after `since`.
     no_tunnels_until: AtomicU64,
     pub(super) since: Instant,
 }
@@ -83,7 +85,7 @@ impl EndpointState {
             && (self.is_before(&self.ejected_until) || is_for_it())
     }
 
-    /// Ejects it, for longer the more often it was `before`.
+    /// Ejects the endpoint. The time doubles with each earlier ejection (`before`).
     fn eject(&self, until: &AtomicU64, before: u32) {
         let time = FIRST_EJECTION
             .saturating_mul(1 << before.min(16))
@@ -117,7 +119,7 @@ impl EndpointState {
         }
     }
 
-    /// It speaks h2 without extended CONNECT.
+    /// Notes that the endpoint speaks h2 without extended CONNECT.
     pub(super) fn note_no_tunnels(&self) {
         self.set(&self.no_tunnels_until, NO_TUNNELS_TIME);
     }

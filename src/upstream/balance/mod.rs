@@ -1,8 +1,8 @@
-//! `Upstream`: its endpoints, which of them gets a request, and how many requests it gets.
+//! `Upstream`: selects the endpoint for each request, and limits the requests.
 //!
-//! - `endpoint_state`: what is known of one endpoint, and for how long it is ejected
-//! - `outlier`: for which callers an endpoint is ejected
-//! - `retry_budget`: how many requests may be sent again
+//! - `endpoint_state`: the health and load of one endpoint, and how long it is ejected
+//! - `outlier`: decides for which callers an endpoint is ejected
+//! - `retry_budget`: limits how many requests may be sent again
 //! - `hash`: hashes that are the same on every replica
 
 mod endpoint_state;
@@ -42,18 +42,18 @@ pub struct Upstream {
     meter: OnceLock<Arc<UpstreamMetrics>>,
 }
 
-/// What the choice of an endpoint for a request depends on.
+/// The properties of a request that the choice of an endpoint depends on.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Affinity<'a> {
-    /// Sends requests of one caller to one endpoint, if that is configured.
+    /// Selects the endpoint for all requests of one caller, if that is configured.
     key: Option<u64>,
-    /// The caller, for which endpoints may be ejected; absent if it has no name.
+    /// The caller for which endpoints may be ejected; absent if the caller has no name.
     caller: Option<&'a CallerName>,
-    /// Whose share of the endpoint's connections the request takes.
+    /// The caller whose share of the endpoint's connections the request takes.
     pub(in crate::upstream) share: Option<ShareKey>,
 }
 
-/// Endpoints that a request has tried in vain.
+/// Endpoints that a request has tried without success.
 #[derive(Debug, Default)]
 pub(in crate::upstream) struct Tried {
     indices: [usize; MAX_ATTEMPTS],
@@ -61,7 +61,7 @@ pub(in crate::upstream) struct Tried {
 }
 
 impl Tried {
-    /// Begins with the endpoint that a request should not be sent to again, if there are
+    /// Creates a set with the endpoint that a request should not be sent to again, if there are
     /// others.
     pub(in crate::upstream) fn avoiding(index: Option<usize>, upstream: &Upstream) -> Self {
         let mut tried = Self::default();
@@ -88,7 +88,7 @@ impl Tried {
     }
 }
 
-/// One request in progress at an endpoint, until it is dropped.
+/// A request in progress at an endpoint, until this is dropped.
 #[derive(Debug)]
 pub struct InProgress {
     upstream: Arc<Upstream>,
@@ -104,13 +104,13 @@ impl Drop for InProgress {
 }
 
 impl Upstream {
-    /// An upstream with its endpoints.
+    /// Creates an upstream with its endpoints.
     #[must_use]
     pub fn new(config: UpstreamConfig) -> Self {
         Self::following(config, None)
     }
 
-    /// An upstream that replaces an earlier one. What is known of endpoints that stay is kept:
+    /// Creates an upstream that replaces an earlier one. Endpoints that stay keep their
     /// connections, failures and health.
     #[must_use]
     pub fn following(config: UpstreamConfig, earlier: Option<&Self>) -> Self {
@@ -159,7 +159,7 @@ impl Upstream {
             .is_none_or(|state| !state.is_unhealthy())
     }
 
-    /// Returns where an endpoint is.
+    /// Returns the location of an endpoint.
     pub(in crate::upstream) fn location(
         &self,
         index: usize,
@@ -176,7 +176,7 @@ impl Upstream {
         self.states.get(index).map(|state| &state.limit)
     }
 
-    /// Returns whose share of the endpoints' connections a request takes.
+    /// Returns the caller whose share of the endpoints' connections a request takes.
     pub(in crate::upstream) fn share_key(&self, affinity: Affinity<'_>) -> ShareKey {
         match self.config.share {
             Sharing::Always if self.config.protocol == HttpProtocol::Http2 => ShareKey::EVERYBODY,
@@ -189,32 +189,32 @@ impl Upstream {
         self.pending.acquire(self.config.max_pending)
     }
 
-    /// Its name in the configuration.
+    /// Returns the name of the upstream in the configuration.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.config.name
     }
 
-    /// Names, addresses and timeouts.
+    /// Returns the names, addresses and timeouts.
     #[must_use]
     pub const fn config(&self) -> &UpstreamConfig {
         &self.config
     }
 
-    /// Resolves its counters; to be called before it is put into service.
+    /// Registers the upstream's counters. To be called before the upstream is put into service.
     pub fn meter(&self, metrics: &Metrics) {
         self.meter.get_or_init(|| metrics.upstream(self.name()));
     }
 
-    /// Counts that it sent no response, and why.
+    /// Counts that the upstream sent no response, with the reason.
     pub fn record_no_response(&self, reason: ReasonCode) {
         if let Some(meter) = self.meter.get() {
             meter.failed(reason);
         }
     }
 
-    /// Records that a service has ended a connection in h2 with this error; `cause` is what was
-    /// unusual about what the caller sent.
+    /// Records that a service has ended an h2 connection with this error. `cause` describes
+    /// what was unusual about the caller's requests.
     pub(in crate::upstream) fn record_goaway(
         &self,
         endpoint: usize,
@@ -238,17 +238,18 @@ impl Upstream {
     /// Admits a request of this caller, unless too many are in progress.
     ///
     /// # Errors
-    /// Why it may not be sent now. A caller that holds as much as it may can
-    /// [wait](Self::admit_later).
+    /// The reason why the request may not be sent now. A caller that holds as much as it may
+    /// can [wait](Self::admit_later).
     pub fn admit(&self, caller: ShareKey, share: Share) -> Result<Place, NoPlace> {
         self.budget.earn();
         self.requests.enter(caller, self.place_limits(share))
     }
 
-    /// Admits a request when one of the same caller ends, if that is soon enough.
+    /// Waits until another request of the same caller ends, and admits this one if that is soon
+    /// enough.
     ///
     /// # Errors
-    /// If it is not, or too many of the caller's requests wait.
+    /// If the wait is too long, or too many of the caller's requests wait already.
     pub async fn admit_later(&self, caller: ShareKey, share: Share) -> Result<Place, NoPlace> {
         let (timeout, max_pending) = (self.config.connect_timeout, self.config.max_pending);
         self.requests
@@ -256,8 +257,8 @@ impl Upstream {
             .await
     }
 
-    /// How its requests in progress are shared. Over HTTP/1.1 each needs a connection of
-    /// its own, so that connections are what callers compete for.
+    /// Limits how many requests of one caller may be in progress at an endpoint. Over HTTP/1.1
+    /// each request needs its own connection, so callers compete for connections.
     fn place_limits(&self, share: Share) -> PlaceLimits {
         let max = self.config.max_requests;
         let connections = self
@@ -268,7 +269,7 @@ impl Upstream {
             max,
             shared: match self.config.protocol {
                 HttpProtocol::Http1 => max.min(connections),
-                // More are opened where all callers share connections.
+                // More are opened if all callers share connections.
                 HttpProtocol::Http2 if self.config.share == Sharing::Always => max,
                 HttpProtocol::Http2 => max.min(connections.saturating_mul(MAX_STREAMS)),
             },
@@ -276,7 +277,7 @@ impl Upstream {
         }
     }
 
-    /// Whether a request may be sent again; counts it.
+    /// Whether a request may be sent again. Counts the retry.
     #[must_use]
     pub fn may_retry(&self) -> bool {
         let may = self.budget.spend();
@@ -286,8 +287,8 @@ impl Upstream {
         may
     }
 
-    /// Returns what the choice of endpoints depends on; the request takes a connection of the
-    /// caller `share`.
+    /// Returns the properties that the choice of an endpoint depends on. The request takes a
+    /// connection of the caller `share`.
     #[must_use]
     pub fn affinity<'a>(&self, caller: Option<&'a CallerName>, share: ShareKey) -> Affinity<'a> {
         let together = caller.filter(|_| self.config.balance == Balance::Caller);
@@ -298,15 +299,15 @@ impl Upstream {
         }
     }
 
-    /// Records that an endpoint responded in time: it is no longer ejected.
+    /// Records that an endpoint responded in time. It is not ejected any more.
     pub fn record_response(&self, index: usize) {
         if let Some(state) = self.states.get(index) {
             state.record_response();
         }
     }
 
-    /// Records that an endpoint took a request of this caller and sent no response, or none in
-    /// time.
+    /// Records that an endpoint took a request of this caller, and sent no response or a late
+    /// one.
     pub fn record_timeout(&self, index: usize, affinity: Affinity<'_>) {
         if let Some(state) = self.states.get(index) {
             state.record_timeout(affinity.caller);
@@ -328,7 +329,7 @@ impl Upstream {
         }
     }
 
-    /// Whether a healthy endpoint was lately found to have no extended CONNECT.
+    /// Whether a healthy endpoint was recently found to have no extended CONNECT.
     pub(in crate::upstream) fn has_endpoint_without_tunnels(&self) -> bool {
         let mut healthy = self.states.iter().filter(|state| !state.is_unhealthy());
         healthy.any(|state| state.has_no_tunnels())
@@ -353,13 +354,14 @@ impl Upstream {
         })
     }
 
-    /// Selects the next endpoint that was not tried yet. An ejected one comes last: if all are
-    /// ejected, trying one is still better than not. An unhealthy one is not tried at all.
+    /// Selects the next endpoint that was not tried yet. An ejected endpoint comes last: if all
+    /// are ejected, trying one is still better than trying none. An unhealthy endpoint is not
+    /// tried at all.
     pub(in crate::upstream) fn pick(&self, affinity: Affinity<'_>, tried: &Tried) -> Option<usize> {
         self.pick_among(affinity, tried, |_| true)
     }
 
-    /// As [`Self::pick`], for a tunnel over h2: without endpoints that carry none.
+    /// Same as [`Self::pick`], for a tunnel over h2: without endpoints that carry no tunnels.
     pub(in crate::upstream) fn pick_for_tunnel(
         &self,
         affinity: Affinity<'_>,

@@ -1,10 +1,10 @@
 //! `UnansweredRequests`: the callers whose requests an endpoint has left without a response
-//! since its last one.
+//! since its last response.
 //!
-//! A caller can send requests that a service cannot handle, on purpose too: broken
-//! connections and missing responses may then be that caller's own doing. So failures of
-//! one caller, however many, eject an endpoint for that caller alone, and only failures of
-//! several callers eject it for all. One response to any caller ends all of this.
+//! A caller can, even on purpose, send requests that a service cannot handle. Broken
+//! connections and missing responses may then be the caller's fault. Failures of one caller,
+//! however many, therefore eject an endpoint for that caller only. Failures of several callers
+//! eject it for all. One response to any caller ends all ejections.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -13,11 +13,11 @@ use crate::identity::CallerName;
 
 /// Callers that an endpoint has to leave without a response before it is ejected for all.
 const CALLERS: usize = 3;
-/// Requests of one caller that it has to leave without a response before it is ejected for
-/// that caller.
+/// Requests of one caller that an endpoint has to leave without a response before it is ejected
+/// for that caller.
 const REQUESTS: u32 = 3;
 
-/// Has one entry for each caller that it takes.
+/// Requests that an endpoint left without a response, with one entry for each caller.
 #[derive(Debug, Default)]
 pub(super) struct UnansweredRequests {
     /// Random, so that a caller cannot choose a name with another caller's tag.
@@ -25,27 +25,29 @@ pub(super) struct UnansweredRequests {
     callers: [CallerFailures; CALLERS],
 }
 
-/// One of those callers.
+/// The requests of one caller that an endpoint left without a response.
 #[derive(Debug, Default)]
 pub(super) struct CallerFailures {
-    /// The hash of its name; zero if the entry is free.
+    /// The hash of the caller's name; zero if the entry is free.
     tag: AtomicU64,
     requests: AtomicU32,
-    /// Until when the endpoint is ejected for it, as the endpoint counts time.
+    /// Until when the endpoint is ejected for this caller, in milliseconds after the endpoint's
+    /// `since`.
     pub(super) ejected_until: AtomicU64,
 }
 
-/// For which callers an endpoint is to be ejected.
+/// The callers for which an endpoint is to be ejected.
 #[derive(Debug)]
 pub(super) enum EjectionScope<'a> {
     None,
-    /// For this caller, which it was ejected for so many times already.
+    /// For this caller; the number counts its earlier ejections.
     Caller(&'a CallerFailures, u32),
     AllCallers,
 }
 
 impl UnansweredRequests {
-    /// Callers without a name count as one, because one of them could pose as many.
+    /// Returns the tag of a caller. Callers without a name count as one, because one of them
+    /// could pose as many.
     fn tag(&self, caller: Option<&CallerName>) -> u64 {
         self.hasher.hash_one(caller).max(1)
     }
@@ -71,7 +73,7 @@ impl UnansweredRequests {
         }
     }
 
-    /// Returns what is known of this caller.
+    /// Returns the failures of this caller.
     pub(super) fn of(&self, caller: Option<&CallerName>) -> Option<&CallerFailures> {
         let is_known = |entry: &&CallerFailures| entry.tag.load(Ordering::Relaxed) != 0;
         self.callers.iter().find(is_known)?;
@@ -80,7 +82,7 @@ impl UnansweredRequests {
         entries.find(|entry| entry.tag.load(Ordering::Relaxed) == tag)
     }
 
-    /// Forgets all of it, because there was a response.
+    /// Forgets all failures, because there was a response.
     pub(super) fn clear(&self) {
         for entry in &self.callers {
             entry.ejected_until.store(0, Ordering::Relaxed);

@@ -1,24 +1,24 @@
-//! `RetryBudget`: requests that are sent again are a share of all requests, so that a
-//! service that fails does not get twice as many.
+//! `RetryBudget`: limits retries to a share of all requests, so that a failing service does not
+//! get twice as many.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// In units of a hundredth of a request. A quiet service may be asked again a few
+/// Initial and maximum budget, in hundredths of a request. A quiet service may be retried a few
 /// times; a busy one saves up no more than this.
 const INITIAL: u64 = 10 * ONE;
 const MAX_SAVED: u64 = 100 * ONE;
 const ONE: u64 = 100;
 
-/// How many requests to an upstream may be sent again, shared by all workers.
+/// Limits the retries of requests to an upstream. All workers share it.
 #[derive(Debug)]
 pub(in crate::upstream) struct RetryBudget {
     saved: AtomicU64,
-    /// What each request adds.
+    /// Hundredths of a request that each request adds to the budget.
     percent: u64,
 }
 
 impl RetryBudget {
-    /// A budget of so many repeated requests for each hundred.
+    /// Creates a budget of so many retries for each hundred requests.
     pub(in crate::upstream) fn new(percent: u32) -> Self {
         Self {
             saved: AtomicU64::new(INITIAL),
@@ -26,15 +26,15 @@ impl RetryBudget {
         }
     }
 
-    /// A request was made.
+    /// Adds the part for one request to the budget.
     pub(in crate::upstream) fn earn(&self) {
-        // Reading is cheap while no other thread writes, and it is full nearly always.
+        // Reading is cheap while no other thread writes, and the budget is full nearly always.
         if self.saved.load(Ordering::Relaxed) < MAX_SAVED {
             self.saved.fetch_add(self.percent, Ordering::Relaxed);
         }
     }
 
-    /// Whether one may be repeated.
+    /// Takes one retry from the budget. Returns false if the budget is used up.
     pub(in crate::upstream) fn spend(&self) -> bool {
         self.saved
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| {

@@ -4,8 +4,8 @@
 //! Many servers read `_` or `.` as `-`, so that every character that is neither a letter
 //! nor a digit counts as a hyphen here.
 
-/// Whether `name` is removed by default, in whatever spelling. `name` is lower case, as
-/// all names of a [`http::HeaderMap`] are.
+/// Whether `name` is removed by default, in any spelling. `name` is lower case, as all names of
+/// a [`http::HeaderMap`] are.
 #[must_use]
 pub fn is_forgeable(name: &str) -> bool {
     candidates(name.as_bytes())
@@ -13,7 +13,7 @@ pub fn is_forgeable(name: &str) -> bool {
         .any(|pattern| is_spelling_of_pattern(name, pattern))
 }
 
-/// Every name that is removed by default; `*` at its end stands for any rest.
+/// Every name that is removed by default; a `*` at the end of a name matches any rest.
 pub fn removed_by_default() -> impl Iterator<Item = &'static str> {
     let first = (b'a'..=b'z').map(|first| [first, b'-', b'-']);
     let third = (b'a'..=b'z').map(|third| [b'x', b'-', third]);
@@ -22,8 +22,8 @@ pub fn removed_by_default() -> impl Iterator<Item = &'static str> {
         .flat_map(|start| candidates(&start).iter().copied())
 }
 
-/// The patterns that can match a name, by its first character, or by its third if it
-/// starts with `x-`. This is called for every field of every request.
+/// Returns the patterns that can match a name, by its first character, or by its third if it
+/// starts with `x-`. Called for every field of every request.
 const fn candidates(name: &[u8]) -> &'static [&'static str] {
     match name {
         [b'c', ..] => &[
@@ -33,7 +33,8 @@ const fn candidates(name: &[u8]) -> &'static [&'static str] {
             "countersign-*",
         ],
         [b'f', ..] => &["forwarded"],
-        // CGI programs get it as HTTP_PROXY, which their own clients obey.
+        // CGI programs get the field as HTTP_PROXY, which their HTTP clients use as their
+        // proxy.
         [b'p', ..] => &["proxy"],
         [b'r', ..] => &["remote-user"],
         [b's', ..] => &["ssl-cert", "ssl-client*"],

@@ -1,5 +1,5 @@
-//! Which fields of a caller's request, trailers included, a service gets beyond what
-//! holds for all services.
+//! `HeaderRules`: select the fields of a caller's request, trailers included, that a service
+//! gets. They apply in addition to the rules for all services.
 
 use http::{HeaderMap, HeaderName};
 
@@ -31,7 +31,7 @@ pub const ALWAYS_PASSED: [&str; 21] = [
     "via",
 ];
 
-/// Fields that the gateway itself writes, beside the assertion's.
+/// Fields that the gateway itself writes, in addition to the assertion's field.
 const WRITTEN: [&str; 10] = [
     "authorization",
     "client-cert",
@@ -45,7 +45,7 @@ const WRITTEN: [&str; 10] = [
     "x-request-id",
 ];
 
-/// Fields of one hop, and those that frame or address the message.
+/// Hop-by-hop fields, and fields that frame or address the message.
 const OF_THE_CONNECTION: [&str; 15] = [
     "connection",
     "content-length",
@@ -64,27 +64,27 @@ const OF_THE_CONNECTION: [&str; 15] = [
     "upgrade",
 ];
 
-/// What is done with a caller's `traceparent` and `tracestate`.
+/// How a caller's `traceparent` and `tracestate` are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TraceContext {
-    /// A valid one continues; without one, a new trace begins.
+    /// A valid trace continues. Without a valid one, a new trace begins.
     #[default]
     Continue,
     /// A new trace always begins.
     Restart,
-    /// They pass as they are.
+    /// The fields are passed on unchanged.
     Off,
 }
 
-/// The name of a field, or the start of names.
+/// The name of a field, or a prefix of names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldPattern(Box<str>);
 
 impl FieldPattern {
-    /// Reads a name, or the start of names and then `*`.
+    /// Parses a name, or a prefix of names followed by `*`.
     ///
     /// # Errors
-    /// What to write instead.
+    /// The text says what to write instead.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let start = text.strip_suffix('*').unwrap_or(text);
         if start.is_empty() && !text.is_empty() {
@@ -97,13 +97,13 @@ impl FieldPattern {
             .ok_or("write a name, for example \"X-Team\", or how names start: \"X-Team-*\"")
     }
 
-    /// It as it was read, in lower case.
+    /// Returns the pattern as it was configured, in lower case.
     #[must_use]
     pub const fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether it is this very name, or starts it.
+    /// Whether the pattern matches a field name: the same name, or a prefix of it.
     fn matches(&self, name: &str) -> bool {
         match self.0.strip_suffix('*') {
             Some(start) => name.starts_with(start),
@@ -111,14 +111,14 @@ impl FieldPattern {
         }
     }
 
-    /// Whether some name matches both.
+    /// Whether some name matches both patterns.
     fn overlaps(&self, other: &str) -> bool {
         let (own, others) = (self.0.trim_end_matches('*'), other.trim_end_matches('*'));
         is_spelling_of_pattern(own, other) || is_spelling_of_pattern(others, &self.0)
     }
 
-    /// The field of the gateway's own that it matches, if any: one that the gateway
-    /// writes, or one of `private`.
+    /// Returns a field of the gateway that the pattern matches, if any: a field that the
+    /// gateway writes, or one of `private`.
     #[must_use]
     pub fn of_the_gateway<'a>(&self, private: &'a [HeaderName]) -> Option<&'a str> {
         let private = private.iter().map(HeaderName::as_str);
@@ -128,7 +128,8 @@ impl FieldPattern {
             .find(|field| self.overlaps(field))
     }
 
-    /// The field of the connection or of the message's framing that it matches, if any.
+    /// Returns a field of the connection or of the message's framing that the pattern matches,
+    /// if any.
     #[must_use]
     pub fn of_the_connection(&self) -> Option<&'static str> {
         OF_THE_CONNECTION
@@ -136,7 +137,7 @@ impl FieldPattern {
             .find(|field| self.overlaps(field))
     }
 
-    /// Whether everything that it matches is removed by default.
+    /// Whether everything that the pattern matches is removed by default.
     #[must_use]
     pub fn is_removed_by_default(&self) -> bool {
         let start = self.0.trim_end_matches('*');
@@ -147,27 +148,27 @@ impl FieldPattern {
     }
 }
 
-/// The rules of one upstream.
+/// The header rules of one upstream.
 #[derive(Debug, Clone, Default)]
 pub struct HeaderRules {
-    /// If set, the only fields that pass, beside [`ALWAYS_PASSED`].
+    /// If set, the only fields that are passed on, in addition to [`ALWAYS_PASSED`].
     pub pass: Option<Vec<FieldPattern>>,
-    /// Fields that do not pass, in every spelling.
+    /// Fields that are not passed on, in any spelling.
     pub remove: Vec<FieldPattern>,
-    /// Fields that pass although they are removed by default, in this spelling alone.
+    /// Fields that are passed on although they are removed by default, in this spelling only.
     pub keep: Vec<FieldPattern>,
-    /// The allow-list passes the trace that the gateway continues.
+    /// The trace policy. Unless it is `Off`, the allow-list also passes the trace fields.
     pub trace: TraceContext,
 }
 
 impl HeaderRules {
-    /// Whether any field passes that is removed by default.
+    /// Whether the rules pass any field that is removed by default.
     #[must_use]
     pub const fn keeps_any(&self) -> bool {
         !self.keep.is_empty()
     }
 
-    /// Applies the rules to the fields of a request. `set_aside` are those that were
+    /// Applies the rules to the fields of a request. `set_aside` contains the fields that were
     /// removed by default.
     pub fn apply(&self, headers: &mut HeaderMap, set_aside: &HeaderMap) {
         if self.pass.is_some() || !self.remove.is_empty() {
@@ -190,13 +191,13 @@ impl HeaderRules {
         }
     }
 
-    /// Whether a field passes that is removed by default.
+    /// Whether the rules pass a field that is removed by default.
     #[must_use]
     pub fn keeps(&self, name: &str) -> bool {
         self.keep.iter().any(|kept| kept.matches(name)) && !self.removes(name)
     }
 
-    /// Whether a field passes that is not removed by default.
+    /// Whether the rules pass a field that is not removed by default.
     #[must_use]
     pub fn passes(&self, name: &str) -> bool {
         !self.removes(name)

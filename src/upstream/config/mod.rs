@@ -1,8 +1,8 @@
-//! `UpstreamConfig`: what an upstream is built from.
+//! `UpstreamConfig`: the configuration of one upstream.
 //!
 //! - `header_rules`: which fields of a caller's request a service gets
 //! - `forgeable`: fields that are removed by default, because services trust them
-//! - `target`: where a connection leads, and what is spoken there
+//! - `target`: the address of a connection, and the protocol that is spoken on it
 
 pub mod forgeable;
 pub mod header_rules;
@@ -19,8 +19,8 @@ use self::target::{Endpoint, HttpProtocol};
 use crate::identity::IdentityPattern;
 use crate::tls::ClientTls;
 
-/// Requests in progress on one h2 connection before another one is opened, where the
-/// service does not allow fewer (RFC 9113 section 5.1.2 recommends at least this many).
+/// Requests in progress on one h2 connection before another one is opened, unless the service
+/// allows fewer (RFC 9113 section 5.1.2 recommends at least this many).
 pub(in crate::upstream) const MAX_STREAMS: usize = 100;
 
 /// How requests are spread over the endpoints.
@@ -31,8 +31,8 @@ pub enum Balance {
     RoundRobin,
     /// To the endpoint with the fewest requests in progress.
     LeastRequests,
-    /// Requests of one caller to one endpoint, as long as it is there. Another
-    /// endpoint more or less moves few callers (rendezvous hashing).
+    /// One endpoint for all requests of a caller, as long as the endpoint is there. A change of
+    /// the endpoints moves few callers (rendezvous hashing).
     Caller,
 }
 
@@ -47,13 +47,13 @@ pub struct HealthCheck {
     pub timeout: Duration,
     /// The statuses that count as healthy.
     pub statuses: Vec<StatusCode>,
-    /// Good responses in a row that make an endpoint healthy.
+    /// Consecutive good responses that make an endpoint healthy.
     pub healthy: u32,
-    /// Failures in a row that make it unhealthy.
+    /// Consecutive failures that make an endpoint unhealthy.
     pub unhealthy: u32,
 }
 
-/// Which fields tell a service how a caller reached the gateway.
+/// The fields that tell a service how a caller reached the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ForwardedFields {
     /// `X-Forwarded-For`, `-Proto` and `-Host`.
@@ -61,26 +61,26 @@ pub enum ForwardedFields {
     XForwarded,
     /// `Forwarded` (RFC 7239).
     Forwarded,
-    /// All of them.
+    /// Both kinds of fields.
     Both,
-    /// None of them.
+    /// Neither kind.
     Off,
 }
 
 /// Whether an h2 connection may carry requests of several callers at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sharing {
-    /// Never: a service that ends a connection ends requests of one caller only.
+    /// Never shared. A service that ends a connection then ends requests of one caller only.
     #[default]
     Never,
-    /// Only if the endpoint has as many connections as it may have, and among callers whose
-    /// connections were not ended with an error lately.
+    /// Shared only if the endpoint has reached its connection limit, and only among callers
+    /// whose connections were not ended with an error lately.
     WhenFull,
     /// All callers share connections.
     Always,
 }
 
-/// Which fields carry the caller's certificate.
+/// The fields that carry the caller's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CertificateFields {
     /// `Client-Cert` (RFC 9440 section 2.2).
@@ -92,37 +92,37 @@ pub struct CertificateFields {
 }
 
 impl CertificateFields {
-    /// Whether there are any.
+    /// Whether any of the fields is set.
     #[must_use]
     pub const fn any(self) -> bool {
         self.client_cert || self.client_cert_chain || self.xfcc
     }
 }
 
-/// What an upstream is built from.
+/// The configuration that an upstream is built from.
 #[derive(Debug, Clone)]
 pub struct UpstreamConfig {
-    /// Its name in the configuration.
+    /// The upstream's name in the configuration.
     pub name: String,
-    /// Its addresses; at least one.
+    /// The upstream's endpoints; at least one.
     pub endpoints: Vec<Endpoint>,
-    /// What its endpoints speak.
+    /// The protocol that the endpoints speak.
     pub protocol: HttpProtocol,
-    /// TLS to its endpoints; plain if absent.
+    /// TLS to the endpoints; plain if absent.
     pub tls: Option<Arc<ClientTls>>,
-    /// How requests are spread over its endpoints.
+    /// How requests are spread over the endpoints.
     pub balance: Balance,
-    /// The identity that its endpoints have to prove.
+    /// The identity that the endpoints have to prove.
     pub identity: Option<IdentityPattern>,
-    /// Which fields tell it where a request came from.
+    /// The fields that tell the service where a request came from.
     pub forwarded: ForwardedFields,
-    /// What is done with a caller's trace.
+    /// How a caller's trace fields are handled.
     pub trace: TraceContext,
-    /// Which fields carry the caller's certificate to it.
+    /// The fields that carry the caller's certificate to the service.
     pub certificate_fields: CertificateFields,
-    /// Which fields of a caller's request it gets.
+    /// The rules that select which fields of a caller's request the service gets.
     pub header_rules: Arc<HeaderRules>,
-    /// The `Host` sent to it; the caller's if absent.
+    /// The `Host` that is sent to the service; the caller's if absent.
     pub host: Option<String>,
     /// How long connecting may take, TLS included.
     pub connect_timeout: Duration,
@@ -130,7 +130,7 @@ pub struct UpstreamConfig {
     pub first_byte_timeout: Duration,
     /// How long a request may take, from its head to the end of the response.
     pub total_timeout: Option<Duration>,
-    /// How its endpoints are checked.
+    /// How the endpoints are checked; none if they are not.
     pub health_check: Option<HealthCheck>,
     /// How often host names of endpoints are looked up again.
     pub dns_refresh: Duration,
@@ -153,7 +153,7 @@ pub struct UpstreamConfig {
     /// How long a caller in h2 may leave a response unread, if that differs from the
     /// default of all routes.
     pub stall_timeout: Option<Duration>,
-    /// Whether a tunnel is opened in HTTP/1.1 if a service in h2 carries none.
+    /// Whether a tunnel is opened in HTTP/1.1 if an h2 service carries no tunnels.
     pub http1_upgrades: bool,
 }
 

@@ -1,8 +1,8 @@
-//! `Target`: where a connection leads, and what is spoken there.
+//! `Target`: the address of a connection, and the protocol that is spoken on it.
 
 use std::fmt;
 
-/// One address of an upstream.
+/// An address of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// Host name or IP address, without brackets.
@@ -21,7 +21,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// What an upstream speaks.
+/// The HTTP version that an upstream speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum HttpProtocol {
     /// HTTP/1.1, one request at a time on each connection.
@@ -32,7 +32,7 @@ pub enum HttpProtocol {
 }
 
 impl HttpProtocol {
-    /// Its name in ALPN.
+    /// Returns the protocol's name in ALPN.
     #[must_use]
     pub const fn alpn(self) -> &'static [u8] {
         match self {
@@ -42,7 +42,8 @@ impl HttpProtocol {
     }
 }
 
-/// What connections may be shared by: address, protocol and TLS expectations.
+/// The properties that connections must have in common to be shared: address, protocol and TLS
+/// expectations.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(in crate::upstream) struct Target {
     pub(in crate::upstream) endpoint: Endpoint,

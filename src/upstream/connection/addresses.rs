@@ -1,8 +1,8 @@
-//! `Addresses`: where an endpoint is, when it is written as a host name.
+//! `Addresses`: the addresses of an endpoint that is configured as a host name.
 //!
-//! Names are looked up again at intervals, by the requests that use them. A look-up that
-//! fails changes nothing: the last good result stays. Connections to
-//! addresses that are gone are not used for further requests.
+//! Names are looked up again at intervals, by the requests that use them. A look-up that fails
+//! changes nothing: the last good result stays. Connections to addresses that are gone are not
+//! used for further requests.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -51,7 +51,7 @@ impl Known {
         self.asked.is_none_or(|asked| asked.elapsed() >= refresh)
     }
 
-    /// Takes over what a look-up found, unless that is nothing.
+    /// Replaces the addresses by those that a look-up found, unless it found none.
     fn take(&mut self, found: Vec<SocketAddr>) -> bool {
         self.asked = Some(Instant::now());
         if found.is_empty() {
@@ -84,7 +84,8 @@ impl Addresses {
         &self.endpoint
     }
 
-    /// Returns all addresses, another one first each time. Waits only if none is known.
+    /// Returns all addresses, each time with another one first. Waits only if none is known
+    /// yet.
     pub(in crate::upstream) async fn all(self: &Arc<Self>) -> io::Result<Vec<SocketAddr>> {
         let named = match &self.location {
             Location::Fixed(address) => return Ok(vec![*address]),

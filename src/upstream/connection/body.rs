@@ -16,9 +16,9 @@ pub struct UpstreamBody(Source);
 
 #[derive(Debug)]
 enum Source {
-    /// Over HTTP/1.1, or over a connection in HTTP/2 that a tunnel has.
+    /// A body over HTTP/1.1, or over an HTTP/2 connection that carries a tunnel.
     Hyper(Incoming),
-    /// Over HTTP/2.
+    /// A body over HTTP/2.
     H2(H2Body),
 }
 

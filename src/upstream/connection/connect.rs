@@ -1,4 +1,4 @@
-//! Opening one connection to an endpoint: TCP, TLS, HTTP.
+//! Opens one connection to an endpoint: TCP, TLS, HTTP.
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,8 +27,8 @@ use crate::upstream::config::UpstreamConfig;
 use crate::upstream::config::target::HttpProtocol;
 use crate::upstream::limits::connection_limit::Slot;
 
-/// Most bytes that are read from an HTTP/1.1 service at once. hyper's own limit of
-/// 400 KiB is more than a core's cache keeps until it is encrypted.
+/// Most bytes that are read from an HTTP/1.1 service at once. hyper's own limit of 400 KiB is
+/// more than a core's cache keeps until the data is encrypted.
 const READ_BUFFER: usize = 64 * 1024;
 
 /// The request side of a new connection.
@@ -40,20 +40,20 @@ pub(in crate::upstream) enum Opened<B> {
 /// The request side of a new connection for one tunnel.
 pub(in crate::upstream) enum OpenedDedicated<B> {
     Http1(http1::SendRequest<B>, Driver),
-    /// With what keeps it moving.
+    /// An HTTP/2 connection with the tasks that drive it.
     Http2(http2::SendRequest<B>, DedicatedTasks),
 }
 
 /// A new connection; `O` is its request side.
 pub(in crate::upstream) struct Connected<O> {
     pub(in crate::upstream) opened: O,
-    /// Where it leads.
+    /// The address that the connection leads to.
     pub(in crate::upstream) address: SocketAddr,
     /// Until when the service's certificate is good, in seconds since the Unix epoch.
     pub(in crate::upstream) good_until: Option<i64>,
 }
 
-/// Connects. A task of its own drives an h2 connection. The connection holds `slot`.
+/// Connects. A separate task drives an h2 connection. The connection holds `slot`.
 pub(in crate::upstream) async fn connect<B>(
     addresses: &Arc<Addresses>,
     config: &UpstreamConfig,
@@ -215,7 +215,7 @@ where
         .await
         .map_err(|error| ConnectError::Handshake(error.into()))?;
     let connection = async move {
-        // Its errors reach the request that is in flight, if there is one.
+        // The connection's errors reach the request that is in flight, if there is one.
         let _ = connection.with_upgrades().await;
     };
     Ok((sender, Driver::new(connection, progress)))

@@ -1,9 +1,9 @@
 //! Connections in h2 that carry one tunnel and nothing else.
 //!
-//! A tunnel could share its connection with requests (RFC 8441 wants that to be
-//! possible). It gets a connection of its own nevertheless, as in HTTP/1.1: bytes that a
-//! stalled tunnel has not sent stay in h2's buffers until the connection is closed, and a
-//! tunnel that is cut off must leave nothing behind.
+//! A tunnel could share its connection with requests (RFC 8441 wants that to be possible). It
+//! nevertheless gets its own connection, as in HTTP/1.1: bytes that a stalled tunnel has not
+//! sent stay in h2's buffers until the connection is closed, and a tunnel that is cut off must
+//! leave nothing behind.
 
 use std::future::Future;
 use std::io;
@@ -18,20 +18,20 @@ use super::read_tap::ReadTap;
 use super::resources::HeldResources;
 use crate::h2_frames::{ACK, Frame, FrameScanner, SETTING, SETTINGS};
 
-/// What a service's first frame says about tunnels.
+/// A service's support for tunnels, according to its first frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Announcement {
-    /// Settings that allow extended CONNECT.
+    /// The settings allow extended CONNECT.
     Tunnels,
-    /// Settings that do not.
+    /// The settings do not allow it.
     NoTunnels,
-    /// No settings, which come before everything else (RFC 9113 section 3.4): it does
-    /// not speak h2, or is out of order, and says nothing of tunnels.
+    /// The first frame does not contain settings, which must precede everything else (RFC 9113
+    /// section 3.4). The service does not speak h2, or is out of order.
     NotSettings,
 }
 
 impl Announcement {
-    /// What the first frame of a service says.
+    /// Reads the first frame of a service.
     fn of(frame: &Frame) -> Self {
         let is_whole = usize::try_from(frame.length).is_ok_and(|length| length % SETTING == 0);
         if frame.kind != SETTINGS || frame.flags & ACK != 0 || frame.stream != 0 || !is_whole {
@@ -44,15 +44,15 @@ impl Announcement {
     }
 }
 
-/// A connection that tells what its service announces, and holds its slot until it is
-/// closed.
+/// Wraps a connection. Reports what its service announces, and holds the connection's resources
+/// until it is closed.
 pub(super) fn announcing<S>(
     connection: S,
     resources: HeldResources,
     tell: oneshot::Sender<Announcement>,
 ) -> ReadTap<S, impl FnMut(&[u8]) -> io::Result<()> + Send + Unpin + 'static> {
     let mut scanner = FrameScanner::new(0);
-    // Gone once it was told.
+    // None once the announcement was sent.
     let mut tell = Some(tell);
     ReadTap::new(connection, move |bytes| {
         let _resources = &resources;
@@ -88,7 +88,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
 pub(in crate::upstream) struct DedicatedTasks(pub(super) Tasks);
 
 impl DedicatedTasks {
-    /// Sends what is still to be sent, for at most `timeout`, then closes the connection.
+    /// Sends the remaining data, for at most `timeout`, then closes the connection.
     pub(in crate::upstream) fn close_gracefully(self, timeout: Duration) {
         let mut tasks = std::mem::take(&mut *self.0.all());
         tokio::spawn(async move {

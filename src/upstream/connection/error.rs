@@ -1,5 +1,5 @@
-//! Why there is no connection (`ConnectError`), and why there is no response, or no whole
-//! one, in either protocol (`ServiceError`).
+//! `ConnectError`: why there is no connection. `ServiceError`: why there is no response, or
+//! only a part of one, in either protocol.
 
 use std::error::Error;
 use std::fmt;
@@ -10,7 +10,7 @@ use http::Request;
 
 use crate::tls::TlsConnectError;
 
-/// Why no connection could be had.
+/// The reason why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The upstream has no endpoint.
@@ -32,7 +32,7 @@ pub enum ConnectError {
     /// TLS failed.
     #[error("{0}")]
     Tls(#[from] TlsConnectError),
-    /// It speaks h2 and does not announce extended CONNECT (RFC 8441).
+    /// The service speaks h2, but does not announce extended CONNECT (RFC 8441).
     #[error("the service does not announce extended CONNECT, which tunnels over h2 need")]
     NoTunnels,
     /// The HTTP connection could not be set up.
@@ -40,31 +40,31 @@ pub enum ConnectError {
     Handshake(ServiceError),
 }
 
-/// Why a service sent no response, or not all of it.
+/// The reason why a service sent no response, or only a part of one.
 #[derive(Debug)]
 pub enum ServiceError {
-    /// hyper's error, of a connection in HTTP/1.1 or of one that a tunnel has.
+    /// hyper's error on a connection in HTTP/1.1, or on one that carries a tunnel.
     Hyper(hyper::Error),
-    /// h2's error, of a stream in HTTP/2.
+    /// h2's error on a stream in HTTP/2.
     H2(h2::Error),
-    /// The service has closed a new connection before it said anything.
+    /// The service closed a new connection before it sent anything.
     Closed,
     /// The service does not respond to a PING (RFC 9113 section 6.7).
     Silent,
-    /// The body could not be read to its end: the caller broke off.
+    /// The body could not be read to its end, because the caller broke off.
     Upload,
-    /// The head has more bytes than the service takes. It was not sent.
+    /// The head is larger than the service allows, and was not sent.
     HeadTooLarge {
-        /// Its length in bytes, counted as RFC 9113 section 6.5.2 says; of the one field
-        /// that is too long where the service announces no bound.
+        /// Length of the request's head in bytes, counted as in RFC 9113 section 6.5.2. If the
+        /// service announces no limit, the length of the one field that is too long.
         size: usize,
-        /// Most bytes that may be sent.
+        /// Most bytes that the service allows.
         max: usize,
     },
 }
 
 impl ServiceError {
-    /// Whether what came is no HTTP/1.1.
+    /// Whether the received bytes are not HTTP/1.1.
     #[must_use]
     pub fn is_parse(&self) -> bool {
         matches!(self, Self::Hyper(error) if error.is_parse())
@@ -117,8 +117,8 @@ impl From<h2::Error> for ServiceError {
     }
 }
 
-/// Finds an error of type `T` among an error and its sources, and within
-/// [`io::Error`], which does not give the error that it wraps as its source.
+/// Finds an error of type `T` in an error and its sources. Also looks into [`io::Error`], which
+/// does not return the wrapped error as its source.
 #[must_use]
 pub fn find_source<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
     let mut current = Some(error);
@@ -138,7 +138,7 @@ pub fn find_source<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> 
     None
 }
 
-/// The name of an error code of HTTP/2 (RFC 9113 section 7).
+/// Returns the name of an HTTP/2 error code (RFC 9113 section 7).
 #[must_use]
 pub fn h2_code_name(code: h2::Reason) -> &'static str {
     match code {
@@ -162,14 +162,14 @@ pub fn h2_code_name(code: h2::Reason) -> &'static str {
 
 /// A request that got no response.
 pub struct SendError<B> {
-    /// Why.
+    /// The reason why there is no response.
     pub error: ServiceError,
-    /// The request, where no byte of it was sent and its body was not read.
+    /// The request, if no byte of it was sent and its body was not read.
     pub unsent: Option<Box<Request<B>>>,
 }
 
 impl<B> SendError<B> {
-    /// No byte of the request was sent.
+    /// Creates an error for a request of which no byte was sent.
     pub(in crate::upstream) fn unsent(error: impl Into<ServiceError>, request: Request<B>) -> Self {
         Self {
             error: error.into(),

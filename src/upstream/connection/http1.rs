@@ -1,9 +1,9 @@
-//! `Driver`: what moves the bytes of an HTTP/1.1 connection.
+//! `Driver`: moves the bytes of an HTTP/1.1 connection.
 //!
-//! The task that waits for a response also drives the connection: no second task has to
-//! be woken for each request, and what the service sends wakes the caller's task at once.
-//! A connection that has to move by itself (the caller is still sending while the response
-//! comes back, or the protocol was switched) is given a task of its own.
+//! The task that waits for a response also drives the connection: no second task has to be
+//! woken for each request, and data from the service wakes the caller's task at once. A
+//! connection that has to make progress without such a task (the caller is still sending while
+//! the response comes back, or the protocol was switched) gets a separate task.
 
 use std::fmt;
 use std::future::Future;
@@ -19,19 +19,19 @@ use tokio::task::AbortHandle;
 use super::interim::flood;
 use super::resources::HeldResources;
 
-/// Most bytes that are read before the head of a response is complete: its own, and
+/// Most bytes that are read before the head of a response is complete: the head itself, and
 /// interim responses, which a service could send without end (RFC 9110 section 15.2).
 const MAX_BEFORE_RESPONSE: usize = 256 * 1024;
 /// No response is awaited.
 const UNBOUNDED: usize = usize::MAX;
 
-/// What a connection and its driver know of each other.
+/// The state that a connection and its driver share.
 #[derive(Debug, Clone)]
 pub(in crate::upstream) struct Progress(Arc<State>);
 
 #[derive(Debug)]
 struct State {
-    /// Bytes were written and not flushed yet.
+    /// Whether bytes were written and not flushed yet.
     unflushed: AtomicBool,
     /// Bytes that may still be read before there is a response.
     readable: AtomicUsize,
@@ -43,8 +43,8 @@ impl Progress {
     }
 }
 
-/// A connection that records its progress, and holds its slot until it is closed: when
-/// protocols are switched, that is longer than it speaks HTTP.
+/// A connection that records its progress, and holds its slot until it is closed. If protocols
+/// are switched, the connection lasts longer than hyper uses it.
 pub(in crate::upstream) struct TrackedIo<S> {
     inner: S,
     progress: Progress,
@@ -115,7 +115,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedIo<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes when it has written all it had.
+        // hyper flushes after it has written everything it had.
         let flushed = Pin::new(&mut self.inner).poll_flush(context);
         if flushed.is_ready() {
             self.progress.0.unflushed.store(false, Ordering::Relaxed);
@@ -130,9 +130,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedIo<S> {
 
 /// Drives one connection. Dropping it ends a connection that has no task.
 pub(in crate::upstream) enum Driver {
-    /// The task that uses the connection polls this.
+    /// The task that uses the connection also drives it.
     Here(Pin<Box<dyn Future<Output = ()> + Send>>, Progress),
-    /// A task does.
+    /// Another task drives the connection.
     Task(AbortHandle, Progress),
     /// The connection is closed.
     Ended,
@@ -146,12 +146,13 @@ impl Driver {
         Self::Here(Box::pin(connection), progress)
     }
 
-    /// A request is sent. What is read before its response is bounded.
+    /// Notes that a request is sent. From now on, the bytes before its response are limited.
     pub(in crate::upstream) fn awaits_response(&self) {
         self.may_read(MAX_BEFORE_RESPONSE);
     }
 
-    /// Its response is there. What follows is read as fast as it is wanted.
+    /// Notes that the head of the response has arrived. The rest is read as fast as it is
+    /// wanted.
     pub(in crate::upstream) fn has_response(&self) {
         self.may_read(UNBOUNDED);
     }
@@ -162,12 +163,12 @@ impl Driver {
         }
     }
 
-    /// Moves what can be moved; the task is woken when there is more.
+    /// Makes all progress that is possible now. The task is woken when more is possible.
     pub(in crate::upstream) fn drive(&mut self, context: &mut Context<'_>) {
         if let Self::Here(connection, _) = self
             && connection.as_mut().poll(context).is_ready()
         {
-            // Where protocols were switched its bytes are a tunnel's from here on.
+            // If protocols were switched, the bytes belong to a tunnel from here on.
             self.has_response();
             *self = Self::Ended;
         }
@@ -182,12 +183,12 @@ impl Driver {
         matches!(self, Self::Ended)
     }
 
-    /// Whether a task drives it, which may not have come to it yet.
+    /// Whether a task drives the connection. The task may not have started yet.
     pub(in crate::upstream) const fn has_task(&self) -> bool {
         matches!(self, Self::Task(..))
     }
 
-    /// Lets the connection move by itself from now on.
+    /// Lets a task drive the connection from now on.
     pub(in crate::upstream) fn detach(&mut self) {
         *self = match std::mem::replace(self, Self::Ended) {
             Self::Here(connection, progress) => {
@@ -197,15 +198,15 @@ impl Driver {
         };
     }
 
-    /// The connection becomes idle. What it still has to send, because the service responded
-    /// before it had read everything, is sent nevertheless.
+    /// Prepares the connection for being idle. If the service responded before it had read
+    /// everything, the rest is still sent.
     pub(in crate::upstream) fn become_idle(&mut self) {
         if matches!(self, Self::Here(_, progress) if progress.is_unflushed()) {
             self.detach();
         }
     }
 
-    /// Ends the connection at once, whatever is still being sent on it.
+    /// Ends the connection at once, even while data is being sent on it.
     pub(in crate::upstream) fn close(self) {
         if let Self::Task(task, _) = self {
             task.abort();

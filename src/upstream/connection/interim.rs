@@ -1,25 +1,24 @@
-//! Bounds on interim responses (RFC 9110 section 15.2), of which a service could send any
-//! number before its response.
+//! Limits on interim responses (RFC 9110 section 15.2). A service could send any number of them
+//! before its response.
 //!
-//! hyper and h2 skip them by themselves, however many there are, so that the connection has
-//! to be ended. In HTTP/1.1 the bytes are limited that are read before a response; a
-//! connection in h2 carries the responses of many requests, and the heads are limited that
-//! are read for each request.
+//! hyper and h2 skip all of them without a limit, so the gateway has to end the connection. In
+//! HTTP/1.1 the bytes before a response are limited. An h2 connection carries the responses of
+//! many requests; there the number of heads for each request is limited.
 
 use std::io;
 
 use super::read_tap::ReadTap;
 use crate::h2_frames::{END_STREAM, Frame, FrameScanner, HEADERS};
 
-/// What reading fails with when there are too many.
+/// The kind of the error that a read returns if there are too many interim responses.
 pub const FLOOD: io::ErrorKind = io::ErrorKind::QuotaExceeded;
 
 pub(super) fn flood() -> io::Error {
     io::Error::new(FLOOD, "the service sends interim responses without end")
 }
 
-/// Heads that do not end their stream, which a connection may have more of than its
-/// requests ask for; what each new request adds; and what can be saved up.
+/// Heads without the end of their stream that a connection may have in excess of its requests;
+/// how many each new request adds; and how many can be saved up.
 const FIRST_HEADS: u32 = 100;
 const HEADS_EACH: u32 = 8;
 const MAX_HEADS: u32 = 10_000;
@@ -40,7 +39,7 @@ impl Heads {
         }
     }
 
-    /// Takes the frame that comes next. Whether it is not too much.
+    /// Counts the next frame. Returns false if there were too many heads.
     pub(super) fn pass(&mut self, frame: &Frame) -> bool {
         frame.kind != HEADERS || frame.flags & END_STREAM != 0 || self.head(frame.stream)
     }
@@ -55,7 +54,7 @@ impl Heads {
     }
 }
 
-/// A connection in h2 that fails when its service sends too many heads.
+/// Wraps an h2 connection so that it fails if its service sends too many heads.
 pub(super) fn metered<S>(
     connection: S,
 ) -> ReadTap<S, impl FnMut(&[u8]) -> io::Result<()> + Send + Unpin + 'static> {

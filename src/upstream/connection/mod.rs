@@ -1,14 +1,14 @@
 //! One connection to an endpoint.
 //!
-//! - `connect`: opens it: TCP, TLS, HTTP
+//! - `connect`: opens a connection: TCP, TLS, HTTP
 //! - `dedicated_h2`: a connection in h2 that carries one tunnel and nothing else
-//! - `http1`: what moves a connection in HTTP/1.1
+//! - `http1`: drives a connection in HTTP/1.1
 //! - `http2`: the half of HTTP/2 that sends requests
 //! - `body`: the body of a response, in either protocol
-//! - `interim`: bounds on interim responses
+//! - `interim`: limits on interim responses
 //! - `read_tap`: a connection whose bytes are inspected as they are read
-//! - `addresses`: looks host names of endpoints up
-//! - `resources`: what a connection holds until it is closed
+//! - `addresses`: looks up host names of endpoints
+//! - `resources`: slots and permits that a connection holds until it is closed
 //! - `error`: why there is no connection or no response
 
 pub(super) mod addresses;

@@ -6,7 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A connection that passes what it reads to `observe`, and fails if that returns an error.
+/// A connection that passes the bytes that it reads to `observe`, and fails if that returns an
+/// error.
 #[derive(Debug)]
 pub(super) struct ReadTap<S, F> {
     inner: S,

@@ -1,4 +1,4 @@
-//! `HeldResources`: what a connection holds until it is closed.
+//! `HeldResources`: the slot and the descriptor that a connection holds until it is closed.
 
 use super::error::ConnectError;
 use crate::upstream::limits::connection_limit::Slot;

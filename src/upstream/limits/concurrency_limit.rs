@@ -1,24 +1,24 @@
-//! `ConcurrencyLimit`: how many of something there may be at once.
+//! `ConcurrencyLimit`: limits how many requests of a kind are in progress at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts what is in flight.
+/// The number of guards that exist.
 #[derive(Debug, Default)]
 pub(in crate::upstream) struct ConcurrencyLimit(AtomicUsize);
 
-/// Counts one until it is dropped.
+/// Counts as one until it is dropped.
 #[derive(Debug)]
 pub(in crate::upstream) struct InFlightGuard(Arc<ConcurrencyLimit>);
 
 impl ConcurrencyLimit {
-    /// Counts one more, unless there are `max` already.
+    /// Creates a guard, unless there are `max` already.
     pub(in crate::upstream) fn acquire(self: &Arc<Self>, max: usize) -> Option<InFlightGuard> {
         let guard = InFlightGuard(Arc::clone(self));
         (self.0.fetch_add(1, Ordering::Relaxed) < max).then_some(guard)
     }
 
-    /// How many there are.
+    /// Returns how many guards exist.
     #[cfg(test)]
     fn in_flight(&self) -> usize {
         self.0.load(Ordering::Relaxed)

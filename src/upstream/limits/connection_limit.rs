@@ -1,11 +1,10 @@
-//! `ConnectionLimit`: how many connections an endpoint gets, from all workers together, and
-//! which waiting request gets the next one.
+//! `ConnectionLimit`: limits the connections to an endpoint, from all workers together, and
+//! selects the waiting request that gets the next one.
 //!
-//! A connection holds a slot until it is closed, also while it is idle. If all slots are
-//! taken, an idle connection is closed for a request that waits. Then callers wait in the
-//! order of how many connections they use, so that a caller with many requests does not go
-//! before one that has none. If that takes too long, the caller that uses the most has to
-//! yield one.
+//! A connection holds a slot until it is closed, even while it is idle. If all slots are taken,
+//! an idle connection is closed for a request that waits. The caller that uses the fewest
+//! connections is next, so that a caller with many requests does not precede one that has none.
+//! If a request waits too long, the caller that uses the most connections has to yield one.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,18 +18,19 @@ use super::preemption::PreemptionSignal;
 use crate::identity::ShareKey;
 use crate::upstream::config::target::Target;
 
-/// How long a request waits before the caller that uses the most has to yield a connection,
+/// How long a request waits before the caller that uses the most connections has to yield one,
 /// and how long that connection must have been in use.
 const WAIT_BEFORE_YIELD: Duration = Duration::from_millis(250);
 const MIN_USE: Duration = Duration::from_secs(1);
 
 /// A pool that may hold idle connections to the endpoint.
 pub(in crate::upstream) trait IdleHolder: Send + Sync {
-    /// Closes one of them that holds a slot of this limit. Returns whether there was one.
+    /// Closes an idle connection that holds a slot of this limit. Returns whether there was
+    /// one.
     fn close_idle(&self, target: &Target, limit: &ConnectionLimit) -> bool;
 }
 
-/// The connections that one endpoint gets.
+/// The slots for connections to one endpoint.
 pub(in crate::upstream) struct ConnectionLimit {
     max: usize,
     queue: Mutex<Queue>,
@@ -52,19 +52,19 @@ struct Queue {
 #[derive(Default)]
 struct Uses {
     count: usize,
-    /// Those that may have to yield: they began when few slots were left.
+    /// Connections that may have to yield, because they began when few slots were left.
     late: Vec<Use>,
 }
 
 impl Uses {
-    /// How many stay: those that were not asked to yield.
+    /// Returns how many connections were not asked to yield.
     fn staying(&self) -> usize {
         let asked = self.late.iter().filter(|one| one.preemption.is_none());
         self.count.saturating_sub(asked.count())
     }
 
-    /// The one that has been in use for longest, and long enough, of those that may be asked
-    /// to yield.
+    /// Returns the connection that has been in use for longest, and long enough, among those
+    /// that may have to yield.
     fn oldest(&mut self, now: Instant) -> Option<&mut Use> {
         self.late
             .iter_mut()
@@ -74,11 +74,11 @@ impl Uses {
     }
 }
 
-/// One connection in use.
+/// A connection in use.
 struct Use {
     id: u64,
     since: Instant,
-    /// Asks the requests on it to end. Taken once that was done.
+    /// Asks the requests on the connection to end. None once that was done.
     preemption: Option<Arc<PreemptionSignal>>,
 }
 
@@ -100,7 +100,7 @@ impl Drop for Slot {
     }
 }
 
-/// One connection in use by a caller, until it is dropped.
+/// A connection in use by a caller, until this is dropped.
 #[derive(Debug)]
 pub(in crate::upstream) struct InUse {
     limit: Arc<ConnectionLimit>,
@@ -110,8 +110,8 @@ pub(in crate::upstream) struct InUse {
 }
 
 impl InUse {
-    /// Tells when another caller needs the connection more. Absent if the use began while
-    /// there were enough slots: then it never has to yield.
+    /// Returns the signal that another caller needs the connection more. None if the use began
+    /// while there were enough slots, because the connection then never has to yield.
     pub(in crate::upstream) fn preemption(&self) -> Option<Arc<PreemptionSignal>> {
         self.preemption.clone()
     }
@@ -149,8 +149,8 @@ impl Queue {
         self.in_use.get(&key).map_or(0, |uses| uses.count)
     }
 
-    /// Takes the waiter out whose caller uses the fewest connections; of several the one
-    /// that has waited longest.
+    /// Removes and returns the waiter whose caller uses the fewest connections. If there are
+    /// several, the one that has waited longest.
     fn next_waiter(&mut self) -> Option<Waiter> {
         self.waiters.retain(|waiter| !waiter.slot.is_closed());
         let uses = |waiter: &Waiter| self.uses(waiter.key);
@@ -159,8 +159,8 @@ impl Queue {
         Some(self.waiters.remove(index))
     }
 
-    /// Selects the connection that has to yield to a caller: the oldest one of the caller
-    /// that uses the most, if that is more than its part.
+    /// Selects the connection that has to yield to a caller: the oldest one of the caller that
+    /// uses the most, if that is more than its share.
     fn select_to_yield(
         &mut self,
         key: ShareKey,
@@ -198,7 +198,7 @@ impl ConnectionLimit {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a slot if one is free. A slot that is returned while requests wait never is.
+    /// Takes a slot if one is free. While requests wait, a returned slot is never free.
     pub(in crate::upstream) fn take(self: &Arc<Self>) -> Option<Slot> {
         let mut queue = self.queue();
         if queue.taken >= self.max {
@@ -212,7 +212,7 @@ impl ConnectionLimit {
     pub(in crate::upstream) fn begin_use(self: &Arc<Self>, key: ShareKey) -> InUse {
         let mut queue = self.queue();
         queue.using += 1;
-        // A connection that all callers share yields to none of them.
+        // A connection that all callers share does not yield to one of them.
         let may_have_to_yield = key != ShareKey::EVERYBODY && queue.using > self.max / 2;
         let preemption = may_have_to_yield.then(|| Arc::new(PreemptionSignal::default()));
         queue.next += 1;
@@ -234,13 +234,13 @@ impl ConnectionLimit {
         }
     }
 
-    /// Gives a slot that is free to the next request.
+    /// Gives a free slot to the next request.
     fn give_back(self: &Arc<Self>) {
         let mut queue = self.queue();
         while let Some(waiter) = queue.next_waiter() {
             match waiter.slot.send(Slot(Some(Arc::clone(self)))) {
                 Ok(()) => return,
-                // It goes to another request, and must not be given back twice.
+                // The slot goes to another request, and must not be returned twice.
                 Err(mut slot) => slot.0 = None,
             }
         }
@@ -278,8 +278,8 @@ impl ConnectionLimit {
             self.queue().waiters.push(Waiter { key, slot: give });
             slot
         };
-        // A slot that is given back from now on goes to a request that waits. One may have
-        // come free just before.
+        // From now on a returned slot goes to a waiting request. A slot that was returned just
+        // before is taken and returned again, so that it goes to one too.
         if let Some(free) = self.take() {
             drop(free);
         } else {
@@ -289,7 +289,7 @@ impl ConnectionLimit {
             match tokio::time::timeout(WAIT_BEFORE_YIELD, &mut slot).await {
                 Ok(slot) => return slot.ok(),
                 Err(_) => {
-                    // One may have become idle unnoticed.
+                    // A connection may have become idle without a notification.
                     self.close_idle(target);
                     self.request_yield(key);
                 }
@@ -297,7 +297,7 @@ impl ConnectionLimit {
         }
     }
 
-    /// Asks the caller that uses the most to yield one of its connections to this one.
+    /// Asks the caller that uses the most connections to yield one of them to this caller.
     fn request_yield(&self, key: ShareKey) {
         let mut queue = self.queue();
         if let Some(preemption) = queue.select_to_yield(key, self.max, Instant::now()) {
@@ -305,7 +305,7 @@ impl ConnectionLimit {
         }
     }
 
-    /// Has an idle connection closed, of any pool.
+    /// Closes an idle connection of any pool.
     pub(in crate::upstream) fn close_idle(&self, target: &Target) {
         let holders: Vec<Arc<dyn IdleHolder>> = {
             let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);

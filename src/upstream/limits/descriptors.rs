@@ -1,5 +1,5 @@
-//! How many connections to services there may be, of all upstreams together: the process
-//! has only so many descriptors, and some are kept for the operator.
+//! Limits the connections to services of all upstreams together. The process has a limited
+//! number of descriptors, and some are kept for the operator.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -31,7 +31,7 @@ fn budget() -> &'static Budget {
     })
 }
 
-/// Bounds the connections to services. To be called once, before there are any.
+/// Limits the connections to services. To be called once, before there are any.
 pub fn limit_connections(max: usize) {
     let free = &budget().free;
     free.forget_permits(Semaphore::MAX_PERMITS.saturating_sub(max));
@@ -49,7 +49,8 @@ pub(in crate::upstream) fn register(pool: Weak<dyn IdleConnections>) {
     }
 }
 
-/// Takes a descriptor for a new connection; if all are taken, that of an idle connection.
+/// Takes a descriptor for a new connection. If all are taken, closes an idle connection to free
+/// one.
 pub(in crate::upstream) async fn take() -> Option<Descriptor> {
     let budget = budget();
     if let Ok(descriptor) = Arc::clone(&budget.free).try_acquire_owned() {
@@ -62,7 +63,7 @@ pub(in crate::upstream) async fn take() -> Option<Descriptor> {
     if !pools.iter().any(|pool| pool.close_any_idle()) {
         return None;
     }
-    // A connection gives its descriptor back a moment after it was closed.
+    // A connection returns its descriptor a moment after it was closed.
     let given_back = Arc::clone(&budget.free).acquire_owned();
     tokio::time::timeout(CLOSE_TIMEOUT, given_back)
         .await

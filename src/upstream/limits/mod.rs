@@ -1,4 +1,4 @@
-//! How many connections and requests there may be.
+//! Limits on connections and requests.
 //!
 //! - `connection_limit`: connections to one endpoint, and which request gets the next one
 //! - `descriptors`: connections to all services together

@@ -1,4 +1,5 @@
-//! `PreemptionSignal`: tells all requests on a connection that another caller needs it more.
+//! `PreemptionSignal`: signals to all requests on a connection that another caller needs it
+//! more.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};

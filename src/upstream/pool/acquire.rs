@@ -1,4 +1,5 @@
-//! How a request gets a connection: from the pool, a new one, or one that it waits for.
+//! Gets a connection for a request: from the pool, a new one, or one that the request waits
+//! for.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,9 +22,9 @@ use crate::upstream::connection::http2::Client;
 use crate::upstream::limits::connection_limit::{IdleHolder, Slot};
 use crate::upstream::limits::descriptors::{self, IdleConnections};
 
-/// Worn connections to one target, of one worker, beside which another one is opened even if
-/// there is no slot for it. They hold their slots until their last request is over, and a
-/// caller that wears connections out could keep one open.
+/// If a caller has this many worn connections to one target in a worker, no further one is
+/// opened for it without a slot. Worn connections hold their slots until their last request has
+/// ended, and a caller could delay that.
 const MAX_WORN: usize = 4;
 
 impl<B> PoolShard<B>
@@ -33,10 +34,10 @@ where
 {
     /// Leases a connection to one of the upstream's endpoints: a pooled one, or a new one if
     /// there is none or `fresh` is set. If an endpoint cannot be connected to, the next one is
-    /// tried; the one to `avoid` is used only if there is no other.
+    /// tried; the endpoint to `avoid` is used only if there is no other.
     ///
     /// # Errors
-    /// When there is no connection.
+    /// If there is no connection.
     pub async fn lease(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -87,8 +88,8 @@ where
         .map_err(|_| ConnectError::Timeout(timeout))?
     }
 
-    /// Leases a stream of an h2 connection of this caller: one that it has or may have, or a
-    /// new one.
+    /// Leases a stream of an h2 connection of this caller: an existing connection, a free one,
+    /// or a new one.
     async fn stream_for(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -110,12 +111,13 @@ where
         }
         let slot = self.slot(upstream, index).ok();
         if slot.is_none() {
-            // No new connection is allowed: one of the existing ones has to be used.
+            // No new connection is allowed: the request must use an existing one.
             if let Some(lease) = self.share_full(upstream, index, target, key) {
                 return Ok(lease);
             }
             // If all callers share connections and this worker has none, other workers have
-            // them, and may keep them in use for ever: one is opened all the same.
+            // them, and may keep them in use for ever. A new connection is therefore opened
+            // although the limit is reached.
             if upstream.config().share != Sharing::Always {
                 return Err(ConnectError::Full);
             }
@@ -150,7 +152,7 @@ where
         limit.take().ok_or(ConnectError::Full)
     }
 
-    /// Waits for a connection to an endpoint that may have no more of them, for at most
+    /// Waits for a connection to an endpoint that has reached its connection limit, for at most
     /// `connect_timeout`.
     async fn wait_at(
         self: &Arc<Self>,
@@ -199,7 +201,8 @@ where
             .unwrap_or(Err(ConnectError::Full))
     }
 
-    /// Leases a stream of a connection that the caller has, if one takes more streams.
+    /// Leases a stream of a connection that the caller has, if the connection accepts more
+    /// streams.
     fn own_stream(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -218,8 +221,8 @@ where
         Some(self.wrap_stream(upstream, index, target, begun))
     }
 
-    /// Leases a stream of a connection that any caller may have: it is this caller's from now
-    /// on.
+    /// Leases a stream of a connection that any caller may use. From now on it is this caller's
+    /// connection.
     fn free_connection(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -240,9 +243,9 @@ where
         Some(self.wrap_stream(upstream, index, target, begun))
     }
 
-    /// Leases a stream when the endpoint may have no more connections: of a connection that
-    /// the caller has, even if that has as many streams as it should, or of another caller's
-    /// if the upstream allows that. Of a worn connection only if there are many of them.
+    /// Leases a stream although the endpoint has reached its connection limit: of a connection
+    /// of the caller, even if it has as many streams as it should, or of another caller's if
+    /// the upstream allows that. A worn connection is used only if there are many of them.
     fn share_full(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,

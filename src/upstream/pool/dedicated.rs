@@ -20,9 +20,9 @@ use crate::upstream::limits::connection_limit::IdleHolder;
 #[derive(Clone, Copy)]
 struct Wanted {
     protocol: HttpProtocol,
-    /// Whose share of the connections it takes.
+    /// The caller whose share of the connections is used.
     key: ShareKey,
-    /// It may wait for another one to end.
+    /// Whether the request may wait until another connection ends.
     may_wait: bool,
 }
 
@@ -31,12 +31,12 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Opens a connection to one of the upstream's endpoints, in `protocol`, for one request:
-    /// it never comes into the pool. In h2 the service has announced extended CONNECT.
+    /// Opens a connection to one of the upstream's endpoints, in `protocol`, for one request.
+    /// The connection never enters the pool. In h2 the service has announced extended CONNECT.
     ///
     /// # Errors
-    /// [`ConnectError::NoTunnels`] when none of the endpoints announces it, and when there is no
-    /// connection.
+    /// [`ConnectError::NoTunnels`] if none of the endpoints announces it, and other errors if
+    /// there is no connection.
     pub async fn lease_dedicated(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -53,8 +53,8 @@ where
         if in_h2 && upstream.has_endpoint_without_tunnels() {
             search.last = ConnectError::NoTunnels;
         }
-        // An endpoint without tunnels is known for one from then on and does not count as
-        // an attempt. Each is asked once at most, however long that takes.
+        // An endpoint without tunnels is remembered as such, and does not count as an attempt.
+        // Each endpoint is asked at most once.
         for _ in 0..upstream.config().endpoints.len() {
             let picked = match in_h2 {
                 true => upstream.pick_for_tunnel(affinity, &search.tried),
@@ -79,7 +79,7 @@ where
         }
     }
 
-    /// Opens one to this endpoint.
+    /// Opens a dedicated connection to this endpoint.
     async fn dedicated_at(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,

@@ -21,12 +21,12 @@ pub(super) struct Streams {
 
 struct OpenStreams {
     count: usize,
-    /// Counts the connection among those that its caller uses, while there are any.
+    /// Counts the connection among those that its caller uses, while it has streams.
     in_use: Option<InUse>,
-    /// When the last one ended, if there are none.
+    /// When the last stream ended, if there are none.
     unused_since: Instant,
-    /// The callers that had streams since the connection was last without any and could
-    /// be given to any caller. Several only if callers share connections.
+    /// The callers that had streams since the connection last had none and could be given
+    /// to any caller. Several only if callers share connections.
     callers: Vec<ShareKey>,
 }
 
@@ -64,7 +64,7 @@ impl Streams {
         self.now().callers.clone()
     }
 
-    /// Returns since when there has been none; nothing while there are any.
+    /// Returns since when the connection has had no streams; none while it has any.
     pub(super) fn unused_since(&self) -> Option<Instant> {
         let now = self.now();
         (now.count == 0).then_some(now.unused_since)
@@ -74,7 +74,7 @@ impl Streams {
 /// Counts one stream of a connection until it is dropped.
 pub(super) struct Stream {
     pub(super) streams: Arc<Streams>,
-    /// Tells when the connection has to yield to another caller.
+    /// Signals when the connection has to yield to another caller.
     pub(super) preemption: Option<Arc<PreemptionSignal>>,
 }
 

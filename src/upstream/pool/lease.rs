@@ -27,7 +27,7 @@ use crate::upstream::limits::preemption::PreemptionSignal;
 /// Most idle HTTP/1.1 connections kept per endpoint and worker.
 const MAX_IDLE: usize = 64;
 
-/// A connection in use. [`Lease::release`] gives it back once both bodies have ended,
+/// A connection in use. [`Lease::release`] returns it once both bodies have ended,
 /// [`Lease::close`] ends it.
 pub struct Lease<B> {
     pub(super) sender: Sender<B>,
@@ -36,7 +36,7 @@ pub struct Lease<B> {
     pub(super) idle_timeout: Duration,
     pub(super) meta: ConnectionMeta,
     pub(super) reused: bool,
-    /// No other request may use the connection after this one.
+    /// Whether no other request may use the connection after this one.
     pub(super) last: bool,
     pub(super) shard: Arc<PoolShard<B>>,
     /// Counts the request among those of its endpoint.
@@ -55,11 +55,11 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Sends a request and waits for the head of its response; `on_interim` is told the status
-    /// of each interim response before it.
+    /// Sends a request and waits for the head of its response; `on_interim` is called with the
+    /// status of each interim response before it.
     ///
     /// # Errors
-    /// When there is no response. The request comes back if no byte of it was sent.
+    /// If there is no response. The request is returned if no byte of it was sent.
     pub async fn send(
         &mut self,
         mut request: Request<B>,
@@ -98,14 +98,15 @@ where
 }
 
 impl<B> Lease<B> {
-    /// Whether the connection has served a request before, so that it may have
-    /// been closed by the other side meanwhile.
+    /// Whether the connection has served a request before. The other side may then have closed
+    /// it already.
     #[must_use]
     pub const fn is_reused(&self) -> bool {
         self.reused
     }
 
-    /// Tells when another caller needs the connection more; absent if it never has to yield.
+    /// Returns the signal that another caller needs the connection more; none if the connection
+    /// never has to yield.
     #[must_use]
     pub fn preemption(&self) -> Option<Arc<PreemptionSignal>> {
         match &self.sender {
@@ -124,13 +125,13 @@ impl<B> Lease<B> {
         }
     }
 
-    /// Returns which of the upstream's endpoints it leads to.
+    /// Returns the index of the upstream's endpoint that the connection leads to.
     #[must_use]
     pub const fn index(&self) -> usize {
         self.index
     }
 
-    /// Drives a connection that no task drives; to be called before the response's body is
+    /// Drives a connection that no task drives. To be called before the response's body is
     /// polled, in the same task. Returns whether it is such a connection.
     pub fn drive(&mut self, context: &mut Context<'_>) -> bool {
         match &mut self.sender {
@@ -142,15 +143,16 @@ impl<B> Lease<B> {
         }
     }
 
-    /// Has a task drive the connection, whether or not the response's body is polled.
+    /// Lets a task drive the connection, so that it makes progress even if the response's body
+    /// is not polled.
     pub fn detach(&mut self) {
         if let Sender::Http1(_, driver, _) = &mut self.sender {
             driver.detach();
         }
     }
 
-    /// Closes a connection that a tunnel has used. In h2 it still sends what it has, for at
-    /// most `timeout`.
+    /// Closes a connection that a tunnel has used. In h2 the remaining data is still sent, for
+    /// at most `timeout`.
     pub fn close_gracefully(self, timeout: Duration) {
         if let Sender::Dedicated(sender, tasks, _) = self.sender {
             // The connection ends by itself when its sender is gone.
@@ -159,13 +161,13 @@ impl<B> Lease<B> {
         }
     }
 
-    /// Lets no other request use the connection after this one. A shared connection stays in
-    /// the pool.
+    /// Prevents other requests from using the connection after this one. A shared connection
+    /// stays in the pool.
     pub const fn mark_last(&mut self) {
         self.last = true;
     }
 
-    /// Gives the connection back to the pool.
+    /// Returns the connection to the pool.
     pub fn release(self) {
         let (sender, mut driver) = match self.sender {
             Sender::Http1(sender, driver, _)
@@ -183,8 +185,8 @@ impl<B> Lease<B> {
         let mut targets = self.shard.targets();
         let pool = targets.entry(self.target).or_default();
         if self.meta.limit.has_waiters() {
-            // If a request of another worker waits, closing this one frees a slot: always
-            // if no request waits here, and else every other time.
+            // If a request of another worker waits, closing this connection frees a slot. It is
+            // closed always if no request waits here, and otherwise every other time.
             let here = pool.waiters.waiting();
             pool.yielded_last = !pool.yielded_last && self.meta.limit.waiting() > here;
             if here == 0 || pool.yielded_last {
@@ -207,7 +209,7 @@ impl<B> Lease<B> {
         });
     }
 
-    /// Closes an HTTP/1.1 connection at once, whatever is still being sent on it. A stream of
+    /// Closes an HTTP/1.1 connection at once, even while data is being sent on it. A stream of
     /// a shared connection is reset when its bodies are dropped.
     pub fn close(self) {
         if let Sender::Http1(_, driver, _) = self.sender {
@@ -215,7 +217,7 @@ impl<B> Lease<B> {
         }
     }
 
-    /// Removes a connection from the pool that does not take requests any more.
+    /// Removes a connection that does not take requests any more from the pool.
     pub fn retire(self) {
         if let Sender::Http2(_, Stream { streams, .. }) = &self.sender
             && let Some(pool) = self.shard.targets().get_mut(&self.target)

@@ -13,12 +13,12 @@ pub(super) struct LocalWaiters {
 }
 
 impl LocalWaiters {
-    /// How many there are.
+    /// Returns how many requests wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Counts one more until the result is dropped.
+    /// Counts one more waiting request until the result is dropped.
     pub(super) fn begin_waiting(self: &Arc<Self>) -> Waiting {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         Waiting(Arc::clone(self))

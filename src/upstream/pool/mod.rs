@@ -1,17 +1,17 @@
 //! Pooled connections to endpoints, one shard per worker.
 //!
-//! A shard belongs to one worker, so its locks are never contended. An HTTP/1.1
-//! connection is out of the pool while a request uses it and comes back when the
-//! response has been read to its end; an h2 connection stays in it. Connections outlive a
-//! reload if address, protocol and TLS expectations stay the same.
+//! A shard belongs to one worker, so its locks are never contended. An HTTP/1.1 connection
+//! leaves the pool while a request uses it, and returns when the response has been read to its
+//! end; an h2 connection stays in the pool. Connections outlive a reload if address, protocol
+//! and TLS expectations stay the same.
 //!
-//! An h2 connection carries requests of one caller at a time, unless the upstream is
-//! configured otherwise: a service that ends a connection ends all requests on it, and one
-//! caller could bring that about for others. When its last stream has ended, and nothing that
-//! was sent on it counts against it, any caller may have it next; so the number of connections
-//! follows the callers that are active at once.
+//! An h2 connection carries requests of one caller at a time, unless the upstream is configured
+//! otherwise: a service that ends a connection ends all requests on it, and one caller could
+//! cause that for others. When its last stream has ended, and nothing that was sent on it could
+//! make the service end it, any caller may use it next. The number of connections therefore
+//! follows the number of callers that are active at the same time.
 //!
-//! - `acquire`: how a request gets a connection
+//! - `acquire`: gets a connection for a request
 //! - `dedicated`: connections that are used for one tunnel only
 //! - `search`: tries the endpoints of an upstream one after the other
 //! - `lease`: a connection while a request uses it

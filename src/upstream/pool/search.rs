@@ -3,12 +3,13 @@
 use crate::upstream::balance::{Tried, Upstream};
 use crate::upstream::connection::error::ConnectError;
 
-/// What a request has found at the endpoints that it has tried.
+/// The findings of a request at the endpoints that it has tried.
 pub(super) struct Search {
     pub(super) tried: Tried,
-    /// The first endpoint that may have no more connections: one can be waited for.
+    /// The first endpoint that has reached its connection limit. The request can wait for a
+    /// connection to it.
     pub(super) full: Option<usize>,
-    /// Why the last of the others gave no connection.
+    /// The error of the last of the other endpoints.
     pub(super) last: ConnectError,
 }
 
@@ -21,19 +22,20 @@ impl Search {
         }
     }
 
-    /// Notes that there is no connection to this endpoint. Whether it carries tunnels has
-    /// nothing to do with its health, and is noted elsewhere.
+    /// Notes that there is no connection to this endpoint. Whether it carries tunnels does not
+    /// affect its health, and is noted elsewhere.
     pub(super) fn note(&mut self, upstream: &Upstream, index: usize, error: ConnectError) {
         if !matches!(error, ConnectError::NoTunnels) {
             self.tried.note(index);
         }
         match error {
-            // No endpoint is the cause, and none could be connected to.
+            // The process has no descriptors: no endpoint causes this, and none could be
+            // connected to.
             ConnectError::NoDescriptor => self.last = error,
             ConnectError::Full => {
                 self.full.get_or_insert(index);
             }
-            // The failure of an endpoint that may carry them says more.
+            // The failure of an endpoint that may carry tunnels says more.
             ConnectError::NoTunnels if !matches!(self.last, ConnectError::NoEndpoint) => {}
             ConnectError::NoTunnels => self.last = error,
             error => {

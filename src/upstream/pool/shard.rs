@@ -35,7 +35,7 @@ impl<B> PoolShard<B> {
         let mut targets = self.targets();
         let idle = &mut targets.get_mut(target)?.idle;
         while let Some(last) = idle.pop() {
-            // The most recently used comes last: once one is too old, all are.
+            // The most recently used connection is last: if it is too old, all are.
             if last.since.elapsed() >= last.idle_timeout {
                 idle.clear();
                 return None;
@@ -80,11 +80,11 @@ impl<B: Send + 'static> IdleConnections for PoolShard<B> {
 
 impl<B: Send + 'static> IdleHolder for PoolShard<B> {
     fn close_idle(&self, target: &Target, limit: &ConnectionLimit) -> bool {
-        // Connections to one target may count against another limit: that of another
-        // upstream, or of the same one before its limit was changed.
+        // Connections to one target may count against another limit: that of another upstream,
+        // or of the same one before its limit was changed.
         let is_of = |meta: &ConnectionMeta| std::ptr::eq(Arc::as_ptr(&meta.limit), limit);
         self.targets().get_mut(target).is_some_and(|pool| {
-            // The one that was idle for longest, or one in h2 without a request on it.
+            // The connection that was idle for longest, or an h2 connection without a request.
             if let Some(index) = pool.idle.iter().position(|idle| is_of(&idle.meta)) {
                 pool.idle.remove(index);
                 return true;

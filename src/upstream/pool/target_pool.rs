@@ -20,30 +20,30 @@ use crate::upstream::connection::http1::Driver;
 use crate::upstream::connection::http2::Client;
 use crate::upstream::limits::connection_limit::ConnectionLimit;
 
-/// How long a caller whose connection was ended with an error shares none.
+/// How long a caller shares no connection after one of its connections was ended with an error.
 const TROUBLED_FOR: Duration = Duration::from_secs(600);
 
 /// How long a pooled connection may take to be ready.
 const READY_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Requests of one h2 connection that were ended before their response was whole, each with
-/// a reset, after which the connection takes no more requests. A service ends a connection with too many
-/// resets (CVE-2023-44487); the fewest that one is known to allow are several hundred.
+/// Number of requests of one h2 connection that were reset before their response was complete,
+/// after which the connection takes no more requests. A service ends a connection with too many
+/// resets (CVE-2023-44487); the lowest known limit is several hundred.
 const MAX_RESETS: usize = 100;
 
 /// The connections to one target.
 pub(super) struct TargetPool<B> {
     pub(super) idle: Vec<IdleHttp1<B>>,
-    /// Connections in h2, by the caller that has or had them last.
+    /// Connections in h2, by the caller that uses or last used them.
     pub(super) shared: HashMap<ShareKey, Vec<H2Connection>>,
-    /// Held while an h2 connection is being opened for a caller, so that its requests that
-    /// come meanwhile wait for it.
+    /// Held while an h2 connection is being opened for a caller, so that further requests of
+    /// the caller wait for it.
     pub(super) opening: HashMap<ShareKey, Arc<tokio::sync::Mutex<()>>>,
     /// Callers whose connections were ended with an error, and when that was.
     pub(super) troubled: HashMap<ShareKey, Instant>,
-    /// Requests that wait for a connection to come back.
+    /// Requests that wait for a connection to be returned.
     pub(super) waiters: Arc<LocalWaiters>,
-    /// The last one that came back was closed for a request of another worker.
+    /// Whether the last returned connection was closed for a request of another worker.
     pub(super) yielded_last: bool,
 }
 
@@ -62,18 +62,18 @@ pub(super) struct H2Connection {
     pub(super) streams: Arc<Streams>,
     pub(super) idle_timeout: Duration,
     pub(super) meta: ConnectionMeta,
-    /// It counts against the limit of its endpoint; one that was opened over the limit does
-    /// not.
+    /// Whether the connection counts against the limit of its endpoint. A connection that was
+    /// opened over the limit does not.
     pub(super) has_slot: bool,
 }
 
-/// What the pool knows of a connection.
+/// The pool's data about a connection.
 #[derive(Clone)]
 pub(super) struct ConnectionMeta {
     /// Until when the service's certificate is good.
     pub(super) good_until: Option<i64>,
     pub(super) address: SocketAddr,
-    /// The limit on connections that it counts against.
+    /// The connection limit that the connection counts against.
     pub(super) limit: Arc<ConnectionLimit>,
 }
 
@@ -109,7 +109,7 @@ impl<B> TargetPool<B> {
             .retain(|_, opening| Arc::strong_count(opening) > 1);
     }
 
-    /// Takes out a connection in h2 that any caller may have and that `suits`.
+    /// Takes out an h2 connection that any caller may use and that `suits`.
     pub(super) fn take_free(
         &mut self,
         suits: impl Fn(&H2Connection) -> bool,
@@ -117,12 +117,12 @@ impl<B> TargetPool<B> {
         self.take_out(|one| one.is_free() && suits(one))
     }
 
-    /// Closes a connection in h2 that has no streams and that `suits`.
+    /// Closes an h2 connection that has no streams and that `suits`.
     pub(super) fn close_unused(&mut self, suits: impl Fn(&H2Connection) -> bool) -> bool {
         self.take_out(|one| one.is_unused() && suits(one)).is_some()
     }
 
-    /// Takes out the connection of these streams.
+    /// Takes out the connection that these streams belong to.
     pub(super) fn retire(&mut self, streams: &Arc<Streams>) {
         let is_it = |one: &H2Connection| Arc::ptr_eq(&one.streams, streams);
         if let Some(retired) = self.take_out(is_it) {
@@ -143,7 +143,7 @@ impl<B> TargetPool<B> {
         Some(taken)
     }
 
-    /// Whether a connection of this caller was ended with an error lately.
+    /// Whether a connection of this caller was recently ended with an error.
     pub(super) fn is_troubled(&self, key: ShareKey) -> bool {
         self.troubled
             .get(&key)
@@ -152,7 +152,7 @@ impl<B> TargetPool<B> {
 }
 
 impl ConnectionMeta {
-    /// Whether the service's certificate has not expired meanwhile.
+    /// Whether the service's certificate has not expired yet.
     pub(super) fn is_good(&self) -> bool {
         let now = || i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
         self.good_until
@@ -167,8 +167,8 @@ impl<B> IdleHttp1<B> {
 }
 
 impl<B: Body + Send + Unpin + 'static> IdleHttp1<B> {
-    /// Whether it takes a request. It was idle when it came back, so this takes no time; if it
-    /// does, something is wrong with it.
+    /// Whether the connection accepts a request. It was idle when it was returned, so this
+    /// takes no time. If it does, something is wrong with the connection.
     pub(super) async fn is_ready(&mut self) -> bool {
         let Self { sender, driver, .. } = self;
         let has_task = driver.has_task();
@@ -188,8 +188,8 @@ impl<B: Body + Send + Unpin + 'static> IdleHttp1<B> {
 }
 
 impl H2Connection {
-    /// Returns the callers that may have caused the service to end the connection with an
-    /// error, and the time; none if it did not.
+    /// Returns the callers that may be the reason why the service ended the connection with an
+    /// error, and the time; nothing if it did not.
     fn suspects(&self) -> impl Iterator<Item = (ShareKey, Instant)> + use<> {
         let ended = self.client.state().ended_with().is_some();
         let callers = ended.then(|| self.streams.callers()).into_iter().flatten();
@@ -215,20 +215,20 @@ impl H2Connection {
             }
     }
 
-    /// Whether it takes another stream now.
+    /// Whether the connection accepts another stream now.
     pub(super) fn has_room(&self) -> bool {
         let max = MAX_STREAMS.min(self.client.max_streams());
         !self.is_worn() && self.streams.open() < max
     }
 
-    /// Whether any caller may have it: it has no streams, and nothing that was sent on it
-    /// so far could make the service end it.
+    /// Whether any caller may use the connection: it has no streams, and nothing that was sent
+    /// on it so far could make the service end it.
     pub(super) fn is_free(&self) -> bool {
         self.is_unused() && self.client.state().is_unspent()
     }
 
-    /// Whether so many of its streams were reset that it gets no further ones, and is
-    /// closed after the last of those that it has.
+    /// Whether so many of the connection's streams were reset that it gets no further ones, and
+    /// is closed after its last one.
     pub(super) fn is_worn(&self) -> bool {
         self.client.state().resets() >= MAX_RESETS
     }

@@ -11,24 +11,24 @@ use super::state::OpenStream;
 use super::upload::Upload;
 use crate::upstream::connection::error::ServiceError;
 
-/// Content of fewer bytes than this is put together with what else is there.
+/// Content of fewer bytes than this is combined with other content that is available.
 const SMALL: usize = 1024;
-/// Most bytes that are put together.
+/// Maximum size of the pieces into which small frames are combined.
 const TOGETHER: usize = 16 * 1024;
 
 /// The body of a response in HTTP/2. Dropping it before its end resets the stream.
 pub(in crate::upstream) struct H2Body {
-    /// Gone when there is nothing more to come.
+    /// None when nothing more can arrive.
     stream: Option<RecvStream>,
-    /// The request's body may still be on its way.
+    /// The request's body, which may still be on its way.
     upload: Upload,
-    /// Gone together with `stream`.
+    /// None if `stream` is none.
     open: Option<OpenStream>,
-    /// What was announced and has not come, where a length was announced.
+    /// Announced bytes that have not arrived. None if no length was announced.
     left: Option<u64>,
-    /// All content has been read; trailers may follow.
+    /// Whether all content has been read; trailers may follow.
     is_read: bool,
-    /// Came while small content was put together.
+    /// A frame or error that was read while small content was combined.
     next: Option<Result<Bytes, h2::Error>>,
 }
 
@@ -52,7 +52,7 @@ impl H2Body {
         }
     }
 
-    /// The next content. What is taken opens the windows again.
+    /// Returns the next content. Reading it opens the windows again.
     fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
         if let Some(next) = self.next.take() {
             return Poll::Ready(Some(next));
@@ -62,13 +62,13 @@ impl H2Body {
         };
         let polled = stream.poll_data(context);
         if let Poll::Ready(Some(Ok(data))) = &polled {
-            // Fails for a stream that has ended, which has no window any more.
+            // Fails for a stream that has ended, because it has no window any more.
             let _ = stream.flow_control().release_capacity(data.len());
         }
         polled
     }
 
-    /// Puts `first` together with small content that is there too.
+    /// Combines `first` with small content that is also available.
     fn together(&mut self, first: Bytes, context: &mut Context<'_>) -> Bytes {
         if first.len() >= SMALL {
             return first;
@@ -98,7 +98,7 @@ impl H2Body {
     }
 
     fn fail(&mut self, error: h2::Error) -> Polled {
-        // It has ended the stream: there is nothing to reset.
+        // The error has ended the stream: there is nothing to reset.
         self.stream = None;
         let is_silent = |open: &OpenStream| open.state().is_silent();
         Poll::Ready(Some(Err(match self.open.as_ref().is_some_and(is_silent) {

@@ -1,5 +1,5 @@
-//! The task that drives a connection, sends its resets in their turn, and notices when
-//! the service is gone.
+//! The task that drives a connection, limits the rate of its resets, and notices when the
+//! service is gone.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -16,9 +16,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::settings::{PING_INTERVAL, PING_TIMEOUT};
 use super::state::ConnectionState;
 
-/// Resets that are sent before the service has responded to a PING after the last of them,
-/// which shows that it has seen them. Some services end a connection with 20 resets of streams that
-/// they have not looked at.
+/// Maximum number of resets until the service has responded to a PING that was sent after them.
+/// The response shows that the service has seen the resets. Some services end a connection
+/// after 20 resets of streams that they have not processed yet.
 const RESETS_PER_ROUND_TRIP: usize = 8;
 
 /// Drives the connection until it ends.
@@ -58,9 +58,9 @@ where
     state.end(error);
 }
 
-/// What to do after the pings were looked at.
+/// The next step after the pings were checked.
 enum Step {
-    /// Nothing.
+    /// Nothing is to be done.
     Wait,
     /// Something is to be sent.
     Again,
@@ -70,11 +70,11 @@ enum Step {
 
 struct Pings {
     pings: PingPong,
-    /// One was sent, and its response has not come.
+    /// A PING was sent, and its response has not arrived.
     awaited: bool,
     /// Resets that may be sent before the response to the next PING.
     resets_left: usize,
-    /// The count of reads when it was last looked at.
+    /// The count of reads at the last check.
     reads: u64,
 }
 
@@ -104,7 +104,8 @@ impl Pings {
             let reads = state.reads.load(Ordering::Relaxed);
             let is_silent = std::mem::replace(&mut self.reads, reads) == reads;
             state.abandon_ending();
-            // What is still to be sent does not leave: the service reads no more.
+            // Data that is still to be sent cannot leave, because the service does not read any
+            // more.
             if is_silent && state.has_no_clients() && !state.is_busy() {
                 return Step::End;
             }
@@ -117,11 +118,11 @@ impl Pings {
         step
     }
 
-    /// Resets what was given up, as far as that may be. Returns whether there was any.
+    /// Resets abandoned streams, as many as are allowed now. Returns whether there were any.
     fn send_resets(&mut self, state: &ConnectionState) -> bool {
         let mut any = false;
         while self.resets_left > 0 {
-            // Dropped outside the lock: the library takes a lock of its own for it.
+            // Dropped outside the lock: the library takes a lock when it drops a stream.
             let Some(stream) = state.task().abandoned.pop_front() else {
                 break;
             };

@@ -1,23 +1,24 @@
-//! Fields that a service would end the connection for are not sent.
+//! Refuses fields because of which a service would end the connection.
 
 use http::HeaderMap;
 
 use super::state::ConnectionState;
 use crate::upstream::connection::error::ServiceError;
 
-/// What a field counts beside its name and value (RFC 9113 section 6.5.2).
+/// The size that a field counts in addition to its name and value (RFC 9113 section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
-/// Most bytes of one field that a service takes which says nothing of a bound. nginx has
-/// buffers of this size for each field, and ends the connection at a longer one.
+/// Maximum size of one field for a service that announces no limit. nginx has a buffer of this
+/// size for each field, and ends the connection if a field is longer.
 const FIELD_GUESS: usize = 8 * 1024;
 
-/// Refuses fields, given as lengths of names and values, that the service would not take.
+/// Refuses fields that the service would not accept. `fields` are the lengths of names and
+/// values.
 pub(super) fn check_fields<I: Iterator<Item = (usize, usize)>>(
     state: &ConnectionState,
     fields: impl Fn() -> I,
 ) -> Result<(), ServiceError> {
-    // As their receiver counts them (RFC 9113 section 6.5.2).
+    // Field sizes are counted as their receiver counts them (RFC 9113 section 6.5.2).
     let size = fields()
         .map(|(name, value)| name.saturating_add(value).saturating_add(FIELD_OVERHEAD))
         .sum();
@@ -40,7 +41,7 @@ pub(super) fn check_fields<I: Iterator<Item = (usize, usize)>>(
     Ok(())
 }
 
-/// Lengths of names and values.
+/// Returns the lengths of names and values.
 pub(super) fn field_sizes(headers: &HeaderMap) -> impl Iterator<Item = (usize, usize)> {
     headers
         .iter()

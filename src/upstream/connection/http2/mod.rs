@@ -1,16 +1,16 @@
 //! Connections in HTTP/2 to services: the client half that carries requests.
 //!
-//! Built on the `h2` crate itself, because hyper does not offer what limits one caller's
-//! effect on another: small pieces of a body are put together before they
-//! are sent, resets are paced, a head that the service would end the connection for is not
-//! sent, and what a service counts is counted here too.
+//! Built on the `h2` crate itself, because hyper has no means to limit one caller's effect on
+//! another. Small pieces of a body are combined before they are sent, the rate of resets is
+//! limited, a head because of which the service would end the connection is not sent, and
+//! frames that services count are counted here too.
 //!
-//! - `state`: what a connection's frames say, and what was sent on it
+//! - `state`: the state of a connection, as its frames show it
 //! - `driving`: the task that drives a connection
 //! - `upload`: a request's body
 //! - `body`: a response's body
-//! - `field_limits`: which heads and trailers a service takes
-//! - `settings`: of all connections in HTTP/2, those of tunnels too
+//! - `field_limits`: limits on heads and trailers
+//! - `settings`: the settings of all HTTP/2 connections, including those of tunnels
 
 mod body;
 mod driving;
@@ -40,17 +40,17 @@ use self::upload::Upload;
 use super::error::{SendError, ServiceError};
 use super::resources::HeldResources;
 
-/// A service may send content in small pieces while its caller pauses, up to the windows:
-/// so much memory the library's account of them may take beside the content itself. Its
-/// own bound is met by 2,000 pieces.
+/// Memory that the library may use for its own records about unread content. A service may send
+/// its content in small pieces, up to the windows, while its caller pauses. The library's own
+/// default is exceeded by 2,000 pieces.
 const SMALL_FRAME_BUDGET: usize = 16 * 1024 * 1024;
 /// Most bytes of requests that wait in memory for their service's windows.
 const SEND_BUFFER: usize = 1024 * 1024;
-/// A connection that takes requests. It ends when the last clone is gone and its streams
-/// have ended.
+/// The sending side of a connection. The connection ends when the last clone is gone and its
+/// streams have ended.
 #[derive(Clone)]
 pub(in crate::upstream) struct Client {
-    // Dropped before `last`, which wakes the task that looks for it.
+    // Dropped before `last`, which wakes the task that checks whether senders are left.
     sender: SendRequest<Bytes>,
     last: Arc<WakeOnDrop>,
 }
@@ -63,11 +63,11 @@ impl Drop for WakeOnDrop {
     }
 }
 
-/// Begins HTTP/2 on a connection, which a task of its own drives from then on. It holds
+/// Begins HTTP/2 on a connection, and spawns a task that drives it. The connection holds
 /// `resources` until it is closed.
 ///
 /// # Errors
-/// When the service does not begin with its settings.
+/// If the service does not begin with its settings.
 pub(super) async fn open<S>(stream: S, resources: HeldResources) -> Result<Client, ServiceError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -105,17 +105,17 @@ impl Client {
         self.state().is_closed()
     }
 
-    /// How many streams the service allows at once.
+    /// Returns how many streams the service allows at once.
     pub(in crate::upstream) fn max_streams(&self) -> usize {
         self.sender.current_max_send_streams()
     }
 
-    /// Sends a request and waits for the head of its response. `on_interim` is told
-    /// the status of each interim response before it. When the future is dropped before, the
-    /// stream is reset.
+    /// Sends a request and waits for the head of its response. Calls `on_interim` with the
+    /// status of each interim response before it. If the future is dropped earlier, the stream
+    /// is reset.
     ///
     /// # Errors
-    /// When there is no response. The request comes back if no byte of it was sent.
+    /// If there is no response. The request is returned if no byte of it was sent.
     pub(in crate::upstream) async fn send<B>(
         &mut self,
         request: Request<B>,
@@ -152,7 +152,8 @@ impl Client {
         answer.map_err(SendError::from)
     }
 
-    /// Refuses a head that the service would not take: some end the connection for it.
+    /// Refuses a head that the service would not accept: some services end the connection
+    /// because of it.
     fn check_head(&self, parts: &request::Parts) -> Result<(), ServiceError> {
         let fields = || {
             let pseudo = pseudo_headers(parts).into_iter();
@@ -166,7 +167,7 @@ impl Client {
 struct Exchange {
     response: Option<ResponseFuture>,
     upload: Upload,
-    /// Gone once the response has begun.
+    /// None once the response has begun.
     open: Option<OpenStream>,
 }
 
@@ -212,14 +213,13 @@ impl Drop for Exchange {
     }
 }
 
-/// The length of the content, if one is announced. Several that differ are refused with the
-/// head.
+/// Returns the announced length of the content, if there is one. If several lengths differ, the
+/// head is refused elsewhere.
 fn announced_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Adds the length of the body, if that is known and has a meaning (RFC 9110 section
-/// 8.6).
+/// Adds the length of the body, if it is known and has a meaning (RFC 9110 section 8.6).
 fn add_length(parts: &mut request::Parts, body: &impl Body) {
     let Some(length) = body.size_hint().exact() else {
         return;
@@ -230,7 +230,7 @@ fn add_length(parts: &mut request::Parts, body: &impl Body) {
     }
 }
 
-/// The pseudo-header fields: names and values (RFC 9113 section 8.3.1).
+/// Returns the pseudo-header fields: names and values (RFC 9113 section 8.3.1).
 fn pseudo_headers(parts: &request::Parts) -> [(usize, usize); 4] {
     let path = parts
         .uri

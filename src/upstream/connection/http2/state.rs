@@ -1,4 +1,4 @@
-//! `ConnectionState`: what a connection's frames say, and what was sent on it.
+//! `ConnectionState`: the state of a connection, as its frames and the sent requests show it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,23 +16,24 @@ use crate::upstream::connection::error::ServiceError;
 use crate::upstream::connection::interim::{Heads, flood};
 use crate::upstream::connection::read_tap::ReadTap;
 
-/// Nothing was said.
+/// The value that means that the service has not announced this setting.
 const UNSAID: u32 = u32::MAX;
 
-/// Small DATA frames on a connection from which on no other caller gets it: libraries
-/// count those that a service has not read yet, and end the connection at some thousand.
+/// Maximum number of small DATA frames on a connection that another caller may still get. HTTP
+/// libraries count those that the service has not read, and end the connection after about a
+/// thousand.
 const MAX_SMALL_FRAMES: usize = 256;
 
-/// Bytes of a head that are many: what most services take by default.
+/// Size of a head that counts as long: the limit of most services by default.
 const LONG_HEAD: usize = 8 * 1024;
 
-/// Empty DATA frames that a service may send before it sends anything else, what each
-/// other frame adds, and what can be saved up.
+/// Empty DATA frames that a service may send at first; how many each other frame adds; and how
+/// many can be saved up.
 const FIRST_EMPTY: u32 = 1_000;
 const EMPTY_EACH: u32 = 8;
 const MAX_EMPTY: u32 = 10_000;
 
-/// The receiving half of a stream that was given up: dropping it has the library reset
+/// The receiving half of a stream that was abandoned. When it is dropped, the library resets
 /// the stream.
 pub(super) type Abandoned = Box<dyn Send>;
 
@@ -49,12 +50,12 @@ impl OpenStream {
         &self.0
     }
 
-    /// Gives the stream up: it is reset in its turn.
+    /// Abandons the stream. It is reset when the limit on resets allows it.
     pub(super) fn abandon(self, half: Abandoned) {
         let state = Arc::clone(&self.0);
         state.resets.fetch_add(1, Ordering::Relaxed);
         let mut task = state.task();
-        // Under the lock: nothing is taken out of the queue after the end.
+        // Checked under the lock, because the queue is not emptied any more after the end.
         if state.has_ended.load(Ordering::Acquire) {
             drop(task);
             drop((half, self));
@@ -86,57 +87,56 @@ impl Drop for OpenStream {
     }
 }
 
-/// What is known of a connection, shared by its streams, the task that drives it, and
-/// the pool.
+/// The state of a connection, shared by its streams, the task that drives it, and the pool.
 #[derive(Default)]
 pub(in crate::upstream) struct ConnectionState {
     has_ended: AtomicBool,
-    /// The code of the service's GOAWAY.
+    /// The error code of the service's GOAWAY.
     goaway: Said,
-    /// Most bytes of a head that the service takes.
+    /// Maximum size of a head that the service accepts.
     head_limit: Said,
     /// Counts reads, so that silence is noticed.
     pub(super) reads: AtomicU64,
-    /// DATA frames with little content that were sent.
+    /// Number of small DATA frames that were sent.
     small_frames: AtomicUsize,
     /// Length of the longest head that was sent.
     max_head: AtomicUsize,
-    /// Streams that were ended before their response was whole.
+    /// Number of streams that were ended before their response was complete.
     resets: AtomicUsize,
-    /// Streams that have begun and were not released.
+    /// Number of streams that have begun and were not released.
     open: AtomicUsize,
-    /// A response ended while its request's body was still on its way: what was not sent of
-    /// it takes part of the connection's window.
+    /// Whether a response has ended while its request's body was still being sent. The unsent
+    /// rest uses up a part of the connection's window.
     has_unfinished_upload: AtomicBool,
-    /// No further stream will be opened.
+    /// Whether no further stream will be opened.
     has_no_clients: AtomicBool,
-    /// The service did not respond to a PING.
+    /// Whether the service did not respond to a PING.
     is_silent: AtomicBool,
-    /// The service has sent its settings.
+    /// Whether the service has sent its settings.
     has_settings: AtomicBool,
-    /// Notified of the settings, and of the end.
+    /// Notified when the settings arrive, and when the connection ends.
     begun: Notify,
     task: Mutex<Task>,
 }
 
-/// What the task that drives the connection is given.
+/// Work that the streams leave to the task that drives the connection.
 #[derive(Default)]
 pub(super) struct Task {
     pub(super) waker: Option<Waker>,
-    /// Streams to be reset as soon as that may be.
+    /// Abandoned streams, to be reset as soon as the limit on resets allows it.
     pub(super) abandoned: VecDeque<(Abandoned, OpenStream)>,
-    /// Streams of which only the end is missing.
+    /// Streams of which only the frame that ends them is missing.
     ending: Vec<(RecvStream, OpenStream)>,
-    /// Why the connection has ended.
+    /// The error with which the connection has ended.
     error: Option<h2::Error>,
     on_error: Option<OnError>,
 }
 
-/// Is told the error with which a service has ended a connection, and what may have been
-/// its cause.
+/// Called with the error with which a service has ended a connection, and with the likely
+/// cause.
 pub(in crate::upstream) type OnError = Box<dyn FnOnce(Reason, Option<&'static str>) + Send>;
 
-/// A number that the service may say.
+/// A number that the service may announce.
 struct Said(AtomicU32);
 
 impl Default for Said {
@@ -168,7 +168,7 @@ impl ConnectionState {
         }
     }
 
-    /// The connection has ended.
+    /// Notes that the connection has ended.
     pub(super) fn end(&self, error: Option<h2::Error>) {
         let mut task = self.task();
         self.has_ended.store(true, Ordering::Release);
@@ -187,7 +187,7 @@ impl ConnectionState {
         }
     }
 
-    /// Tells `on_error` when the service ends the connection with an error.
+    /// Sets the function that is called if the service ends the connection with an error.
     pub(in crate::upstream) fn set_on_error(&self, on_error: OnError) {
         self.task().on_error = Some(on_error);
     }
@@ -200,11 +200,11 @@ impl ConnectionState {
                 .extract_if(.., |(stream, _)| has_ended(stream))
                 .collect()
         };
-        // Outside of the lock: the library takes one of its own for it.
+        // Outside of the lock, because the library takes its own lock when it drops streams.
         drop(ended);
     }
 
-    /// Gives the streams up that have not ended by themselves.
+    /// Abandons streams that have not ended by themselves.
     pub(super) fn abandon_ending(&self) {
         let late = std::mem::take(&mut self.task().ending);
         for (stream, open) in late {
@@ -212,8 +212,8 @@ impl ConnectionState {
         }
     }
 
-    /// Waits for the service's settings, which it sends first (RFC 9113 section 3.4): only
-    /// then it is known what it takes, and that it is there at all.
+    /// Waits for the service's settings, which it sends first (RFC 9113 section 3.4). Only they
+    /// show that the service is there, and which limits it has.
     pub(super) async fn settings(&self) -> Result<(), ServiceError> {
         loop {
             let mut begun = pin!(self.begun.notified());
@@ -242,8 +242,8 @@ impl ConnectionState {
         self.has_ended.load(Ordering::Acquire) || self.goaway.get().is_some()
     }
 
-    /// Whether nothing that was sent on it so far could make the service end it: then
-    /// another caller may have it.
+    /// Whether nothing that was sent on the connection so far could make the service end it.
+    /// Only then another caller may use it.
     pub(in crate::upstream) fn is_unspent(&self) -> bool {
         self.resets.load(Ordering::Relaxed) == 0
             && !self.is_busy()
@@ -252,20 +252,20 @@ impl ConnectionState {
             && self.max_head.load(Ordering::Relaxed) <= LONG_HEAD
     }
 
-    /// How many streams were ended before their response was whole.
+    /// Returns how many streams were ended before their response was complete.
     pub(in crate::upstream) fn resets(&self) -> usize {
         self.resets.load(Ordering::Relaxed)
     }
 
-    /// The error with which the service has ended the connection, and what may have been
-    /// its cause. `None` if it gave none.
+    /// Returns the error with which the service has ended the connection, and its likely cause.
+    /// `None` if there was no error.
     pub(in crate::upstream) fn ended_with(&self) -> Option<(Reason, Option<&'static str>)> {
         let code = self.goaway.get()?;
         let reason = Reason::from(code);
         (reason != Reason::NO_ERROR).then(|| (reason, self.likely_cause()))
     }
 
-    /// What was unusual about the requests on the connection.
+    /// Returns what was unusual about the requests on the connection.
     fn likely_cause(&self) -> Option<&'static str> {
         if self.resets() >= MANY_RESETS {
             Some("its caller broke many requests off")
@@ -282,7 +282,7 @@ impl ConnectionState {
         self.has_unfinished_upload.store(true, Ordering::Relaxed);
     }
 
-    /// The last clone of the client is gone: no further stream will be opened.
+    /// Notes that the last clone of the client is gone. No further stream will be opened.
     pub(super) fn note_no_clients(&self) {
         self.has_no_clients.store(true, Ordering::Release);
         self.wake();
@@ -296,7 +296,7 @@ impl ConnectionState {
         self.small_frames.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Most bytes of a head that the service says it takes.
+    /// Returns the maximum size of a head that the service has announced.
     pub(super) fn head_limit(&self) -> Option<u32> {
         self.head_limit.get()
     }
@@ -305,7 +305,7 @@ impl ConnectionState {
         self.max_head.fetch_max(size, Ordering::Relaxed);
     }
 
-    /// Whether there are streams for which the service has to be there.
+    /// Whether there are streams that still need the service.
     pub(super) fn is_busy(&self) -> bool {
         self.open.load(Ordering::Relaxed) > 0
     }
@@ -326,25 +326,25 @@ impl ConnectionState {
     }
 }
 
-/// Whether the end of a stream has come whose content has been read.
+/// Whether the frame that ends a stream has arrived, after all content was read.
 fn has_ended(stream: &mut RecvStream) -> bool {
-    // The task is woken by whatever comes on the connection.
+    // No waker is needed: whatever arrives on the connection wakes the task that calls this.
     let mut context = Context::from_waker(Waker::noop());
     loop {
         match stream.poll_data(&mut context) {
-            // The frame that ends it may be an empty one.
+            // The frame that ends the stream may be an empty one.
             Poll::Ready(Some(Ok(data))) if data.is_empty() => {}
             Poll::Ready(None) => return true,
-            // More than was announced is the library's to refuse, and a reset ends it too.
+            // The library refuses more than the announced length. A reset also ends the stream.
             Poll::Ready(Some(_)) | Poll::Pending => return stream.is_end_stream(),
         }
     }
 }
 
-/// Resets of one connection that are many.
+/// Number of resets on one connection that counts as unusual.
 const MANY_RESETS: usize = 8;
 
-/// A connection whose frames are looked at before the library reads them.
+/// Wraps a connection so that its frames are inspected before the library reads them.
 #[expect(
     clippy::type_complexity,
     reason = "the observer is a closure, which has no name"

@@ -1,9 +1,9 @@
 //! `Upload`: a request's body on its way to the service.
 //!
-//! A caller may send its body in pieces of a few bytes. Each would be a frame of its own,
-//! and services end a connection that has too many of them in front of a handler that
-//! does not read at once. So what is there together is sent together, and a stream that
-//! has sent many small pieces waits a moment for more.
+//! A caller may send its body in pieces of a few bytes. Each piece would become a separate
+//! frame, and services end a connection that has too many of them in front of a handler that
+//! does not read at once. Pieces that are available together are therefore sent together, and a
+//! stream that has sent many small pieces waits a moment for more.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,24 +22,24 @@ use super::field_limits::{check_fields, field_sizes};
 use super::state::ConnectionState;
 use crate::upstream::connection::error::ServiceError;
 
-/// Content of fewer bytes than this is put together with what follows.
+/// Content of fewer bytes than this is combined with the content that follows.
 const SMALL: usize = 1024;
-/// Small frames that a stream sends as they come, and how long one takes to be allowed
-/// again.
+/// Number of small frames that a stream may send without delay, and the time after which one
+/// more is allowed.
 const SMALL_AT_ONCE: u32 = 64;
 const SMALL_EACH: Duration = Duration::from_millis(10);
-/// How long small content waits for more when there were too many.
+/// How long small content waits for more, if there were too many small frames.
 const SMALL_DELAY: Duration = Duration::from_millis(5);
 
-/// A body's way to the service. Dropping it abandons what was not sent.
+/// The sending of a body to the service. Dropping it abandons what was not sent.
 pub(super) struct Upload {
-    /// The task that sends it, and the channel on which it reports a failure.
+    /// The task that sends the body, and the channel on which it reports a failure.
     task: Option<(AbortHandle, oneshot::Receiver<()>)>,
     failed: bool,
 }
 
 impl Upload {
-    /// There is no body, or it was sent whole.
+    /// Creates an upload without a body, or whose body was sent completely.
     pub(super) const fn none() -> Self {
         Self {
             task: None,
@@ -47,7 +47,7 @@ impl Upload {
         }
     }
 
-    /// Begins to send `body`; a task continues if it cannot be sent at once.
+    /// Begins to send `body`. If it cannot be sent at once, a task continues.
     pub(super) async fn begin<B>(
         stream: SendStream<Bytes>,
         body: B,
@@ -79,7 +79,7 @@ impl Upload {
         }
     }
 
-    /// Whether the body broke off.
+    /// Whether the caller broke off the body.
     pub(super) fn poll_failed(&mut self, context: &mut Context<'_>) -> bool {
         if let Some((_, heard)) = &mut self.task
             && let Poll::Ready(told) = Pin::new(heard).poll(context)
@@ -90,7 +90,7 @@ impl Upload {
         self.failed
     }
 
-    /// Whether all of it was sent, or the service does not want the rest.
+    /// Whether the whole body was sent, or the service does not want the rest.
     pub(super) fn has_ended(&mut self) -> bool {
         let failed = self.poll_failed(&mut Context::from_waker(Waker::noop()));
         !failed && self.task.is_none()
@@ -105,7 +105,7 @@ impl Drop for Upload {
     }
 }
 
-/// The caller broke off its body.
+/// The caller broke off the body.
 struct UploadError;
 
 /// Sends a body.
@@ -115,7 +115,7 @@ struct Sending<B> {
     /// Small content that waits for more.
     held: BytesMut,
     small: SmallFrames,
-    /// When what is held is sent.
+    /// When the held bytes are sent.
     delay: Option<Pin<Box<Sleep>>>,
     state: Arc<ConnectionState>,
 }
@@ -127,7 +127,7 @@ struct SmallFrames {
 }
 
 impl SmallFrames {
-    /// Whether one may be sent at once; counts it.
+    /// Counts a small frame. Returns whether it may be sent at once.
     fn take(&mut self, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.since);
         let earned = elapsed.as_nanos() / SMALL_EACH.as_nanos();
@@ -159,8 +159,8 @@ where
         }
     }
 
-    /// Waits until the service's windows take something. `None` where the service has
-    /// ended the stream.
+    /// Waits until the service's windows have space. `None` if the service has ended the
+    /// stream.
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Option<()>> {
         self.stream.reserve_capacity(1);
         while self.stream.capacity() == 0 {
@@ -189,7 +189,7 @@ where
         self.send(held, is_last)
     }
 
-    /// Takes content that was read. Returns whether that was its end.
+    /// Handles content that was read. Returns whether it was the end of the body.
     fn take(&mut self, data: Bytes) -> Result<bool, h2::Error> {
         let is_last = self.body.is_end_stream();
         if self.held.is_empty() && (is_last || data.len() >= SMALL) {
@@ -203,7 +203,7 @@ where
         Ok(is_last)
     }
 
-    /// Nothing more can be read now: sends what is held, unless it waits for more.
+    /// Called if nothing more can be read now. Sends the held bytes, unless they wait for more.
     fn poll_held(&mut self, context: &mut Context<'_>) -> Result<(), h2::Error> {
         if self.held.is_empty() {
             return Ok(());
@@ -234,8 +234,8 @@ where
         loop {
             match this.poll_room(context) {
                 Poll::Ready(Some(())) => {}
-                // The service does not want the rest; the task that awaits the
-                // response notices whether there is one.
+                // The service does not want the rest. The task that awaits the response notices
+                // whether there is one.
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending => return Poll::Pending,
             }
@@ -244,7 +244,7 @@ where
                     Ok(data) => this.take(data),
                     Err(other) => match this.finish(other) {
                         Ok(sent) => Ok(sent),
-                        // Trailers that the service would end the connection for.
+                        // The service would end the connection because of the trailers.
                         Err(ServiceError::HeadTooLarge { .. }) => {
                             return Poll::Ready(Err(UploadError));
                         }
@@ -262,7 +262,7 @@ where
             };
             match sent {
                 Ok(false) => {}
-                // A stream that cannot be sent on any more has been ended.
+                // If nothing more can be sent on the stream, it has been ended.
                 Ok(true) | Err(_) => return Poll::Ready(Ok(())),
             }
         }
@@ -270,8 +270,8 @@ where
 }
 
 impl<B> Sending<B> {
-    /// Ends the body with its trailers. Fields that were all left out make no frame: some
-    /// services end the connection for an empty one.
+    /// Ends the body with its trailers. If all fields were left out, no frame is sent, because
+    /// some services end the connection because of an empty one.
     fn finish(&mut self, frame: Frame<Bytes>) -> Result<bool, ServiceError> {
         let held = self.held.split().freeze();
         match frame.into_trailers() {
