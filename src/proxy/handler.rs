@@ -91,19 +91,7 @@ pub(crate) async fn handle(
             serve(context, request, no_response.record).await
         }
         Err(refusal) => {
-            // In HTTP/1.1 the request may be the replacement for a refused one, whose method
-            // and path mean nothing.
-            if request.version() == Version::HTTP_2 {
-                let uri = request.uri();
-                let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
-                let host = String::from_utf8_lossy(host.unwrap_or_default());
-                let authority = uri
-                    .authority()
-                    .map_or(&*host, |authority| authority.as_str());
-                no_response
-                    .record
-                    .request(request.method().as_str(), authority, uri.path());
-            }
+            record_refused_target(&request, no_response.record);
             Err(refusal)
         }
     };
@@ -146,6 +134,21 @@ pub(crate) async fn handle(
         format,
     );
     local_response(&connection, record, response)
+}
+
+/// Records the target of a request that is refused before any stage, if there is one: in
+/// HTTP/1.1 the request may replace one whose head was refused.
+fn record_refused_target(request: &Request<CallerBody>, record: &mut AuditRecord) {
+    if request.version() != Version::HTTP_2 {
+        return;
+    }
+    let uri = request.uri();
+    let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
+    let host = String::from_utf8_lossy(host.unwrap_or_default());
+    let authority = uri
+        .authority()
+        .map_or(&*host, |authority| authority.as_str());
+    record.request(request.method().as_str(), authority, uri.path());
 }
 
 /// Completes the audit record of a response that the gateway itself made.
