@@ -296,7 +296,8 @@ async fn a_body_in_small_pieces_reaches_the_service_in_fewer() {
 /// Far more than the library's own account of small frames allows.
 #[tokio::test]
 async fn small_pieces_of_an_answer_wait_for_a_caller_that_pauses() {
-    const PIECES: usize = 9_000;
+    // They fit into the gateway's window, which the script does not heed.
+    const PIECES: usize = 6_000;
     let ca = TestCa::new("example.org");
     let service = Raw::start(Script {
         settings: &[],
