@@ -12,7 +12,7 @@ const HEAD: &str = "# Where each reason code is named\n\n\
 /// Functions that make a refusal with one code, the folder in which they are used, and the
 /// variant.
 const HELPERS: [(&str, &str, &str); 3] = [
-    ("Denial::caller_limit(", "", "CallerLimit"),
+    ("caller_limit(", "", "CallerLimit"),
     ("malformed(", "proxy/wire/", "MalformedRequest"),
     ("too_large(", "proxy/wire/", "TooLarge"),
 ];
