@@ -114,7 +114,7 @@ impl CrlDocument {
     }
 }
 
-/// A document for a new configuration that has none for this source yet.
+/// The document of a source that is not in service yet: fetched, or read from the copy on disk.
 #[derive(Debug)]
 pub struct Obtained {
     /// The document.

@@ -151,7 +151,7 @@ fn open(path: &Path) -> Result<(File, Metadata), LockError> {
         path: path.to_owned(),
         error,
     };
-    // The system's error does not say what is at the path. Looks, and says it.
+    // Checked before the open, whose error does not say what kind of file is at the path.
     match path.symlink_metadata() {
         Ok(found) => require_regular(found.file_type()).map_err(not_regular)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -1,11 +1,10 @@
 //! PEM files (RFC 7468): the one reader of the project, and the writer of
 //! certificates and lists.
 //!
-//! A block that is skipped is a root that is not trusted, or a revoked certificate
-//! that is accepted. So a file is read whole or refused: every line is
-//! part of a block, blank, or explanatory text, and what could be the remains of
-//! a damaged block is an error with its line number. The exact rule is in
-//! `parse`.
+//! If a block were skipped, a root would not be trusted, or a revoked certificate would be
+//! accepted. So a file is read completely or refused. Every line is part of a block, blank, or
+//! explanatory text. A line that may be the rest of a damaged block is an error with its line
+//! number. The exact rule is in `parse`.
 //!
 //! These forms are accepted: a byte order mark, every kind of line end, blanks
 //! around lines, blank lines, explanatory text between blocks (`openssl x509
@@ -139,8 +138,8 @@ pub fn certificates(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemE
     certificates.collect()
 }
 
-/// Reads the certificates of a file that may also contain their private key,
-/// because other programs need such files. There is at least one certificate.
+/// Reads the certificates of a file that may also contain their private key, as some programs
+/// need. Returns at least one certificate.
 ///
 /// # Errors
 /// Same as [`blocks`], and if a block is neither a certificate nor a key.

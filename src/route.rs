@@ -94,7 +94,7 @@ impl Route {
 /// The metadata about a route's tokens that clients get (RFC 9728).
 #[derive(Debug, Clone)]
 pub struct ProtectedResource {
-    /// The resource's identifier, if that is not the URL of the request.
+    /// The resource's identifier. None if it is the URL of the request.
     pub identifier: Option<String>,
     /// The `iss` of the issuer whose tokens the route accepts.
     pub issuer: String,

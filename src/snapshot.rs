@@ -225,7 +225,7 @@ pub struct AddressLimits {
 }
 
 impl AddressLimits {
-    /// Whether many peers share an address, according to the configuration.
+    /// Whether the address is in one of the `trusted_networks`, so that many peers may share it.
     #[must_use]
     pub fn is_trusted(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

@@ -1,4 +1,4 @@
-//! `DenyWrites`: limits the changes of the deny list that wait for a disk.
+//! `DenyWrites`: limits how many changes of the deny list wait for the disk at the same time.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! The control plane: reports the gateway's state, and lets operators change it.
 //!
-//! The public listener, and the operators' one on loopback, are read-only and name no callers.
-//! Only `operations`, behind the private socket or the certificates of operators, changes the
-//! gateway's behaviour, by asking other parts.
+//! The public listener and the operators' loopback listener are read-only, and their responses
+//! name no callers. Only `operations` changes the gateway's behaviour. It can be reached only
+//! through the private socket or with an operator's certificate, and delegates to other modules.
 //!
 //! - `server`: the listeners: accepts connections and serves a router on them
 //! - `operator_access`: admits operators by their certificates

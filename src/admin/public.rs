@@ -40,8 +40,8 @@ pub struct Offered {
     pub health: bool,
     /// `/metrics`.
     pub metrics: bool,
-    /// Whether `/readyz` gives details, and `/revocation` exists; both may name files and
-    /// authorities.
+    /// Whether `/readyz` gives details, and whether `/revocation` exists. Both may reveal names
+    /// of files and authorities.
     pub details: bool,
 }
 

@@ -16,7 +16,7 @@ pub type ReloadOutcome = Result<u64, String>;
 #[error("the gateway can no longer reload its configuration; restart it")]
 pub struct ReloadUnavailable;
 
-/// Asks for reloads.
+/// The sending end of the queue of reload requests.
 #[derive(Debug, Clone)]
 pub struct ReloadRequests(mpsc::Sender<Option<oneshot::Sender<ReloadOutcome>>>);
 

@@ -78,7 +78,7 @@ pub enum KeyRingError {
     /// No key has this name.
     #[error("{} has no key {kid}", .directory.display())]
     UnknownKey {
-        /// The directory.
+        /// The directory of the keys.
         directory: PathBuf,
         /// The name asked for.
         kid: String,

@@ -239,7 +239,7 @@ pub(super) fn create_directory(path: &Path) -> Result<(), KeyRingError> {
     }
 }
 
-/// Locks the directory, and completes the change of a killed process.
+/// Locks the directory, and finishes a change that a killed process left incomplete.
 pub(super) fn lock(directory: &Path) -> Result<DirectoryLock, KeyRingError> {
     let lock = DirectoryLock::acquire(directory)?;
     let records = read_records(directory)?.unwrap_or_default();

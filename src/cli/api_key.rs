@@ -41,7 +41,7 @@ countersign.toml and gives no key away. The HMAC key file is made when it is not
 struct NewArgs {
     /// The caller's name: it acts as `api-key:NAME`.
     name: String,
-    /// The gateway's HMAC key for API keys; made when it is not there.
+    /// The gateway's HMAC key for API keys; created if it does not exist.
     #[arg(long, value_name = "FILE")]
     hmac_key: PathBuf,
     /// How long the key is good for, such as 24h or 90d [default: until it is removed].

@@ -40,7 +40,7 @@ const LIFETIME: Lifetime = Lifetime::days(7);
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct InitArgs {
-    /// Where the files go; made where it is not there.
+    /// The directory for the files; created if it does not exist.
     #[arg(value_name = "DIR", default_value = ".")]
     dir: PathBuf,
     /// The trust domain of the callers, such as example.org.
@@ -61,7 +61,7 @@ pub struct InitArgs {
     no_passphrase: bool,
     #[command(flatten)]
     passphrase: PassphraseArgs,
-    /// Replace files that are there; nothing the old authority issued is trusted any longer.
+    /// Replace existing files. Certificates of the old authority are then no longer trusted.
     #[arg(long)]
     force: bool,
 }

@@ -35,7 +35,7 @@ enum KeysCommand {
     Rotate(NewKeyArgs),
     /// Withdraw a key at once.
     Revoke(RevokeArgs),
-    /// List the keys and what they are good for now.
+    /// List the keys and their current states.
     List(ListArgs),
     /// Print the key set that the gateway publishes now.
     Jwks(JwksArgs),
@@ -73,7 +73,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = GENERATE_EXAMPLES)]
 struct NewKeyArgs {
-    /// The directory of the keys; made where it is not there.
+    /// The directory of the keys; created if it does not exist.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// What the key signs with [default: as the newest key, else ES256]

@@ -80,7 +80,7 @@ impl UnitError {
         }
     }
 
-    /// Creates an error from the errors of the configuration that would contain the unit.
+    /// Creates the error for a unit from the errors of a configuration that contains the unit.
     #[must_use]
     pub fn of(errors: &ConfigErrors) -> Self {
         Self {

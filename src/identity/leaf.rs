@@ -76,7 +76,8 @@ pub struct LeafFacts {
     pub extended_key_usage: Option<ExtendedKeyUsages>,
 }
 
-/// The extended key usages that matter here.
+/// Whether a certificate may be used by TLS clients and by TLS servers, according to its
+/// extendedKeyUsage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExtendedKeyUsages {
     /// id-kp-clientAuth
@@ -229,7 +230,8 @@ fn names_are_well_encoded(extension: &[u8]) -> bool {
         let Ok((after, name)) = Any::from_der(rest) else {
             return false;
         };
-        // RFC 5280 section 4.2.1.6: texts, addresses and OIDs are implicit.
+        // Names with these tags are strings, addresses or OIDs with implicit tags (RFC 5280
+        // section 4.2.1.6), which are primitive. All others are constructed.
         let implicit = matches!(name.header.tag().0, 1 | 2 | 6 | 7 | 8);
         if name.header.constructed() == implicit {
             return false;

@@ -115,8 +115,8 @@ impl PeerIdentity {
         self.crl_this_update
     }
 
-    /// Returns the text about this identity for assertions. It is made once and kept with the
-    /// identity. There is one such text, so every caller has to pass the same function.
+    /// Returns the text about this identity for assertions. Only the first call makes it, so every
+    /// caller must pass the same function.
     pub(crate) fn memo(&self, make: fn(&Self) -> String) -> &str {
         self.memo.get_or_init(|| make(self))
     }

@@ -90,7 +90,7 @@ pub(super) enum Problem {
     },
     LabelsDiffer {
         begin: String,
-        /// The number of the line with that label.
+        /// The number of the line with the label `begin`.
         line: usize,
         end: String,
     },

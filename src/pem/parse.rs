@@ -103,8 +103,8 @@ fn trim(line: &[u8]) -> &[u8] {
     line
 }
 
-/// A line that is not inside of a block: text, or the start of one. `after` is
-/// the rest of the file.
+/// Reads a line that is not inside a block: explanatory text, or the first line of a block.
+/// `after` is the rest of the file.
 fn outside(line: &[u8], number: usize, after: &[u8]) -> Result<Option<Open>, PemError> {
     match boundary(line) {
         Some((Boundary::Begin, label, rest)) => {

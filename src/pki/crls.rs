@@ -1,8 +1,8 @@
 //! Publishing revocation lists.
 //!
-//! A part of [`Pki`]. While two generations are trusted, `crl/NAME.crl` holds
-//! the list of either, the present one's first, so that gateways need no other
-//! configuration during a rotation.
+//! A part of [`Pki`]. While two generations are trusted, `crl/NAME.crl` holds one list for each,
+//! the current generation's first. Gateways then need no other configuration during a
+//! rotation.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -170,8 +170,8 @@ impl Pki {
         Ok((signed, pem))
     }
 
-    /// Returns the content of a file of lists: the lists that were signed now, and the list of the
-    /// other generation unchanged from the file.
+    /// Returns the new content of the authority's CRL file. A generation that is not in `signed`
+    /// keeps its list from the current file.
     fn with_the_others(
         &self,
         name: AuthorityName,

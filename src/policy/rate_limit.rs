@@ -224,7 +224,7 @@ pub const fn conforms(arrival: u64, now: u64, interval: u64, tolerance: u64) -> 
     (next.saturating_sub(now) <= tolerance, next)
 }
 
-/// Returns the result for a key whose arrival time is `arrival`.
+/// Returns the result for a key whose theoretical arrival time is `arrival`.
 pub(super) fn verdict(arrival: u64, now: u64, limit: &RateLimit, allowed: bool) -> Verdict {
     let (ahead, interval, tolerance) = (
         arrival.saturating_sub(now),

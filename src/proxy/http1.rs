@@ -317,8 +317,8 @@ async fn serve_active(
                 if matches!(polled, Poll::Ready(Ok(()))) && activity.framing.has_pending_write() {
                     break Poll::Pending;
                 }
-                // The held bytes were not the end of the response. Another poll flushes
-                // them.
+                // hyper has not finished, so the held bytes are not the end of the response.
+                // Another poll flushes them.
                 if polled.is_ready() || !activity.framing.release_held() {
                     break polled;
                 }

@@ -10,8 +10,8 @@ use crate::identity::share_key::address_network;
 
 /// Two periods count: the current one and the one before.
 const WINDOW: Duration = Duration::from_secs(30);
-/// Number of addresses that are counted. An address with most of the handshakes is always among
-/// them.
+/// Number of addresses that are counted. An address with more than half of the handshakes is
+/// always among them (Misra and Gries 1982).
 const MAX_COUNTED: usize = 16;
 /// With fewer handshakes than this nothing is reported.
 const MIN_HANDSHAKES: u64 = 30;

@@ -14,8 +14,8 @@ use crate::reason::ReasonCode;
 /// The known facts about an operator.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct OperatorFacts {
-    /// The identity of a certificate, or the user of this machine; absent if neither was
-    /// proven.
+    /// The identity in the operator's certificate, or the local user on the private socket. Absent
+    /// if neither was verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
     /// The trust domain of the identity.

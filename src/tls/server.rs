@@ -1,4 +1,4 @@
-//! Per-name TLS configurations, and which of them a name selects.
+//! The TLS configuration of each server name, and the selection by the name that a caller sends.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;

@@ -125,7 +125,7 @@ impl ClientTrust {
         self
     }
 
-    /// Consults a deny list.
+    /// Sets the deny list that every chain is checked against.
     #[must_use]
     pub fn with_deny_list(mut self, denied: Arc<DenyList>) -> Self {
         self.denied = Some(denied);

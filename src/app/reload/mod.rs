@@ -4,13 +4,13 @@
 //! *Material* means the files that the configuration in service names: certificates, keys,
 //! roots, CRLs, the deny list. Changed material takes effect by itself, even if the
 //! configuration file has changed too. The *configuration* is loaded when its file changes, on
-//! SIGHUP and on request: everything it names is good, or the old one stays and the reason is
-//! reported.
+//! SIGHUP and on request. If anything it names is bad, the old configuration stays in service and
+//! the reason is reported.
 //!
 //! One task decides about both, and is the only one that puts a snapshot into service. Files
 //! are read on threads that no task joins (`load`, `file_watch`): a thread that hangs delays
-//! only its own unit. A load that failed is tried again until it succeeds, because a file does
-//! not change when the system is no longer short of something.
+//! only its own unit. A failed load is repeated until it succeeds, even if no file changes: the
+//! cause may be a lack of memory or descriptors.
 //!
 //! - `run`: the loop of the task: handles events, starts loads, takes their outcomes
 //! - `configuration`: loads the configuration

@@ -200,10 +200,10 @@ impl IssuerKeys {
         }
     }
 
-    /// Fetches now, for `required_at_start` and for operators who ask.
+    /// Fetches the keys now. Used for `required_at_start`, and if an operator asks for it.
     ///
     /// # Errors
-    /// [`FetchError`]; keys that were there before are kept.
+    /// [`FetchError`]; the earlier keys stay in use.
     pub async fn fetch(&self) -> Result<(), FetchError> {
         match &self.0 {
             Source::Fixed(_) => Ok(()),

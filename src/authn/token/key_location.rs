@@ -7,7 +7,7 @@ use http::{HeaderMap, Uri};
 
 use crate::http_client::{FetchError, UrlError, checked_url, same_origin};
 
-/// Seconds for which a response is fresh that does not say so itself.
+/// How long a response without `max-age` is fresh, in seconds.
 const DEFAULT_FRESHNESS: u64 = 300;
 
 /// Limits for the freshness that the issuer states, in seconds.

@@ -34,12 +34,13 @@ pub(super) struct Preview {
     log: String,
     callers: usize,
     expired: usize,
-    /// Callers whose chains are not kept, or not any longer.
+    /// Number of callers whose chains were never stored, have been deleted, or cannot be read.
     unknown: usize,
     refused: Vec<WouldRefuse>,
 }
 
-/// Reads a log and decides about every caller in it.
+/// Reads an audit log, and decides for every caller in it whether the new configuration would
+/// admit it.
 pub(super) fn preview(log: &Path, loaded: &Loaded) -> Result<Preview, CliError> {
     let Some(directory) = &loaded.settings.audit_chains else {
         return Err(CliError::usage(

@@ -50,7 +50,7 @@ pub(in crate::cli) fn shell_word(text: &str) -> String {
     }
 }
 
-/// Returns an absolute path for programs; the path itself if there is none.
+/// Makes a path absolute, for the JSON output. Returns the path unchanged if that fails.
 pub(in crate::cli) fn absolute(path: &Path) -> String {
     std::path::absolute(path)
         .unwrap_or_else(|_| path.to_owned())

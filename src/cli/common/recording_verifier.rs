@@ -115,7 +115,8 @@ impl ServerCertVerifier for RecordingVerifier {
     }
 }
 
-/// Presents the caller's chain, whatever issuers the server accepts, and records these issuers.
+/// Presents the caller's chain even if it does not match the issuers that the server accepts, and
+/// records these issuers.
 #[derive(Debug)]
 struct RecordingPresenter {
     credentials: Option<Arc<CertifiedKey>>,

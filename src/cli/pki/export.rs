@@ -64,7 +64,7 @@ pub(super) struct ExportArgs {
     /// Triple DES instead of AES-256, for systems that know nothing else.
     #[arg(long)]
     legacy: bool,
-    /// Replace a file that is there.
+    /// Replace an existing file.
     #[arg(long)]
     force: bool,
     #[command(flatten)]

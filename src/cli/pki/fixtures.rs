@@ -30,10 +30,10 @@ pub(super) struct FixturesArgs {
     /// The authority's directory, which names the trust domain.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Where to put the certificates; made where it is not there.
+    /// The directory for the certificates; created if it does not exist.
     #[arg(long, value_name = "DIR2")]
     out: PathBuf,
-    /// Replace fixtures that are there.
+    /// Replace existing fixtures.
     #[arg(long)]
     force: bool,
 }

@@ -81,7 +81,7 @@ impl From<KeyType> for KeyAlgorithm {
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct InitArgs {
-    /// The authority's directory; made where it is not there.
+    /// The authority's directory; created if it does not exist.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// The trust domain the authority vouches for, such as example.org.
@@ -128,7 +128,7 @@ pub(super) struct InitArgs {
     /// Also write systemd units to DIR that sign the issuer's list anew each day.
     #[arg(long)]
     timer: bool,
-    /// Replace an authority that is there; nothing it issued is trusted any longer.
+    /// Replace an existing authority. Certificates that it issued are then no longer trusted.
     #[arg(long)]
     force: bool,
 }

@@ -89,7 +89,7 @@ pub(super) struct IssueArgs {
     /// Write PREFIX.pem and PREFIX.key instead of DIR/issued/NAME.{pem,key}.
     #[arg(long, value_name = "PREFIX")]
     out: Option<PathBuf>,
-    /// Replace files that are there.
+    /// Replace existing files.
     #[arg(long)]
     force: bool,
     #[command(flatten)]

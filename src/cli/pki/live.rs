@@ -35,7 +35,7 @@ pub(super) struct Server {
 #[derive(Debug, Serialize)]
 struct Connection {
     address: String,
-    /// None if the server ended the handshake: it may require a certificate.
+    /// None if the server ended the handshake, for example because it requires a certificate.
     tls_version: Option<String>,
     alpn: Option<String>,
     certificate_requested: bool,

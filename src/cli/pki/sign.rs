@@ -53,7 +53,7 @@ pub(super) struct SignArgs {
     /// Write PREFIX.pem instead of DIR/issued/NAME.pem.
     #[arg(long, value_name = "PREFIX")]
     out: Option<PathBuf>,
-    /// Replace a file that is there.
+    /// Replace an existing file.
     #[arg(long)]
     force: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! "Did you mean": the nearest of several known words.
+//! Finds the known word that is most similar to a mistyped one, for "did you mean" hints.
 
 /// Returns the candidate that a mistyped word most probably means.
 pub(in crate::config) fn nearest<'a>(

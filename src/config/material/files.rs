@@ -296,8 +296,9 @@ impl Files {
         Some(bytes)
     }
 
-    /// Lists the files for a path of the configuration: the path itself, or with `*` in the file
-    /// name every matching file of the directory, in alphabetical order.
+    /// Returns the files that a path in the configuration stands for. Without `*` that is the path
+    /// itself. With `*` in the file name, these are all matching files of the directory, in
+    /// alphabetical order.
     pub(in crate::config) fn expand(
         &mut self,
         written: &At<String>,

@@ -47,7 +47,7 @@ pub(super) struct Context<'a> {
     pub(super) degraded: Vec<Diagnostic>,
 }
 
-/// The document of a source that was in use before this process started.
+/// A source's document that was in use before this process started, read from the copy on disk.
 pub(super) struct CrlCopy {
     pub(super) source: CrlSource,
     pub(super) bytes: Bytes,

@@ -112,8 +112,8 @@ fn store(
         Field::Good(written) => {
             let path = context.files.locate(&written.value);
             let roots = super::pem::certificates(written, &path, context)?;
-            // The library parses PEM differently. It therefore gets the certificates that were
-            // parsed here.
+            // The redis library has its own PEM parser. To make it read the same certificates, they
+            // are parsed here and encoded again.
             let text: String = roots
                 .iter()
                 .map(|der| crate::pem::encode_certificate(der))

@@ -70,7 +70,7 @@ impl CertificateAuthority {
     /// Makes a new root for a trust domain.
     ///
     /// # Errors
-    /// When no key or serial number can be had, or signing fails.
+    /// If no key or serial number can be generated, or signing fails.
     pub fn new_root(domain: &TrustDomain, now: i64) -> Result<Self, AuthorityError> {
         Self::new_root_as(domain, &AuthorityKind::default(), now)
     }

@@ -30,7 +30,7 @@ pub enum SigningRequestError {
     Refused(#[from] RequestError),
 }
 
-/// A PKCS#10 request whose signature holds.
+/// A PKCS#10 request with a valid signature.
 #[derive(Debug)]
 pub struct SigningRequest {
     pub(in crate::pki) key: SubjectPublicKeyInfo,

@@ -21,7 +21,7 @@ pub const MAX_NAMES: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
 pub struct RequestError {
-    /// The reason the gateway would give.
+    /// The reason code with which the gateway would refuse the leaf.
     pub reason: ReasonCode,
     /// The name, the problem with it, and the remedy.
     pub message: String,

@@ -139,7 +139,8 @@ impl KeyAlgorithm {
         }
     }
 
-    /// Whether a public key (DER of SubjectPublicKeyInfo) is of this kind. RSA keys may be longer.
+    /// Whether a public key (DER of SubjectPublicKeyInfo) has this algorithm, and for RSA at least
+    /// this size.
     pub(in crate::pki) fn covers(self, public_key_info: &[u8]) -> bool {
         let Ok((_, info)) = SubjectPublicKeyInfo::from_der(public_key_info) else {
             return false;

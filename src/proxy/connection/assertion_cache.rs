@@ -52,8 +52,8 @@ impl CallerKey {
         self.token.as_ref() == principal.token().map(|token| &token.hash)
             && self.api_key.as_ref() == principal.api_key()
             && match (&self.peer, principal.peer()) {
-                // Compares pointers: a caller that was verified again may have another
-                // revocation status.
+                // Pointers are compared, not contents: after the caller is verified again, the
+                // same certificate may have another revocation status.
                 (Some(peer), Some(other)) => Arc::ptr_eq(peer, other),
                 (peer, other) => peer.is_none() && other.is_none(),
             }

@@ -262,8 +262,8 @@ fn accept_response(
         lease.mark_last();
     }
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    // From here on, the connection makes progress only when the response's body is read. A
-    // request that is still being sent must not depend on that.
+    // From here on, the connection makes progress only while the response's body is read. A task
+    // therefore drives it if the request is still being sent, or if it becomes a tunnel.
     if switches || !upload.is_complete() {
         lease.detach();
     }

@@ -41,7 +41,8 @@ tokio::task_local! {
 #[derive(Debug)]
 pub(crate) struct TrackedBytes {
     data: Bytes,
-    /// The stream and the original length. None in HTTP/1.1.
+    /// The stream that carries the data, and the data's original length. None if no stream tracks
+    /// it, as in HTTP/1.1.
     stream: Option<(Arc<H2Stream>, u64)>,
 }
 

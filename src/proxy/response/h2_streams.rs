@@ -61,7 +61,8 @@ where
         let record_panic = RecordPanic(Arc::clone(&self.metrics));
         let task = async move {
             let _record_panic = record_panic;
-            // Declared before the future, so that it is dropped after it.
+            // Declared before `future`, and therefore dropped after it. Dropping the future may
+            // leave an unread body.
             let _drop_unread = DropUnread;
             // Kept to the end: the stream is reset as soon as it is dropped.
             let mut future = pin!(future);

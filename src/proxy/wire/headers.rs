@@ -293,7 +293,7 @@ fn is_hop_by_hop(name: &str) -> bool {
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = items(headers, &CONNECTION)
-            // The most frequent option. Its field is removed in any case.
+            // A shortcut for the most frequent option: `is_hop_by_hop` removes Keep-Alive anyway.
             .filter(|name| !name.eq_ignore_ascii_case(b"keep-alive"))
             .filter_map(|name| HeaderName::from_bytes(name).ok())
             // Without these fields the message would have another meaning.

@@ -275,7 +275,8 @@ impl Metrics {
         (count("ok"), count("refused"))
     }
 
-    /// Returns the counters of a route; to be resolved when the route is built, and kept.
+    /// Returns the counters of a route. Call this once, when the route is built, and keep the
+    /// result.
     #[must_use]
     pub fn route(&self, name: &str, upstream: &str) -> Arc<RouteMetrics> {
         let mut counters = RouteMetrics::new(&self.requests, &self.durations, name);

@@ -1,8 +1,10 @@
 //! `Candidate`: a certificate that may be part of a path, with the few fields that the search
-//! needs, read in one pass whose cost is bounded by the certificate's size.
+//! needs.
 //!
-//! Certificates come from strangers. The full reader takes up to a hundred nanoseconds
-//! for each element and copies names; it is for certificates whose signatures hold.
+//! The fields are read in one pass whose cost is bounded by the certificate's size, because a
+//! candidate may come from an unauthenticated peer. The full parser takes up to a hundred
+//! nanoseconds for each element and copies names. It is used only after the signature was
+//! verified.
 
 use rustls_pki_types::CertificateDer;
 

@@ -1,4 +1,4 @@
-//! `PathMember`: the facts about a certificate by which revocation and the deny list look it up.
+//! `PathMember`: the facts about a certificate that the revocation and deny list checks use.
 
 use std::sync::Arc;
 

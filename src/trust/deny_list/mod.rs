@@ -74,8 +74,8 @@ impl Index {
 pub struct DenyList {
     path: PathBuf,
     index: ArcSwap<Index>,
-    /// The file's stamp when its content was last known. Held while it is read or
-    /// written: changes come one after the other.
+    /// The file's stamp when its content was last known. Locked while the file is read or written,
+    /// so that changes are made one at a time.
     seen: Mutex<Option<FileStamp>>,
     /// Whether the file existed at the last check.
     has_file: AtomicBool,
@@ -418,8 +418,8 @@ impl DenyList {
         Ok(true)
     }
 
-    /// Puts these entries and the unsaved ones into force. An unsaved one takes the
-    /// place of others with its target. To be called while `unsaved` is locked.
+    /// Puts `entries` and the unsaved entries into force. If both contain an entry for a target,
+    /// the unsaved one is used. `unsaved` must be locked during the call.
     fn replace(&self, unsaved: &[Arc<DenyEntry>], mut entries: Vec<Arc<DenyEntry>>) {
         for entry in unsaved {
             entries.retain(|other| other.target != entry.target);

@@ -13,7 +13,7 @@ pub enum Freshness {
     Due,
     /// nextUpdate has passed; the grace period has not.
     Grace,
-    /// nextUpdate and grace have passed; it proves nothing any more.
+    /// nextUpdate and the grace period have passed. The list is no longer evidence of a status.
     Stale,
 }
 

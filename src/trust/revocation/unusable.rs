@@ -52,7 +52,7 @@ pub enum UnusableCrl {
     /// RFC 5280 section 5.2.3: one number of at most 20 bytes, not critical.
     #[error("its number (cRLNumber) is {0}")]
     Number(&'static str),
-    /// Something follows the list.
+    /// The file continues after the list.
     #[error("{0} bytes follow it")]
     BytesFollow(usize),
     /// The list is truncated, or the data is not a list.

@@ -269,7 +269,7 @@ impl Upstream {
             max,
             shared: match self.config.protocol {
                 HttpProtocol::Http1 => max.min(connections),
-                // More are opened if all callers share connections.
+                // A connection that all callers share may carry more than `MAX_STREAMS` requests.
                 HttpProtocol::Http2 if self.config.share == Sharing::Always => max,
                 HttpProtocol::Http2 => max.min(connections.saturating_mul(MAX_STREAMS)),
             },

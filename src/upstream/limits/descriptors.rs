@@ -63,7 +63,7 @@ pub(in crate::upstream) async fn take() -> Option<Descriptor> {
     if !pools.iter().any(|pool| pool.close_any_idle()) {
         return None;
     }
-    // A connection returns its descriptor a moment after it was closed.
+    // Waits, because a closed connection returns its descriptor only after a moment.
     let given_back = Arc::clone(&budget.free).acquire_owned();
     tokio::time::timeout(CLOSE_TIMEOUT, given_back)
         .await

@@ -1,5 +1,5 @@
-//! `PreemptionSignal`: signals to all requests on a connection that another caller needs it
-//! more.
+//! `PreemptionSignal`: asks all requests on a connection to end, so that it can yield to another
+//! caller.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};

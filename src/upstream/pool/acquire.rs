@@ -243,9 +243,10 @@ where
         Some(self.wrap_stream(upstream, index, target, begun))
     }
 
-    /// Leases a stream although the endpoint has reached its connection limit: of a connection
-    /// of the caller, even if it has as many streams as it should, or of another caller's if
-    /// the upstream allows that. A worn connection is used only if there are many of them.
+    /// Leases a stream on an existing connection, because the endpoint has reached its connection
+    /// limit. Tries a connection of the caller first, even if it already has `MAX_STREAMS` streams.
+    /// Then tries another caller's connection, if the upstream allows that. Uses a worn connection
+    /// only if the caller has at least `MAX_WORN` of them.
     fn share_full(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,

@@ -39,7 +39,7 @@ pub struct Lease<B> {
     /// Whether no other request may use the connection after this one.
     pub(super) last: bool,
     pub(super) shard: Arc<PoolShard<B>>,
-    /// Counts the request among those of its endpoint.
+    /// Counts the request as one in progress at the endpoint until it is dropped.
     pub(super) _in_progress: Option<InProgress>,
 }
 
@@ -131,8 +131,8 @@ impl<B> Lease<B> {
         self.index
     }
 
-    /// Drives a connection that no task drives. To be called before the response's body is
-    /// polled, in the same task. Returns whether it is such a connection.
+    /// Drives the connection if no task drives it. Must be called before the response's body is
+    /// polled, in the same task. Returns whether it drove the connection.
     pub fn drive(&mut self, context: &mut Context<'_>) -> bool {
         match &mut self.sender {
             Sender::Http1(_, driver, _) if !driver.has_task() => {
@@ -185,8 +185,8 @@ impl<B> Lease<B> {
         let mut targets = self.shard.targets();
         let pool = targets.entry(self.target).or_default();
         if self.meta.limit.has_waiters() {
-            // If a request of another worker waits, closing this connection frees a slot. It is
-            // closed always if no request waits here, and otherwise every other time.
+            // Closing the connection frees a slot for a request of another worker. If requests of
+            // this worker wait too, only every other connection is closed.
             let here = pool.waiters.waiting();
             pool.yielded_last = !pool.yielded_last && self.meta.limit.waiting() > here;
             if here == 0 || pool.yielded_last {

@@ -326,7 +326,8 @@ impl ConnectionState {
     }
 }
 
-/// Whether the frame that ends a stream has arrived, after all content was read.
+/// Whether the service has ended a stream, by a last frame or a reset. All content of the stream
+/// must have been read before.
 fn has_ended(stream: &mut RecvStream) -> bool {
     // No waker is needed: whatever arrives on the connection wakes the task that calls this.
     let mut context = Context::from_waker(Waker::noop());
