@@ -76,6 +76,7 @@ async fn main() -> ExitCode {
     };
     eprintln!("{ACTIVE} callers active at once, and the connections that they leave behind");
     let idle = field.idle_connections().await;
+    eprintln!("{idle}");
     eprintln!("{PAIRS} requests on new connections to the service, as many on old ones");
     let first = json!({
         "http": field.first_request(false).await,
@@ -103,6 +104,8 @@ impl Field {
     async fn gateway(&self, endpoint: String, upstream: &str) -> Gateway {
         let settings = Settings::new(&self.ca)
             .set("limits", "connections", "20000")
+            // Callers stay connected between two requests.
+            .set("limits", "header_timeout", "\"10m\"")
             .upstream_at(
                 "orders",
                 &[endpoint],
