@@ -10,11 +10,14 @@ use rustls::RootCertStore;
 use super::*;
 use crate::http_client::{ClientSettings, checked_url};
 
+/// Long enough for a response on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
 fn introspector(idp: &Idp, authentication: ClientAuthentication) -> Introspector {
     let client = HttpClient::new(&ClientSettings {
         roots: Arc::new(RootCertStore::empty()),
         certificate: None,
-        timeout: Duration::from_millis(500),
+        timeout: TIMEOUT,
     })
     .unwrap();
     let endpoint = checked_url(&idp.url(Idp::INTROSPECTION)).unwrap();
@@ -103,7 +106,7 @@ async fn anything_but_an_answer_is_a_failure_to_check() {
         Fault::Status(500),
         Fault::Redirect("https://elsewhere.example/".to_owned()),
         Fault::Hangup,
-        Fault::Slow(Duration::from_secs(5)),
+        Fault::Slow(TIMEOUT * 10),
     ] {
         idp.fault(Idp::INTROSPECTION, fault.clone());
         let error = introspector.ask("a", caller()).await.unwrap_err();

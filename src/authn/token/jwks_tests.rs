@@ -23,6 +23,9 @@ fn shifted() -> u64 {
     clock::unix_now() + SHIFT.load(Ordering::Relaxed)
 }
 
+/// Long enough for a response on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
 fn client(roots: RootCertStore, timeout: Duration) -> HttpClient {
     HttpClient::new(&ClientSettings {
         roots: Arc::new(roots),
@@ -35,7 +38,7 @@ fn client(roots: RootCertStore, timeout: Duration) -> HttpClient {
 fn keys_at(idp: &Idp) -> IssuerKeys {
     IssuerKeys::remote(
         KeyLocation::key_set(&idp.url(Idp::KEYS)).unwrap(),
-        client(RootCertStore::empty(), Duration::from_millis(500)),
+        client(RootCertStore::empty(), TIMEOUT),
         KeySettings::default(),
     )
 }
@@ -43,7 +46,7 @@ fn keys_at(idp: &Idp) -> IssuerKeys {
 fn keys_of(issuer: &str) -> IssuerKeys {
     IssuerKeys::remote(
         KeyLocation::metadata(issuer).unwrap(),
-        client(RootCertStore::empty(), Duration::from_millis(500)),
+        client(RootCertStore::empty(), TIMEOUT),
         KeySettings::default(),
     )
 }
@@ -106,7 +109,7 @@ async fn a_lying_issuer_gives_no_keys_and_takes_none_away() {
             FetchError::Status(302),
         ),
         (Fault::Hangup, FetchError::Unreachable),
-        (Fault::Slow(Duration::from_secs(5)), FetchError::TimedOut),
+        (Fault::Slow(TIMEOUT * 10), FetchError::TimedOut),
     ] {
         let fresh = keys_at(&idp);
         idp.fault(Idp::KEYS, fault.clone());
@@ -117,7 +120,7 @@ async fn a_lying_issuer_gives_no_keys_and_takes_none_away() {
             }
             outcome => assert_eq!(outcome.unwrap_err(), error, "{fault:?}"),
         }
-        assert!(started.elapsed() < Duration::from_secs(3), "{fault:?}");
+        assert!(started.elapsed() < TIMEOUT * 5, "{fault:?}");
         idp.mend();
         fresh.fetch().await.unwrap();
         idp.fault(Idp::KEYS, fault.clone());
@@ -185,7 +188,7 @@ async fn rotation_is_followed_and_last_good_keys_end() {
     idp.publish(&[&one]);
     let keys = IssuerKeys::remote_with_clock(
         KeyLocation::key_set(&idp.url(Idp::KEYS)).unwrap(),
-        client(RootCertStore::empty(), Duration::from_millis(500)),
+        client(RootCertStore::empty(), TIMEOUT),
         KeySettings {
             last_good: Duration::from_secs(1000),
         },
@@ -233,7 +236,7 @@ async fn keys_are_refreshed_before_they_must_not_be_used() {
     idp.publish(&[&TokenKey::new("one")]);
     let keys = IssuerKeys::remote(
         KeyLocation::key_set(&idp.url(Idp::KEYS)).unwrap(),
-        client(RootCertStore::empty(), Duration::from_millis(500)),
+        client(RootCertStore::empty(), TIMEOUT),
         KeySettings {
             last_good: Duration::from_secs(60),
         },
