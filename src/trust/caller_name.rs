@@ -1,7 +1,7 @@
 //! The name that a verified leaf gives its holder under one bundle.
 //!
 //! The first type in `identity_from` that the leaf carries decides, and exactly one name of that
-//! type must be one that the bundle may certify. The common name is never used.
+//! type must be one that the bundle may certify. The common name never names a caller.
 
 use super::bundle::TrustBundle;
 use super::certificate::error::PathError;

@@ -69,7 +69,7 @@ pub struct ProfileRules {
     pub organization: Option<String>,
     /// `OU` of the subject.
     pub organizational_unit: Option<String>,
-    /// Omits the common name from the subject. Nothing here reads the common name. Without it, `O`
+    /// Omits the common name from the subject. The common name names no caller. Without it, `O`
     /// and `OU`, the subject is empty.
     pub without_common_name: bool,
 }
