@@ -284,8 +284,23 @@ fn no_client_hello(
         Some((SniffedProtocol::PlainHttp, socket)) => HandshakeError::plain_http(socket),
         Some((SniffedProtocol::ProxyHeader, _)) => HandshakeError::unexpected_header(has_header),
         Some((SniffedProtocol::Unread, _)) => HandshakeError::gone(),
+        Some((SniffedProtocol::Tls, socket)) if is_unexpected_message(error) => {
+            HandshakeError::unexpected_message(error, socket)
+        }
         Some((SniffedProtocol::Tls, _)) | None => HandshakeError::protocol(error),
     }
+}
+
+/// Whether rustls has read a whole message, and expected another one.
+fn is_unexpected_message(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(
+        inner,
+        Some(
+            rustls::Error::InappropriateMessage { .. }
+                | rustls::Error::InappropriateHandshakeMessage { .. }
+        )
+    )
 }
 
 fn presented_chain(stream: &TlsStream<CallerSocket>) -> Arc<[CertificateDer<'static>]> {

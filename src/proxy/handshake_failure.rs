@@ -26,6 +26,9 @@ use crate::trust::ChainError;
 /// The detail in the audit line of an evicted connection.
 const EVICTED: &str = "it yielded to newer connections before its handshake was complete";
 
+/// A record with the fatal alert `unexpected_message`.
+const UNEXPECTED_MESSAGE: &[u8] = &[21, 3, 3, 0, 2, 2, 10];
+
 /// Why a handshake failed.
 pub(super) struct HandshakeError {
     is_eviction: bool,
@@ -140,6 +143,17 @@ impl HandshakeError {
             ReasonCode::MalformedRequest,
             format!("the TLS handshake failed: {error}"),
         )
+    }
+
+    /// Creates the error for a first message that is not a ClientHello. rustls sends no alert for
+    /// it (RFC 8446 section 6.2).
+    pub(super) fn unexpected_message(error: &io::Error, socket: CallerSocket) -> Self {
+        Self {
+            alert: Some("unexpected_message"),
+            socket: Some(socket),
+            response: Some(UNEXPECTED_MESSAGE),
+            ..Self::protocol(error)
+        }
     }
 
     /// Creates the error for a handshake that rustls refused. `notes` contains what our

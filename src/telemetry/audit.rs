@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -298,6 +299,24 @@ impl Output {
     }
 }
 
+/// Ends the last line of a log if a process was killed while it wrote that line. Otherwise the
+/// next line would become a part of it.
+fn end_last_line(path: &Path, mut file: &File) -> io::Result<()> {
+    let Some(last) = file.metadata()?.len().checked_sub(1) else {
+        return Ok(());
+    };
+    // The log itself is open for appending only. If it cannot be read, nothing is known of it.
+    let mut byte = [b'\n'];
+    let is_read = open_with_spare(|| File::open(path))
+        .and_then(|reader| reader.read_exact_at(&mut byte, last))
+        .is_ok();
+    if is_read && byte != *b"\n" {
+        file.write_all(b"\n")?;
+        tracing::warn!(file = %path.display(), "the last line of the audit log was not complete");
+    }
+    Ok(())
+}
+
 fn open(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
     let refused = |what: &str| {
@@ -326,6 +345,9 @@ fn open(path: &Path) -> io::Result<File> {
     let is_stream = path.starts_with("/dev") || path.starts_with("/proc");
     if file_type.is_fifo() && !is_stream {
         return Err(refused("a named pipe"));
+    }
+    if file_type.is_file() {
+        end_last_line(path, &file)?;
     }
     Ok(file)
 }

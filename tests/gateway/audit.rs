@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use countersign_testkit::client::get;
-use countersign_testkit::{Leaf, Protocol, sha256};
+use countersign_testkit::{Leaf, Protocol, TestCa, sha256, until};
 use http::Request;
+use serde_json::Value;
 
 use crate::support::{CALLER, HOST, World, base64url, decode, revocable, streaming};
 
@@ -41,6 +42,29 @@ async fn an_allowed_request_is_recorded_with_all_its_facts() {
 }
 
 #[tokio::test]
+async fn a_line_that_was_not_finished_is_ended_before_the_next_one() {
+    const TORN: &str = "{\"event\":\"request\",\"ti";
+    let ca = TestCa::new("example.org");
+    let log = ca.write("torn.jsonl", TORN);
+    let world = World::of(ca, |settings, _, echo| {
+        settings
+            .set("audit", "file", &format!("{:?}", log.display().to_string()))
+            .everything_to(echo)
+    })
+    .await;
+    assert_eq!(world.client().get("/a").await.unwrap().status, 200);
+    let text = || std::fs::read_to_string(&log).unwrap();
+    until("a line", async || text().ends_with("}\n")).await;
+    let text = text();
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some(TORN));
+    let rest: Vec<Value> = lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(rest.iter().any(|line| line["path"] == "/a"), "{rest:?}");
+}
+
+#[tokio::test]
 async fn every_request_is_recorded_exactly_once() {
     let world = World::open().await;
     let mut ids = std::collections::HashSet::new();
@@ -50,7 +74,7 @@ async fn every_request_is_recorded_exactly_once() {
             session.get(&format!("/{number}")).await.unwrap();
         }
     }
-    let count = |_: &serde_json::Value| true;
+    let count = |_: &Value| true;
     let lines = world.gateway.audit().at_least(20, "requests", count).await;
     assert_eq!(lines.len(), 20);
     let connections: std::collections::HashSet<_> = lines
@@ -183,7 +207,7 @@ async fn what_peers_choose_is_escaped_and_bounded() {
             "line {index} has {} octets",
             line.len()
         );
-        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        let value: Value = serde_json::from_str(line).unwrap();
         for member in value.as_object().unwrap().values() {
             if let Some(text) = member.as_str() {
                 assert!(

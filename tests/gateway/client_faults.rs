@@ -173,6 +173,40 @@ async fn what_is_not_tls_is_ended_and_recorded() {
     assert_eq!(world.client().get("/a").await.unwrap().status, 200);
 }
 
+/// RFC 8446 section 6.2.
+#[tokio::test]
+async fn a_first_message_that_is_no_client_hello_gets_an_alert() {
+    const UNEXPECTED_MESSAGE: [u8; 7] = [21, 3, 3, 0, 2, 2, 10];
+    let world = World::open().await;
+    let messages = [
+        // HelloRequest, Finished, application data.
+        &[22, 3, 3, 0, 4, 0, 0, 0, 0][..],
+        &[
+            22, 3, 3, 0, 16, 20, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        ],
+        &[23, 3, 3, 0, 2, 1, 1],
+    ];
+    for (number, message) in messages.into_iter().enumerate() {
+        let mut stream = TcpStream::connect(world.gateway.listener()).await.unwrap();
+        stream.write_all(message).await.unwrap();
+        let mut alert = Vec::new();
+        in_time("the end", stream.read_to_end(&mut alert))
+            .await
+            .unwrap();
+        assert_eq!(alert, UNEXPECTED_MESSAGE, "{message:?}");
+        let audit = world.gateway.audit();
+        let lines = audit
+            .at_least(number + 1, "the handshake", |line| {
+                line["event"] == "handshake"
+            })
+            .await;
+        let line = lines.last().unwrap();
+        let seen = (&line["reason"], &line["alert"]);
+        let expected = (&"malformed-request".into(), &"unexpected_message".into());
+        assert_eq!(seen, expected, "{line}");
+    }
+}
+
 #[tokio::test]
 async fn a_head_that_does_not_arrive_ends_the_connection() {
     let world = World::with(|settings, echo| {
