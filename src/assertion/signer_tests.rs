@@ -70,7 +70,7 @@ const BINDING: RequestBinding<'_> = RequestBinding {
 fn rich() -> Leaf {
     Leaf::with_uri("spiffe://example.org/ns/shop/sa/checkout")
         .dns("checkout.example.org")
-        .email("a\"b\\c@example.org")
+        .email("a\\b\\c@example.org")
         .ip("10.0.0.1".parse::<IpAddr>().unwrap())
 }
 
