@@ -13,7 +13,6 @@ use crate::reason::ReasonCode;
 ///
 /// The usages of the leaf were already checked with its path.
 pub(super) fn spiffe_id(leaf: &LeafFacts) -> Result<Option<SpiffeId>, PathError> {
-    check_names(leaf)?;
     let Some(claimed) = leaf
         .sans
         .uri
@@ -44,24 +43,6 @@ pub(super) fn spiffe_id(leaf: &LeafFacts) -> Result<Option<SpiffeId>, PathError>
         ));
     }
     Ok(Some(id))
-}
-
-/// Checks that no name of a leaf contains characters that could end or forge a field, a line of
-/// a log or a quoted text: also the names that do not name the caller are passed on.
-fn check_names(leaf: &LeafFacts) -> Result<(), PathError> {
-    let sans = &leaf.sans;
-    let mut names = sans.uri.iter().chain(&sans.dns).chain(&sans.email);
-    let is_unsafe = |character: char| character.is_control() || character == '"';
-    if names.any(|name| name.contains(is_unsafe)) {
-        return Err((
-            ReasonCode::MalformedIdentity,
-            format!(
-                "the leaf carries a name with a control character or a quotation mark: {}",
-                sans.summary()
-            ),
-        ));
-    }
-    Ok(())
 }
 
 /// Returns the caller's name under `bundle`.
