@@ -140,5 +140,5 @@ fn fault(status: StatusCode, error: &str) -> Response {
 }
 
 fn now() -> i64 {
-    i64::try_from(clock::unix_now()).unwrap_or(i64::MAX)
+    clock::certificate_now()
 }

@@ -54,7 +54,7 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Most bytes that are read from a peer that is refused.
 const MAX_LINGER: u64 = 64 * 1024;
 /// The detail of the record when a connection is closed for newer ones.
-const EVICTED: &str = "it made room for newer connections before it was let in";
+const EVICTED: &str = "it yielded to newer connections before it was let in";
 /// Maximum time of one sleep, because the wall clock may be changed in between.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
@@ -316,7 +316,7 @@ impl OperatorAccess {
         let Ok(body) = to_bytes(body, MAX_BODY).await else {
             let denial = Denial::new(
                 ReasonCode::TooLarge,
-                format!("operators' requests are whole, and have at most {MAX_BODY} octets"),
+                format!("operators' requests are whole, and have at most {MAX_BODY} bytes"),
             );
             drop(self.refused(operator, &denial));
             return refusal(&denial);
@@ -339,7 +339,7 @@ impl OperatorAccess {
         mut holds_until: i64,
     ) -> Denial {
         loop {
-            let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+            let now = clock::certificate_now();
             // Never zero, because the check has already refused an expired identity.
             let left = clock::certificate_time_left(holds_until, now)
                 .clamp(Duration::from_secs(1), MAX_SLEEP);

@@ -181,7 +181,7 @@ impl Readiness {
         let since = match before {
             Some(before) => before.since.clone(),
             None => {
-                let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+                let now = clock::certificate_now();
                 Some(clock::rfc3339(now))
             }
         };

@@ -47,7 +47,7 @@ pub(super) fn one(code: ReasonCode) -> String {
         FixedBy::Caller => "the caller",
         FixedBy::Operator => "the gateway's operator",
         FixedBy::Service => "the operator of the service behind the gateway",
-        FixedBy::Time => "nobody needs to: try again later",
+        FixedBy::Time => "time: try again later",
     };
     page(
         code.as_str(),

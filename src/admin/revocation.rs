@@ -46,7 +46,7 @@ struct Counts {
 impl Revocation {
     pub(super) fn of(state: &ControlState) -> Self {
         let snapshot = state.snapshot();
-        let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+        let now = clock::certificate_now();
         Self {
             generation: snapshot.generation,
             cuts: Cuts::of(state),

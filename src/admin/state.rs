@@ -58,7 +58,7 @@ impl ControlState {
 
     /// Lists problems that an operator should look at, although requests are served.
     pub(super) fn problems(&self, snapshot: &Snapshot) -> Vec<Problem> {
-        let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+        let now = clock::certificate_now();
         let mut problems = self.readiness.problems();
         let alarms = snapshot.bundles.iter().flat_map(|bundle| bundle.alarms());
         problems.extend(alarms.map(|alarm| Problem::new(ProblemCode::Trust, alarm)));

@@ -82,7 +82,7 @@ struct Reloads {
 pub(super) async fn status(State(operations): State<Arc<Operations>>) -> Response {
     let state = operations.state();
     let snapshot = state.snapshot();
-    let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+    let now = clock::certificate_now();
     let (ok, refused) = state.metrics().reloads();
     let started_at = i64::try_from(operations.started_at).unwrap_or(i64::MAX);
     respond_json(

@@ -29,7 +29,7 @@ pub(super) async fn watch(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics
 }
 
 fn look(snapshot: &Snapshot, metrics: &Metrics, before: &Seen) -> Seen {
-    let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+    let now = clock::certificate_now();
     let mut seen = Seen::new();
     for bundle in &snapshot.bundles {
         let domain = bundle.name().as_str();

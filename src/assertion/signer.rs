@@ -53,7 +53,7 @@ pub struct RequestBinding<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
     /// The route authenticates no caller, so that its requests carry no assertion.
-    #[error("a request of nobody carries no assertion")]
+    #[error("a request without an authenticated caller carries no assertion")]
     NoCaller,
     /// The caller's certificate is no longer valid.
     #[error("the caller's certificate path has expired")]

@@ -126,7 +126,7 @@ pub(crate) fn run(args: &DenyArgs, output: Output) -> Result<Exit, CliError> {
 }
 
 fn add(args: &AddArgs, output: Output) -> Result<Exit, CliError> {
-    let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+    let now = clock::certificate_now();
     let denial = NewDenyEntry {
         target: args.target.read(args.issuer.as_deref())?,
         reason: args.reason.clone(),

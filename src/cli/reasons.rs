@@ -150,7 +150,7 @@ const fn mender(mender: FixedBy) -> &'static str {
         FixedBy::Caller => "the caller",
         FixedBy::Operator => "the gateway's operator",
         FixedBy::Service => "the service's operator",
-        FixedBy::Time => "nobody: try again later",
+        FixedBy::Time => "time: try again later",
     }
 }
 

@@ -2,7 +2,9 @@
 //! them: what the next command finds is the state before or the state after, and
 //! nothing else is left.
 //!
-//! The operations run in child processes, which are the ignored tests at the end.
+//! The operations run in child processes, which are the ignored tests in `operations`.
+
+mod operations;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -159,7 +161,7 @@ fn an_issue_is_whole_or_nothing() {
         ("issue", ["certs/issued/new.key", "certs/issued/new.pem"]),
         ("issue_elsewhere", ["out/new.key", "out/new.pem"]),
     ] {
-        let name = format!("pki::kill_tests::{operation}");
+        let name = format!("pki::kill_tests::operations::{operation}");
         let mut issued = 0;
         at_each_point(
             &name,
@@ -190,7 +192,7 @@ fn a_signature_is_whole_or_nothing() {
     });
     let before = template.tree();
     at_each_point(
-        "pki::kill_tests::sign",
+        "pki::kill_tests::operations::sign",
         |home| template.put(home),
         |home| {
             let pki = next_command(home);
@@ -210,7 +212,7 @@ fn a_renewal_replaces_key_and_certificate_or_neither() {
     let before = template.tree();
     let mut renewed = 0;
     at_each_point(
-        "pki::kill_tests::renew",
+        "pki::kill_tests::operations::renew",
         |home| template.put(home),
         |home| {
             let pki = next_command(home);
@@ -237,7 +239,7 @@ fn a_batch_is_whole_or_nothing() {
     let template = Template::new(|_, _| {});
     let before = template.tree();
     at_each_point(
-        "pki::kill_tests::issue_many",
+        "pki::kill_tests::operations::issue_many",
         |home| template.put(home),
         |home| {
             let mut pki = next_command(home);
@@ -269,7 +271,7 @@ fn a_revocation_is_recorded_and_published_or_neither() {
     let mut counts = Vec::new();
     for operation in ["revoke", "revoke_intermediate"] {
         at_each_point(
-            &format!("pki::kill_tests::{operation}"),
+            &format!("pki::kill_tests::operations::{operation}"),
             |home| template.put(home),
             |home| {
                 let pki = next_command(home);
@@ -296,7 +298,7 @@ fn lists_are_signed_with_their_numbers_or_not() {
     });
     let before = template.tree();
     at_each_point(
-        "pki::kill_tests::sign_lists",
+        "pki::kill_tests::operations::sign_lists",
         |home| template.put(home),
         |home| {
             next_command(home);
@@ -325,7 +327,7 @@ fn a_rotation_is_prepared_or_not_begun() {
     let before = template.tree();
     let mut generations = Vec::new();
     at_each_point(
-        "pki::kill_tests::prepare",
+        "pki::kill_tests::operations::prepare",
         |home| template.put(home),
         |home| {
             let mut pki = next_command(home);
@@ -368,7 +370,7 @@ fn a_rotation_does_not_move_the_new_key_for_an_absent_one() {
         std::fs::rename(key, home.join("root.key")).unwrap();
     });
     at_each_point(
-        "pki::kill_tests::prepare",
+        "pki::kill_tests::operations::prepare",
         |home| template.put(home),
         |home| {
             let pki = next_command(home);
@@ -383,14 +385,14 @@ fn a_rotation_does_not_move_the_new_key_for_an_absent_one() {
 
 /// The earlier generation of an authority that was replaced is in the way.
 #[test]
-fn a_rotation_puts_aside_what_belongs_to_nobody() {
+fn a_rotation_puts_aside_files_without_an_owner() {
     let template = Template::new(|pki, home| {
         pki.prepare_rotation(&RotationOptions::default()).unwrap();
         Pki::replace(&home.join("certs"), &domain(), &KeyProtection::Plain).unwrap();
     });
     let mut generations = Vec::new();
     at_each_point(
-        "pki::kill_tests::prepare",
+        "pki::kill_tests::operations::prepare",
         |home| template.put(home),
         |home| {
             let mut pki = next_command(home);
@@ -417,7 +419,7 @@ fn a_generation_is_retired_or_not() {
     let before = template.tree();
     let mut retired = Vec::new();
     at_each_point(
-        "pki::kill_tests::retire",
+        "pki::kill_tests::operations::retire",
         |home| template.put(home),
         |home| {
             let mut pki = next_command(home);
@@ -457,7 +459,7 @@ fn a_generation_is_retired_or_not() {
 fn an_authority_is_made_or_not_begun() {
     let mut made = Vec::new();
     at_each_point(
-        "pki::kill_tests::create",
+        "pki::kill_tests::operations::create",
         |_| {},
         |home| {
             let directory = home.join("certs");
@@ -493,7 +495,7 @@ fn an_authority_is_replaced_or_stays() {
     let before = template.tree();
     let mut replaced = Vec::new();
     at_each_point(
-        "pki::kill_tests::replace",
+        "pki::kill_tests::operations::replace",
         |home| template.put(home),
         |home| {
             let mut pki = next_command(home);
@@ -527,7 +529,7 @@ fn records_of_earlier_versions_are_taken_over_once() {
         std::fs::write(journal, format!("{record}\n")).unwrap();
     });
     at_each_point(
-        "pki::kill_tests::list",
+        "pki::kill_tests::operations::list",
         |home| template.put(home),
         |home| {
             let pki = next_command(home);
@@ -539,10 +541,10 @@ fn records_of_earlier_versions_are_taken_over_once() {
 
 /// What completes an operation may be killed as well.
 #[test]
-fn whoever_completes_an_operation_may_be_killed_too() {
+fn a_command_that_completes_an_operation_may_be_killed_too() {
     let template = Template::new(|_, _| {});
     for operation in ["prepare", "renew"] {
-        let operation = format!("pki::kill_tests::{operation}");
+        let operation = format!("pki::kill_tests::operations::{operation}");
         // The last point before anything is in its place.
         let before = template.tree();
         let is_committed = |home: &Path| {
@@ -571,7 +573,7 @@ fn whoever_completes_an_operation_may_be_killed_too() {
         let (point, killed) = committed.unwrap();
         println!("{operation} is committed at point {point}");
         at_each_point(
-            "pki::kill_tests::list",
+            "pki::kill_tests::operations::list",
             |home| {
                 copy(&killed.path().join("certs"), home);
                 std::fs::create_dir(home.join("out")).unwrap();
@@ -622,7 +624,7 @@ fn what_earlier_versions_left_of_a_rotation_is_completed() {
         std::fs::write(layout.state(), unsettled).unwrap();
     });
     at_each_point(
-        "pki::kill_tests::list",
+        "pki::kill_tests::operations::list",
         |home| template.put(home),
         |home| {
             let mut pki = next_command(home);
@@ -643,123 +645,4 @@ fn an_empty_next_directory_does_not_stay() {
     let home = tempfile::tempdir().unwrap();
     template.put(home.path());
     next_command(home.path());
-}
-
-// The operations.
-
-fn open(home: &Path) -> Pki {
-    Pki::open(&home.join("certs")).unwrap()
-}
-
-#[test]
-#[ignore = "a child process"]
-fn issue() {
-    let Some(home) = directory() else { return };
-    let mut pki = open(&home);
-    pki.issue(&request(&pki, "new")).unwrap();
-}
-
-#[test]
-#[ignore = "a child process"]
-fn issue_elsewhere() {
-    let Some(home) = directory() else { return };
-    let mut pki = open(&home);
-    let request = request(&pki, "new").out(home.join("out/new"));
-    pki.issue(&request).unwrap();
-}
-
-#[test]
-#[ignore = "a child process"]
-fn sign() {
-    let Some(home) = directory() else { return };
-    let mut pki = open(&home);
-    let content = std::fs::read(home.join("out/request")).unwrap();
-    let signing = SigningRequest::read(&content).unwrap();
-    pki.sign(&signing, &request(&pki, "new")).unwrap();
-}
-
-#[test]
-#[ignore = "a child process"]
-fn renew() {
-    let Some(home) = directory() else { return };
-    let mut pki = open(&home);
-    let renewal = pki.renewal(&home.join("certs/issued/old.pem")).unwrap();
-    pki.renew(&renewal, false).unwrap();
-}
-
-#[test]
-#[ignore = "a child process"]
-fn issue_many() {
-    let Some(home) = directory() else { return };
-    let mut pki = open(&home);
-    let requests = ["a", "b"].map(|name| request(&pki, name));
-    pki.issue_many(&requests, &mut |_| {}).unwrap();
-}
-
-#[test]
-#[ignore = "a child process"]
-fn revoke() {
-    let Some(home) = directory() else { return };
-    let mut pki = open(&home);
-    let target = RevocationTarget::Name(pki.printed_name("/old"), Among::All);
-    let done = pki
-        .revoke(&target, RevocationReason::KeyCompromise)
-        .unwrap();
-    assert_eq!((done.revoked.len(), done.crls.len()), (2, 2));
-}
-
-#[test]
-#[ignore = "a child process"]
-fn revoke_intermediate() {
-    let Some(home) = directory() else { return };
-    let mut pki = open(&home);
-    let target = RevocationTarget::File(home.join("certs/earlier/intermediate.pem"));
-    pki.revoke(&target, RevocationReason::CaCompromise).unwrap();
-}
-
-#[test]
-#[ignore = "a child process"]
-fn sign_lists() {
-    let Some(home) = directory() else { return };
-    let lists = open(&home).sign_crls(AuthorityName::Intermediate, None);
-    assert_eq!(lists.unwrap().len(), 2);
-}
-
-#[test]
-#[ignore = "a child process"]
-fn prepare() {
-    let Some(home) = directory() else { return };
-    let options = RotationOptions::default();
-    open(&home).prepare_rotation(&options).unwrap();
-}
-
-#[test]
-#[ignore = "a child process"]
-fn retire() {
-    let Some(home) = directory() else { return };
-    open(&home).retire(true).unwrap();
-}
-
-#[test]
-#[ignore = "a child process"]
-fn create() {
-    let Some(home) = directory() else { return };
-    let mut options = AuthorityOptions::new(KeyProtection::Plain);
-    let certs = home.join("certs");
-    options.beside = vec![(certs.join("countersign-crl.timer"), "timer".to_owned())];
-    Pki::create_as(&certs, &domain(), &options).unwrap();
-}
-
-#[test]
-#[ignore = "a child process"]
-fn replace() {
-    let Some(home) = directory() else { return };
-    Pki::replace(&home.join("certs"), &domain(), &KeyProtection::Plain).unwrap();
-}
-
-#[test]
-#[ignore = "a child process"]
-fn list() {
-    let Some(home) = directory() else { return };
-    open(&home).issued(&Filter::default()).unwrap();
 }

@@ -89,9 +89,7 @@ async fn serve_streams(
     let service = service_fn(move |request: Request<Incoming>| {
         counter.fetch_add(1, Ordering::Relaxed);
         let connection = Arc::clone(&serving);
-        let (parts, body) = request.into_parts();
-        let head_error = h2_head::check(&parts, limits.header_bytes);
-        let request = Request::from_parts(parts, body);
+        let head_error = h2_head::check(&request, limits.header_bytes);
         box_in_place(|| async move {
             Ok::<_, io::Error>(handler::handle(connection, request, head_error).await)
         })

@@ -346,8 +346,11 @@ fn open(path: &Path) -> io::Result<File> {
     if file_type.is_fifo() && !is_stream {
         return Err(refused("a named pipe"));
     }
-    if file_type.is_file() {
-        end_last_line(path, &file)?;
+    if file_type.is_file()
+        && let Err(error) = end_last_line(path, &file)
+    {
+        // A full disk must not keep the gateway from starting.
+        tracing::error!(%error, "the last line of the audit log could not be ended");
     }
     Ok(file)
 }

@@ -11,9 +11,9 @@ use crate::support::{
 
 proptest! {
     #[test]
-    fn base64url_has_one_text_for_each_byte_string(octets: Vec<u8>, text in "[A-Za-z0-9_=+/ -]{0,12}") {
-        let encoded = base64url_encode(&octets);
-        prop_assert_eq!(base64url_decode(&encoded, "x").unwrap(), octets);
+    fn base64url_has_one_text_for_each_byte_string(bytes: Vec<u8>, text in "[A-Za-z0-9_=+/ -]{0,12}") {
+        let encoded = base64url_encode(&bytes);
+        prop_assert_eq!(base64url_decode(&encoded, "x").unwrap(), bytes);
         if let Ok(decoded) = base64url_decode(&text, "x") {
             prop_assert_eq!(base64url_encode(&decoded), text);
         }

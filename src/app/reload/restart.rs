@@ -45,7 +45,7 @@ pub(super) fn check_replaces(
 /// Refuses to replace a deny list that has entries by an empty one because its file does not
 /// exist: most likely the file was moved, or its name is wrong.
 fn keeps_denials(before: Option<&DenyList>, after: Option<&DenyList>) -> Result<(), String> {
-    let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+    let now = clock::certificate_now();
     let denied = before.map_or(0, |list| list.list(now).len());
     match (before, after) {
         (Some(before), None) if denied > 0 => {

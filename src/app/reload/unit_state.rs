@@ -174,7 +174,7 @@ impl UnitState {
 }
 
 fn unix_now() -> i64 {
-    i64::try_from(clock::unix_now()).unwrap_or(i64::MAX)
+    clock::certificate_now()
 }
 
 impl UnitError {

@@ -261,7 +261,7 @@ fn unreachable(socket: &Path, error: &io::Error) -> CliError {
              configuration?"
         }
         io::ErrorKind::ConnectionRefused => {
-            "nobody listens there: the gateway has ended without taking its socket away"
+            "no process listens there: the gateway has ended without taking its socket away"
         }
         io::ErrorKind::PermissionDenied => {
             "the socket is private: run this as the user that the gateway runs as, or as root"

@@ -6,7 +6,7 @@ use crate::clock;
 
 /// Formats a time as `2026-01-31T12:00:00Z (in 24 hours)`.
 pub(in crate::cli) fn moment(unix_seconds: i64) -> String {
-    let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+    let now = clock::certificate_now();
     let distance = unix_seconds.saturating_sub(now);
     let amount = amount(distance.saturating_abs());
     let relative = if distance < 0 {

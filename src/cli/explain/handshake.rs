@@ -241,7 +241,7 @@ impl Way<'_> {
 
     /// Adds the revocation lists to the last step.
     fn lists<'b>(&mut self, bundles: impl Iterator<Item = &'b crate::trust::TrustBundle>) {
-        let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+        let now = clock::certificate_now();
         let mut lines = Vec::new();
         for bundle in bundles {
             for list in bundle.freshness(now) {

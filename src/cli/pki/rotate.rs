@@ -223,7 +223,7 @@ fn retire(args: &RetireArgs, output: Output) -> Result<Exit, CliError> {
     output.say(format_args!(
         "\
 Generation {} is no longer in {}; hand that file out again.
-Its certificates and keys are in {}; destroy the keys once nobody trusts its root.",
+Its certificates and keys are in {}; destroy the keys once no program trusts its root.",
         retired.generation.number(),
         pki.layout().trust().display(),
         retired.directory.display(),

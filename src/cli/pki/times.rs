@@ -8,7 +8,7 @@ use crate::pki::Lifetime;
 
 /// Returns the time in seconds since the Unix epoch.
 pub(super) fn now() -> i64 {
-    i64::try_from(clock::unix_now()).unwrap_or(i64::MAX)
+    clock::certificate_now()
 }
 
 /// Parses a time in RFC 3339, in seconds since the Unix epoch, or as a time ago.

@@ -209,7 +209,7 @@ fn look_at_own(chain: &[CertificateDer<'_>], findings: &mut Findings) {
             .push("your certificate cannot be read".to_owned());
         return;
     };
-    let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+    let now = clock::certificate_now();
     let mut note = |text: String| findings.notes.push(text);
     if clock::certificate_is_over(leaf.not_after, now) {
         note(format!(

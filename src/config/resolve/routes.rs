@@ -338,7 +338,7 @@ fn audience(section: &RouteSection, context: &mut Context<'_>) -> Option<String>
                 context.warn(
                     Diagnostic::new(
                         audience.place.clone(),
-                        "this audience is never used: a request of nobody carries no assertion",
+                        "this audience is never used: without an authenticated caller there is no assertion",
                     )
                     .help("remove it"),
                 );

@@ -108,7 +108,7 @@ pub enum PkiError {
         candidates: Vec<String>,
     },
     /// A text that is no serial number.
-    #[error("{0:?} is not a serial number: at most 20 octets in hexadecimal")]
+    #[error("{0:?} is not a serial number: at most 20 bytes in hexadecimal")]
     MalformedSerial(String),
     /// The intermediate is revoked, so that its certificates would be refused everywhere.
     #[error("the intermediate {} is revoked; its certificates would be refused", .0.display())]

@@ -2,10 +2,9 @@
 //!
 //! In HTTP/1.1 the framing guard makes them on the bytes of the head.
 
-use http::{HeaderMap, HeaderValue, request};
+use http::{HeaderMap, HeaderValue, Request};
 
-use super::head::{FramingError, malformed};
-use crate::reason::ReasonCode;
+use super::head::{FramingError, malformed, too_large};
 
 /// Bytes that h2 reads beyond the limit, so that the gateway can respond with a reason. h2
 /// itself responds to longer heads, without one.
@@ -14,24 +13,28 @@ pub(crate) const SLACK: usize = 64 * 1024;
 const FIELD_OVERHEAD: usize = 32;
 
 /// Returns what is wrong with a head, if anything.
-pub(crate) fn check(parts: &request::Parts, max_bytes: usize) -> Option<FramingError> {
-    if size(parts) > max_bytes {
-        return Some(FramingError {
-            reason: ReasonCode::TooLarge,
-            detail: "the request head is larger than allowed",
-        });
+pub(crate) fn check<B>(request: &Request<B>, max_bytes: usize) -> Option<FramingError> {
+    let uri = request.uri();
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let mut size = request.method().as_str().len() + authority.len() + path.len() + PSEUDO_FIELDS;
+    let mut has_blank_edge = false;
+    for (name, value) in request.headers() {
+        size += name.as_str().len() + value.len() + FIELD_OVERHEAD;
+        has_blank_edge |= is_blank_at_edge(value);
     }
-    if has_blank_edges(&parts.headers) {
+    if size > max_bytes {
+        return Some(too_large("the request head is larger than allowed"));
+    }
+    if has_blank_edge {
         return Some(malformed(BLANK_EDGES));
     }
-    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     if !path.starts_with('/') && path != "*" {
         return Some(malformed("the path does not begin with a slash"));
     }
-    let scheme = parts.uri.scheme_str();
     let is_http =
         |scheme: &str| scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("http");
-    if !scheme.is_none_or(is_http) {
+    if !uri.scheme_str().is_none_or(is_http) {
         return Some(malformed("the scheme is neither https nor http"));
     }
     None
@@ -39,29 +42,15 @@ pub(crate) fn check(parts: &request::Parts, max_bytes: usize) -> Option<FramingE
 
 pub(crate) const BLANK_EDGES: &str = "a field's value begins or ends with a blank";
 
-/// Whether a value begins or ends with a space or a tab (RFC 9113 section 8.2.1).
+/// Whether one of the fields has a value that begins or ends with a blank.
 pub(crate) fn has_blank_edges(fields: &HeaderMap) -> bool {
-    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    fields
-        .values()
-        .map(HeaderValue::as_bytes)
-        .any(|value| is_blank(value.first()) || is_blank(value.last()))
+    fields.values().any(is_blank_at_edge)
 }
 
-/// The size of the field section, pseudo-fields included.
-fn size(parts: &request::Parts) -> usize {
-    let fields: usize = parts
-        .headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD)
-        .sum();
-    let uri = &parts.uri;
-    let authority = uri
-        .authority()
-        .map_or(0, |authority| authority.as_str().len());
-    let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
-    let pseudo = parts.method.as_str().len() + authority + path + PSEUDO_FIELDS;
-    fields + pseudo
+/// Whether a value begins or ends with a space or a tab (RFC 9113 section 8.2.1).
+fn is_blank_at_edge(value: &HeaderValue) -> bool {
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    is_blank(value.as_bytes().first()) || is_blank(value.as_bytes().last())
 }
 
 /// The names of `:method`, `:scheme`, `:authority` and `:path`, and their overhead.
@@ -69,14 +58,11 @@ const PSEUDO_FIELDS: usize = 7 + 7 + 10 + 5 + 4 * FIELD_OVERHEAD;
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
-
     use super::*;
 
     fn detail(uri: &str, value: &'static str) -> Option<&'static str> {
         let request = Request::get(uri).header("x-a", value);
-        let (parts, ()) = request.body(()).unwrap().into_parts();
-        check(&parts, 1000).map(|error| error.detail)
+        check(&request.body(()).unwrap(), 1000).map(|error| error.detail)
     }
 
     #[test]

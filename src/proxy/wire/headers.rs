@@ -14,8 +14,8 @@ use crate::reason::ReasonCode;
 use crate::upstream::forgeable::{is_forgeable, is_spelling_of};
 use crate::upstream::header_rules::HeaderRules;
 
-/// The changes that the fields of a request need. They are found in one pass over the
-/// names, because most requests need no change.
+/// The changes that a request needs in its fields. One pass over the names finds them,
+/// because most requests need no change.
 #[derive(Default)]
 struct RequestFields {
     /// Whether there are fields that belong to one hop.

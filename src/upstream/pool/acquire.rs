@@ -262,16 +262,16 @@ where
         let worn = own().filter(|one| one.is_worn()).count();
         let fresh = own().find(|one| !one.is_worn());
         let others = || {
-            let is_troubled = |caller: &ShareKey| pool.is_troubled(*caller);
-            let may = upstream.config().share == Sharing::WhenFull && !is_troubled(&key);
+            let is_troubled = |caller| pool.is_troubled(caller);
+            let may = upstream.config().share == Sharing::WhenFull && !is_troubled(key);
             let untroubled = pool
                 .shared
                 .iter()
-                .filter(|(owner, _)| may && !is_troubled(owner));
+                .filter(|(owner, _)| may && !is_troubled(**owner));
             untroubled
                 .flat_map(|(_, shared)| shared)
                 .filter(is_there)
-                .find(|one| one.has_room() && !one.streams.callers().iter().any(is_troubled))
+                .find(|one| one.has_room() && !one.streams.any_suspect(is_troubled))
         };
         let any = || own().next().filter(|_| worn >= MAX_WORN);
         let begun = fresh.or_else(others).or_else(any)?.begin(key);

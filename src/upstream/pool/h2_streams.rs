@@ -1,10 +1,12 @@
 //! `Streams`: the streams of an h2 connection.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::local_waiters::LocalWaiters;
 use crate::identity::ShareKey;
+use crate::upstream::config::MAX_STREAMS;
 use crate::upstream::config::target::Target;
 use crate::upstream::connection::http2::{Client, ConnectionState};
 use crate::upstream::limits::connection_limit::{ConnectionLimit, InUse};
@@ -26,9 +28,14 @@ struct OpenStreams {
     /// When the last stream ended, if there are none.
     unused_since: Instant,
     /// The callers that had streams since the connection last had none and could be given
-    /// to any caller. Several only if callers share connections.
-    callers: Vec<ShareKey>,
+    /// to any caller, at most the last [`MAX_SUSPECTS`]. Several only if callers share
+    /// connections.
+    callers: VecDeque<ShareKey>,
 }
+
+/// Maximum number of callers that are remembered for one connection: as many as can have
+/// a stream at the same time.
+const MAX_SUSPECTS: usize = MAX_STREAMS;
 
 impl Streams {
     pub(super) fn new(
@@ -42,7 +49,7 @@ impl Streams {
                 count: 0,
                 in_use: None,
                 unused_since: Instant::now(),
-                callers: Vec::new(),
+                callers: VecDeque::new(),
             }),
             target: Arc::clone(target),
             limit: Arc::clone(limit),
@@ -60,8 +67,13 @@ impl Streams {
     }
 
     /// Returns the callers that may be the cause if the service ends the connection.
-    pub(super) fn callers(&self) -> Vec<ShareKey> {
+    pub(super) fn suspects(&self) -> VecDeque<ShareKey> {
         self.now().callers.clone()
+    }
+
+    /// Whether one of these callers fulfils a condition.
+    pub(super) fn any_suspect(&self, condition: impl Fn(ShareKey) -> bool) -> bool {
+        self.now().callers.iter().copied().any(condition)
     }
 
     /// Returns since when the connection has had no streams; none while it has any.
@@ -87,7 +99,10 @@ impl Stream {
             now.callers.clear();
         }
         if !now.callers.contains(&key) {
-            now.callers.push(key);
+            if now.callers.len() == MAX_SUSPECTS {
+                now.callers.pop_front();
+            }
+            now.callers.push_back(key);
         }
         now.count += 1;
         let in_use = (now.in_use).get_or_insert_with(|| streams.limit.begin_use(key));

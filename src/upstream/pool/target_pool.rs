@@ -154,7 +154,7 @@ impl<B> TargetPool<B> {
 impl ConnectionMeta {
     /// Whether the service's certificate has not expired yet.
     pub(super) fn is_good(&self) -> bool {
-        let now = || i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+        let now = || clock::certificate_now();
         self.good_until
             .is_none_or(|until| !clock::certificate_is_over(until, now()))
     }
@@ -192,7 +192,7 @@ impl H2Connection {
     /// error, and the time; nothing if it did not.
     fn suspects(&self) -> impl Iterator<Item = (ShareKey, Instant)> + use<> {
         let ended = self.client.state().ended_with().is_some();
-        let callers = ended.then(|| self.streams.callers()).into_iter().flatten();
+        let callers = ended.then(|| self.streams.suspects()).into_iter().flatten();
         callers.map(|caller| (caller, Instant::now()))
     }
 

@@ -15,9 +15,9 @@ pub(crate) fn request(path: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Returns the position after the head in `octets`, including its empty line.
-pub(crate) fn head_end(octets: &[u8]) -> Option<usize> {
-    octets
+/// Returns the position after the head in `bytes`, including its empty line.
+pub(crate) fn head_end(bytes: &[u8]) -> Option<usize> {
+    bytes
         .windows(4)
         .position(|four| four == b"\r\n\r\n")
         .map(|at| at + 4)
