@@ -34,7 +34,7 @@ fuzz *OPTIONS:
 
 # Benchmarks of the hot paths.
 microbench:
-    cargo bench --profile dist
+    cargo bench --workspace --profile dist
 
 # Licences, banned crates, sources (needs cargo-deny).
 deny:

@@ -1,9 +1,80 @@
-//! The `countersign` program: parse arguments, run the command, exit.
+//! Countersign: a mutual-TLS identity gateway with embedded PKI tooling.
+//!
+//! This is the program: it parses arguments, runs the command and exits. `cli` and `app` are
+//! modules of it. `proxy`, `admin`, `config` and `pki` are crates of their own, of the same
+//! names. All other modules are in `crates/core`.
+//!
+//! All modules in their tiers, from top to bottom. A module imports from lower tiers only, and
+//! not from its own tier; Cargo and `tests/architecture` check this.
+//!
+//! 1. Commands
+//!    - [`cli`]: the command line: reads arguments, prints results, decides nothing
+//! 2. The process
+//!    - [`app`]: starts, connects and stops all parts; watches files and reloads
+//! 3. The services of the process, and its configuration
+//!    - [`proxy`](countersign_proxy): the path of a request, from the listening socket to its response
+//!    - [`admin`](countersign_admin): the control plane: public and operators' listeners, operators' socket
+//!    - [`config`](countersign_config): the configuration file, and everything that is built from it
+//! 4. State
+//!    - [`snapshot`](countersign_core::snapshot): the immutable state that decides about requests, and process settings
+//! 5. Routes
+//!    - [`route`](countersign_core::route): selects a route by host, path and method
+//! 6. Parts of the request path, and the authority
+//!    - [`authn`](countersign_core::authn): credentials of requests, and token issuers
+//!    - [`crl_fetch`](countersign_core::crl_fetch): revocation lists by URL
+//!    - [`assertion`](countersign_core::assertion): signing keys, assertions about requests
+//!    - [`upstream`](countersign_core::upstream): services: endpoints, balancing, pools of connections
+//!    - [`pki`](countersign_pki): the certificate authority
+//! 7. TLS and policy
+//!    - [`tls`](countersign_core::tls): TLS to callers and to services, session tickets
+//!    - [`policy`](countersign_core::policy): rules, permits, rate limits, shares of callers
+//! 8. Trust
+//!    - [`trust`](countersign_core::trust): bundles, certificate paths, revocation, deny list, path cache
+//! 9. Counters, records and fetched documents
+//!    - [`connection_slots`](countersign_core::connection_slots): how many connections a listener has, and which yields
+//!    - [`telemetry`](countersign_core::telemetry): audit log, metrics, logs
+//!    - [`http_client`](countersign_core::http_client): fetches small documents, as keys and revocation lists
+//! 10. Identity
+//!     - [`identity`](countersign_core::identity): names of callers, patterns, verified identities
+//! 11. Cryptography and locks
+//!     - [`crypto`](countersign_core::crypto): the only user of ring or AWS-LC
+//!     - [`directory_lock`](countersign_core::directory_lock): lets one process at a time change a directory
+//! 12. Secrets
+//!     - [`secret`](countersign_core::secret): bytes that are wiped and never printed
+//! 13. Files
+//!     - [`file_read`](countersign_core::file_read): reads files safely
+//!     - [`file_stamp`](countersign_core::file_stamp): notices that a file changed
+//!     - [`pem`](countersign_core::pem): reads PEM
+//! 14. The system, codes and small tools
+//!     - [`clock`](countersign_core::clock): the only reader of the wall clock
+//!     - [`descriptors`](countersign_core::descriptors): file descriptors, and how they are divided
+//!     - [`h2_frames`](countersign_core::h2_frames): HTTP/2 frames in raw bytes
+//!     - [`now_or_later`](countersign_core::now_or_later): a result, or the future that makes it
+//!     - [`reason`](countersign_core::reason): reason codes
+//! 15. Tests
+//!     - [`kill_point`](countersign_core::kill_point): lets unit tests end a process between two file operations
+
+#![allow(
+    unreachable_pub,
+    unnameable_types,
+    reason = "the items of a program have no users outside it"
+)]
+
+mod app;
+mod cli;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use countersign::cli;
+use countersign_admin as admin;
+use countersign_config as config;
+use countersign_core::{
+    assertion, authn, clock, connection_slots, crl_fetch, crypto, descriptors, file_stamp,
+    http_client, identity, pem, policy, reason, route, secret, snapshot, telemetry, tls, trust,
+    upstream,
+};
+use countersign_pki as pki;
+use countersign_proxy as proxy;
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]

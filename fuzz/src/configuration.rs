@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use countersign::assertion::{SigningAlgorithm, key_directory};
-use countersign::clock;
-use countersign::config::{self, AdminSocketError, ConfigErrors};
-use countersign::identity::TrustDomain;
+use countersign_config::{self as config, AdminSocketError, ConfigErrors};
+use countersign_core::assertion::{SigningAlgorithm, key_directory};
+use countersign_core::clock;
+use countersign_core::identity::TrustDomain;
 use countersign_testkit::{Crl, Idp, TestCa, TokenKey};
 use tempfile::TempDir;
 

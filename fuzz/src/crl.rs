@@ -4,10 +4,10 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use countersign::clock;
-use countersign::reason::ReasonCode;
-use countersign::trust::revocation::next_update;
-use countersign::trust::{CrlOutline, PathPurpose, PathTrust};
+use countersign_core::clock;
+use countersign_core::reason::ReasonCode;
+use countersign_core::trust::revocation::next_update;
+use countersign_core::trust::{CrlOutline, PathPurpose, PathTrust};
 use countersign_testkit::{Authority, AuthoritySpec, Crl, Leaf, der};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 

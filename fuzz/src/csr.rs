@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
-use countersign::pki::SigningRequest;
+use countersign_pki::SigningRequest;
 use countersign_testkit::{Authority, AuthoritySpec, der};
 
 use super::input::{altered, element, items};

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use countersign::proxy::wire::framing::FramingMachine;
-use countersign::proxy::wire::head::MAX_FIELDS;
+use countersign_proxy::wire::framing::FramingMachine;
+use countersign_proxy::wire::head::MAX_FIELDS;
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use countersign::proxy::wire::headers::{RequestTrailers, strip_request, strip_response};
-use countersign::upstream::header_rules::HeaderRules;
+use countersign_core::upstream::header_rules::HeaderRules;
+use countersign_proxy::wire::headers::{RequestTrailers, strip_request, strip_response};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// What only the gateway may say, in whatever spelling.

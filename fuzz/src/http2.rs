@@ -1,7 +1,7 @@
 //! The scanner of HTTP/2 frames: wherever reads begin and end, it finds the frames that
 //! a plain reading finds.
 
-use countersign::h2_frames::{self, FrameScanner};
+use countersign_core::h2_frames::{self, FrameScanner};
 use countersign_testkit::http2::{Frame, frames};
 
 const RST_STREAM: u8 = 3;

@@ -2,8 +2,8 @@
 
 use std::sync::OnceLock;
 
-use countersign::identity::caller::CallerName;
-use countersign::identity::leaf::LeafFacts;
+use countersign_core::identity::caller::CallerName;
+use countersign_core::identity::leaf::LeafFacts;
 use countersign_testkit::{Leaf, TestCa};
 use rustls_pki_types::CertificateDer;
 

@@ -1,6 +1,6 @@
 //! Path rules: what is accepted means the same to every service.
 
-use countersign::proxy::wire::target::{checked_path, normalized_host};
+use countersign_proxy::wire::target::{checked_path, normalized_host};
 
 /// Percent-decoding that leaves alone what it does not understand.
 fn decoded(octets: &[u8]) -> Vec<u8> {

@@ -1,8 +1,8 @@
 //! Patterns: matching agrees with a plain reading of the grammar, overlapping with
 //! matching, and printing with parsing.
 
-use countersign::identity::caller::CallerName;
-use countersign::identity::pattern::{HostPattern, IdentityPattern, PathPattern};
+use countersign_core::identity::caller::CallerName;
+use countersign_core::identity::pattern::{HostPattern, IdentityPattern, PathPattern};
 
 /// The grammar once more, slowly.
 fn matches(pattern: &[&str], given: &[&str]) -> bool {

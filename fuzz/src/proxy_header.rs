@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use countersign::proxy::wire::proxy_protocol::read;
+use countersign_proxy::wire::proxy_protocol::read;
 
 /// The source of a header that was accepted, by position.
 fn source(data: &[u8]) -> Option<SocketAddr> {

@@ -39,8 +39,7 @@ pub mod token;
 
 use clap::{Parser, Subcommand};
 
-pub use self::common::output;
-pub use self::common::output::{CliError, Exit, Output};
+use self::common::output::{Exit, Output};
 
 /// A mutual-TLS identity gateway: callers prove who they are with a
 /// certificate, services get a signed assertion about every request.

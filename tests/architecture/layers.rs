@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Source, root, sources, word};
+use super::{Source, program, root, sources, word};
 
 /// Modules whose files are checked, each with its folders from top to bottom; `""` are the
 /// files above all folders. A folder may import only from folders after it. A name with a
-/// slash is a folder of sources outside `src`.
+/// slash is a folder of sources outside the program.
 const LAYERED: &[(&str, &[&str])] = &[
     (
         "cli",
@@ -266,7 +266,7 @@ fn files_of(module: &str) -> Vec<Source> {
         let first = name.split('/').next().unwrap_or_default();
         first.strip_suffix(".rs").unwrap_or(first) == module
     };
-    sources(&root().join("src"))
+    program()
         .into_iter()
         .filter(|source| belongs(&source.name))
         .collect()
@@ -301,11 +301,9 @@ fn files_of_a_layered_module_import_each_other_in_no_cycle() {
 
 #[test]
 fn all_modules_with_a_folder_are_layered() {
-    for entry in std::fs::read_dir(root().join("src")).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_dir() {
-            let name = entry.file_name().into_string().unwrap();
-            let is_known = LAYERED.iter().any(|(module, _)| **module == name);
+    for source in program() {
+        if let Some((name, _)) = source.name.split_once('/') {
+            let is_known = LAYERED.iter().any(|(module, _)| *module == name);
             assert!(is_known, "{name} is not in LAYERED");
         }
     }

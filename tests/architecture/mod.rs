@@ -1,5 +1,5 @@
 //! The layers of the source tree: imports only point down, and some things are
-//! allowed in one file only.
+//! allowed in one file only. Cargo checks the tiers of crates; these tests check the modules.
 
 mod layers;
 mod reasons;
@@ -34,12 +34,62 @@ const TIERS: [&[&str]; 15] = [
     &["kill_point"],
 ];
 
+/// Folders of the crate whose modules are tiers, and of the program.
+const MODULES: [&str; 2] = ["crates/core/src", "src"];
+/// Crates that are one module each.
+const MODULE_CRATES: [&str; 4] = ["proxy", "admin", "config", "pki"];
+
 /// One source file without its comments and its tests.
 struct Source {
     path: PathBuf,
     /// Path below the folder it was found in.
     name: String,
     code: String,
+}
+
+impl Source {
+    /// Path below the repository.
+    fn path(&self) -> String {
+        let path = self.path.strip_prefix(root()).unwrap();
+        path.to_string_lossy().into_owned()
+    }
+}
+
+/// Returns the sources of the program and its crates as one tree of modules: each file is
+/// named as if all modules were folders of one crate, and imports by `crate::` are written so.
+fn program() -> Vec<Source> {
+    let mut all: Vec<Source> = MODULES
+        .iter()
+        .flat_map(|folder| sources(&root().join(folder)))
+        .filter(|source| !matches!(source.name.as_str(), "lib.rs" | "main.rs"))
+        .collect();
+    for module in MODULE_CRATES {
+        for mut source in sources(&root().join(format!("crates/{module}/src"))) {
+            source.name = match source.name.as_str() {
+                "lib.rs" => format!("{module}/mod.rs"),
+                name => format!("{module}/{name}"),
+            };
+            source.code = with_module(&source.code, module);
+            all.push(source);
+        }
+    }
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
+/// Replaces paths of a crate that is the module `module` by those below a common root.
+fn with_module(code: &str, module: &str) -> String {
+    let mut parts = code.split("crate::");
+    let mut all = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        all += "crate::";
+        if tier(&word(part)).is_none() {
+            all += module;
+            all += "::";
+        }
+        all += part;
+    }
+    all
 }
 
 fn sources(folder: &Path) -> Vec<Source> {
@@ -149,12 +199,9 @@ fn tier(module: &str) -> Option<usize> {
 #[test]
 fn imports_point_down_only() {
     let mut broken = Vec::new();
-    for source in sources(&root().join("src")) {
+    for source in program() {
         let first = source.name.split('/').next().unwrap();
         let module = first.trim_end_matches(".rs");
-        if matches!(module, "lib" | "main") {
-            continue;
-        }
         let Some(own) = tier(module) else {
             broken.push(format!("{}: {module} has no tier", source.name));
             continue;
@@ -184,8 +231,8 @@ fn imports_point_down_only() {
 }
 
 #[test]
-fn the_map_in_lib_rs_has_all_modules_in_their_tiers() {
-    let text = std::fs::read_to_string(root().join("src/lib.rs")).unwrap();
+fn the_map_in_main_rs_has_all_modules_in_their_tiers() {
+    let text = std::fs::read_to_string(root().join("src/main.rs")).unwrap();
     let mut tiers: Vec<Vec<&str>> = Vec::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("//! ")) {
         if line.starts_with(|first: char| first.is_ascii_digit()) {
@@ -204,10 +251,9 @@ fn the_map_in_lib_rs_has_all_modules_in_their_tiers() {
     assert_eq!(tiers.len(), TIERS.len());
 }
 
-/// Returns the files below `folder` whose code contains `needle` as a separate
-/// path.
-fn naming(folder: &str, needle: &str) -> Vec<String> {
-    sources(&root().join(folder))
+/// Returns the files whose code contains `needle` as a separate path.
+fn naming(sources: Vec<Source>, needle: &str) -> Vec<String> {
+    sources
         .into_iter()
         .filter(|source| {
             source.code.match_indices(needle).any(|(at, _)| {
@@ -217,22 +263,20 @@ fn naming(folder: &str, needle: &str) -> Vec<String> {
                     .is_some_and(|c| c.is_alphanumeric() || c == '_')
             })
         })
-        .map(|source| {
-            source
-                .path
-                .strip_prefix(root())
-                .unwrap()
-                .to_string_lossy()
-                .into_owned()
-        })
+        .map(|source| source.path())
         .collect()
+}
+
+fn verifier() -> Vec<Source> {
+    sources(&root().join("crates/verify/src"))
 }
 
 #[test]
 fn only_verified_paths_make_peer_identities() {
-    for file in naming("src", "from_verified") {
+    for file in naming(program(), "from_verified") {
         assert!(
-            file.starts_with("src/trust/") || file == "src/identity/peer.rs",
+            file.starts_with("crates/core/src/trust/")
+                || file == "crates/core/src/identity/peer.rs",
             "{file} makes a PeerIdentity"
         );
     }
@@ -240,36 +284,35 @@ fn only_verified_paths_make_peer_identities() {
 
 #[test]
 fn one_module_per_crate_names_the_cryptography() {
-    for (folder, allowed) in [
-        ("src", "src/crypto.rs"),
-        ("crates/verify/src", "crates/verify/src/crypto.rs"),
-    ] {
-        for needle in ["ring::", "aws_lc_rs::"] {
-            for file in naming(folder, needle) {
-                assert_eq!(file, allowed, "{needle} is named in {file}");
-            }
+    for needle in ["ring::", "aws_lc_rs::"] {
+        for file in naming(program(), needle) {
+            assert_eq!(file, "crates/core/src/crypto.rs", "{needle}");
+        }
+        for file in naming(verifier(), needle) {
+            assert_eq!(file, "crates/verify/src/crypto.rs", "{needle}");
         }
     }
 }
 
 #[test]
 fn one_module_per_crate_reads_the_clock() {
-    for folder in ["src", "crates/verify/src"] {
-        for needle in [
-            "SystemTime::now",
-            "OffsetDateTime::now_utc",
-            "UnixTime::now",
-        ] {
-            for file in naming(folder, needle) {
-                assert_eq!(file, format!("{folder}/clock.rs"), "{needle}");
-            }
+    for needle in [
+        "SystemTime::now",
+        "OffsetDateTime::now_utc",
+        "UnixTime::now",
+    ] {
+        for file in naming(program(), needle) {
+            assert_eq!(file, "crates/core/src/clock.rs", "{needle}");
+        }
+        for file in naming(verifier(), needle) {
+            assert_eq!(file, "crates/verify/src/clock.rs", "{needle}");
         }
     }
 }
 
 #[test]
 fn every_file_says_what_it_is_for() {
-    for folder in ["src", "crates/verify/src", "crates/testkit/src", "tests"] {
+    for folder in ["src", "crates", "tests"] {
         let mut paths = Vec::new();
         collect(&root().join(folder), &mut paths);
         for path in paths {
@@ -294,4 +337,17 @@ fn imports_are_found_in_every_form() {
         words_after(&code, "crate::"),
         ["clock", "reason", "secret", "tls"]
     );
+}
+
+#[test]
+fn paths_of_a_crate_that_is_a_module_are_read_as_paths_below_it() {
+    assert_eq!(
+        with_module("use crate::store::a;\nuse crate::clock;\nsuper::b", "pki"),
+        "use crate::pki::store::a;\nuse crate::clock;\nsuper::b"
+    );
+    let files = |module: &str| {
+        let named = |source: &&Source| source.name.starts_with(module);
+        program().iter().filter(named).count()
+    };
+    assert!(files("pki/") > 20 && files("proxy/wire/") > 10 && files("app/") > 5);
 }

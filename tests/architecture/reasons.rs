@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{root, sources, word};
+use super::{program, root, word};
 
 const HEAD: &str = "# Where each reason code is named\n\n\
     For each code of [reasons.md](reasons.md): the source files that name it, because they refuse\n\
@@ -17,9 +17,9 @@ const HELPERS: [(&str, &str, &str); 3] = [
     ("too_large(", "proxy/wire/", "TooLarge"),
 ];
 
-/// Variants and codes, in the order of the table in `src/reason.rs`.
+/// Variants and codes, in the order of the table in `reason.rs`.
 fn codes() -> Vec<(String, String)> {
-    let table = std::fs::read_to_string(root().join("src/reason.rs")).unwrap();
+    let table = std::fs::read_to_string(root().join("crates/core/src/reason.rs")).unwrap();
     let row = |line: &str| {
         let (variant, rest) = line.trim().split_once(" = \"")?;
         let (code, rest) = rest.split_once("\", ")?;
@@ -32,9 +32,7 @@ fn codes() -> Vec<(String, String)> {
 /// The files whose code names each variant.
 fn places() -> BTreeMap<String, Vec<String>> {
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut all = sources(&root().join("src"));
-    all.sort_by(|a, b| a.name.cmp(&b.name));
-    for source in all.iter().filter(|source| source.name != "reason.rs") {
+    for source in program().iter().filter(|source| source.name != "reason.rs") {
         let named = source
             .code
             .match_indices("ReasonCode::")
@@ -47,8 +45,9 @@ fn places() -> BTreeMap<String, Vec<String>> {
             .map(|(.., variant)| (*variant).to_owned());
         for variant in named.chain(helped) {
             let files = places.entry(variant).or_default();
-            if files.last() != Some(&source.name) {
-                files.push(source.name.clone());
+            let path = source.path();
+            if files.last() != Some(&path) {
+                files.push(path);
             }
         }
     }
@@ -61,7 +60,7 @@ fn the_index_of_reasons_agrees_with_the_sources() {
     let mut index = HEAD.to_owned();
     for (variant, code) in codes() {
         let files = places.get(&variant).map_or(&[][..], Vec::as_slice);
-        let files: Vec<String> = files.iter().map(|file| format!("`src/{file}`")).collect();
+        let files: Vec<String> = files.iter().map(|file| format!("`{file}`")).collect();
         assert!(!files.is_empty(), "no file names {code}");
         index += &format!("- `{code}`: {}\n", files.join(", "));
     }

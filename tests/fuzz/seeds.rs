@@ -1,8 +1,8 @@
 //! The seeds of the fuzz targets (`fuzz/seeds`): no property fails for them, and they
 //! give the results that their section names.
 
-use countersign::proxy::wire::framing::FramingMachine;
-use countersign::proxy::wire::target::checked_path;
+use countersign_proxy::wire::framing::FramingMachine;
+use countersign_proxy::wire::target::checked_path;
 
 use super::bodies;
 use crate::support::root;

@@ -288,7 +288,7 @@ async fn requests_are_served_through_the_last_second_of_the_certificate() {
     let (client, mut session, not_after) = loop {
         let leaf = countersign_testkit::Leaf::with_uri(&world.ca.spiffe(CALLER));
         let caller = world.ca.issue(leaf.valid(-60, 2));
-        let facts = countersign::identity::LeafFacts::read(caller.leaf()).unwrap();
+        let facts = countersign_core::identity::LeafFacts::read(caller.leaf()).unwrap();
         let not_after = u64::try_from(facts.not_after).unwrap();
         let client = world.anonymous().with(&caller);
         let session = client.session().await;

@@ -68,7 +68,7 @@ fn with_limit(directory: &Path, descriptors: usize) -> PathBuf {
 #[tokio::test]
 async fn callers_cannot_take_the_descriptors_that_a_revocation_needs() {
     // The callers here are many, too.
-    countersign::descriptors::raise_limit();
+    countersign_core::descriptors::raise_limit();
     let directory = tempfile::tempdir().unwrap();
     let binary = with_limit(directory.path(), 1024);
     let scene = Scene::start(binary.to_str().unwrap()).await;

@@ -170,7 +170,7 @@ async fn an_expired_assertion_begins_a_new_transaction() {
     let shown = assertion(&first);
     let exp = decode(&shown).1["exp"].as_u64().unwrap();
     loop {
-        if countersign::clock::unix_now() >= exp {
+        if countersign_core::clock::unix_now() >= exp {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

@@ -1,6 +1,6 @@
 //! Every case that differs from the suite, with its cause.
 
-use countersign::reason::ReasonCode;
+use countersign_core::reason::ReasonCode;
 
 /// Why a verdict differs from the suite's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

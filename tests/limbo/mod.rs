@@ -12,9 +12,9 @@ mod program;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use countersign::clock;
-use countersign::reason::ReasonCode;
-use countersign::trust::{PathError, PathPurpose, PathTrust};
+use countersign_core::clock;
+use countersign_core::reason::ReasonCode;
+use countersign_core::trust::{PathError, PathPurpose, PathTrust};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use serde::Deserialize;

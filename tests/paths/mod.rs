@@ -7,9 +7,9 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use countersign::clock;
-use countersign::reason::ReasonCode;
-use countersign::trust::{PathError, PathPurpose, PathTrust};
+use countersign_core::clock;
+use countersign_core::reason::ReasonCode;
+use countersign_core::trust::{PathError, PathPurpose, PathTrust};
 use countersign_testkit::{Authority, AuthoritySpec, Credentials, Leaf};
 use proptest::prelude::*;
 use rcgen::KeyUsagePurpose;

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use countersign::identity::IdentityPattern;
-use countersign::identity::caller::NameType;
-use countersign::trust::{ClientTrust, TrustBundle, TrustBundleConfig};
+use countersign_core::identity::IdentityPattern;
+use countersign_core::identity::caller::NameType;
+use countersign_core::trust::{ClientTrust, TrustBundle, TrustBundleConfig};
 use countersign_testkit::{Credentials, Echo, Gateway, Settings, TestCa, TlsVersion};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{

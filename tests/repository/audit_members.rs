@@ -79,15 +79,15 @@ fn fields(code: &str, structure: &str) -> Members {
 
 #[test]
 fn the_document_and_the_lines_have_the_same_members() {
-    let record = read("src/telemetry/record.rs");
-    let audit = read("src/telemetry/audit.rs");
+    let record = read("crates/core/src/telemetry/record.rs");
+    let audit = read("crates/core/src/telemetry/audit.rs");
     let caller = fields(&audit, "AuditCaller");
     assert!(caller.contains("caller") && caller.len() > 2, "{caller:?}");
     let credentials = fields(&record, "CredentialFacts");
     let request = &(&written(&record) | &credentials) | &caller;
     let connection = &fields(&record, "ConnectionCut") | &caller;
     let handshake = fields(&audit, "HandshakeFailure");
-    let operator = read("src/telemetry/operator.rs");
+    let operator = read("crates/core/src/telemetry/operator.rs");
     let operator = &fields(&operator, "OperatorFacts") | &fields(&operator, "Line");
     let documented = documented();
     for (event, code) in [

@@ -43,5 +43,5 @@ pub(crate) fn root() -> PathBuf {
 
 /// The time, in seconds since the Unix epoch.
 pub(crate) fn now() -> u64 {
-    countersign::clock::unix_now()
+    countersign_core::clock::unix_now()
 }

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use countersign::identity::{IdentityPattern, NameType, TrustDomain};
-use countersign::trust::{RevocationDepth, RevocationPosture, TrustBundleConfig};
+use countersign_core::identity::{IdentityPattern, NameType, TrustDomain};
+use countersign_core::trust::{RevocationDepth, RevocationPosture, TrustBundleConfig};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
 /// The trust domain `example.org`, whose authorities may certify its SPIFFE IDs.

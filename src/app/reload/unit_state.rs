@@ -1,7 +1,6 @@
 //! `UnitState`: the progress of loading one unit of material.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -175,15 +174,4 @@ impl UnitState {
 
 fn unix_now() -> i64 {
     clock::certificate_now()
-}
-
-impl UnitError {
-    /// Creates the error for a unit that cannot be read because the system refuses a thread.
-    pub(super) fn system(error: &io::Error) -> Self {
-        Self {
-            errors: vec![format!("it cannot be read now: {error}")],
-            stamps: FileStamps::new(),
-            system_failure: true,
-        }
-    }
 }

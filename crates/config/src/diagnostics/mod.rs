@@ -1,0 +1,413 @@
+//! Errors and warnings about a configuration file, each with its place, and how
+//! they are shown.
+//!
+//! [`Diagnostics`] collects while the file is read and resolved; [`ConfigErrors`] is the result if
+//! there were errors. Nothing here knows what a key means.
+//!
+//! - `suggest`: the known word that is nearest to an unknown one
+
+pub(crate) mod suggest;
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use serde::Serialize;
+
+/// A range of byte positions in the configuration file.
+pub(crate) type Span = Range<usize>;
+
+/// An error or a warning about the configuration.
+#[derive(Debug, Clone)]
+pub struct Diagnostic {
+    message: String,
+    place: Option<Span>,
+    label: String,
+    also: Option<(Span, String)>,
+    help: Option<String>,
+}
+
+impl Diagnostic {
+    /// Creates a diagnostic. `message` describes the problem with the text at `place`.
+    pub(crate) fn new(place: Span, message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            place: Some(place),
+            label: String::new(),
+            also: None,
+            help: None,
+        }
+    }
+
+    /// Creates a diagnostic about the file as a whole.
+    pub(crate) fn whole(message: impl Into<String>) -> Self {
+        Self {
+            place: None,
+            ..Self::new(0..0, message)
+        }
+    }
+
+    /// Sets a few words beside the caret.
+    pub(crate) fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    /// Adds a second place that is part of the problem.
+    pub(crate) fn also(mut self, place: Span, label: impl Into<String>) -> Self {
+        self.also = Some((place, label.into()));
+        self
+    }
+
+    /// Sets the remedy.
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Returns the description of the problem, in one sentence.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Returns the remedy, if one is known.
+    #[must_use]
+    pub fn remedy(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+
+    fn groups<'a>(&'a self, level: Level<'a>, path: &'a str, source: &'a str) -> Vec<Group<'a>> {
+        let title = level.primary_title(&*self.message);
+        let mut group = match &self.place {
+            None => Group::with_title(title).element(annotate_snippets::Origin::path(path)),
+            Some(place) => {
+                let primary = AnnotationKind::Primary.span(clamped(place, source));
+                let primary = if self.label.is_empty() {
+                    primary
+                } else {
+                    primary.label(&*self.label)
+                };
+                let mut snippet = Snippet::source(source).path(path).annotation(primary);
+                if let Some((place, label)) = &self.also {
+                    snippet = snippet.annotation(
+                        AnnotationKind::Context
+                            .span(clamped(place, source))
+                            .label(&**label),
+                    );
+                }
+                title.element(snippet)
+            }
+        };
+        if let Some(help) = &self.help {
+            group = group.element(Level::HELP.message(&**help));
+        }
+        vec![group]
+    }
+
+    pub(crate) fn one_line(&self, path: &Path, source: &str) -> String {
+        let mut text = path.display().to_string();
+        if let Some((line, _)) = self.line_and_column(source) {
+            text.push_str(&format!(":{line}"));
+        }
+        text.push_str(&format!(": {}", self.message));
+        if let Some(help) = &self.help {
+            text.push_str(&format!("; {help}"));
+        }
+        text
+    }
+
+    /// Returns the line and the column. Both count from 1; the column counts characters.
+    fn line_and_column(&self, source: &str) -> Option<(usize, usize)> {
+        let place = clamped(self.place.as_ref()?, source);
+        let before = source.get(..place.start)?;
+        let line = before.matches('\n').count() + 1;
+        let start_of_line = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let column = before.get(start_of_line..)?.chars().count() + 1;
+        Some((line, column))
+    }
+}
+
+/// Returns the file's text for display. Possible users and passwords in URLs are replaced, byte by
+/// byte, so that all positions stay the same. They do not belong in the file, and the error that
+/// reports them may be logged.
+fn without_passwords(source: &str) -> String {
+    let mut shown = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at.saturating_add(3));
+        let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'');
+        let (url, tail) = after.split_at(after.find(ends).unwrap_or(after.len()));
+        let secret = if url.contains("pass=") {
+            url.len()
+        } else {
+            url.rfind('@').unwrap_or(0)
+        };
+        shown.push_str(before);
+        shown.extend(std::iter::repeat_n('*', secret));
+        shown.push_str(url.split_at(secret).1);
+        rest = tail;
+    }
+    shown.push_str(rest);
+    shown
+}
+
+/// Limits a place to whole characters within the text, because the renderer cannot show others.
+fn clamped(place: &Span, source: &str) -> Span {
+    let on_boundary = |mut index: usize| {
+        index = index.min(source.len());
+        while !source.is_char_boundary(index) {
+            index -= 1;
+        }
+        index
+    };
+    let start = on_boundary(place.start);
+    start..on_boundary(place.end).max(start)
+}
+
+const CONFIGURATION: &str = "the configuration";
+
+/// Everything that is wrong with a configuration.
+///
+/// `Display` gives the plain form with file, line, caret and remedy of each.
+#[derive(Debug, Clone)]
+pub struct ConfigErrors {
+    /// The kind of the file.
+    what: &'static str,
+    path: PathBuf,
+    source: String,
+    errors: Vec<Diagnostic>,
+}
+
+/// One error for machines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ErrorRecord {
+    /// The path of the configuration file.
+    pub file: String,
+    /// Line in the file, from 1; none for the file as a whole.
+    pub line: Option<usize>,
+    /// Column in characters, from 1.
+    pub column: Option<usize>,
+    /// The description of the problem.
+    pub message: String,
+    /// The remedy.
+    pub help: Option<String>,
+}
+
+impl ConfigErrors {
+    /// Creates the error for a file that could not be read as text.
+    pub(crate) fn whole(path: &Path, error: Diagnostic) -> Self {
+        Self {
+            what: CONFIGURATION,
+            path: path.to_owned(),
+            source: String::new(),
+            errors: vec![error],
+        }
+    }
+
+    /// Sets the kind of file that the errors are about.
+    pub(crate) const fn of(mut self, what: &'static str) -> Self {
+        self.what = what;
+        self
+    }
+
+    /// Returns the path of the configuration file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the errors in the order of the file; at least one.
+    #[must_use]
+    pub fn errors(&self) -> &[Diagnostic] {
+        &self.errors
+    }
+
+    /// Returns the errors in a form for machines.
+    #[must_use]
+    pub fn records(&self) -> Vec<ErrorRecord> {
+        self.errors
+            .iter()
+            .map(|error| {
+                let place = error.line_and_column(&self.source);
+                ErrorRecord {
+                    file: self.path.display().to_string(),
+                    line: place.map(|(line, _)| line),
+                    column: place.map(|(_, column)| column),
+                    message: error.message.clone(),
+                    help: error.help.clone(),
+                }
+            })
+            .collect()
+    }
+
+    /// Renders all errors with file, line, caret and remedy. Colours are for a terminal only.
+    #[must_use]
+    pub fn render(&self, colour: bool) -> String {
+        let renderer = if colour {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
+        let path = self.path.display().to_string();
+        let shown: Vec<String> = self
+            .errors
+            .iter()
+            .map(|error| renderer.render(&error.groups(Level::ERROR, &path, &self.source)))
+            .collect();
+        let count = match self.errors.len() {
+            1 => "1 error".to_owned(),
+            several => format!("{several} errors"),
+        };
+        format!("{} has {count}\n\n{}", self.what, shown.join("\n\n"))
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.render(false))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// Collects errors and warnings.
+#[derive(Debug, Default)]
+pub(crate) struct Diagnostics {
+    errors: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
+}
+
+impl Diagnostics {
+    /// Notes an error.
+    pub(crate) fn error(&mut self, error: Diagnostic) {
+        self.errors.push(error);
+    }
+
+    /// Notes something an operator should look at.
+    pub(crate) fn warn(&mut self, warning: Diagnostic) {
+        self.warnings.push(warning);
+    }
+
+    /// Returns the number of errors so far.
+    pub(crate) const fn error_count(&self) -> usize {
+        self.errors.len()
+    }
+
+    /// Returns the number of warnings so far.
+    pub(crate) const fn warning_count(&self) -> usize {
+        self.warnings.len()
+    }
+
+    /// Returns the warnings that came after the first `count`.
+    pub(crate) fn warnings_from(&self, count: usize) -> Vec<Diagnostic> {
+        self.warnings.get(count..).unwrap_or_default().to_vec()
+    }
+
+    /// Takes the errors back that came after the first `count`.
+    pub(crate) fn take_errors_from(&mut self, count: usize) -> Vec<Diagnostic> {
+        self.errors.split_off(count.min(self.errors.len()))
+    }
+
+    /// Whether there is an error so far.
+    pub(crate) fn has_errors(&self) -> bool {
+        !self.errors.is_empty()
+    }
+
+    /// Returns the errors, in the order of the file.
+    pub(crate) fn into_errors(mut self, path: &Path, source: &str) -> ConfigErrors {
+        self.errors.sort_by_key(start);
+        ConfigErrors {
+            what: CONFIGURATION,
+            path: path.to_owned(),
+            source: without_passwords(source),
+            errors: self.errors,
+        }
+    }
+
+    /// Returns the warnings, one line each, in the order of the file.
+    pub(crate) fn warnings(&mut self, path: &Path, source: &str) -> Vec<String> {
+        self.warnings.sort_by_key(start);
+        self.warnings
+            .iter()
+            .map(|warning| warning.one_line(path, source))
+            .collect()
+    }
+}
+
+/// Returns the position by which diagnostics are sorted. Those about the whole file come last.
+fn start(diagnostic: &Diagnostic) -> usize {
+    diagnostic
+        .place
+        .as_ref()
+        .map_or(usize::MAX, |place| place.start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors(source: &str, error: Diagnostic) -> ConfigErrors {
+        let mut diagnostics = Diagnostics::default();
+        diagnostics.error(error);
+        diagnostics.into_errors(Path::new("a.toml"), source)
+    }
+
+    #[test]
+    fn shows_file_line_caret_and_remedy() {
+        let error = Diagnostic::new(6..9, "this is wrong")
+            .label("here")
+            .help("write 12");
+        let text = errors("first\nabc = 1\n", error).to_string();
+        for part in [
+            "error: this is wrong",
+            "a.toml:2:1",
+            "abc = 1",
+            "^^^ here",
+            "help: write 12",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains('\u{1b}'), "{text}");
+    }
+
+    #[test]
+    fn colours_only_on_demand() {
+        let error = Diagnostic::new(0..1, "this is wrong");
+        assert!(errors("abc", error).render(true).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn places_beyond_the_end_or_inside_a_character_do_no_harm() {
+        for place in [0..100, 50..60, 1..2, 4..4] {
+            let error = Diagnostic::new(place, "x").also(70..80, "y");
+            assert!(errors("é = ü", error).to_string().contains("a.toml"));
+        }
+        assert!(
+            errors("", Diagnostic::new(0..0, "x"))
+                .to_string()
+                .contains("a.toml:1")
+        );
+    }
+
+    #[test]
+    fn records_count_lines_and_characters_from_one() {
+        let record = errors("a\nü = 1", Diagnostic::new(5..6, "x")).records();
+        assert_eq!(
+            record.first().map(|r| (r.line, r.column)),
+            Some((Some(2), Some(3)))
+        );
+    }
+
+    #[test]
+    fn warnings_are_one_line_each() {
+        let mut diagnostics = Diagnostics::default();
+        diagnostics.warn(Diagnostic::new(2..3, "second"));
+        diagnostics.warn(Diagnostic::new(0..1, "first").help("mend it"));
+        assert_eq!(
+            diagnostics.warnings(Path::new("a.toml"), "a\nb"),
+            ["a.toml:1: first; mend it", "a.toml:2: second"]
+        );
+    }
+}

@@ -1,0 +1,463 @@
+//! The configuration file as it is written: every section, every key, each
+//! value with its place.
+//!
+//! The `sections!` table is the one list of known keys: a key that is not in it
+//! is refused, and `docs/configuration.md` is compared with it. Whether values
+//! make sense together is decided in `resolve`.
+
+use std::net::SocketAddr;
+
+use countersign_verify::jose::Algorithm;
+use http::{HeaderName, Method};
+use ipnet::IpNet;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::demands::{Authenticate, ClaimDemands, Client, Introspect};
+use super::quantity::{ByteSize, TimeSpan};
+use super::schema::{Family, Need, SectionKeys, check_keys, find};
+use super::value::{
+    At, ByteShare, CertificateHeader, ClientMeans, Field, FromToml, List, Moment, PublicTls,
+    Retries, Serve, Several, TokenFormat, text, wrong_type,
+};
+use crate::assertion::SigningAlgorithm;
+use crate::authn::token::binding::CertificateBinding;
+use crate::authn::token::token_type::TokenType;
+use crate::diagnostics::{Diagnostic, Diagnostics, Span};
+use crate::identity::pattern::{HostPattern, PathPattern};
+use crate::identity::{IdentityPattern, NameType, TrustDomain};
+use crate::policy::share::Share;
+use crate::policy::throttle::{OnStoreFailure, Per};
+use crate::route::{Binding, PathRewrite, RewriteError, UpgradeProtocol};
+use crate::tls::ClientCertificate;
+use crate::trust::{RevocationDepth, RevocationPosture};
+use crate::upstream::header_rules::FieldPattern;
+use crate::upstream::{Balance, ForwardedFields, HealthCheck, HttpProtocol, Sharing, TraceContext};
+
+use Need::{Optional, Required};
+
+macro_rules! sections {
+    ($document:literal $all:ident $(
+        $title:literal
+        $(#[$doc:meta])*
+        $name:ident { $($key:ident: $type:ty = $need:ident,)+ }
+    )+) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug)]
+            pub(crate) struct $name {
+                /// Position of the section in the file.
+                #[allow(dead_code, reason = "some sections complain about single keys only")]
+                pub(crate) place: Span,
+                $(pub(crate) $key: Field<$type>,)+
+            }
+
+            impl $name {
+                pub(crate) const SECTION: SectionKeys = SectionKeys {
+                    title: $title,
+                    keys: &[$((stringify!($key), $need)),+],
+                };
+
+                pub(crate) fn read(
+                    table: &DeTable<'_>,
+                    place: Span,
+                    diagnostics: &mut Diagnostics,
+                ) -> Self {
+                    check_keys(&Self::SECTION, &$all, table, &place, diagnostics);
+                    let absent = |field: &str| {
+                        let need = Self::SECTION.keys.iter().find(|(key, _)| *key == field);
+                        need.is_some_and(|(_, need)| *need == Required)
+                    };
+                    Self {
+                        place,
+                        $($key: match Field::read(find(table, stringify!($key)), diagnostics) {
+                            // `check_keys` has reported that it is missing.
+                            Field::Absent if absent(stringify!($key)) => Field::Bad,
+                            field => field,
+                        },)+
+                    }
+                }
+            }
+        )+
+
+        /// All sections and their keys.
+        pub(crate) const $all: Family = Family {
+            sections: &[$($name::SECTION),+],
+            document: $document,
+        };
+    };
+}
+pub(crate) use sections;
+
+sections! {
+    "docs/configuration.md" SECTIONS
+
+    "[listener]"
+    /// The listener for callers.
+    Listener {
+        address: SocketAddr = Required,
+        certificate: String = Optional,
+        private_key: String = Optional,
+        client_certificate: ClientCertificate = Optional,
+        trust_domains: Several<String> = Optional,
+        proxy_protocol: Several<IpNet> = Optional,
+    }
+
+    "[[server_name]]"
+    /// A separate certificate and trust configuration for some names.
+    ServerName {
+        names: Several<HostPattern> = Required,
+        certificate: String = Required,
+        private_key: String = Required,
+        client_certificate: ClientCertificate = Optional,
+        trust_domains: Several<String> = Optional,
+    }
+
+    "[tls.tickets]"
+    /// Session tickets, with which callers resume without a full handshake.
+    Tickets {
+        enabled: bool = Optional,
+        secret_file: String = Optional,
+        rotation: TimeSpan = Optional,
+        max_age: TimeSpan = Optional,
+    }
+
+    "[[trust_domain]]"
+    /// One trust domain, whose certificates are accepted.
+    Trust {
+        name: TrustDomain = Required,
+        roots: Several<String> = Required,
+        intermediates: List<String> = Optional,
+        crls: List<String> = Optional,
+        revocation: RevocationPosture = Optional,
+        revocation_depth: RevocationDepth = Optional,
+        grace: TimeSpan = Optional,
+        max_unread: TimeSpan = Optional,
+        vouches_for: Several<IdentityPattern> = Optional,
+        identity_from: Several<NameType> = Optional,
+    }
+
+    "[crl_fetch]"
+    /// How revocation lists are fetched that are configured as URLs.
+    CrlFetch {
+        roots: Several<String> = Required,
+        interval: TimeSpan = Optional,
+        timeout: TimeSpan = Optional,
+        size: ByteSize = Optional,
+        directory: String = Optional,
+    }
+
+    "[deny_list]"
+    /// The deny list: certificates and callers that are refused at once.
+    DenySection {
+        file: String = Required,
+    }
+
+    "[assertion]"
+    /// The assertions that services receive.
+    Assertion {
+        issuer: String = Required,
+        header: HeaderName = Optional,
+        algorithm: SigningAlgorithm = Optional,
+        lifetime: TimeSpan = Optional,
+        keys: String = Required,
+    }
+
+    "[public]"
+    /// The read-only listener for everybody.
+    Public {
+        address: SocketAddr = Required,
+        tls: PublicTls = Optional,
+        serve: Several<Serve> = Optional,
+    }
+
+    "[admin]"
+    /// The operators' listener.
+    Admin {
+        address: SocketAddr = Required,
+        operators: Several<IdentityPattern> = Optional,
+        socket: String = Optional,
+    }
+
+    "[[token_issuer]]"
+    /// An issuer whose tokens are accepted.
+    TokenIssuerSection {
+        name: String = Required,
+        issuer: String = Required,
+        audience: Several<String> = Required,
+        format: TokenFormat = Optional,
+        jwks_file: String = Optional,
+        jwks_uri: String = Optional,
+        roots: Several<String> = Optional,
+        introspection: IntrospectionSection = Optional,
+        algorithms: Several<Algorithm> = Optional,
+        types: Several<TokenType> = Optional,
+        certificate_binding: CertificateBinding = Optional,
+        allow_unbound: bool = Optional,
+        skew: TimeSpan = Optional,
+        forward_claims: Several<String> = Optional,
+        timeout: TimeSpan = Optional,
+        last_good: TimeSpan = Optional,
+        required_at_start: bool = Optional,
+        remember_accepted: TimeSpan = Optional,
+        remember_refused: TimeSpan = Optional,
+        cache_size: ByteSize = Optional,
+    }
+
+    "[token_issuer.introspection]"
+    /// The introspection endpoint of a token issuer.
+    IntrospectionSection {
+        endpoint: String = Required,
+        client_id: String = Required,
+        authentication: ClientMeans = Required,
+        secret_file: String = Optional,
+        private_key: String = Optional,
+        certificate: String = Optional,
+        key_id: String = Optional,
+        audience: String = Optional,
+    }
+
+    "[api_keys]"
+    /// The settings of all API keys.
+    ApiKeysSection {
+        hmac_key: String = Required,
+        header: HeaderName = Optional,
+    }
+
+    "[[api_key]]"
+    /// A caller without certificate.
+    ApiKeySection {
+        name: String = Required,
+        id: String = Required,
+        hash: String = Required,
+        expires: Moment = Optional,
+        routes: Several<String> = Optional,
+        networks: Several<IpNet> = Optional,
+        callers: Several<IdentityPattern> = Optional,
+    }
+
+    "[[upstream]]"
+    /// A service behind the gateway.
+    UpstreamSection {
+        name: String = Required,
+        endpoints: Several<String> = Required,
+        protocol: HttpProtocol = Optional,
+        balance: Balance = Optional,
+        roots: Several<String> = Optional,
+        server_name: String = Optional,
+        identity: IdentityPattern = Optional,
+        certificate: String = Optional,
+        private_key: String = Optional,
+        allow_plaintext: bool = Optional,
+        host: String = Optional,
+        forwarded: ForwardedFields = Optional,
+        trace: TraceContext = Optional,
+        certificate_headers: Several<CertificateHeader> = Optional,
+        pass_headers: List<FieldPattern> = Optional,
+        remove_headers: Several<FieldPattern> = Optional,
+        keep_headers: Several<FieldPattern> = Optional,
+        connect_timeout: TimeSpan = Optional,
+        first_byte_timeout: TimeSpan = Optional,
+        total_timeout: TimeSpan = Optional,
+        idle_timeout: TimeSpan = Optional,
+        tunnel_idle_timeout: TimeSpan = Optional,
+        http1_upgrades: bool = Optional,
+        stall_timeout: TimeSpan = Optional,
+        dns_refresh: TimeSpan = Optional,
+        health_check: HealthCheck = Optional,
+        max_connections: u32 = Optional,
+        share: Sharing = Optional,
+        max_pending: u32 = Optional,
+        max_requests: u32 = Optional,
+        retries: Retries = Optional,
+        retry_budget: u32 = Optional,
+    }
+
+    "[[route]]"
+    /// A route: who may send which requests, and to which upstream.
+    RouteSection {
+        name: String = Required,
+        hosts: Several<HostPattern> = Optional,
+        paths: Several<PathPattern> = Required,
+        methods: Several<Method> = Optional,
+        callers: Several<IdentityPattern> = Optional,
+        except: List<IdentityPattern> = Optional,
+        authenticate: Authenticate = Optional,
+        token: RouteTokenSection = Optional,
+        forward_token: bool = Optional,
+        rate_limit: RateLimits = Optional,
+        upstream: String = Required,
+        audience: String = Optional,
+        binding: Binding = Optional,
+        rewrite: PathRewrite = Optional,
+        bind_body: ByteSize = Optional,
+        continue_transaction: bool = Optional,
+        upgrade: Several<UpgradeProtocol> = Optional,
+    }
+
+    "[route.token]"
+    /// The demands of a route on tokens.
+    RouteTokenSection {
+        issuer: String = Required,
+        audience: String = Optional,
+        scopes: Several<String> = Optional,
+        claims: ClaimDemands = Optional,
+        client: Client = Optional,
+        introspect: Introspect = Optional,
+        resource: String = Optional,
+    }
+
+    "[route.rate_limit]"
+    /// Rate limits of a route.
+    RouteLimitSection {
+        per: Per = Required,
+        requests: u32 = Required,
+        window: TimeSpan = Required,
+        burst: u32 = Optional,
+    }
+
+    "[rate_limits]"
+    /// The settings of all rate limits.
+    RateLimitsSection {
+        keys: u32 = Optional,
+        failed_authentications: u32 = Optional,
+        redis: RedisSection = Optional,
+    }
+
+    "[rate_limits.redis]"
+    /// A store in which several gateways count together.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "this build refuses it whole"))]
+    RedisSection {
+        url: String = Required,
+        on_store_failure: OnStoreFailure = Required,
+        username: String = Optional,
+        password_file: String = Optional,
+        roots: String = Optional,
+        allow_plaintext: bool = Optional,
+        timeout: TimeSpan = Optional,
+        prefix: String = Optional,
+    }
+
+    "[limits]"
+    /// Bounds on everything.
+    LimitsSection {
+        connections: u32 = Optional,
+        handshake_timeout: TimeSpan = Optional,
+        header_timeout: TimeSpan = Optional,
+        body_timeout: TimeSpan = Optional,
+        header_size: ByteSize = Optional,
+        body_size: ByteSize = Optional,
+        held_bodies: ByteSize = Optional,
+        streams: u32 = Optional,
+        drain_timeout: TimeSpan = Optional,
+        caller: CallerLimitsSection = Optional,
+        address: AddressLimitsSection = Optional,
+    }
+
+    "[limits.caller]"
+    /// Limits for each caller.
+    CallerLimitsSection {
+        connections: Share = Optional,
+        requests_in_flight: Share = Optional,
+        tunnels: u32 = Optional,
+        buffered_bodies: ByteShare = Optional,
+    }
+
+    "[limits.address]"
+    /// Limits for each address that has not authenticated.
+    AddressLimitsSection {
+        handshakes_in_progress: u32 = Optional,
+        trusted_networks: Several<IpNet> = Optional,
+    }
+
+    "[runtime]"
+    /// The process.
+    Runtime {
+        workers: u32 = Optional,
+    }
+
+    "[audit]"
+    /// The destination of the audit log.
+    Audit {
+        file: String = Optional,
+        chains: String = Optional,
+    }
+}
+
+/// Defines sections within another one.
+macro_rules! within {
+    ($($name:ident),+) => {$(
+        impl FromToml for $name {
+            fn from_toml(
+                value: &Spanned<DeValue<'_>>,
+                diagnostics: &mut Diagnostics,
+            ) -> Option<Self> {
+                match value.get_ref() {
+                    DeValue::Table(table) => Some(Self::read(table, value.span(), diagnostics)),
+                    _ => wrong_type(value, "a table", diagnostics),
+                }
+            }
+        }
+    )+};
+}
+
+/// How a route changes paths.
+impl FromToml for PathRewrite {
+    fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        const FORM: &str = "{ from = \"/api\", to = \"/\" }";
+        let DeValue::Table(table) = value.get_ref() else {
+            return wrong_type(value, FORM, diagnostics);
+        };
+        let (Some(from), Some(to), 2) = (find(table, "from"), find(table, "to"), table.len())
+        else {
+            diagnostics.error(
+                Diagnostic::new(value.span(), "this does not say how paths are rewritten")
+                    .help(format!("write {FORM}")),
+            );
+            return None;
+        };
+        let written = (
+            text(from, "a path", diagnostics)?,
+            text(to, "a path", diagnostics)?,
+        );
+        Self::new(written.0, written.1)
+            .map_err(|error| {
+                let place = match error {
+                    RewriteError::From => from.span(),
+                    RewriteError::To => to.span(),
+                };
+                diagnostics.error(
+                    Diagnostic::new(place, "this cannot be the beginning of a path").help(
+                        "write whole segments of letters, digits and -._~@: without a final slash, for example \"/api/v1\", or \"/\" for none",
+                    ),
+                );
+            })
+            .ok()
+    }
+}
+
+within!(
+    IntrospectionSection,
+    RouteTokenSection,
+    RouteLimitSection,
+    RedisSection,
+    CallerLimitsSection,
+    AddressLimitsSection
+);
+
+/// One limit, or a list of them.
+#[derive(Debug)]
+pub(crate) struct RateLimits(pub(crate) Vec<At<RouteLimitSection>>);
+
+impl FromToml for RateLimits {
+    fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let several = match value.get_ref() {
+            DeValue::Array(_) => Several::from_toml(value, diagnostics)?.0,
+            _ => vec![At {
+                value: RouteLimitSection::from_toml(value, diagnostics)?,
+                place: value.span(),
+            }],
+        };
+        Some(Self(several))
+    }
+}

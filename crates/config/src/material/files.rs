@@ -1,0 +1,425 @@
+//! Reading the files a configuration names, and remembering which they are.
+//!
+//! Relative paths start at the directory of the configuration file. Every failure names the file,
+//! the key that names it, and what to do. `resolve` decides what the content means.
+
+use std::collections::HashSet;
+use std::collections::btree_map::Entry;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use crate::descriptors::open_with_spare;
+use crate::diagnostics::{ConfigErrors, Diagnostic, Diagnostics};
+use crate::document::value::At;
+use crate::file_read::read_regular;
+use crate::file_stamp::{FileStamp, FileStamps};
+use crate::secret::Secret;
+
+/// Maximum size of a configuration file.
+const MAX_CONFIGURATION: u64 = 16 << 20;
+/// Maximum size of each file that the configuration names. A revocation list with a million entries
+/// has 40 MB.
+const MAX_FILE: u64 = 256 << 20;
+
+/// Reads the configuration file itself.
+pub(crate) fn read_configuration(path: &Path, access: &Access) -> Result<String, ConfigErrors> {
+    let refuse = |message: String, help: &str| {
+        ConfigErrors::whole(path, Diagnostic::whole(message).help(help))
+    };
+    let content = access.ask(path, |path| read_regular(path, MAX_CONFIGURATION));
+    let bytes = content.map_err(|error| {
+        refuse(
+            format!("cannot read the configuration file: {error}"),
+            "name another one with --config FILE, or make one with: countersign init",
+        )
+    })?;
+    String::from_utf8(bytes).map_err(|_| {
+        refuse(
+            "the configuration file is not UTF-8 text".to_owned(),
+            "save it as UTF-8; it is a TOML file",
+        )
+    })
+}
+
+/// Says which file a load is reading, to others while it does.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<Mutex<Option<PathBuf>>>);
+
+impl Progress {
+    /// Returns the file or directory that is being read, if one is.
+    #[must_use]
+    pub fn reading(&self) -> Option<PathBuf> {
+        self.current().clone()
+    }
+
+    /// Says that a file is being read for as long as `read` takes.
+    pub fn during<T>(&self, path: &Path, read: impl FnOnce() -> T) -> T {
+        *self.current() = Some(path.to_owned());
+        let outcome = read();
+        *self.current() = None;
+        outcome
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long the file system may take for one file, if other files must not wait for it.
+const FILE_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Files about which the file system has not responded yet. Nothing more is asked about
+/// them until it has, so that no more threads wait for it than there are such files.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Unanswered(Arc<Mutex<HashSet<PathBuf>>>);
+
+impl Unanswered {
+    /// Runs the query in a separate thread, and waits only a limited time for the result.
+    fn ask<T: Send + 'static>(
+        &self,
+        path: &Path,
+        ask: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let silent = || {
+            let message = "its file system does not answer";
+            io::Error::new(io::ErrorKind::TimedOut, message)
+        };
+        if !self.paths().insert(path.to_owned()) {
+            return Err(silent());
+        }
+        let (answer, answered) = mpsc::channel();
+        let (all, own) = (self.clone(), path.to_owned());
+        let thread = thread::Builder::new().name("file".to_owned());
+        let started = thread.spawn(move || {
+            let outcome = ask(&own);
+            all.paths().remove(&own);
+            let _ = answer.send(outcome);
+        });
+        if let Err(error) = started {
+            self.paths().remove(path);
+            return Err(error);
+        }
+        answered
+            .recv_timeout(FILE_TIMEOUT)
+            .unwrap_or_else(|_| Err(silent()))
+    }
+
+    fn paths(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How files are read.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Access {
+    /// Says which file is being read.
+    pub(crate) progress: Progress,
+    /// Set if a file that does not respond must not delay the other files.
+    pub(crate) unanswered: Option<Unanswered>,
+}
+
+impl Access {
+    fn ask<T: Send + 'static>(
+        &self,
+        path: &Path,
+        ask: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        self.progress.during(path, || match &self.unanswered {
+            Some(unanswered) => unanswered.ask(path, ask),
+            None => ask(path),
+        })
+    }
+
+    /// Returns the stamp of a file. `None` also if the file system does not respond.
+    pub(crate) fn stamp(&self, path: &Path) -> Option<FileStamp> {
+        self.ask(path, |path| Ok(FileStamp::at(path)))
+            .ok()
+            .flatten()
+    }
+}
+
+/// Reads files and remembers which.
+#[derive(Debug)]
+pub(crate) struct Files {
+    base: PathBuf,
+    seen: Vec<(PathBuf, Option<FileStamp>)>,
+    access: Access,
+    system_failure: bool,
+}
+
+impl Files {
+    /// Creates a reader. Relative paths start at the directory of the configuration file, which had
+    /// this stamp before it was read.
+    pub(crate) fn beside(
+        (configuration, stamp): (&Path, Option<FileStamp>),
+        access: Access,
+    ) -> Self {
+        let base = configuration.parent().map(Path::to_owned);
+        Self {
+            base: base.unwrap_or_default(),
+            seen: vec![(configuration.to_owned(), stamp)],
+            access,
+            system_failure: false,
+        }
+    }
+
+    /// Files read so far, and directories whose content was listed; and their stamps
+    /// of before, so that a change meanwhile is noticed.
+    pub(crate) fn into_seen(self) -> (Vec<PathBuf>, FileStamps) {
+        let mut paths = Vec::with_capacity(self.seen.len());
+        let mut stamps = FileStamps::new();
+        for (path, stamp) in self.seen {
+            if let Entry::Vacant(place) = stamps.entry(path) {
+                paths.push(place.key().clone());
+                place.insert(stamp);
+            }
+        }
+        (paths, stamps)
+    }
+
+    /// Returns the number of files that have been read so far.
+    pub(crate) const fn mark(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Returns the stamps of the files that were read since a mark.
+    pub(crate) fn stamps_since(&self, mark: usize) -> FileStamps {
+        let mut stamps = FileStamps::new();
+        for (path, stamp) in self.seen.get(mark..).unwrap_or_default() {
+            stamps.entry(path.clone()).or_insert_with(|| stamp.clone());
+        }
+        stamps
+    }
+
+    /// Whether the system failed to read a file that may exist.
+    pub(crate) const fn has_system_failure(&self) -> bool {
+        self.system_failure
+    }
+
+    /// Notes a failure if it is the system's and not the operator's.
+    pub(crate) fn note_failure(&mut self, error: &io::Error) {
+        self.system_failure |= is_system_failure(error);
+    }
+
+    /// Resolves a path of the configuration.
+    pub(crate) fn locate(&self, written: &str) -> PathBuf {
+        self.base.join(written)
+    }
+
+    /// Remembers a file or directory that another part is about to read.
+    pub(crate) fn remember(&mut self, path: &Path) {
+        let stamp = self.access.stamp(path);
+        self.seen.push((path.to_owned(), stamp));
+    }
+
+    /// Lets another part read a file or directory that was remembered.
+    pub(crate) fn reading<T>(&self, path: &Path, read: impl FnOnce() -> T) -> T {
+        self.access.progress.during(path, read)
+    }
+
+    /// Reads a file.
+    pub(crate) fn read(
+        &mut self,
+        written: &At<String>,
+        path: &Path,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Vec<u8>> {
+        self.remember(path);
+        let content = self.access.ask(path, |path| read_regular(path, MAX_FILE));
+        match content {
+            Ok(bytes) if bytes.is_empty() => {
+                diagnostics.error(
+                    Diagnostic::new(
+                        written.place.clone(),
+                        format!("{} is empty", path.display()),
+                    )
+                    .label("this file")
+                    .help("write the file again, or name another one"),
+                );
+                None
+            }
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                self.note_failure(&error);
+                let remedy = match error.kind() {
+                    io::ErrorKind::NotFound => {
+                        "check the path; relative paths start at the directory of the configuration file"
+                    }
+                    io::ErrorKind::PermissionDenied => "let the user that runs countersign read it",
+                    _ => "name a readable file",
+                };
+                diagnostics.error(
+                    Diagnostic::new(
+                        written.place.clone(),
+                        format!("cannot read {}: {error}", path.display()),
+                    )
+                    .label("this file")
+                    .help(remedy),
+                );
+                None
+            }
+        }
+    }
+
+    /// Reads a private key file; warns when others than its owner can read it.
+    pub(crate) fn read_private(
+        &mut self,
+        written: &At<String>,
+        path: &Path,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Secret> {
+        let bytes = self.read(written, path, diagnostics).map(Secret::new)?;
+        let mode = self.access.ask(path, |path| {
+            fs::metadata(path).map(|metadata| metadata.permissions().mode())
+        });
+        let open_to_others = mode.is_ok_and(|mode| mode & 0o077 != 0);
+        if open_to_others {
+            diagnostics.warn(
+                Diagnostic::new(
+                    written.place.clone(),
+                    format!(
+                        "others than its owner may read the private key {}",
+                        path.display()
+                    ),
+                )
+                .help(format!("chmod 600 {}", path.display())),
+            );
+        }
+        Some(bytes)
+    }
+
+    /// Returns the files that a path in the configuration stands for. Without `*` that is the path
+    /// itself. With `*` in the file name, these are all matching files of the directory, in
+    /// alphabetical order.
+    pub(crate) fn expand(
+        &mut self,
+        written: &At<String>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Vec<PathBuf>> {
+        let path = self.locate(&written.value);
+        if !written.value.contains('*') {
+            return Some(vec![path]);
+        }
+        let refuse = |message: String, help: &str| {
+            Diagnostic::new(written.place.clone(), message).help(help)
+        };
+        let (directory, pattern) = match (path.parent(), path.file_name().and_then(|n| n.to_str()))
+        {
+            (Some(directory), Some(pattern)) if !directory.to_string_lossy().contains('*') => {
+                (directory, pattern)
+            }
+            _ => {
+                diagnostics.error(refuse(
+                    "'*' may stand in the file name only".to_owned(),
+                    "name the directories one by one",
+                ));
+                return None;
+            }
+        };
+        self.remember(directory);
+        let wanted = pattern.to_owned();
+        let listed = self
+            .access
+            .ask(directory, move |directory| matching(directory, &wanted));
+        match listed {
+            Err(error) => {
+                self.note_failure(&error);
+                diagnostics.error(refuse(
+                    format!("cannot list {}: {error}", directory.display()),
+                    "check the path; relative paths start at the directory of the configuration file",
+                ));
+                None
+            }
+            Ok(found) if found.is_empty() => {
+                diagnostics.error(refuse(
+                    format!("no file matches {}", path.display()),
+                    "put the files there, or leave the pattern out",
+                ));
+                None
+            }
+            Ok(found) => Some(found),
+        }
+    }
+}
+
+/// Whether the system failed, for example because of too few descriptors. False if the file was
+/// moved, closed or misnamed.
+fn is_system_failure(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        InvalidFilename, IsADirectory, NotADirectory, NotFound, OutOfMemory, PermissionDenied,
+        TimedOut,
+    };
+    (error.raw_os_error().is_some() || matches!(error.kind(), OutOfMemory | TimedOut))
+        && !matches!(
+            error.kind(),
+            NotFound | PermissionDenied | NotADirectory | IsADirectory | InvalidFilename
+        )
+}
+
+fn matching(directory: &Path, pattern: &str) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let listed = if directory.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        directory
+    };
+    for entry in open_with_spare(|| fs::read_dir(listed))? {
+        let name = entry?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let path = directory.join(name);
+        // Hidden names are working copies of editors and of mounted volumes. Files that cannot be
+        // examined are listed nevertheless: otherwise they would silently not be read.
+        if !name.starts_with('.') && glob(pattern, name) && !path.is_dir() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether a name matches a pattern in which `*` is any sequence of characters.
+fn glob(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|head| name.strip_prefix(head)) else {
+        return false;
+    };
+    let mut parts: Vec<&str> = parts.collect();
+    let Some(tail) = parts.pop() else {
+        return rest.is_empty();
+    };
+    for part in parts {
+        match rest.split_once(part) {
+            Some((_, after)) => rest = after,
+            None => return false,
+        }
+    }
+    rest.ends_with(tail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars_match_any_run() {
+        for (pattern, name, matches) in [
+            ("*.crl", "a.crl", true),
+            ("*.crl", ".crl", true),
+            ("*.crl", "a.crl.bak", false),
+            ("a*b*c", "abc", true),
+            ("a*b*c", "axxbyyc", true),
+            ("a*b*c", "acb", false),
+            ("ab*ba", "aba", false),
+            ("*", "x", true),
+            ("plain", "plain", true),
+            ("plain", "plainer", false),
+        ] {
+            assert_eq!(glob(pattern, name), matches, "{pattern} {name}");
+        }
+    }
+}

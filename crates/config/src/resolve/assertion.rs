@@ -1,0 +1,210 @@
+//! `[assertion]`: the issuer, the signing keys and the lifetime of assertions.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::bounds;
+use super::context::Context;
+use super::credentials::covers;
+use crate::assertion::{
+    AssertionSettings, AssertionSigner, KeyRingError, RING_FILE, SigningAlgorithm, SigningKeyRing,
+};
+use crate::diagnostics::Diagnostic;
+use crate::document::Document;
+use crate::document::url::HttpUrl;
+use crate::document::value::{At, Field};
+use crate::material::units::UnitKey;
+use crate::snapshot::PublicSettings;
+
+pub(super) const DEFAULT_HEADER: HeaderName = HeaderName::from_static("countersign-assertion");
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(30);
+const MAX_LIFETIME: Duration = Duration::from_secs(300);
+
+/// The header fields the gateway itself needs, or that would confuse services.
+const RESERVED_HEADERS: [&str; 12] = [
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-request-id",
+];
+
+/// Whether a header field is already used for another purpose.
+pub(super) fn is_reserved(header: &HeaderName) -> bool {
+    RESERVED_HEADERS.contains(&header.as_str())
+}
+
+/// Builds the signer with its keys.
+pub(super) fn signer(document: &Document, context: &mut Context<'_>) -> Option<AssertionSigner> {
+    let section = document.assertion.as_ref()?;
+    let issuer = section
+        .issuer
+        .at()
+        .filter(|issuer| check_issuer(issuer, context));
+    let header = section.header.or(DEFAULT_HEADER);
+    if let Some(at) = section.header.at()
+        && is_reserved(&header)
+    {
+        context.error(
+            Diagnostic::new(
+                at.place.clone(),
+                format!("the header field {header} has another purpose"),
+            )
+            .help("leave the key out for Countersign-Assertion"),
+        );
+    }
+    let mut lifetime = DEFAULT_LIFETIME;
+    let bounds = Duration::from_secs(1)..=MAX_LIFETIME;
+    bounds::set_time_within(&section.lifetime, bounds, &mut lifetime, context);
+    if let Some(at) = section.lifetime.at()
+        && lifetime.subsec_nanos() != 0
+    {
+        context.error(
+            Diagnostic::new(at.place.clone(), "the lifetime is not in whole seconds")
+                .help("the dates of an assertion have whole seconds"),
+        );
+    }
+    let algorithm = section.algorithm.or(SigningAlgorithm::Es256);
+    let keys = section.keys.at().and_then(|keys| {
+        let unit = UnitKey::new("keys of [assertion]");
+        context.unit(unit, |context| ring(keys, algorithm, context))
+    });
+    Some(AssertionSigner::new(
+        AssertionSettings {
+            issuer: issuer?.value.clone(),
+            header,
+            lifetime,
+        },
+        keys?,
+    ))
+}
+
+fn ring(
+    keys: &At<String>,
+    algorithm: SigningAlgorithm,
+    context: &mut Context<'_>,
+) -> Option<Arc<SigningKeyRing>> {
+    let directory = context.files.locate(&keys.value);
+    // The names in the directory stay the same if a file is replaced.
+    context.files.remember(&directory);
+    context.files.remember(&directory.join(RING_FILE));
+    let loaded = context
+        .files
+        .reading(&directory, || SigningKeyRing::load(&directory, algorithm));
+    match loaded {
+        Ok(ring) => {
+            for warning in ring.warnings() {
+                context.warn(Diagnostic::new(keys.place.clone(), warning.clone()));
+            }
+            Some(Arc::new(ring))
+        }
+        Err(error) => {
+            if let KeyRingError::Io { error, .. } = &error {
+                context.files.note_failure(error);
+            }
+            // The message says which command helps.
+            context.error(
+                Diagnostic::new(keys.place.clone(), error.to_string()).label("this directory"),
+            );
+            None
+        }
+    }
+}
+
+fn check_issuer(issuer: &At<String>, context: &mut Context<'_>) -> bool {
+    let refusal = match HttpUrl::parse(&issuer.value) {
+        Ok(url) if !url.https && !url.is_loopback() => {
+            "http is for this machine alone; services must fetch keys over https"
+        }
+        Ok(_) => return true,
+        Err(why) => why,
+    };
+    context.error(
+        Diagnostic::new(
+            issuer.place.clone(),
+            format!("this cannot be an issuer: {refusal}"),
+        )
+        .label("expected an https URL")
+        .help("write for example \"https://gateway.example.org:9080\""),
+    );
+    false
+}
+
+/// Warns if services cannot find the keys by the configured issuer.
+pub(super) fn check_issuer_leads(
+    issuer: &Field<String>,
+    public: Option<&PublicSettings>,
+    context: &mut Context<'_>,
+) {
+    let Some(issuer) = issuer.at() else { return };
+    let Ok(url) = HttpUrl::parse(&issuer.value) else {
+        return;
+    };
+    if let Some(why) = misleads(&url, public) {
+        context.warn(
+            Diagnostic::new(
+                issuer.place.clone(),
+                format!("services may not find the keys at {}: {why}", issuer.value),
+            )
+            .help(
+                "let issuer name the [public] listener, or make sure that a proxy leads from it there",
+            ),
+        );
+    }
+}
+
+fn misleads(url: &HttpUrl, public: Option<&PublicSettings>) -> Option<String> {
+    let Some(public) = public else {
+        return Some("there is no [public] listener".to_owned());
+    };
+    if !public.keys {
+        return Some("[public] does not serve keys".to_owned());
+    }
+    if !url.path.is_empty() {
+        return Some(format!(
+            "[public] serves them at its root, not below {}",
+            url.path
+        ));
+    }
+    if url.https != public.tls.is_some() {
+        let (said, used) = if url.https {
+            ("https", "plain http")
+        } else {
+            ("http", "https")
+        };
+        return Some(format!("it says {said} and [public] speaks {used}"));
+    }
+    // Port 0 is chosen when the listener opens.
+    let port = public.address.port();
+    if port != 0 && port != url.port() {
+        return Some(format!(
+            "it says port {} and [public] has {port}",
+            url.port()
+        ));
+    }
+    let address = public.address.ip();
+    let leads_to_address = match url.host.parse::<IpAddr>() {
+        Ok(named) => address.is_unspecified() || named == address,
+        Err(_) => address.is_unspecified() || address.is_loopback() == url.is_loopback(),
+    };
+    if !leads_to_address {
+        return Some(format!("{} does not lead to {address}", url.host));
+    }
+    match &public.tls {
+        Some(credentials) if !covers(credentials.facts(), &url.host) => Some(format!(
+            "the certificate of [listener] is not for {}",
+            url.host
+        )),
+        _ => None,
+    }
+}

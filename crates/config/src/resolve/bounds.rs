@@ -1,0 +1,73 @@
+//! Times and sizes of the configuration within bounds.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::context::Context;
+use crate::diagnostics::Diagnostic;
+use crate::document::quantity::{ByteSize, TimeSpan};
+use crate::document::value::Field;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
+
+/// Takes over a duration between a millisecond and a day.
+pub(super) fn set_time(field: &Field<TimeSpan>, target: &mut Duration, context: &mut Context<'_>) {
+    set_time_within(field, MILLISECOND..=DAY, target, context);
+}
+
+/// Takes over a duration within bounds.
+pub(super) fn set_time_within(
+    field: &Field<TimeSpan>,
+    bounds: RangeInclusive<Duration>,
+    target: &mut Duration,
+    context: &mut Context<'_>,
+) {
+    let Some(said) = field.at() else { return };
+    if bounds.contains(&said.value.get()) {
+        *target = said.value.get();
+        return;
+    }
+    let show = |bound: &Duration| TimeSpan::from_duration(*bound);
+    context.error(
+        Diagnostic::new(
+            said.place.clone(),
+            format!("{} is out of bounds", said.value),
+        )
+        .help(format!(
+            "write a duration between {} and {}",
+            show(bounds.start()),
+            show(bounds.end())
+        )),
+    );
+}
+
+/// Returns a size within bounds, if one is configured.
+pub(super) fn size(
+    field: &Field<ByteSize>,
+    bounds: RangeInclusive<u64>,
+    context: &mut Context<'_>,
+) -> Option<u64> {
+    let said = field.at()?;
+    let bytes = said.value.bytes();
+    if bounds.contains(&bytes) {
+        return Some(bytes);
+    }
+    let help = if *bounds.end() == u64::MAX {
+        format!("write at least {}", ByteSize::from_bytes(*bounds.start()))
+    } else {
+        format!(
+            "write a size between {} and {}",
+            ByteSize::from_bytes(*bounds.start()),
+            ByteSize::from_bytes(*bounds.end())
+        )
+    };
+    context.error(
+        Diagnostic::new(
+            said.place.clone(),
+            format!("{} is out of bounds", said.value),
+        )
+        .help(help),
+    );
+    None
+}

@@ -1,0 +1,266 @@
+//! `Context`: the state that the resolution of every section needs.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::clock;
+use crate::crl_fetch::{CrlFetchPolicy, CrlFetcher, CrlSource};
+use crate::diagnostics::suggest::nearest;
+use crate::diagnostics::{Diagnostic, Diagnostics, Span};
+use crate::document::value::{At, Field};
+use crate::file_stamp::FileStamp;
+use crate::material::files::{Access, Files};
+use crate::material::inventory::Inventory;
+use crate::material::units::{Unit, UnitKey, UnitLoad};
+use crate::secret::Secret;
+use crate::snapshot::Snapshot;
+use crate::tls::TicketSource;
+use crate::trust::{DenyList, PathCache};
+
+/// The state that the resolution of every section needs.
+pub(super) struct Context<'a> {
+    pub(super) files: Files,
+    pub(super) diagnostics: &'a mut Diagnostics,
+    pub(super) inventory: Inventory,
+    /// Seconds since the Unix epoch; one moment for the whole load.
+    pub(super) now: i64,
+    /// The snapshot in service that is to be replaced, if there is one.
+    pub(super) previous: Option<&'a Snapshot>,
+    /// Verified chains, kept over reloads.
+    pub(super) path_cache: Arc<PathCache>,
+    /// The source of the keys for session tickets.
+    pub(super) tickets: TicketSource,
+    /// Callers and certificates that are refused at once.
+    pub(super) deny_list: Option<Arc<DenyList>>,
+    /// Revocation lists by URL, kept over reloads.
+    pub(super) crl_fetcher: Arc<CrlFetcher>,
+    /// How revocation lists are fetched, if that is configured.
+    pub(super) fetching: Option<Arc<CrlFetchPolicy>>,
+    /// The sources of revocation lists that are in use.
+    pub(super) sources: Vec<CrlSource>,
+    /// Copies of the lists that were in use before this process started, if they differ.
+    pub(super) copies: Vec<CrlCopy>,
+    pub(super) units: UnitLoad,
+    /// Errors in the unit that is being read, if its last good part replaces it.
+    pub(super) degraded: Vec<Diagnostic>,
+}
+
+/// A source's document that was in use before this process started, read from the copy on disk.
+pub(super) struct CrlCopy {
+    pub(super) source: CrlSource,
+    pub(super) bytes: Bytes,
+}
+
+/// The input of a resolution, and the snapshot that it replaces.
+pub(crate) struct ResolveInput<'a> {
+    /// The configuration file, and its stamp before it was read.
+    pub(crate) file: (&'a Path, Option<FileStamp>),
+    /// The snapshot in service that is to be replaced, if there is one.
+    pub(crate) previous: Option<&'a Snapshot>,
+    pub(crate) units: UnitLoad,
+    /// How files are read.
+    pub(crate) access: Access,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn new(input: ResolveInput<'a>, diagnostics: &'a mut Diagnostics) -> Self {
+        let previous = input.previous;
+        Self {
+            files: Files::beside(input.file, input.access),
+            diagnostics,
+            inventory: Inventory::default(),
+            now: clock::certificate_now(),
+            previous,
+            path_cache: previous
+                .map_or_else(Arc::default, |previous| Arc::clone(&previous.path_cache)),
+            tickets: previous
+                .map_or_else(TicketSource::default, |previous| previous.tickets.clone()),
+            deny_list: None,
+            crl_fetcher: previous
+                .map_or_else(Arc::default, |previous| Arc::clone(&previous.crl_fetcher)),
+            fetching: None,
+            sources: Vec::new(),
+            copies: Vec::new(),
+            units: input.units,
+            degraded: Vec::new(),
+        }
+    }
+}
+
+impl Context<'_> {
+    pub(super) fn error(&mut self, error: Diagnostic) {
+        self.diagnostics.error(error);
+    }
+
+    pub(super) fn warn(&mut self, warning: Diagnostic) {
+        self.diagnostics.warn(warning);
+    }
+
+    /// Builds a unit of material, or takes the known one. Everything that `build` reads, fetches
+    /// and summarizes belongs to the unit.
+    pub(super) fn unit<T: Clone + Send + Sync + 'static>(
+        &mut self,
+        key: UnitKey,
+        build: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Option<T> {
+        if let Some(unit) = self.units.used.get(&key)
+            && let Some(value) = unit.value()
+        {
+            return Some(value);
+        }
+        if let Some(unit) = self.units.known.get(&key).cloned()
+            && let Some(value) = unit.value()
+        {
+            // The fetch policy may have changed since the unit was read.
+            let sources = unit.sources.iter().map(|source| CrlSource {
+                policy: self
+                    .fetching
+                    .as_ref()
+                    .map_or_else(|| Arc::clone(&source.policy), Arc::clone),
+                ..source.clone()
+            });
+            self.sources.extend(sources);
+            let summaries = unit.summaries.iter().cloned();
+            self.inventory.trust_domains.extend(summaries);
+            self.units.used.insert(key, unit);
+            return Some(value);
+        }
+        let (files, sources) = (self.files.mark(), self.sources.len());
+        let summaries = self.inventory.trust_domains.len();
+        let warnings = self.diagnostics.warning_count();
+        let value = build(self)?;
+        let unit = Unit {
+            digest: None,
+            value: Box::new(value.clone()),
+            stamps: self.files.stamps_since(files),
+            warnings: self.diagnostics.warnings_from(warnings),
+            sources: self.sources.get(sources..).unwrap_or_default().to_vec(),
+            summaries: self
+                .inventory
+                .trust_domains
+                .get(summaries..)
+                .unwrap_or_default()
+                .to_vec(),
+        };
+        self.units.used.insert(key, Arc::new(unit));
+        Some(value)
+    }
+
+    /// Returns the URL sources of a unit's lists.
+    pub(super) fn sources_of(&self, key: &UnitKey) -> Vec<CrlSource> {
+        let unit = self.units.used.get(key);
+        unit.map_or_else(Vec::new, |unit| unit.sources.clone())
+    }
+
+    /// Notes the digest of a unit that was just built: two with the same digest do not
+    /// differ in any effect.
+    pub(super) fn set_digest(&mut self, key: &UnitKey, digest: [u8; 32]) {
+        if let Some(unit) = self.units.used.get_mut(key).and_then(Arc::get_mut) {
+            unit.digest.get_or_insert(digest);
+        }
+    }
+
+    /// Returns the value in service of a unit that is being read.
+    pub(super) fn unit_before<T: Clone + 'static>(&self, key: &UnitKey) -> Option<T> {
+        self.units.before.get(key)?.value()
+    }
+
+    /// Reads a part of a unit. If it cannot be used but the last good part may replace it, notes
+    /// the errors instead of reporting them, and returns None.
+    pub(super) fn part<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        let errors = self.diagnostics.error_count();
+        let value = read(self);
+        if self.units.keep_last_good {
+            let errors = self.diagnostics.take_errors_from(errors);
+            if !errors.is_empty() {
+                self.degraded.extend(errors);
+                return None;
+            }
+        }
+        value
+    }
+
+    /// Reads a file as a separate unit.
+    pub(super) fn read_unit(
+        &mut self,
+        key: UnitKey,
+        written: &At<String>,
+        path: &Path,
+    ) -> Option<Secret> {
+        self.unit(key, |context| {
+            let content = context.files.read(written, path, context.diagnostics)?;
+            Some(Secret::new(content))
+        })
+    }
+
+    /// Reads a private file as a separate unit.
+    pub(super) fn read_private_unit(
+        &mut self,
+        key: UnitKey,
+        written: &At<String>,
+        path: &Path,
+    ) -> Option<Secret> {
+        self.unit(key, |context| {
+            let files = &mut context.files;
+            files.read_private(written, path, context.diagnostics)
+        })
+    }
+
+    /// Reports a reference to something that is not there.
+    pub(super) fn unknown_reference<'n>(
+        &mut self,
+        reference: &At<String>,
+        what: &str,
+        known: impl Iterator<Item = &'n str> + Clone,
+    ) {
+        let name = &reference.value;
+        let help = match nearest(name, known.clone()) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => {
+                let known: Vec<_> = known.collect();
+                if known.is_empty() {
+                    format!("add a {what} of this name")
+                } else {
+                    format!("there are: {}", known.join(", "))
+                }
+            }
+        };
+        self.error(
+            Diagnostic::new(
+                reference.place.clone(),
+                format!("there is no {what} named {name:?}"),
+            )
+            .label(format!("no such {what}"))
+            .help(help),
+        );
+    }
+
+    /// Reports names that occur twice among sections of one kind.
+    pub(super) fn unique<'n>(
+        &mut self,
+        what: &str,
+        names: impl Iterator<Item = (&'n str, &'n Span)>,
+    ) {
+        let mut seen: Vec<(&str, &Span)> = Vec::new();
+        for (name, place) in names {
+            match seen.iter().find(|(other, _)| *other == name) {
+                Some((_, first)) => self.diagnostics.error(
+                    Diagnostic::new(place.clone(), format!("two {what}s are named {name:?}"))
+                        .label("the second")
+                        .also((*first).clone(), "the first")
+                        .help("give each a name of its own"),
+                ),
+                None => seen.push((name, place)),
+            }
+        }
+    }
+}
+
+/// Returns the names in the fields, with their places.
+pub(super) fn names<'a>(
+    fields: impl Iterator<Item = &'a Field<String>>,
+) -> impl Iterator<Item = (&'a str, &'a Span)> {
+    fields.filter_map(|field| field.at().map(|at| (at.value.as_str(), &at.place)))
+}

@@ -1,0 +1,38 @@
+//! `[deny_list]`: who is refused at once.
+
+use std::sync::Arc;
+
+use super::context::Context;
+use super::pem;
+use crate::document::raw::DenySection;
+use crate::trust::DenyList;
+
+/// Opens the deny list. A list that is in service is kept: it watches its own file, and an error in
+/// that file must not discard its entries.
+pub(super) fn deny_list(
+    section: Option<&DenySection>,
+    context: &mut Context<'_>,
+) -> Option<Arc<DenyList>> {
+    let written = section?.file.at()?;
+    let path = context.files.locate(&written.value);
+    let previous = context
+        .previous
+        .and_then(|previous| previous.deny_list.as_ref())
+        .filter(|list| list.path() == path);
+    if let Some(list) = previous {
+        return Some(Arc::clone(list));
+    }
+    let opened = context
+        .files
+        .reading(&path, || DenyList::open(path.clone()));
+    match opened {
+        Ok(list) => Some(Arc::new(list)),
+        Err(error) => {
+            let shown = pem::about(written, &path, &format!("cannot be used: {error}"));
+            context.error(shown.help(
+                "restore the file; only if nobody is to be denied, remove it and an empty one is made",
+            ));
+            None
+        }
+    }
+}

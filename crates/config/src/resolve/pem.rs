@@ -1,0 +1,103 @@
+//! Reads certificates and revocation lists from files. [`crate::pem`] parses PEM; this module adds
+//! the place in the configuration.
+
+use std::path::{Path, PathBuf};
+
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+
+use super::context::Context;
+use crate::diagnostics::{Diagnostic, Span};
+use crate::document::value::At;
+use crate::pem::PemError;
+
+/// A certificate or list and its origin.
+#[derive(Clone)]
+pub(super) struct Found<T> {
+    pub(super) value: T,
+    pub(super) path: PathBuf,
+    pub(super) place: Span,
+}
+
+impl<T> Found<T> {
+    /// Splits the value from its origin.
+    pub(super) fn split(self) -> (T, Found<()>) {
+        let origin = Found {
+            value: (),
+            path: self.path,
+            place: self.place,
+        };
+        (self.value, origin)
+    }
+}
+
+/// Reads all files that are written; `None` when one is bad.
+pub(super) fn material<T>(
+    files: &[At<String>],
+    context: &mut Context<'_>,
+    read: fn(&At<String>, &Path, &mut Context<'_>) -> Option<Vec<T>>,
+) -> Option<Vec<Found<T>>> {
+    let mut all = Some(Vec::new());
+    for written in files {
+        let Some(paths) = context.files.expand(written, context.diagnostics) else {
+            all = None;
+            continue;
+        };
+        for path in paths {
+            match (read(written, &path, context), &mut all) {
+                (Some(values), Some(all)) => all.extend(values.into_iter().map(|value| Found {
+                    value,
+                    path: path.clone(),
+                    place: written.place.clone(),
+                })),
+                _ => all = None,
+            }
+        }
+    }
+    all
+}
+
+/// Reads a PEM file of certificates only.
+pub(super) fn certificates(
+    written: &At<String>,
+    path: &Path,
+    context: &mut Context<'_>,
+) -> Option<Vec<CertificateDer<'static>>> {
+    let bytes = context.files.read(written, path, context.diagnostics)?;
+    crate::pem::certificates(&bytes)
+        .map_err(|error| context.error(damaged(written, path, &error)))
+        .ok()
+}
+
+/// Reads a file of revocation lists: PEM with one or more, or one in DER.
+pub(super) fn revocation_lists(
+    written: &At<String>,
+    path: &Path,
+    context: &mut Context<'_>,
+) -> Option<Vec<CertificateRevocationListDer<'static>>> {
+    let bytes = context.files.read(written, path, context.diagnostics)?;
+    lists_of(written, path, &bytes, context)
+}
+
+/// Reads the revocation lists in the content of a file or URL.
+pub(super) fn lists_of(
+    written: &At<String>,
+    path: &Path,
+    bytes: &[u8],
+    context: &mut Context<'_>,
+) -> Option<Vec<CertificateRevocationListDer<'static>>> {
+    crate::pem::revocation_lists(bytes)
+        .map_err(|error| context.error(damaged(written, path, &error)))
+        .ok()
+}
+
+/// Creates the error for a damaged PEM file: the file with the line, and the remedy.
+pub(super) fn damaged(written: &At<String>, path: &Path, error: &PemError) -> Diagnostic {
+    Diagnostic::new(written.place.clone(), error.in_file(path.display()))
+        .label("this file")
+        .help(error.remedy())
+}
+
+/// Creates an error about the content of a file.
+pub(super) fn about(written: &At<String>, path: &Path, what: &str) -> Diagnostic {
+    Diagnostic::new(written.place.clone(), format!("{} {what}", path.display())).label("this file")
+}

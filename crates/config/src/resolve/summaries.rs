@@ -1,0 +1,63 @@
+//! Roots and revocation lists summed up for the inventory, with a warning for
+//! each list that is out of date.
+
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+
+use super::context::Context;
+use super::pem::Found;
+use crate::clock;
+use crate::diagnostics::Diagnostic;
+use crate::identity::LeafFacts;
+use crate::identity::text::printable;
+use crate::material::inventory::{CertificateSummary, CrlSummary};
+use crate::trust::{CrlOutline, RevocationPosture};
+
+pub(super) fn root_summaries(roots: &[Found<CertificateDer<'static>>]) -> Vec<CertificateSummary> {
+    roots
+        .iter()
+        .filter_map(|root| {
+            let facts = LeafFacts::read(&root.value).ok()?;
+            Some(CertificateSummary::new(&root.path, &facts))
+        })
+        .collect()
+}
+
+/// Sums lists up, and warns of those that are out of date.
+pub(super) fn crl_summaries(
+    lists: &[Found<CertificateRevocationListDer<'static>>],
+    posture: RevocationPosture,
+    context: &mut Context<'_>,
+) -> Vec<CrlSummary> {
+    let mut summaries = Vec::new();
+    for list in lists {
+        // The bundle reports the ones that cannot be read.
+        let Some(outline) = CrlOutline::read(&list.value) else {
+            continue;
+        };
+        if posture != RevocationPosture::Off && outline.next_update < context.now {
+            let effect = if posture == RevocationPosture::Hard {
+                "callers it concerns are refused"
+            } else {
+                "callers it concerns are let in unchecked"
+            };
+            context.warn(
+                Diagnostic::new(
+                    list.place.clone(),
+                    format!(
+                        "the revocation list {} was due for renewal at {}: {effect}",
+                        list.path.display(),
+                        clock::rfc3339(outline.next_update)
+                    ),
+                )
+                .help("fetch the current list from its issuer"),
+            );
+        }
+        summaries.push(CrlSummary {
+            file: list.path.display().to_string(),
+            issuer: printable(&outline.issuer),
+            next_update: Some(clock::rfc3339(outline.next_update)),
+            revoked: outline.entries,
+        });
+    }
+    summaries
+}

@@ -1,0 +1,374 @@
+//! The files of a trust domain: roots, intermediates and revocation lists, as one unit of material.
+//!
+//! In a load of material the last good part replaces a part that cannot be used, so that an error
+//! in one file never delays a revocation in another one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+
+use super::context::Context;
+use super::pem::{Found, material};
+use super::summaries::{crl_summaries, root_summaries};
+use super::{crl_fetch, pem};
+use crate::crl_fetch::CrlSource;
+use crate::crypto;
+use crate::diagnostics::{Diagnostic, Span};
+use crate::document::raw::Trust;
+use crate::document::value::{At, Field, Words as _};
+use crate::identity::{IdentityPattern, NameType, TrustDomain};
+use crate::material::inventory::TrustDomainSummary;
+use crate::trust::{
+    BundleError, Predecessors, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
+};
+
+/// The settings of a trust domain other than its files.
+pub(super) struct DomainRules {
+    pub(super) name: At<TrustDomain>,
+    pub(super) posture: RevocationPosture,
+    pub(super) depth: RevocationDepth,
+    pub(super) grace: Duration,
+    pub(super) vouches_for: Vec<IdentityPattern>,
+    pub(super) identity_from: Vec<NameType>,
+}
+
+/// The material of a trust domain, which is one unit.
+#[derive(Clone)]
+pub(super) struct DomainMaterial {
+    pub(super) bundle: Arc<TrustBundle>,
+    roots: Vec<Found<CertificateDer<'static>>>,
+    intermediates: Vec<Found<CertificateDer<'static>>>,
+    /// The entries of `crls` as they are written.
+    written_lists: Vec<String>,
+}
+
+impl DomainMaterial {
+    /// Differs if anything about the domain differs that others can see.
+    pub(super) fn digest(&self, sources: &[CrlSource]) -> [u8; 32] {
+        let mut parts: Vec<Vec<u8>> = vec![self.bundle.digest().to_vec()];
+        let certificates = self.roots.iter().chain(&self.intermediates);
+        parts.extend(certificates.map(|found| found.value.to_vec()));
+        parts.extend(
+            self.bundle
+                .alarms()
+                .iter()
+                .map(|alarm| alarm.clone().into_bytes()),
+        );
+        parts.extend(sources.iter().map(|source| source.in_use.to_vec()));
+        let hashes: Vec<[u8; 32]> = parts.iter().map(|part| crypto::sha256(part)).collect();
+        crypto::sha256(&hashes.concat())
+    }
+}
+
+/// The files of a trust domain; `None` in place of those that cannot be used.
+pub(super) struct DomainFiles {
+    roots: Option<Vec<Found<CertificateDer<'static>>>>,
+    intermediates: Option<Vec<Found<CertificateDer<'static>>>>,
+    lists: Option<Vec<Found<CertificateRevocationListDer<'static>>>>,
+}
+
+/// Reads roots, intermediates and revocation lists. In a load of material the last good roots and
+/// intermediates replace those that cannot be used, and a list that cannot be used does not prevent
+/// others from taking effect.
+pub(super) fn read_files(
+    section: &Trust,
+    before: Option<&DomainMaterial>,
+    context: &mut Context<'_>,
+) -> DomainFiles {
+    let crls_only = context.units.crls_only;
+    let certificates = |files: &[At<String>],
+                        last_good: Option<&Vec<Found<CertificateDer<'static>>>>,
+                        context: &mut Context<'_>| {
+        if crls_only && let Some(last_good) = last_good {
+            // Reads the files only for their stamps, so that a later change is noticed.
+            let _ = context.part(|context| material(files, context, pem::certificates));
+            return Some(last_good.clone());
+        }
+        match last_good.filter(|_| context.units.keep_last_good) {
+            Some(last_good) => Some(certificates_or_last_good(files, last_good, context)),
+            None => material(files, context, pem::certificates),
+        }
+    };
+    let roots = match &section.roots {
+        Field::Good(roots) => {
+            certificates(&roots.value.0, before.map(|before| &before.roots), context)
+        }
+        _ => None,
+    };
+    let intermediates = match &section.intermediates {
+        Field::Bad => None,
+        files => certificates(
+            files.items(),
+            before.map(|before| &before.intermediates),
+            context,
+        ),
+    };
+    DomainFiles {
+        roots,
+        intermediates,
+        lists: revocation_lists(section, context),
+    }
+}
+
+/// Reads certificate files. If a file cannot be used, its last good certificates are used, so that
+/// a root can be removed from one file although another has an error.
+fn certificates_or_last_good(
+    files: &[At<String>],
+    last_good: &[Found<CertificateDer<'static>>],
+    context: &mut Context<'_>,
+) -> Vec<Found<CertificateDer<'static>>> {
+    let mut all = Vec::new();
+    for written in files {
+        let expand = |context: &mut Context<'_>| context.files.expand(written, context.diagnostics);
+        let Some(paths) = context.part(expand) else {
+            let of_entry = |found: &&Found<_>| found.place == written.place;
+            all.extend(last_good.iter().filter(of_entry).cloned());
+            continue;
+        };
+        for path in paths {
+            match context.part(|context| pem::certificates(written, &path, context)) {
+                Some(read) => all.extend(read.into_iter().map(|value| Found {
+                    value,
+                    path: path.clone(),
+                    place: written.place.clone(),
+                })),
+                None => all.extend(last_good.iter().filter(|found| found.path == path).cloned()),
+            }
+        }
+    }
+    all
+}
+
+/// Reads and builds a trust domain.
+pub(super) fn domain_material(
+    section: &Trust,
+    rules: &DomainRules,
+    before: Option<&DomainMaterial>,
+    context: &mut Context<'_>,
+) -> Option<DomainMaterial> {
+    let files = read_files(section, before, context);
+    let (roots, intermediates, lists) = (files.roots?, files.intermediates?, files.lists?);
+    let written_lists: Vec<String> = section
+        .crls
+        .items()
+        .iter()
+        .map(|written| written.value.clone())
+        .collect();
+    let mut config = rules.bundle_config();
+    config.roots = values(&roots);
+    config.intermediates = values(&intermediates);
+    let (lists, copies) = crl_fetch::check_against_copies(lists, &config, context);
+    let summary = TrustDomainSummary {
+        name: rules.name.value.to_string(),
+        roots: root_summaries(&roots),
+        revocation_lists: crl_summaries(&lists, rules.posture, context),
+        revocation: rules.posture.word(),
+        revocation_depth: rules.depth.word(),
+        vouches_for: rules.vouches_for.iter().map(ToString::to_string).collect(),
+        identity_from: rules
+            .identity_from
+            .iter()
+            .map(|kind| kind.as_str())
+            .collect(),
+    };
+    context.inventory.trust_domains.push(summary);
+    let in_service = context.previous.and_then(|previous| {
+        let mut bundles = previous.bundles.iter();
+        bundles.find(|bundle| *bundle.name() == config.name)
+    });
+    // Large lists are not copied.
+    let (values_of_lists, origins): (Vec<_>, Vec<_>) = lists.into_iter().map(Found::split).unzip();
+    config.crls = values_of_lists;
+    let mut parts = BundleParts {
+        name: &rules.name.place,
+        config,
+        roots,
+        intermediates,
+        origins,
+        // A list that is in force stays in force if its file is missing, unless the configuration
+        // now names other files.
+        predecessors: match before {
+            Some(before) if before.written_lists == written_lists => Predecessors::InForce,
+            _ => Predecessors::Replaced,
+        },
+    };
+    let earlier = in_service.map(|bundle| &**bundle).or(copies.as_ref());
+    let bundle = parts.build(earlier, before, context)?;
+    for alarm in bundle.alarms() {
+        let remedy = if alarm.starts_with("revocation list") {
+            "fetch the current list from its issuer"
+        } else {
+            "remove or replace the root certificate"
+        };
+        let place = rules.name.place.clone();
+        context.warn(Diagnostic::new(place, alarm.clone()).help(remedy));
+    }
+    Some(DomainMaterial {
+        bundle: Arc::new(bundle),
+        roots: parts.roots,
+        intermediates: parts.intermediates,
+        written_lists,
+    })
+}
+
+impl DomainRules {
+    /// Returns a bundle without certificates and lists.
+    fn bundle_config(&self) -> TrustBundleConfig {
+        TrustBundleConfig {
+            name: self.name.value.clone(),
+            roots: Vec::new(),
+            intermediates: Vec::new(),
+            crls: Vec::new(),
+            posture: self.posture,
+            depth: self.depth,
+            grace: self.grace,
+            vouches_for: self.vouches_for.clone(),
+            identity_from: self.identity_from.clone(),
+        }
+    }
+}
+
+fn values(found: &[Found<CertificateDer<'static>>]) -> Vec<CertificateDer<'static>> {
+    found.iter().map(|found| found.value.clone()).collect()
+}
+
+/// The parts of a bundle and their origins, which serve to name the file with an error.
+struct BundleParts<'a> {
+    name: &'a Span,
+    config: TrustBundleConfig,
+    roots: Vec<Found<CertificateDer<'static>>>,
+    intermediates: Vec<Found<CertificateDer<'static>>>,
+    /// The origin of each list.
+    origins: Vec<Found<()>>,
+    predecessors: Predecessors,
+}
+
+impl BundleParts<'_> {
+    /// Builds the bundle. In a load of material, a list that cannot be used is left out, and the
+    /// last good roots replace roots that cannot be used. Neither error can then keep another list
+    /// from taking effect.
+    fn build(
+        &mut self,
+        earlier: Option<&TrustBundle>,
+        before: Option<&DomainMaterial>,
+        context: &mut Context<'_>,
+    ) -> Option<TrustBundle> {
+        loop {
+            let built =
+                TrustBundle::build_after(&self.config, context.now, earlier, self.predecessors);
+            let error = match built {
+                Ok(bundle) => return Some(bundle),
+                Err(error) => error,
+            };
+            let shown = self.show(&error);
+            let last_good = before.filter(|_| context.units.keep_last_good);
+            match (&error, last_good) {
+                (BundleError::RevocationList { index, .. }, Some(_))
+                    if (1..=self.config.crls.len()).contains(index) =>
+                {
+                    context.degraded.push(shown);
+                    self.config.crls.remove(index - 1);
+                    self.origins.remove(index - 1);
+                }
+                (BundleError::Root { .. } | BundleError::NoValidRoot { .. }, Some(last_good))
+                    if self.config.roots != values(&last_good.roots) =>
+                {
+                    context.degraded.push(shown);
+                    self.roots.clone_from(&last_good.roots);
+                    self.intermediates.clone_from(&last_good.intermediates);
+                    self.config.roots = values(&self.roots);
+                    self.config.intermediates = values(&self.intermediates);
+                }
+                _ => {
+                    context.error(shown);
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn show(&self, error: &BundleError) -> Diagnostic {
+        let of = |files: Option<(&PathBuf, &Span)>, why: &str| match files {
+            Some((path, place)) => {
+                Diagnostic::new(place.clone(), format!("{}: {why}", path.display()))
+                    .label("this file")
+            }
+            None => Diagnostic::new(self.name.clone(), why.to_owned()),
+        };
+        match error {
+            BundleError::Root { index, why, .. } => of(
+                self.roots
+                    .get(index - 1)
+                    .map(|root| (&root.path, &root.place)),
+                &format!("a root certificate cannot be used: {why}"),
+            )
+            .help("name the certificate of a certificate authority"),
+            BundleError::RevocationList { index, why, .. } => of(
+                self.origins
+                    .get(index - 1)
+                    .map(|list| (&list.path, &list.place)),
+                &format!("a revocation list cannot be used: {why}"),
+            )
+            .help(why.remedy()),
+            BundleError::NoValidRoot { .. } | BundleError::NoRevocationList { .. } => {
+                of(None, &error.to_string()).help("give it a root certificate that is valid now")
+            }
+        }
+    }
+}
+
+fn revocation_lists(
+    section: &Trust,
+    context: &mut Context<'_>,
+) -> Option<Vec<Found<CertificateRevocationListDer<'static>>>> {
+    let name = match &section.name {
+        Field::Good(name) => Some(&name.value),
+        _ => None,
+    };
+    let mut all = Some(Vec::new());
+    for written in section.crls.items() {
+        let found = match name {
+            Some(name) if crl_fetch::is_url(written) => {
+                context.part(|context| crl_fetch::lists(written, name, context))
+            }
+            None if crl_fetch::is_url(written) => None,
+            _ => list_files(written, context),
+        };
+        match (found, &mut all) {
+            (Some(found), Some(all)) => all.extend(found),
+            // An entry that cannot be read is skipped. Its lists that are in force stay in force.
+            (None, Some(_)) if context.units.keep_last_good => {}
+            _ => all = None,
+        }
+    }
+    match &section.crls {
+        Field::Bad => None,
+        _ => all,
+    }
+}
+
+/// Reads the lists in the files of one entry of `crls`. In a load of material, a file that cannot
+/// be used is skipped, so that other files still take effect.
+fn list_files(
+    written: &At<String>,
+    context: &mut Context<'_>,
+) -> Option<Vec<Found<CertificateRevocationListDer<'static>>>> {
+    let expand = |context: &mut Context<'_>| context.files.expand(written, context.diagnostics);
+    let paths = context.part(expand)?;
+    let mut all = Some(Vec::new());
+    for path in paths {
+        let lists = context.part(|context| pem::revocation_lists(written, &path, context));
+        match (lists, &mut all) {
+            (Some(lists), Some(all)) => all.extend(lists.into_iter().map(|value| Found {
+                value,
+                path: path.clone(),
+                place: written.place.clone(),
+            })),
+            (None, Some(_)) if context.units.keep_last_good => {}
+            _ => all = None,
+        }
+    }
+    all
+}

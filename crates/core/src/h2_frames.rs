@@ -1,0 +1,264 @@
+//! `FrameScanner`: finds the frames of an HTTP/2 connection in its bytes (RFC 9113
+//! section 4.1), and reads the few fields that the HTTP library does not report.
+//! [`merged_data`] merges small DATA frames into larger ones.
+
+#[cfg(any(test, feature = "testing"))]
+pub mod fixture;
+pub mod merged_data;
+
+/// Length of the client's connection preface (RFC 9113 section 3.4).
+pub const PREFACE: u32 = 24;
+/// Length of a frame header.
+const HEADER: usize = 9;
+
+/// Frame type of content (RFC 9113 section 6.1).
+pub const DATA: u8 = 0;
+/// Frame type of heads and trailers (section 6.2).
+pub const HEADERS: u8 = 1;
+/// Frame type that resets a stream (section 6.4).
+pub const RST_STREAM: u8 = 3;
+/// Frame type of a peer's settings (section 6.5).
+pub const SETTINGS: u8 = 4;
+/// Frame type that ends a connection (section 6.8).
+pub const GOAWAY: u8 = 7;
+/// Frame type that enlarges a window (section 6.9).
+pub const WINDOW_UPDATE: u8 = 8;
+/// Flag of the last DATA or HEADERS frame that a peer sends on a stream.
+pub const END_STREAM: u8 = 1;
+/// Flag of a SETTINGS frame that only acknowledges settings.
+pub const ACK: u8 = 1;
+
+/// SETTINGS_INITIAL_WINDOW_SIZE and SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113 section
+/// 6.5.2), and SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 section 3).
+const INITIAL_WINDOW: u16 = 4;
+const MAX_HEADER_LIST_SIZE: u16 = 6;
+const ENABLE_CONNECT_PROTOCOL: u16 = 8;
+/// Length of one setting.
+pub const SETTING: usize = 6;
+
+/// The frame scanner of one direction of a connection.
+#[derive(Debug)]
+pub struct FrameScanner {
+    header: [u8; HEADER],
+    /// How many bytes of `header` were read.
+    have: usize,
+    /// Number of bytes to skip.
+    skip: u32,
+    /// The part of a frame's payload that is read.
+    payload: Payload,
+    /// The settings of the present SETTINGS frame.
+    settings: Settings,
+}
+
+/// The settings in one SETTINGS frame. If a setting occurs several times, the last value
+/// counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// The initial window of streams, in bytes.
+    pub initial_window: Option<u32>,
+    /// Maximum size of a head that the peer accepts, counted as in RFC 9113 section
+    /// 6.5.2.
+    pub max_header_list_size: Option<u32>,
+    /// Whether extended CONNECT is allowed.
+    pub connect_protocol: Option<bool>,
+}
+
+/// The first bytes of a payload. For SETTINGS, it contains one setting at a time.
+#[derive(Debug)]
+struct Payload {
+    bytes: [u8; 8],
+    have: usize,
+    want: usize,
+}
+
+/// A frame. Its header, and the needed part of its payload, have been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame {
+    /// The frame's type.
+    pub kind: u8,
+    /// The frame's flags.
+    pub flags: u8,
+    /// The stream to which it belongs; 0 for the connection.
+    pub stream: u32,
+    /// Length of its payload in bytes.
+    pub length: u32,
+    /// RST_STREAM and GOAWAY: the error code.
+    pub code: u32,
+    /// WINDOW_UPDATE: the increment. SETTINGS: the initial window of streams, if the
+    /// frame sets it.
+    pub window: Option<u32>,
+    /// SETTINGS: the values that the frame sets.
+    pub settings: Settings,
+}
+
+impl FrameScanner {
+    /// Creates the scanner of a direction whose frames begin after `skip` bytes.
+    #[must_use]
+    pub const fn new(skip: u32) -> Self {
+        Self {
+            header: [0; HEADER],
+            have: 0,
+            skip,
+            payload: Payload {
+                bytes: [0; 8],
+                have: 0,
+                want: 0,
+            },
+            settings: Settings {
+                initial_window: None,
+                max_header_list_size: None,
+                connect_protocol: None,
+            },
+        }
+    }
+
+    /// Reads the next bytes, and calls `each` with every frame that they complete.
+    pub fn advance(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
+        while !bytes.is_empty() {
+            if self.payload.have < self.payload.want {
+                let Some((byte, rest)) = bytes.split_first() else {
+                    return;
+                };
+                if let Some(place) = self.payload.bytes.get_mut(self.payload.have) {
+                    *place = *byte;
+                }
+                self.payload.have += 1;
+                self.skip = self.skip.saturating_sub(1);
+                bytes = rest;
+                if self.payload.have == self.payload.want && self.is_whole() {
+                    each(self.frame());
+                }
+                continue;
+            }
+            if self.skip > 0 {
+                let available = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                let step = self.skip.min(available);
+                self.skip -= step;
+                bytes = bytes
+                    .get(usize::try_from(step).unwrap_or(usize::MAX)..)
+                    .unwrap_or_default();
+                continue;
+            }
+            let count = bytes.len().min(HEADER - self.have);
+            let (now, rest) = bytes.split_at(count);
+            if let Some(places) = self.header.get_mut(self.have..self.have + count) {
+                places.copy_from_slice(now);
+            }
+            self.have += count;
+            bytes = rest;
+            if self.have == HEADER {
+                self.have = 0;
+                self.settings = Settings::default();
+                self.payload.have = 0;
+                let frame = self.frame();
+                self.skip = frame.length;
+                self.payload.want = match frame.kind {
+                    RST_STREAM | WINDOW_UPDATE if frame.length >= 4 => 4,
+                    SETTINGS if frame.length >= 6 => SETTING,
+                    GOAWAY if frame.length >= 8 => 8,
+                    _ => 0,
+                };
+                if self.payload.want == 0 {
+                    each(frame);
+                }
+            }
+        }
+    }
+
+    /// Returns whether the needed part of the payload is complete. If another setting
+    /// follows, prepares to read it.
+    fn is_whole(&mut self) -> bool {
+        let [_, _, _, kind, ..] = self.header;
+        if kind != SETTINGS {
+            return true;
+        }
+        let [a, b, c, d, e, f, ..] = self.payload.bytes;
+        let value = u32::from_be_bytes([c, d, e, f]);
+        match u16::from_be_bytes([a, b]) {
+            INITIAL_WINDOW => self.settings.initial_window = Some(value),
+            MAX_HEADER_LIST_SIZE => self.settings.max_header_list_size = Some(value),
+            ENABLE_CONNECT_PROTOCOL => self.settings.connect_protocol = Some(value == 1),
+            _ => {}
+        }
+        let more = usize::try_from(self.skip).is_ok_and(|left| left >= SETTING);
+        if more {
+            self.payload.have = 0;
+        }
+        !more
+    }
+
+    fn frame(&self) -> Frame {
+        let [a, b, c, kind, flags, d, e, f, g] = self.header;
+        let [.., h, i, j, k] = self.payload.bytes;
+        let [l, m, n, o, ..] = self.payload.bytes;
+        Frame {
+            kind,
+            flags,
+            length: u32::from_be_bytes([0, a, b, c]),
+            stream: u32::from_be_bytes([d & 0x7f, e, f, g]),
+            code: match kind {
+                RST_STREAM => u32::from_be_bytes([l, m, n, o]),
+                GOAWAY => u32::from_be_bytes([h, i, j, k]),
+                _ => 0,
+            },
+            window: match kind {
+                WINDOW_UPDATE if self.payload.have >= 4 => {
+                    Some(u32::from_be_bytes([l & 0x7f, m, n, o]))
+                }
+                _ => self.settings.initial_window,
+            },
+            settings: self.settings,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::fixture::frame;
+    use super::*;
+
+    proptest! {
+        /// The scanner finds the same frames, however the bytes are split into reads.
+        #[test]
+        fn frames_are_found_in_any_pieces(
+            frames in prop::collection::vec((0_u8..10, any::<u8>(), 0_u32..0x7fff_ffff, prop::collection::vec(prop_oneof![Just(0), Just(4), any::<u8>()], 0..24)), 0..12),
+            size in 1_usize..40,
+            preface: bool,
+        ) {
+            let skip = if preface { PREFACE } else { 0 };
+            let mut bytes = vec![0; skip as usize];
+            for (kind, flags, stream, content) in &frames {
+                bytes.extend(frame(*kind, *flags, *stream, content));
+            }
+            let mut scan = FrameScanner::new(skip);
+            let mut found = Vec::new();
+            for piece in bytes.chunks(size) {
+                scan.advance(piece, |frame| found.push(frame));
+            }
+            prop_assert_eq!(found.len(), frames.len());
+            for (found, (kind, flags, stream, content)) in found.iter().zip(&frames) {
+                prop_assert_eq!((found.kind, found.flags, found.stream), (*kind, *flags, *stream));
+                prop_assert_eq!(found.length as usize, content.len());
+                let code = |from: usize| {
+                    content.get(from..from + 4).map(|code| u32::from_be_bytes(code.try_into().unwrap()))
+                };
+                let setting = |setting: &[u8]| {
+                    (setting[..2] == [0, 4]).then(|| u32::from_be_bytes(setting[2..].try_into().unwrap()))
+                };
+                let window = match *kind {
+                    SETTINGS => content.chunks_exact(SETTING).filter_map(setting).next_back(),
+                    WINDOW_UPDATE if content.len() >= 4 => code(0).map(|more| more & 0x7fff_ffff),
+                    _ => None,
+                };
+                prop_assert_eq!(found.window, window);
+                match *kind {
+                    RST_STREAM if content.len() >= 4 => prop_assert_eq!(Some(found.code), code(0)),
+                    GOAWAY if content.len() >= 8 => prop_assert_eq!(Some(found.code), code(4)),
+                    _ => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! `Inventory`: every certificate that was signed, in `inventory.db` (SQLite).
+//!
+//! A certificate is recorded, durably, before it leaves the process, so that
+//! none exists that the authority does not know. Which ones are revoked is
+//! decided by `pki.toml`, whose revocations are copied here for searching.
+//! Several processes may read and write at once: SQLite's write-ahead log keeps
+//! readers and one writer apart.
+
+/// The database file, and the files that SQLite keeps next to it.
+mod files;
+/// The tables, and their versions.
+mod schema;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
+
+use self::schema::Access;
+use crate::identity::text::printable;
+use crate::kill_point::kill_point;
+use crate::signing::revoked::RevokedCertificate;
+use crate::store::{self, StoreError};
+
+/// How long to wait while another process uses the database.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the inventory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InventoryError {
+    /// The file could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// SQLite refused.
+    #[error("cannot use {}: {error}", .path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's reason.
+        error: rusqlite::Error,
+    },
+    /// The file was written by a newer program.
+    #[error(
+        "{} has format version {found}; this program knows {} and older. Use the newer program",
+        .path.display(), schema::VERSION
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The version that was found.
+        found: i64,
+    },
+}
+
+/// The origin of a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// `pki issue`
+    Issue,
+    /// `pki sign`
+    Sign,
+    /// `pki renew`
+    Renew,
+    /// Taken over from the earlier file of records.
+    Import,
+}
+
+impl Cause {
+    /// Returns the word in the file and in listings.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Issue => "issue",
+            Self::Sign => "sign",
+            Self::Renew => "renew",
+            Self::Import => "import",
+        }
+    }
+}
+
+/// A certificate to be recorded.
+#[derive(Debug, Clone)]
+pub(crate) struct NewEntry {
+    pub(crate) serial: String,
+    pub(crate) issuer_key: String,
+    pub(crate) issuer: String,
+    pub(crate) parent: String,
+    pub(crate) profile: String,
+    pub(crate) names: Vec<String>,
+    pub(crate) not_before: i64,
+    pub(crate) not_after: i64,
+    pub(crate) thumbprint: String,
+    pub(crate) certificate: PathBuf,
+    pub(crate) issued_at: i64,
+    pub(crate) cause: Cause,
+}
+
+/// One certificate of the inventory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Position in the order of issuing.
+    pub id: i64,
+    /// Lower-case hexadecimal.
+    pub serial: String,
+    /// Subject key identifier of the authority that signed it, in hexadecimal.
+    pub issuer_key: String,
+    /// The subject of the authority that signed it.
+    pub issuer: String,
+    /// Thumbprint of the authority's certificate, like [`Entry::thumbprint`].
+    pub parent: String,
+    /// The profile it was issued under.
+    pub profile: String,
+    /// The names in printed form; the first one is the identity.
+    pub names: Vec<String>,
+    /// Seconds since the Unix epoch.
+    pub not_before: i64,
+    /// Seconds since the Unix epoch.
+    pub not_after: i64,
+    /// SHA-256 of the certificate in base64url.
+    pub thumbprint: String,
+    /// Path of the certificate.
+    pub certificate: PathBuf,
+    /// When it was signed, in seconds since the Unix epoch.
+    pub issued_at: i64,
+    /// The operating system's user who had it signed.
+    pub issued_by: String,
+    /// The command that signed the certificate: `issue`, `sign`, `renew`.
+    pub cause: String,
+    /// When and why it was revoked.
+    pub revoked: Option<(i64, String)>,
+}
+
+/// The conditions for certificates to be listed.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Carrying exactly this name, in printed form.
+    pub name: Option<String>,
+    /// Selects the certificate with this serial number.
+    pub serial: Option<String>,
+    /// Neither revoked nor expired at this time.
+    pub live_at: Option<i64>,
+    /// Ending at this time or before.
+    pub ending_by: Option<i64>,
+    /// Signed before this time.
+    pub issued_before: Option<i64>,
+    /// Revoked ones only.
+    pub revoked: bool,
+    /// Later in the order of issuing than this [`Entry::id`].
+    pub after: Option<i64>,
+    /// Maximum number of certificates.
+    pub limit: Option<u32>,
+}
+
+/// The open inventory.
+#[derive(Debug)]
+pub(crate) struct Inventory {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Inventory {
+    /// Opens the inventory, creates it if there is none, and brings an older
+    /// one up to date.
+    pub(crate) fn open(path: &Path) -> Result<Self, InventoryError> {
+        files::keep_private(path)?;
+        let failed = sqlite(path);
+        let connection = Connection::open(path).map_err(&failed)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(&failed)?;
+        let mut inventory = Self {
+            connection,
+            path: path.to_owned(),
+        };
+        inventory.check_version()?;
+        // FULL: a commit is on the disk before the certificate leaves.
+        inventory
+            .connection
+            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
+            .map_err(&failed)?;
+        schema::migrate(&mut inventory.connection).map_err(&failed)?;
+        Ok(inventory)
+    }
+
+    fn check_version(&self) -> Result<(), InventoryError> {
+        let found = schema::version(&self.connection).map_err(sqlite(&self.path))?;
+        if found > schema::VERSION {
+            return Err(InventoryError::Newer {
+                path: self.path.clone(),
+                found,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether a certificate is recorded.
+    pub(crate) fn has(&self, issuer_key: &str, serial: &str) -> Result<bool, InventoryError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT 1 FROM certificate WHERE issuer_key = ?1 AND serial = ?2")
+            .map_err(sqlite(&self.path))?;
+        statement
+            .exists(params![issuer_key, serial])
+            .map_err(sqlite(&self.path))
+    }
+
+    /// Records certificates, all or none, durably.
+    pub(crate) fn record(&mut self, entries: &[NewEntry]) -> Result<(), InventoryError> {
+        let user = user();
+        let transaction = self.connection.transaction().map_err(sqlite(&self.path))?;
+        kill_point();
+        let result = entries
+            .iter()
+            .try_for_each(|entry| insert(&transaction, entry, &user))
+            .and_then(|()| transaction.commit());
+        result.map_err(sqlite(&self.path))
+    }
+
+    /// Takes over records of the earlier kind, those already known excepted.
+    pub(crate) fn import(&mut self, entries: &[NewEntry]) -> Result<(), InventoryError> {
+        let failed = sqlite(&self.path);
+        kill_point();
+        let transaction = self.connection.transaction().map_err(&failed)?;
+        let result = entries
+            .iter()
+            .try_for_each(|entry| {
+                let known: Option<i64> = transaction
+                    .prepare_cached(
+                        "SELECT id FROM certificate WHERE issuer_key = ?1 AND serial = ?2",
+                    )?
+                    .query_row(params![entry.issuer_key, entry.serial], |row| row.get(0))
+                    .optional()?;
+                match known {
+                    Some(_) => Ok(()),
+                    None => insert(&transaction, entry, "unknown"),
+                }
+            })
+            .and_then(|()| transaction.commit());
+        result.map_err(&failed)
+    }
+
+    /// Copies revocations of one issuer.
+    pub(crate) fn mark_revoked<'a>(
+        &mut self,
+        issuer_key: &str,
+        revoked: impl Iterator<Item = &'a RevokedCertificate>,
+    ) -> Result<(), InventoryError> {
+        let failed = sqlite(&self.path);
+        kill_point();
+        let transaction = self.connection.transaction().map_err(&failed)?;
+        let result = (|| {
+            let mut update = transaction.prepare_cached(
+                "UPDATE certificate SET revoked_at = ?3, revoked_reason = ?4
+                 WHERE issuer_key = ?1 AND serial = ?2 AND revoked_at IS NULL",
+            )?;
+            for entry in revoked {
+                update.execute(params![
+                    issuer_key,
+                    entry.serial,
+                    entry.time,
+                    entry.reason.as_str()
+                ])?;
+            }
+            drop(update);
+            transaction.commit()
+        })();
+        result.map_err(&failed)
+    }
+
+    /// Counts the revoked certificates of an issuer.
+    pub(crate) fn count_revoked(&self, issuer_key: &str) -> Result<usize, InventoryError> {
+        self.connection
+            .query_row(
+                "SELECT COUNT(*) FROM certificate WHERE issuer_key = ?1 AND revoked_at IS NOT NULL",
+                [issuer_key],
+                |row| row.get::<_, i64>(0),
+            )
+            .map(|count| usize::try_from(count).unwrap_or(0))
+            .map_err(sqlite(&self.path))
+    }
+
+    /// Counts the certificates of an issuer that are neither revoked nor expired.
+    pub(crate) fn count_live(&self, issuer_key: &str, now: i64) -> Result<u64, InventoryError> {
+        self.connection
+            .query_row(
+                "SELECT COUNT(*) FROM certificate
+                 WHERE issuer_key = ?1 AND revoked_at IS NULL AND not_after >= ?2",
+                params![issuer_key, now],
+                |row| row.get::<_, i64>(0),
+            )
+            .map(|count| u64::try_from(count).unwrap_or(0))
+            .map_err(sqlite(&self.path))
+    }
+
+    /// Whether a live certificate of one of the issuers has this name and this path.
+    pub(crate) fn has_live(
+        &self,
+        issuer_keys: &[String],
+        name: &str,
+        place: &Path,
+        now: i64,
+    ) -> Result<bool, InventoryError> {
+        let issuers = serde_json::json!(issuer_keys).to_string();
+        let run = || {
+            self.connection
+                .prepare_cached(schema::HAS_LIVE)?
+                .exists(params![issuers, name, place.to_string_lossy(), now])
+        };
+        run().map_err(sqlite(&self.path))
+    }
+
+    /// Finds the certificates of some issuers that pass a filter, oldest first.
+    pub(crate) fn find(
+        &self,
+        issuer_keys: &[String],
+        filter: &Filter,
+    ) -> Result<Vec<Entry>, InventoryError> {
+        let run = || -> rusqlite::Result<Vec<Entry>> {
+            let issuers = serde_json::json!(issuer_keys).to_string();
+            let (after, limit) = (
+                filter.after.unwrap_or(0),
+                filter.limit.map_or(-1, i64::from),
+            );
+            let mut values: Vec<(&str, &dyn ToSql)> = vec![
+                (":issuers", &issuers),
+                (":after", &after),
+                (":limit", &limit),
+            ];
+            let mut conditions = Vec::new();
+            if let Some(name) = &filter.name {
+                conditions.push("id IN (SELECT certificate FROM name WHERE name = :name)");
+                values.push((":name", name));
+            }
+            if let Some(serial) = &filter.serial {
+                conditions.push("serial = :serial");
+                values.push((":serial", serial));
+            }
+            if let Some(time) = &filter.live_at {
+                conditions.push("not_after >= :live_at AND revoked_at IS NULL");
+                values.push((":live_at", time));
+            }
+            if let Some(time) = &filter.ending_by {
+                conditions.push("not_after <= :ending_by");
+                values.push((":ending_by", time));
+            }
+            if let Some(time) = &filter.issued_before {
+                conditions.push("issued_at < :issued_before");
+                values.push((":issued_before", time));
+            }
+            if filter.revoked {
+                conditions.push("revoked_at IS NOT NULL");
+            }
+            let statement = schema::find(self.access(filter)?, &conditions);
+            let mut statement = self.connection.prepare_cached(&statement)?;
+            let rows = statement.query_map(values.as_slice(), entry)?;
+            rows.collect()
+        };
+        run().map_err(sqlite(&self.path))
+    }
+
+    /// Chooses the fastest way to find the entries that a filter selects. If there are many, going
+    /// through all entries in order finds the first page soonest.
+    fn access(&self, filter: &Filter) -> rusqlite::Result<Access> {
+        let is_few = |count: i64| count < schema::FEW;
+        if filter.serial.is_some() {
+            return Ok(Access::BySerial);
+        }
+        if filter.name.is_some() {
+            return Ok(Access::InOrder);
+        }
+        if filter.revoked {
+            let mut statement = self.connection.prepare_cached(schema::COUNT_REVOKED)?;
+            if is_few(statement.query_row([schema::FEW], |row| row.get(0))?) {
+                return Ok(Access::ByRevocation);
+            }
+        }
+        if let Some(end) = filter.ending_by {
+            let begin = filter.live_at.unwrap_or(i64::MIN);
+            let mut statement = self.connection.prepare_cached(schema::COUNT_ENDING)?;
+            if is_few(statement.query_row([schema::FEW, begin, end], |row| row.get(0))?) {
+                return Ok(Access::ByEnd);
+            }
+        }
+        Ok(Access::InOrder)
+    }
+}
+
+fn insert(connection: &Connection, entry: &NewEntry, user: &str) -> rusqlite::Result<()> {
+    let names = serde_json::json!(entry.names).to_string();
+    connection.prepare_cached(schema::INSERT)?.execute(params![
+        entry.serial,
+        entry.issuer_key,
+        entry.issuer,
+        entry.parent,
+        entry.profile,
+        names,
+        entry.not_before,
+        entry.not_after,
+        entry.thumbprint,
+        entry.certificate.to_string_lossy(),
+        entry.issued_at,
+        user,
+        entry.cause.as_str(),
+    ])?;
+    let id = connection.last_insert_rowid();
+    let mut statement = connection
+        .prepare_cached("INSERT OR IGNORE INTO name (name, certificate) VALUES (?1, ?2)")?;
+    for name in &entry.names {
+        statement.execute(params![name, id])?;
+    }
+    Ok(())
+}
+
+fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let names: String = row.get("names")?;
+    let revoked_at: Option<i64> = row.get("revoked_at")?;
+    let reason: Option<String> = row.get("revoked_reason")?;
+    Ok(Entry {
+        id: row.get("id")?,
+        serial: row.get("serial")?,
+        issuer_key: row.get("issuer_key")?,
+        issuer: row.get("issuer")?,
+        parent: row.get("parent")?,
+        profile: row.get("profile")?,
+        names: serde_json::from_str(&names).unwrap_or_default(),
+        not_before: row.get("not_before")?,
+        not_after: row.get("not_after")?,
+        thumbprint: row.get("thumbprint")?,
+        certificate: PathBuf::from(row.get::<_, String>("certificate")?),
+        issued_at: row.get("issued_at")?,
+        issued_by: row.get("issued_by")?,
+        cause: row.get("cause")?,
+        revoked: revoked_at.map(|at| (at, reason.unwrap_or_default())),
+    })
+}
+
+/// Returns the user name from the environment. It is informative, and proves nothing.
+fn user() -> String {
+    ["SUDO_USER", "USER", "LOGNAME"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
+        .map_or_else(|| "unknown".to_owned(), |user| printable(&user))
+}
+
+fn sqlite(path: &Path) -> impl Fn(rusqlite::Error) -> InventoryError + use<> {
+    let path = path.to_owned();
+    move |error| InventoryError::Sqlite {
+        path: path.clone(),
+        error,
+    }
+}
+
+/// Puts the earlier file of records aside, once it is taken over.
+pub(crate) fn retire_journal(journal: &Path) -> Result<(), StoreError> {
+    store::rename(journal, &journal.with_extension("jsonl.imported"))
+}
+
+#[cfg(test)]
+#[path = "inventory/tests.rs"]
+mod tests;

@@ -1,0 +1,408 @@
+//! The state of an authority: its trust domain, list numbers and revoked certificates (`pki.toml`).
+//!
+//! `pki.toml` is small and replaced as a whole. Signed certificates are in [`super::inventory`].
+//! The file in which earlier versions kept them (`issued.jsonl`) is still read here.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::TrustDomain;
+use crate::signing::revoked::RevokedCertificate;
+use crate::signing::signatory::{AuthorityName, Generation, Signatory};
+use crate::store::{self, StoreError};
+
+/// The newest version this program knows; newer ones are refused, not guessed at.
+/// Version 2 has generations, version 3 authorities without intermediate; others
+/// stay at 1, so that earlier programs can still use them.
+const VERSION: u32 = 3;
+const WITH_GENERATIONS: u32 = 2;
+const ROOT_ONLY: u32 = 3;
+
+const HEADER: &str = "# State of a certificate authority, kept by `countersign pki`.\n\
+    # List numbers must never go back, so restore this file from a backup with care.\n\n";
+
+/// Why the records of the authority cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// `pki.toml` does not read.
+    #[error("{} is damaged: {why}", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why the file cannot be parsed.
+        why: String,
+    },
+    /// `pki.toml` was written by a newer program.
+    #[error("{} has format version {found}; this program knows {VERSION} and older", .path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The version that was found.
+        found: u32,
+    },
+}
+
+/// The generation before the present one, until it is retired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EarlierState {
+    pub(crate) generation: Generation,
+    pub(crate) crl_number: CrlNumbers,
+}
+
+/// The content of `pki.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct State {
+    version: u32,
+    #[serde(with = "trust_domain_text")]
+    pub(crate) trust_domain: TrustDomain,
+    /// Set if there is no intermediate, so that the root signs leaves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) root_only: bool,
+    #[serde(default, skip_serializing_if = "Generation::is_first")]
+    pub(crate) generation: Generation,
+    /// An earlier version began a rotation and did not complete it; see
+    /// `files::unsettled`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) unsettled: bool,
+    pub(crate) crl_number: CrlNumbers,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) earlier: Option<EarlierState>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) revoked: Vec<RevokedCertificate>,
+}
+
+/// The number of the latest list of each authority (RFC 5280 section 5.2.3).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CrlNumbers {
+    root: u64,
+    /// Zero if there is no intermediate.
+    intermediate: u64,
+}
+
+impl CrlNumbers {
+    /// Takes the next number of an authority.
+    pub(crate) const fn take_next(&mut self, authority: AuthorityName) -> u64 {
+        let number = match authority {
+            AuthorityName::Root => &mut self.root,
+            AuthorityName::Intermediate => &mut self.intermediate,
+        };
+        *number = number.saturating_add(1);
+        *number
+    }
+}
+
+impl State {
+    pub(crate) fn new(trust_domain: TrustDomain, root_only: bool) -> Self {
+        Self {
+            version: if root_only { ROOT_ONLY } else { 1 },
+            trust_domain,
+            root_only,
+            generation: Generation::FIRST,
+            unsettled: false,
+            crl_number: CrlNumbers::default(),
+            earlier: None,
+            revoked: Vec::new(),
+        }
+    }
+
+    pub(crate) fn is_revoked(&self, issuer: Signatory, serial: &str) -> bool {
+        self.revoked
+            .iter()
+            .any(|entry| entry.is_of(issuer) && entry.serial == serial)
+    }
+
+    /// Takes the next list number of an authority; 0 for one that is retired.
+    pub(crate) fn take_number(&mut self, signatory: Signatory) -> u64 {
+        if signatory.generation == self.generation {
+            return self.crl_number.take_next(signatory.name);
+        }
+        match &mut self.earlier {
+            Some(earlier) if earlier.generation == signatory.generation => {
+                earlier.crl_number.take_next(signatory.name)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Makes the present generation the earlier one.
+    pub(crate) fn rotate(&mut self, crl_number: CrlNumbers) {
+        self.earlier = Some(EarlierState {
+            generation: self.generation,
+            crl_number: self.crl_number,
+        });
+        self.version = self.version.max(WITH_GENERATIONS);
+        self.generation = self.generation.next();
+        self.crl_number = crl_number;
+    }
+
+    /// Forgets the earlier generation and its revocations.
+    pub(crate) fn retire(&mut self) {
+        if let Some(earlier) = self.earlier.take() {
+            self.revoked
+                .retain(|entry| entry.generation != earlier.generation);
+        }
+    }
+
+    pub(crate) fn read(path: &Path) -> Result<Self, StateError> {
+        Self::parse(path, &store::read(path)?)
+    }
+
+    /// Parses the content. `path` is for error messages.
+    fn parse(path: &Path, content: &[u8]) -> Result<Self, StateError> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let damaged = |why: String| StateError::Damaged {
+            path: path.to_owned(),
+            why,
+        };
+        let text = str::from_utf8(content).map_err(|error| damaged(error.to_string()))?;
+        // A newer format may not read; its version does. Not the other way
+        // round: reading a hundred thousand revocations twice takes its time.
+        let (found, read) = match toml::from_str::<Self>(text) {
+            Ok(state) => (state.version, Ok(state)),
+            Err(error) => {
+                let Version { version } =
+                    toml::from_str(text).map_err(|error| damaged(error.message().to_owned()))?;
+                (version, Err(damaged(error.message().to_owned())))
+            }
+        };
+        if found > VERSION {
+            return Err(StateError::Newer {
+                path: path.to_owned(),
+                found,
+            });
+        }
+        read
+    }
+
+    /// Returns the content of the file. `path` is for error messages.
+    pub(crate) fn to_file(&self, path: &Path) -> Result<Vec<u8>, StateError> {
+        let text = toml::to_string(self).map_err(|error| StateError::Damaged {
+            path: path.to_owned(),
+            why: error.to_string(),
+        })?;
+        Ok(format!("{HEADER}{text}").into_bytes())
+    }
+}
+
+/// `pki.toml` as it was read last, so that a file that has not changed is not
+/// parsed again: with many revocations that takes longer than everything else.
+#[derive(Debug, Default)]
+pub(crate) struct StateCache(Mutex<Option<(Vec<u8>, State)>>);
+
+impl StateCache {
+    /// Returns the present content of the file.
+    pub(crate) fn read(&self, path: &Path) -> Result<State, StateError> {
+        let content = store::read(path)?;
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((seen, state)) if *seen == content => Ok(state.clone()),
+            _ => {
+                let state = State::parse(path, &content)?;
+                *known = Some((content, state.clone()));
+                Ok(state)
+            }
+        }
+    }
+
+    /// Keeps the content that was written to the file.
+    pub(crate) fn remember(&self, content: Vec<u8>, state: &State) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Some((content, state.clone()));
+    }
+}
+
+mod trust_domain_text {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use crate::identity::TrustDomain;
+
+    pub(crate) fn serialize<S: Serializer>(
+        domain: &TrustDomain,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(domain.as_str())
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<TrustDomain, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        TrustDomain::parse(&name).map_err(serde::de::Error::custom)
+    }
+}
+
+/// One line of `issued.jsonl`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuedRecord {
+    /// Lower-case hexadecimal.
+    pub serial: String,
+    /// Subject key identifier of the authority that signed it, in hexadecimal.
+    pub issuer_key: String,
+    /// The profile it was issued under.
+    pub profile: String,
+    /// The names in printed form.
+    pub names: Vec<String>,
+    /// Seconds since the Unix epoch.
+    pub not_before: i64,
+    /// Seconds since the Unix epoch.
+    pub not_after: i64,
+    /// SHA-256 of the certificate in base64url.
+    #[serde(rename = "x5t#S256")]
+    pub thumbprint: String,
+    /// Path of the certificate.
+    pub certificate: PathBuf,
+}
+
+/// Reads all records. A line that a crash cut short is left out: its
+/// certificate never left the process.
+pub(crate) fn read_issued(path: &Path) -> Result<Vec<IssuedRecord>, StateError> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let content = store::read(path)?;
+    Ok(content
+        .split(|octet| *octet == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signing::revoked::RevocationReason;
+    use crate::store::{Audience, Existing};
+
+    impl State {
+        fn write(&self, path: &Path) -> Result<(), StateError> {
+            let content = self.to_file(path)?;
+            Ok(store::write(
+                path,
+                &content,
+                Audience::Public,
+                Existing::Replace,
+            )?)
+        }
+    }
+
+    #[test]
+    fn state_survives_a_round_trip() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pki.toml");
+        let mut state = State::new(TrustDomain::parse("example.org").unwrap(), false);
+        assert_eq!(state.crl_number.take_next(AuthorityName::Root), 1);
+        assert_eq!(state.crl_number.take_next(AuthorityName::Root), 2);
+        assert_eq!(state.crl_number.take_next(AuthorityName::Intermediate), 1);
+        state.revoked.push(RevokedCertificate {
+            issuer: AuthorityName::Intermediate,
+            generation: Generation::FIRST,
+            serial: "0badc0de".to_owned(),
+            time: 1_770_000_000,
+            reason: RevocationReason::KeyCompromise,
+        });
+        state.write(&path).unwrap();
+        assert_eq!(State::read(&path).unwrap(), state);
+    }
+
+    #[test]
+    fn only_a_rotated_authority_needs_the_newer_format() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pki.toml");
+        let mut state = State::new(TrustDomain::parse("example.org").unwrap(), false);
+        state.write(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("version = 1") && !text.contains("generation"));
+        state.rotate(CrlNumbers::default());
+        state.write(&path).unwrap();
+        assert_eq!(State::read(&path).unwrap(), state);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("version = 2") && text.contains("generation = 2"));
+        let earlier = Signatory {
+            name: AuthorityName::Root,
+            generation: Generation::FIRST,
+        };
+        assert_eq!(state.take_number(earlier), 1);
+        state.retire();
+        assert_eq!(state.take_number(earlier), 0);
+    }
+
+    #[test]
+    fn a_cache_sees_what_others_write() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pki.toml");
+        let mut state = State::new(TrustDomain::parse("example.org").unwrap(), true);
+        let (cache, other) = (StateCache::default(), StateCache::default());
+        state.write(&path).unwrap();
+        cache.remember(state.to_file(&path).unwrap(), &state);
+        assert_eq!(cache.read(&path).unwrap(), state);
+        assert_eq!(other.read(&path).unwrap(), state);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("version = 3") && text.contains("root_only = true"));
+        state.crl_number.take_next(AuthorityName::Root);
+        state.write(&path).unwrap();
+        assert_eq!(cache.read(&path).unwrap(), state);
+        assert_eq!(other.read(&path).unwrap(), state);
+    }
+
+    #[test]
+    fn damaged_and_newer_files_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pki.toml");
+        for (content, newer) in [
+            ("", false),
+            ("version = 1", false),
+            (
+                "version = 1\ntrust_domain = \"A\"\n[crl_number]\nroot=1\nintermediate=1",
+                false,
+            ),
+            (
+                "version = 1\ntrust_domain = \"a\"\nx = 1\n[crl_number]\nroot=1\nintermediate=1",
+                false,
+            ),
+            ("version = 4\nanything = 1", true),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            let error = State::read(&path).unwrap_err();
+            assert_eq!(
+                matches!(error, StateError::Newer { .. }),
+                newer,
+                "{content}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_line_cut_short_spoils_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("issued.jsonl");
+        let record = |serial: &str| IssuedRecord {
+            serial: serial.to_owned(),
+            issuer_key: "00".to_owned(),
+            profile: "peer".to_owned(),
+            names: vec!["dns:a".to_owned()],
+            not_before: 0,
+            not_after: 1,
+            thumbprint: "00".to_owned(),
+            certificate: PathBuf::from("a.pem"),
+        };
+        assert!(read_issued(&path).unwrap().is_empty());
+        let line = |serial: &str| serde_json::to_string(&record(serial)).unwrap();
+        let content = format!(
+            "{}\n{{\"serial\":\"02\",\"iss\n{}\n",
+            line("01"),
+            line("03")
+        );
+        std::fs::write(&path, content).unwrap();
+        assert_eq!(read_issued(&path).unwrap(), [record("01"), record("03")]);
+    }
+}

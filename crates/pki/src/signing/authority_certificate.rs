@@ -1,0 +1,168 @@
+//! `AuthorityCertificate`: the public half of an authority, read and checked.
+//!
+//! Signing is in [`super::authority`]; `crate::trust` decides which authorities are
+//! trusted.
+
+use rustls_pki_types::CertificateDer;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::error::AuthorityError;
+use crate::clock;
+use crate::identity::text::hex;
+use crate::identity::{LeafFacts, SpiffeId, TrustDomain};
+
+/// The public half of an authority: its certificate and the facts that it states.
+#[derive(Debug, Clone)]
+pub struct AuthorityCertificate {
+    pub(super) der: CertificateDer<'static>,
+    pub(super) facts: LeafFacts,
+    pub(super) subject_der: Vec<u8>,
+    pub(super) public_key_der: Vec<u8>,
+    pub(super) key_identifier: Vec<u8>,
+    pub(super) path_length: Option<u32>,
+    pub(super) trust_domain: TrustDomain,
+}
+
+impl AuthorityCertificate {
+    /// Reads a certificate, and checks that it belongs to an authority.
+    ///
+    /// # Errors
+    /// If it cannot be read, does not belong to an authority, or names no trust domain.
+    pub fn read(der: CertificateDer<'static>) -> Result<Self, AuthorityError> {
+        Self::read_for(der, None)
+    }
+
+    /// Reads a certificate of an authority that may name no trust domain, which
+    /// `domain` then says.
+    ///
+    /// # Errors
+    /// As [`AuthorityCertificate::read`].
+    pub fn read_for(
+        der: CertificateDer<'static>,
+        domain: Option<&TrustDomain>,
+    ) -> Result<Self, AuthorityError> {
+        use AuthorityError::NotAnAuthority;
+        let facts =
+            LeafFacts::read(&der).map_err(|error| AuthorityError::Unreadable(error.to_string()))?;
+        let (_, certificate) = X509Certificate::from_der(&der)
+            .map_err(|error| AuthorityError::Unreadable(error.to_string()))?;
+        let mut path_length = None;
+        let mut key_identifier = None;
+        let mut uris = Vec::new();
+        for extension in certificate.extensions() {
+            match extension.parsed_extension() {
+                ParsedExtension::BasicConstraints(constraints) => {
+                    path_length = constraints.path_len_constraint;
+                }
+                ParsedExtension::SubjectKeyIdentifier(identifier) => {
+                    key_identifier = Some(identifier.0.to_vec());
+                }
+                ParsedExtension::SubjectAlternativeName(names) => {
+                    uris.extend(names.general_names.iter().filter_map(|name| match name {
+                        GeneralName::URI(uri) => Some(*uri),
+                        _ => None,
+                    }));
+                }
+                _ => {}
+            }
+        }
+        if !facts.is_ca {
+            return Err(NotAnAuthority("basicConstraints does not say CA"));
+        }
+        // RFC 5280 section 4.2.1.3: both bits, or lists would not verify.
+        let needed = crate::identity::leaf::key_usage::KEY_CERT_SIGN
+            | crate::identity::leaf::key_usage::CRL_SIGN;
+        if facts.key_usage.is_none_or(|bits| bits & needed != needed) {
+            return Err(NotAnAuthority("keyUsage lacks keyCertSign or cRLSign"));
+        }
+        let key_identifier =
+            key_identifier.ok_or(NotAnAuthority("it has no subject key identifier"))?;
+        // X509-SVID section 4.1: a signing certificate's ID has no path.
+        let trust_domain = match uris.as_slice() {
+            [uri] => SpiffeId::parse(uri)
+                .ok()
+                .filter(|id| id.path().is_empty())
+                .map(|id| id.trust_domain().clone()),
+            [] => domain.cloned(),
+            _ => None,
+        }
+        .ok_or(NotAnAuthority("it does not name one trust domain"))?;
+        let subject_der = certificate.subject().as_raw().to_vec();
+        let public_key_der = certificate.public_key().raw.to_vec();
+        Ok(Self {
+            facts,
+            subject_der,
+            public_key_der,
+            key_identifier,
+            path_length,
+            trust_domain,
+            der,
+        })
+    }
+
+    /// Returns the certificate itself.
+    #[must_use]
+    pub const fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
+    /// Returns the facts that the certificate states.
+    #[must_use]
+    pub const fn facts(&self) -> &LeafFacts {
+        &self.facts
+    }
+
+    /// Returns the encoded subject.
+    #[must_use]
+    pub fn subject_der(&self) -> &[u8] {
+        &self.subject_der
+    }
+
+    /// Returns the public key, encoded as SubjectPublicKeyInfo.
+    pub(crate) fn public_key_der(&self) -> &[u8] {
+        &self.public_key_der
+    }
+
+    /// Returns the trust domain of the authority.
+    #[must_use]
+    pub const fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// Returns the subject key identifier in hexadecimal.
+    #[must_use]
+    pub fn key_identifier_hex(&self) -> String {
+        hex(&self.key_identifier)
+    }
+
+    /// Whether the certificate is self-signed, as roots are.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        self.has_signed(&self.der)
+    }
+
+    /// Whether this authority signed a certificate. Both the issuer name and the signature must
+    /// match.
+    #[must_use]
+    pub fn has_signed(&self, der: &[u8]) -> bool {
+        let Ok((_, certificate)) = X509Certificate::from_der(der) else {
+            return false;
+        };
+        let Ok((_, own)) = X509Certificate::from_der(&self.der) else {
+            return false;
+        };
+        certificate.issuer().as_raw() == self.subject_der
+            && certificate.verify_signature(Some(own.public_key())).is_ok()
+    }
+
+    pub(super) fn check_time(&self, now: i64) -> Result<(), AuthorityError> {
+        if clock::certificate_is_over(self.facts.not_after, now) {
+            return Err(AuthorityError::Expired(self.facts.not_after));
+        }
+        if now < self.facts.not_before {
+            return Err(AuthorityError::NotYetValid(self.facts.not_before));
+        }
+        Ok(())
+    }
+}

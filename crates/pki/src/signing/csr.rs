@@ -1,0 +1,226 @@
+//! `SigningRequest`: the usable parts of a PKCS#10 request (RFC 2986).
+//!
+//! A key and names, nothing else: usages, lifetime, constraints and the subject
+//! come from the profile, whatever the requester writes. The encoder's own
+//! reader is not used, since it would carry `CA:TRUE` over into the certificate.
+
+use std::net::IpAddr;
+
+use rcgen::SubjectPublicKeyInfo;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::cri_attributes::ParsedCriAttribute;
+use x509_parser::extensions::{GeneralName, ParsedExtension, X509Extension};
+use x509_parser::prelude::FromDer as _;
+use x509_parser::public_key::PublicKey;
+
+use super::names::{RequestError, SubjectNames};
+use crate::identity::leaf::{key_usage, rfc4514};
+use crate::identity::text::printable;
+use crate::pem;
+use crate::reason::ReasonCode;
+
+/// Why a request is not signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SigningRequestError {
+    /// The content is not a PKCS#10 request.
+    #[error("it is not a PKCS#10 request in PEM or DER form: {0}")]
+    Unreadable(String),
+    /// The gateway would refuse the requested certificate.
+    #[error(transparent)]
+    Refused(#[from] RequestError),
+}
+
+/// A PKCS#10 request with a valid signature.
+#[derive(Debug)]
+pub struct SigningRequest {
+    pub(crate) key: SubjectPublicKeyInfo,
+    names: SubjectNames,
+    subject: String,
+    ignored: Vec<String>,
+}
+
+impl SigningRequest {
+    /// Reads a request in PEM or DER form and checks its signature.
+    ///
+    /// # Errors
+    /// When it is unreadable, its signature is forged, its key too weak, or it
+    /// asks for the rights of an authority.
+    pub fn read(content: &[u8]) -> Result<Self, SigningRequestError> {
+        let der = pem::request(content).map_err(|error| {
+            SigningRequestError::Unreadable(format!("{error}; {}", error.remedy()))
+        })?;
+        let unreadable = |why: &str| SigningRequestError::Unreadable(why.to_owned());
+        let (rest, request) = X509CertificationRequest::from_der(&der)
+            .map_err(|_| unreadable("its encoding is damaged"))?;
+        if !rest.is_empty() {
+            return Err(unreadable("bytes follow it"));
+        }
+        let info = &request.certification_request_info;
+        let key = usable_key(&info.subject_pki)?;
+        // Proof of possession: without it, a requester could have a certificate for the
+        // key of another.
+        request.verify_signature().map_err(|_| {
+            RequestError::new(
+                ReasonCode::BadSignature,
+                "the request's signature does not verify: it was altered, or signed with another key",
+            )
+        })?;
+        let mut read = Self {
+            key,
+            names: SubjectNames::new(),
+            subject: rfc4514(&info.subject),
+            ignored: Vec::new(),
+        };
+        let mut has_names = false;
+        for attribute in info.iter_attributes() {
+            match attribute.parsed_attribute() {
+                ParsedCriAttribute::ExtensionRequest(requested) => {
+                    for extension in &requested.extensions {
+                        read.take(extension, &mut has_names)?;
+                    }
+                }
+                ParsedCriAttribute::ChallengePassword(_) => {}
+                _ => read
+                    .ignored
+                    .push(format!("attribute {}", attribute.oid.to_id_string())),
+            }
+        }
+        Ok(read)
+    }
+
+    /// Returns the requested names.
+    #[must_use]
+    pub const fn names(&self) -> &SubjectNames {
+        &self.names
+    }
+
+    /// Returns the subject in RFC 4514 form. The certificate does not take it over.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// Lists the requested features that the certificate will not have.
+    #[must_use]
+    pub fn ignored(&self) -> &[String] {
+        &self.ignored
+    }
+
+    fn take(
+        &mut self,
+        extension: &X509Extension<'_>,
+        has_names: &mut bool,
+    ) -> Result<(), RequestError> {
+        let wrong_usage = |what: &str| {
+            Err(RequestError::new(
+                ReasonCode::WrongUsage,
+                format!("the request asks for {what}; authorities are made with pki init"),
+            ))
+        };
+        match extension.parsed_extension() {
+            ParsedExtension::SubjectAlternativeName(names) => {
+                if std::mem::replace(has_names, true) {
+                    return Err(RequestError::new(
+                        ReasonCode::MalformedIdentity,
+                        "the request has two lists of subject alternative names",
+                    ));
+                }
+                for name in &names.general_names {
+                    self.take_name(name)?;
+                }
+            }
+            ParsedExtension::BasicConstraints(constraints) if constraints.ca => {
+                return wrong_usage("the rights of an authority (CA:TRUE)");
+            }
+            ParsedExtension::BasicConstraints(_) => {}
+            ParsedExtension::KeyUsage(usage) if usage.flags & key_usage::OF_AUTHORITIES != 0 => {
+                return wrong_usage("the right to sign certificates or revocation lists");
+            }
+            ParsedExtension::KeyUsage(_) => self.ignored.push("key usage".to_owned()),
+            ParsedExtension::ExtendedKeyUsage(_) => {
+                self.ignored.push("extended key usage".to_owned());
+            }
+            ParsedExtension::SubjectKeyIdentifier(_) => {
+                self.ignored.push("subject key identifier".to_owned());
+            }
+            ParsedExtension::ParseError { .. } => {
+                return Err(RequestError::new(
+                    ReasonCode::MalformedIdentity,
+                    format!(
+                        "extension {} of the request is malformed",
+                        extension.oid.to_id_string()
+                    ),
+                ));
+            }
+            _ => self
+                .ignored
+                .push(format!("extension {}", extension.oid.to_id_string())),
+        }
+        Ok(())
+    }
+
+    fn take_name(&mut self, name: &GeneralName<'_>) -> Result<(), RequestError> {
+        let names = std::mem::take(&mut self.names);
+        self.names = match name {
+            GeneralName::URI(uri) => names.uri(uri)?,
+            GeneralName::DNSName(dns) => names.dns(dns)?,
+            GeneralName::RFC822Name(address) => names.email(address)?,
+            GeneralName::IPAddress(octets) => match ip_address(octets) {
+                Some(address) => names.ip(address),
+                None => {
+                    return Err(RequestError::new(
+                        ReasonCode::MalformedIdentity,
+                        "an IP address in the request has neither 4 nor 16 octets",
+                    ));
+                }
+            },
+            GeneralName::Invalid(..) => {
+                return Err(RequestError::new(
+                    ReasonCode::MalformedIdentity,
+                    "a name in the request is malformed",
+                ));
+            }
+            other => {
+                self.ignored
+                    .push(format!("name {}", printable(&other.to_string())));
+                names
+            }
+        };
+        Ok(())
+    }
+}
+
+fn ip_address(octets: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(octets)
+        .map(IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from))
+        .ok()
+}
+
+/// Returns the key if the gateway accepts it and this build can certify it.
+fn usable_key(
+    info: &x509_parser::x509::SubjectPublicKeyInfo<'_>,
+) -> Result<SubjectPublicKeyInfo, RequestError> {
+    let strong = match info.parsed() {
+        Ok(PublicKey::RSA(key)) => key.key_size() >= 2048 && key.try_exponent().is_ok_and(is_sound),
+        Ok(PublicKey::EC(point)) => point.key_size() >= 256,
+        Ok(PublicKey::Unknown(_)) => true,
+        _ => false,
+    };
+    let refuse = |message: &str| RequestError::new(ReasonCode::WeakKey, message);
+    if !strong {
+        return Err(refuse("the request's key is too weak"));
+    }
+    SubjectPublicKeyInfo::from_der(info.raw).map_err(|_| {
+        refuse("the request's key is of a kind that gateways do not accept; use P-256, P-384, Ed25519 or RSA")
+    })
+}
+
+/// Whether an RSA exponent is odd, and at least 65537 (FIPS 186-5 appendix A.1.1).
+const fn is_sound(exponent: u64) -> bool {
+    exponent >= 65_537 && exponent % 2 == 1
+}
+
+#[cfg(test)]
+#[path = "csr/tests.rs"]
+mod tests;

@@ -1,0 +1,393 @@
+//! Private keys as PKCS#8 files: plain, or sealed with a passphrase.
+//!
+//! Sealed keys use PBES2 with scrypt and AES-256-CBC (RFC 8018, RFC 7914), with
+//! parameters that OpenSSL 3 reads. The caller provides passphrases.
+
+use std::path::{Path, PathBuf};
+
+use pkcs8::der::pem::PemLabel as _;
+use pkcs8::{EncryptedPrivateKeyInfoRef, LineEnding, PrivateKeyInfoRef};
+use rcgen::KeyPair;
+use x509_parser::prelude::FromDer as _;
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
+use zeroize::Zeroizing;
+
+use crate::pem::{self, PemError, Pkcs8Key};
+use crate::secret::Secret;
+use crate::store::{self, Audience, Existing, Staged, StoreError};
+
+/// Why an operation on a private key failed.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The file is no PEM file with one PKCS#8 key.
+    #[error("{}; {}", .error.in_file(.path.display()), .error.remedy())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// Why the content cannot be read.
+        error: PemError,
+    },
+    /// The content of the PEM block is damaged.
+    #[error("the private key in {} is damaged: its PEM block holds no PKCS#8", .0.display())]
+    Unreadable(PathBuf),
+    /// The key is of a kind this build cannot use.
+    #[error("the private key in {} is of a kind that this program cannot use", .0.display())]
+    Unsupported(PathBuf),
+    /// The key is sealed and no passphrase was given.
+    #[error("the private key in {} is encrypted; a passphrase is needed", .0.display())]
+    PassphraseNeeded(PathBuf),
+    /// The passphrase does not open the key.
+    #[error("the passphrase does not open the private key in {}", .0.display())]
+    WrongPassphrase(PathBuf),
+    /// A passphrase of no characters protects nothing.
+    #[error("the passphrase is empty; use --no-passphrase if the key shall not be encrypted")]
+    EmptyPassphrase,
+    /// The provider makes no RSA keys.
+    #[error(
+        "this build makes no RSA keys: {} is its cryptography. Build countersign with the feature \
+         aws-lc-rs, choose another kind of key, or bring the key along (--ca-cert and --ca-key, or \
+         pki sign)",
+        crate::crypto::PROVIDER
+    )]
+    NoRsa,
+    /// A key could not be made.
+    #[error("cannot generate a private key: {0}")]
+    Generate(rcgen::Error),
+    /// A key could not be sealed.
+    #[error("cannot encrypt a private key: {0}")]
+    Seal(pkcs8::Error),
+}
+
+/// Whether the keys of an authority are sealed.
+#[derive(Debug, Clone)]
+pub enum KeyProtection {
+    /// Plain PKCS#8, protected by file mode 0600 alone.
+    Plain,
+    /// PBES2 under this passphrase.
+    Passphrase(Secret),
+}
+
+impl KeyProtection {
+    /// Seals with a passphrase.
+    ///
+    /// # Errors
+    /// [`KeyError::EmptyPassphrase`].
+    pub fn passphrase(passphrase: Secret) -> Result<Self, KeyError> {
+        if passphrase.expose().is_empty() {
+            return Err(KeyError::EmptyPassphrase);
+        }
+        Ok(Self::Passphrase(passphrase))
+    }
+
+    pub(crate) fn secret(&self) -> Option<&Secret> {
+        match self {
+            Self::Plain => None,
+            Self::Passphrase(passphrase) => Some(passphrase),
+        }
+    }
+}
+
+/// The kind of a key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KeyAlgorithm {
+    /// ECDSA on P-256: small, fast to verify everywhere, in every TLS stack.
+    #[default]
+    P256,
+    /// ECDSA on P-384: some rules demand it; many times slower to verify.
+    P384,
+    /// Ed25519: not in every TLS stack.
+    Ed25519,
+    /// RSA with 2048 bits, for software that supports nothing else.
+    Rsa2048,
+    /// RSA with 3072 bits.
+    Rsa3072,
+    /// RSA with 4096 bits.
+    Rsa4096,
+}
+
+/// id-ecPublicKey, prime256v1, secp384r1 and id-Ed25519.
+const EC: &str = "1.2.840.10045.2.1";
+const P256: &str = "1.2.840.10045.3.1.7";
+const P384: &str = "1.3.132.0.34";
+const ED25519: &str = "1.3.101.112";
+
+impl KeyAlgorithm {
+    /// Every kind.
+    pub const ALL: [Self; 6] = [
+        Self::P256,
+        Self::P384,
+        Self::Ed25519,
+        Self::Rsa2048,
+        Self::Rsa3072,
+        Self::Rsa4096,
+    ];
+
+    /// Returns the word in options and files.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::P256 => "p256",
+            Self::P384 => "p384",
+            Self::Ed25519 => "ed25519",
+            Self::Rsa2048 => "rsa2048",
+            Self::Rsa3072 => "rsa3072",
+            Self::Rsa4096 => "rsa4096",
+        }
+    }
+
+    /// Whether a public key (DER of SubjectPublicKeyInfo) has this algorithm, and for RSA at least
+    /// this size.
+    pub(crate) fn covers(self, public_key_info: &[u8]) -> bool {
+        let Ok((_, info)) = SubjectPublicKeyInfo::from_der(public_key_info) else {
+            return false;
+        };
+        let algorithm = info.algorithm.algorithm.to_id_string();
+        let is_curve = |curve: &str| {
+            let parameters = info.algorithm.parameters.as_ref();
+            algorithm == EC
+                && parameters
+                    .and_then(|any| any.as_oid().ok())
+                    .is_some_and(|oid| oid.to_id_string() == curve)
+        };
+        let has_bits = |bits: usize| match info.parsed() {
+            Ok(PublicKey::RSA(key)) => key.key_size() >= bits,
+            _ => false,
+        };
+        match self {
+            Self::P256 => is_curve(P256),
+            Self::P384 => is_curve(P384),
+            Self::Ed25519 => algorithm == ED25519,
+            Self::Rsa2048 => has_bits(2048),
+            Self::Rsa3072 => has_bits(3072),
+            Self::Rsa4096 => has_bits(4096),
+        }
+    }
+}
+
+/// Generates a P-256 key.
+pub(crate) fn generate() -> Result<KeyPair, KeyError> {
+    generate_for(KeyAlgorithm::P256)
+}
+
+/// Generates a key.
+pub(crate) fn generate_for(algorithm: KeyAlgorithm) -> Result<KeyPair, KeyError> {
+    let algorithm = match algorithm {
+        KeyAlgorithm::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+        KeyAlgorithm::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
+        KeyAlgorithm::Ed25519 => &rcgen::PKCS_ED25519,
+        KeyAlgorithm::Rsa2048 | KeyAlgorithm::Rsa3072 | KeyAlgorithm::Rsa4096 => {
+            return generate_rsa(algorithm);
+        }
+    };
+    KeyPair::generate_for(algorithm).map_err(KeyError::Generate)
+}
+
+#[cfg(feature = "aws-lc-rs")]
+fn generate_rsa(algorithm: KeyAlgorithm) -> Result<KeyPair, KeyError> {
+    let bits = match algorithm {
+        KeyAlgorithm::Rsa2048 => rcgen::RsaKeySize::_2048,
+        KeyAlgorithm::Rsa4096 => rcgen::RsaKeySize::_4096,
+        _ => rcgen::RsaKeySize::_3072,
+    };
+    KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, bits).map_err(KeyError::Generate)
+}
+
+/// Returns an error, because ring can use RSA keys but cannot generate them.
+#[cfg(not(feature = "aws-lc-rs"))]
+const fn generate_rsa(_: KeyAlgorithm) -> Result<KeyPair, KeyError> {
+    Err(KeyError::NoRsa)
+}
+
+/// Encodes a key as PKCS#8 in PEM form, sealed if there is a passphrase.
+pub(crate) fn to_pem(
+    key: &KeyPair,
+    protection: &KeyProtection,
+) -> Result<Zeroizing<String>, KeyError> {
+    let KeyProtection::Passphrase(passphrase) = protection else {
+        return Ok(Zeroizing::new(key.serialize_pem()));
+    };
+    let sealed = PrivateKeyInfoRef::try_from(key.serialized_der())
+        .and_then(|info| info.encrypt(passphrase.expose()))
+        .map_err(KeyError::Seal)?;
+    sealed
+        .to_pem(EncryptedPrivateKeyInfoRef::PEM_LABEL, LineEnding::LF)
+        .map_err(|error| KeyError::Seal(error.into()))
+}
+
+/// Stages a key file of mode 0600.
+pub(crate) fn stage(
+    path: &Path,
+    key: &KeyPair,
+    protection: &KeyProtection,
+    existing: Existing,
+) -> Result<Staged, KeyError> {
+    let pem = to_pem(key, protection)?;
+    Ok(Staged::new(
+        path,
+        pem.as_bytes(),
+        Audience::Owner,
+        existing,
+    )?)
+}
+
+/// Whether the key in a file is sealed.
+pub(crate) fn is_sealed(path: &Path) -> Result<bool, KeyError> {
+    parse_pem(path, store::read(path)?).map(|key| key.is_encrypted())
+}
+
+/// Reads a key of the authority's. Without a need for it, the passphrase is ignored.
+pub(crate) fn read(path: &Path, passphrase: Option<&Secret>) -> Result<KeyPair, KeyError> {
+    open(path, store::read(path)?, passphrase)
+}
+
+/// Reads a key that an operator named; see [`store::read_named`].
+pub(crate) fn read_named(path: &Path, passphrase: Option<&Secret>) -> Result<KeyPair, KeyError> {
+    open(path, store::read_named(path)?, passphrase)
+}
+
+/// Opens the key in `content`. `path` is for error messages.
+fn open(path: &Path, content: Vec<u8>, passphrase: Option<&Secret>) -> Result<KeyPair, KeyError> {
+    let stored = parse_pem(path, content)?;
+    if !stored.is_encrypted() {
+        return key_pair(path, stored.expose());
+    }
+    let passphrase = passphrase.ok_or_else(|| KeyError::PassphraseNeeded(path.to_owned()))?;
+    let plain = EncryptedPrivateKeyInfoRef::try_from(stored.expose())
+        .map_err(|_| KeyError::Unreadable(path.to_owned()))?
+        .decrypt(passphrase.expose())
+        .map_err(|_| KeyError::WrongPassphrase(path.to_owned()))?;
+    key_pair(path, plain.as_bytes())
+}
+
+fn key_pair(path: &Path, pkcs8: &[u8]) -> Result<KeyPair, KeyError> {
+    KeyPair::try_from(pkcs8).map_err(|_| match PrivateKeyInfoRef::try_from(pkcs8) {
+        Ok(_) => KeyError::Unsupported(path.to_owned()),
+        Err(_) => KeyError::Unreadable(path.to_owned()),
+    })
+}
+
+fn parse_pem(path: &Path, content: Vec<u8>) -> Result<Pkcs8Key, KeyError> {
+    let content = Zeroizing::new(content);
+    pem::pkcs8_key(&content).map_err(|error| KeyError::Pem {
+        path: path.to_owned(),
+        error,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(passphrase: &str) -> KeyProtection {
+        KeyProtection::passphrase(Secret::from(passphrase.to_owned())).unwrap()
+    }
+
+    fn write(path: &Path, key: &KeyPair, protection: &KeyProtection) {
+        let staged = stage(path, key, protection, Existing::Refuse).unwrap();
+        staged.place().unwrap();
+    }
+
+    #[test]
+    fn a_sealed_key_opens_with_its_passphrase_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.key");
+        let key = generate().unwrap();
+        write(&path, &key, &sealed("correct horse"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----\n"));
+        assert!(is_sealed(&path).unwrap());
+        let right = Secret::from("correct horse".to_owned());
+        let wrong = Secret::from("Correct horse".to_owned());
+        let opened = read(&path, Some(&right)).unwrap();
+        assert_eq!(opened.serialized_der(), key.serialized_der());
+        assert!(matches!(
+            read(&path, Some(&wrong)),
+            Err(KeyError::WrongPassphrase(_))
+        ));
+        assert!(matches!(
+            read(&path, None),
+            Err(KeyError::PassphraseNeeded(_))
+        ));
+    }
+
+    #[test]
+    fn kinds_of_keys_are_told_apart() {
+        use rcgen::PublicKeyData as _;
+        for made in [
+            KeyAlgorithm::P256,
+            KeyAlgorithm::P384,
+            KeyAlgorithm::Ed25519,
+        ] {
+            let key = generate_for(made).unwrap();
+            let info = key.subject_public_key_info();
+            for kind in KeyAlgorithm::ALL {
+                assert_eq!(kind.covers(&info), kind == made, "{made:?} {kind:?}");
+            }
+        }
+        assert!(!KeyAlgorithm::P256.covers(&[0x30, 0]));
+    }
+
+    #[test]
+    fn rsa_keys_are_made_or_the_build_says_why_not() {
+        use rcgen::PublicKeyData as _;
+        match generate_for(KeyAlgorithm::Rsa3072) {
+            Ok(key) => {
+                let info = key.subject_public_key_info();
+                assert!(KeyAlgorithm::Rsa2048.covers(&info));
+                assert!(KeyAlgorithm::Rsa3072.covers(&info));
+                assert!(!KeyAlgorithm::Rsa4096.covers(&info));
+            }
+            Err(error) => {
+                assert_eq!(crate::crypto::PROVIDER, "ring");
+                assert!(error.to_string().contains("aws-lc-rs"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn plain_keys_need_none_and_empty_passphrases_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.key");
+        let key = generate().unwrap();
+        write(&path, &key, &KeyProtection::Plain);
+        assert!(!is_sealed(&path).unwrap());
+        assert!(read(&path, None).is_ok());
+        assert!(matches!(
+            KeyProtection::passphrase(Secret::new(Vec::new())),
+            Err(KeyError::EmptyPassphrase)
+        ));
+    }
+
+    #[test]
+    fn rubbish_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.key");
+        write(&path, &generate().unwrap(), &KeyProtection::Plain);
+        let whole = std::fs::read_to_string(&path).unwrap();
+        let half = whole.get(..whole.len() / 2).unwrap().to_owned();
+        let certificate = whole.replace("PRIVATE KEY", "CERTIFICATE");
+        for content in [
+            "".to_owned(),
+            "rubbish".to_owned(),
+            half,
+            certificate,
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n".to_owned(),
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"
+                .to_owned(),
+        ] {
+            std::fs::write(&path, &content).unwrap();
+            let secret = Secret::from("x".to_owned());
+            assert!(
+                matches!(
+                    read(&path, Some(&secret)),
+                    Err(KeyError::Unreadable(_) | KeyError::Pem { .. })
+                ),
+                "{content:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! `AssertionCache`: the assertions of one connection that are bound to the caller only.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::assertion::SignedAssertion;
+use crate::assertion::signer::SignError;
+use crate::identity::{ApiKeyUse, PeerIdentity, Principal};
+use crate::policy::Permit;
+use crate::route::Route;
+use crate::snapshot::Snapshot;
+
+/// Maximum number of assertions for one connection. The oldest is evicted if there are
+/// more.
+const MAX_ENTRIES: usize = 16;
+
+/// Reusable assertions of one connection. The certificate of a connection never changes.
+/// An assertion therefore depends only on the last verification of that certificate, the
+/// route, the other credentials, the signing key and the snapshot.
+#[derive(Debug, Default)]
+pub(crate) struct AssertionCache {
+    entries: Mutex<Vec<CachedAssertion>>,
+}
+
+#[derive(Debug)]
+struct CachedAssertion {
+    route: Arc<Route>,
+    generation: u64,
+    kid: Box<str>,
+    fresh_until: u64,
+    caller: CallerKey,
+    assertion: SignedAssertion,
+}
+
+/// The caller that an assertion names. Two equal keys give the same assertion.
+#[derive(Debug)]
+struct CallerKey {
+    token: Option<String>,
+    api_key: Option<ApiKeyUse>,
+    peer: Option<Arc<PeerIdentity>>,
+}
+
+impl CallerKey {
+    fn of(principal: &Principal) -> Self {
+        Self {
+            token: principal.token().map(|token| token.hash.clone()),
+            api_key: principal.api_key().cloned(),
+            peer: principal.peer().cloned(),
+        }
+    }
+
+    fn matches(&self, principal: &Principal) -> bool {
+        self.token.as_ref() == principal.token().map(|token| &token.hash)
+            && self.api_key.as_ref() == principal.api_key()
+            && match (&self.peer, principal.peer()) {
+                // Pointers are compared, not contents: after the caller is verified again, the
+                // same certificate may have another revocation status.
+                (Some(peer), Some(other)) => Arc::ptr_eq(peer, other),
+                (peer, other) => peer.is_none() && other.is_none(),
+            }
+    }
+}
+
+impl AssertionCache {
+    /// Returns the assertion for a route. It is a cached one if less than half of its
+    /// lifetime has passed, and otherwise a new one.
+    pub(crate) fn get(
+        &self,
+        snapshot: &Snapshot,
+        route: &Arc<Route>,
+        permit: &Permit,
+        now: u64,
+    ) -> Result<SignedAssertion, SignError> {
+        let kid = snapshot
+            .signer
+            .keys()
+            .current(now)
+            .ok_or(SignError::NoKey)?
+            .kid();
+        let principal = permit.principal().ok_or(SignError::NoCaller)?;
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|entry| entry.generation == snapshot.generation && entry.fresh_until > now);
+        if let Some(entry) = entries.iter().find(|entry| {
+            Arc::ptr_eq(&entry.route, route)
+                && *entry.kid == *kid
+                && entry.caller.matches(principal)
+        }) {
+            return Ok(entry.assertion.clone());
+        }
+        let assertion = snapshot.signer.sign_caller(permit, &route.audience, now)?;
+        if entries.len() >= MAX_ENTRIES {
+            entries.remove(0);
+        }
+        entries.push(CachedAssertion {
+            route: Arc::clone(route),
+            generation: snapshot.generation,
+            kid: kid.into(),
+            caller: CallerKey::of(principal),
+            fresh_until: now + assertion.expires().saturating_sub(now) / 2,
+            assertion: assertion.clone(),
+        });
+        Ok(assertion)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_testkit::TestCa;
+    use rustls_pki_types::UnixTime;
+
+    use super::*;
+    use crate::clock;
+    use crate::trust::fixture::{config, trust};
+
+    #[test]
+    fn what_was_said_of_a_caller_ends_when_it_is_verified_again() {
+        let ca = TestCa::new("example.org");
+        let now = UnixTime::since_unix_epoch(clock::since_epoch());
+        let trust = trust(config(&ca, &[]));
+        let caller = ca.client("/a");
+        let (leaf, rest) = caller.chain.split_first().unwrap();
+        let verified = || {
+            let peer = trust.verify(leaf, rest, now).unwrap();
+            Principal::from_certificate(peer, 0, false)
+        };
+        let principal = verified();
+        let key = CallerKey::of(&principal);
+        assert!(key.matches(&principal.clone()));
+        assert!(!key.matches(&verified()));
+    }
+}

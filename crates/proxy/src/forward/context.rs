@@ -1,0 +1,48 @@
+//! `ForwardContext`: what each step needs to forward a permitted request.
+
+use std::sync::Arc;
+
+use crate::connection::Connection;
+use crate::identity::{Principal, ShareKey};
+use crate::policy::Permit;
+use crate::route::Route;
+use crate::snapshot::Snapshot;
+use crate::upstream::Affinity;
+
+/// The connection, state, route and permit of a request.
+#[derive(Clone, Copy)]
+pub(crate) struct ForwardContext<'a> {
+    pub(crate) connection: &'a Arc<Connection>,
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) route: &'a Arc<Route>,
+    pub(crate) permit: &'a Permit,
+    /// The key under which the request is counted in shared limits.
+    pub(crate) share_key: ShareKey,
+}
+
+impl<'a> ForwardContext<'a> {
+    pub(crate) fn new(
+        connection: &'a Arc<Connection>,
+        snapshot: &'a Snapshot,
+        route: &'a Arc<Route>,
+        permit: &'a Permit,
+    ) -> Self {
+        let share_key = match permit.principal() {
+            Some(principal) => ShareKey::of_caller(principal.caller()),
+            None => ShareKey::of_address(connection.facts().peer.ip()),
+        };
+        Self {
+            connection,
+            snapshot,
+            route,
+            permit,
+            share_key,
+        }
+    }
+
+    /// Returns the properties of the request that the choice of an endpoint may depend on.
+    pub(crate) fn affinity(&self) -> Affinity<'a> {
+        let caller = self.permit.principal().map(Principal::caller);
+        self.route.upstream.affinity(caller, self.share_key)
+    }
+}

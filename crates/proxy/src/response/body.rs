@@ -1,0 +1,454 @@
+//! The body of a response while it is sent to the caller. It is not copied, and it is
+//! tracked to its end.
+
+use std::error::Error;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
+use http_body::{Body, Frame, SizeHint};
+
+use super::h2_delivery::{H2Stream, TrackedBytes};
+use crate::connection::Connection;
+use crate::connection::in_flight::{Deadline, InFlightRequest};
+use crate::connection::request_body::RequestBody;
+use crate::connection::response_audit::ResponseAudit;
+use crate::forward::ended_with;
+use crate::policy::Denial;
+use crate::reason::ReasonCode;
+use crate::telemetry::record::AuditRecord;
+use crate::upstream::pool::Lease;
+use crate::upstream::{ServiceError, UpstreamBody};
+use crate::wire::h2_stall::{MAX_BACKLOG, MAX_PIECE};
+use crate::wire::headers;
+use crate::wire::upload_progress::UploadProgress;
+
+/// The body of a response: made by the gateway, or streamed from the service.
+pub(crate) enum GatewayBody {
+    Full(Option<Bytes>),
+    Streamed(Box<ResponseBody>),
+    /// All of the body was passed to h2, but it does not fit the caller's window yet.
+    Draining(Box<Drain>),
+}
+
+/// A response over HTTP/2 that ends when its caller has received it.
+pub(crate) struct Drain {
+    stream: Arc<H2Stream>,
+    trailers: Option<HeaderMap>,
+}
+
+/// A service's body while it is sent to the caller. When it has been read to its end, the
+/// upstream connection returns to the pool.
+pub(crate) struct ResponseBody {
+    incoming: UpstreamBody,
+    /// The response has no content, whatever the service sends.
+    has_no_content: bool,
+    lease: Option<Lease<RequestBody>>,
+    upload: Arc<UploadProgress>,
+    audit: Option<ResponseAudit>,
+    assertion_header: HeaderName,
+    /// When the response must be complete, in HTTP/1.1. In HTTP/2 the caller's stream
+    /// keeps the deadline, because the stream lasts until the caller has received
+    /// everything.
+    deadline: Option<Deadline>,
+    /// The caller's stream, in HTTP/2.
+    stream: Option<Arc<H2Stream>>,
+    /// Bytes to be sent before the service's body is polled again: the rest of a large
+    /// frame, or the frame that was read before the response was built.
+    rest: Bytes,
+    /// Trailers that were read before the response was built.
+    trailers: Option<Box<HeaderMap>>,
+}
+
+/// The parts of a streamed body.
+pub(super) struct StreamedResponse {
+    pub(super) incoming: UpstreamBody,
+    pub(super) first_frame: Option<Frame<Bytes>>,
+    pub(super) lease: Lease<RequestBody>,
+    pub(super) upload: Arc<UploadProgress>,
+    pub(super) has_no_content: bool,
+    pub(super) record: AuditRecord,
+    pub(super) in_flight: InFlightRequest,
+    pub(super) stall_timeout: Duration,
+    pub(super) assertion_header: HeaderName,
+    pub(super) connection: Arc<Connection>,
+}
+
+/// Removes the next piece from `rest` and returns it.
+fn next_piece(rest: &mut Bytes) -> Option<Bytes> {
+    (!rest.is_empty()).then(|| rest.split_to(rest.len().min(MAX_PIECE)))
+}
+
+/// Why a service's body ended early.
+#[derive(Debug)]
+pub(crate) enum ResponseBodyError {
+    /// The service ended the body early.
+    Service(ServiceError),
+    /// The caller's credentials have expired.
+    Expired,
+}
+
+impl fmt::Display for ResponseBodyError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(error) => error.fmt(formatter),
+            Self::Expired => formatter.write_str("the caller's credentials have expired"),
+        }
+    }
+}
+
+impl Error for ResponseBodyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Service(error) => Some(error),
+            Self::Expired => None,
+        }
+    }
+}
+
+/// Returns why a response ended early: because of the caller's own request body, or
+/// because of the service.
+pub(super) fn response_error(
+    upload: &UploadProgress,
+    error: &ServiceError,
+    lease: Option<&Lease<RequestBody>>,
+) -> Denial {
+    upload.fault().cloned().unwrap_or_else(|| {
+        let detail = match lease.and_then(Lease::ended_with) {
+            Some((code, cause)) => format!("the service {}", ended_with(code, cause)),
+            None => format!("the service's answer ended early: {error}"),
+        };
+        Denial::new(ReasonCode::UpstreamProtocol, detail)
+    })
+}
+
+impl ResponseBody {
+    /// In HTTP/2 this must be called in the task of the caller's stream.
+    pub(super) fn new(streamed: StreamedResponse) -> Self {
+        let StreamedResponse {
+            incoming,
+            first_frame,
+            lease,
+            upload,
+            has_no_content,
+            record,
+            mut in_flight,
+            stall_timeout,
+            assertion_header,
+            connection,
+        } = streamed;
+        let stream = H2Stream::current();
+        let mut deadline = in_flight.response_deadline();
+        if let Some(stream) = &stream {
+            stream.set_stall_timeout(stall_timeout);
+            if let Some(deadline) = deadline.take() {
+                stream.set_deadline(deadline);
+            }
+        }
+        let mut body = Self {
+            incoming,
+            has_no_content,
+            lease: Some(lease),
+            upload,
+            assertion_header,
+            deadline,
+            audit: Some(ResponseAudit::forwarded(record, in_flight, connection)),
+            stream,
+            rest: Bytes::new(),
+            trailers: None,
+        };
+        match first_frame.map(Frame::into_data) {
+            None => {}
+            Some(Ok(data)) => body.rest = data,
+            Some(Err(other)) => body.trailers = other.into_trailers().ok().map(Box::new),
+        }
+        // hyper does not poll a body that has already ended.
+        if body.has_ended() {
+            body.finish();
+        }
+        body
+    }
+
+    /// Whether the body has ended.
+    fn has_ended(&self) -> bool {
+        let nothing_left = self.rest.is_empty() && self.trailers.is_none();
+        self.has_no_content || (nothing_left && self.incoming.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.incoming.size_hint();
+        let rest = u64::try_from(self.rest.len()).unwrap_or(u64::MAX);
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint.set_lower(hint.lower().saturating_add(rest));
+        hint
+    }
+
+    /// Records that all of the response was passed on. Returns the stream if it must stay
+    /// open until its caller has received the response.
+    fn finish(&mut self) -> Option<Arc<H2Stream>> {
+        // A service may respond before it has read the whole request. If the connection
+        // were reused, the service would read the rest before another caller's request, or
+        // as a request.
+        if !self.upload.is_complete() {
+            self.abandon();
+        } else if let Some(lease) = self.lease.take() {
+            lease.release();
+        }
+        let mut audit = self.audit.take()?;
+        audit.release_upstream();
+        let Some(stream) = self.stream.take() else {
+            audit.complete();
+            return None;
+        };
+        stream.attach_audit(audit);
+        (!stream.finish()).then_some(stream)
+    }
+
+    /// Abandons the rest of the request and of the response.
+    fn abandon(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.upload.abandon();
+            lease.close();
+        }
+    }
+
+    /// Polls the service's body and drives its connection. The connection reads only after
+    /// the body was polled, so that both are polled a second time.
+    fn poll_incoming(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ServiceError>>> {
+        let driven = self
+            .lease
+            .as_mut()
+            .is_some_and(|lease| lease.drive(context));
+        let polled = Pin::new(&mut self.incoming).poll_frame(context);
+        if polled.is_ready() || !driven {
+            return polled;
+        }
+        if let Some(lease) = &mut self.lease {
+            lease.drive(context);
+        }
+        Pin::new(&mut self.incoming).poll_frame(context)
+    }
+
+    /// Ends the response if its deadline has passed. Returns whether it has passed.
+    fn is_over(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(deadline) = &mut self.deadline else {
+            return false;
+        };
+        let Poll::Ready(denial) = deadline.as_mut().poll(context) else {
+            return false;
+        };
+        self.deadline = None;
+        self.fail(&denial);
+        true
+    }
+
+    fn fail(&mut self, denial: &Denial) {
+        if let Some(audit) = self.audit.take() {
+            audit.refused(denial);
+        }
+        self.abandon();
+    }
+
+    /// Returns the next frame for the caller.
+    fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
+        if self.has_no_content {
+            return Poll::Ready(None);
+        }
+        if self.is_over(context) {
+            return Poll::Ready(Some(Err(ResponseBodyError::Expired)));
+        }
+        if let Some(stream) = &self.stream {
+            ready!(stream.poll_capacity(context, MAX_BACKLOG));
+        }
+        if let Some(piece) = next_piece(&mut self.rest) {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        let polled = match self.trailers.take() {
+            Some(trailers) => Some(Ok(Frame::trailers(*trailers))),
+            None => ready!(self.poll_incoming(context)),
+        };
+        let Some(polled) = polled else {
+            return Poll::Ready(None);
+        };
+        let mut frame = match polled {
+            Ok(frame) => frame,
+            Err(error) => {
+                let denial = response_error(&self.upload, &error, self.lease.as_ref());
+                self.fail(&denial);
+                return Poll::Ready(Some(Err(ResponseBodyError::Service(error))));
+            }
+        };
+        if let Some(trailers) = frame.trailers_mut() {
+            let private = std::slice::from_ref(&self.assertion_header);
+            headers::strip_response_trailers(trailers, private);
+        }
+        let is_large = frame.data_ref().is_some_and(|data| data.len() > MAX_PIECE);
+        if self.stream.is_some() && is_large {
+            self.rest = frame.into_data().unwrap_or_default();
+            frame = Frame::data(next_piece(&mut self.rest).unwrap_or_default());
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn track(&self, data: Bytes) -> TrackedBytes {
+        match &self.stream {
+            Some(stream) => stream.track(data),
+            None => data.into(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        self.abandon();
+        if let (Some(audit), Some(stream)) = (self.audit.take(), &self.stream)
+            && let Some(denial) = stream.denial()
+        {
+            audit.refused(&denial);
+        }
+    }
+}
+
+type Polled = Poll<Option<Result<Frame<TrackedBytes>, ResponseBodyError>>>;
+
+impl GatewayBody {
+    /// Ends the body. With `stream`, it ends when the caller has received all of it;
+    /// otherwise it ends at once.
+    fn end_with(&mut self, stream: Option<Arc<H2Stream>>, trailers: Option<HeaderMap>) {
+        *self = match stream {
+            None => Self::Full(None),
+            Some(stream) => Self::Draining(Box::new(Drain { stream, trailers })),
+        };
+    }
+
+    fn poll_full(&mut self, data: Bytes) -> Polled {
+        let Some(stream) = H2Stream::current() else {
+            return Poll::Ready(Some(Ok(Frame::data(data.into()))));
+        };
+        let piece = stream.track(data);
+        if !stream.finish() {
+            self.end_with(Some(stream), None);
+        }
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn poll_streamed(
+        &mut self,
+        polled: Option<Result<Frame<Bytes>, ResponseBodyError>>,
+        context: &mut Context<'_>,
+    ) -> Polled {
+        let Self::Streamed(body) = self else {
+            return Poll::Ready(None);
+        };
+        let frame = match polled {
+            Some(Ok(frame)) => Some(frame),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            None => None,
+        };
+        match frame.map(Frame::into_data) {
+            Some(Ok(data)) => {
+                let piece = body.track(data);
+                // hyper does not poll a body of known length again after its last byte.
+                if body.has_ended() {
+                    let unread = body.finish();
+                    self.end_with(unread, None);
+                }
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
+            last => {
+                let trailers = last.and_then(|frame| frame.err()?.into_trailers().ok());
+                match body.finish() {
+                    None => {
+                        self.end_with(None, None);
+                        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+                    }
+                    unread => {
+                        self.end_with(unread, trailers);
+                        self.poll_draining(context)
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll_draining(&mut self, context: &Context<'_>) -> Polled {
+        let Self::Draining(drain) = self else {
+            return Poll::Ready(None);
+        };
+        ready!(drain.stream.poll_capacity(context, 0));
+        let trailers = drain.trailers.take();
+        self.end_with(None, None);
+        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+    }
+}
+
+impl Body for GatewayBody {
+    type Data = TrackedBytes;
+    type Error = ResponseBodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+        let this = self.get_mut();
+        match this {
+            Self::Full(data) => match data.take() {
+                Some(data) => this.poll_full(data),
+                None => Poll::Ready(None),
+            },
+            Self::Streamed(body) => {
+                let polled = ready!(body.poll_next(context));
+                this.poll_streamed(polled, context)
+            }
+            Self::Draining(_) => this.poll_draining(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(data) => data.is_none(),
+            Self::Streamed(body) => body.has_ended(),
+            Self::Draining(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(data) => SizeHint::with_exact(
+                data.as_ref()
+                    .map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX)),
+            ),
+            Self::Streamed(body) => body.size_hint(),
+            Self::Draining(_) => SizeHint::with_exact(0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_pieces_are_cut_into_such_as_a_slow_caller_takes_in_time() {
+        let whole = Bytes::from_iter((0..400 * 1024).map(|n: u32| n.to_le_bytes()[0]));
+        let mut rest = whole.clone();
+        let pieces: Vec<Bytes> = std::iter::from_fn(|| next_piece(&mut rest)).collect();
+        assert!(
+            pieces
+                .iter()
+                .all(|piece| (1..=MAX_PIECE).contains(&piece.len()))
+        );
+        assert_eq!(pieces.concat(), whole);
+        assert_eq!(pieces.len(), 7);
+        assert!(next_piece(&mut Bytes::new()).is_none());
+    }
+}

@@ -1,0 +1,392 @@
+//! `H2Stream` and `TrackedBytes`: track how much of a response the caller of an HTTP/2
+//! stream has taken.
+//!
+//! "Taken" means that h2 has written the data to the connection, because the caller's
+//! windows had space for it. hyper asks for data even if the caller's window has no space,
+//! and h2 buffers what it cannot send. Neither reports when data was sent. But h2 drops a
+//! buffer after it has written all of it, or when it discards the stream. [`TrackedBytes`]
+//! detects the two cases. A response is complete when all of its buffers were written.
+//!
+//! After we have told h2 that a stream ends, we cannot reset the stream any more. If a
+//! response does not fit the caller's windows, its stream therefore ends only when the
+//! caller has taken all of it. Nearly all responses fit. They end with their last data,
+//! which saves a frame and a poll of the stream's task.
+//!
+//! An open stream ends early if its caller takes nothing for too long
+//! ([`crate::wire::h2_stall`]), or when the deadline of its request passes. Neither
+//! h2 nor hyper polls the body while data waits for a window. Therefore the stream's task
+//! checks both.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use tokio::sync::Notify;
+
+use crate::connection::in_flight::Deadline;
+use crate::connection::response_audit::ResponseAudit;
+use crate::policy::Denial;
+use crate::reason::ReasonCode;
+use crate::wire::h2_monitor::H2Stats;
+use crate::wire::h2_stall::{Sample, StallTimer};
+
+tokio::task_local! {
+    pub(super) static CURRENT: Arc<H2Stream>;
+}
+
+/// Data of a response while it is sent to the caller.
+#[derive(Debug)]
+pub(crate) struct TrackedBytes {
+    data: Bytes,
+    /// The stream that carries the data, and the data's original length. None if no stream tracks
+    /// it, as in HTTP/1.1.
+    stream: Option<(Arc<H2Stream>, u64)>,
+}
+
+impl From<Bytes> for TrackedBytes {
+    /// Makes data that no stream tracks.
+    fn from(data: Bytes) -> Self {
+        Self { data, stream: None }
+    }
+}
+
+impl Buf for TrackedBytes {
+    fn remaining(&self) -> usize {
+        self.data.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.data
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.data.advance(count);
+        if let Some((stream, _)) = &self.stream {
+            stream.stats.unqueue(count as u64);
+        }
+    }
+}
+
+impl Drop for TrackedBytes {
+    fn drop(&mut self) {
+        if let Some((stream, length)) = self.stream.take() {
+            stream.stats.unqueue(self.data.len() as u64);
+            stream.buffer_dropped(length, self.data.is_empty());
+        }
+    }
+}
+
+/// One stream of a connection.
+#[derive(Debug)]
+pub(crate) struct H2Stream {
+    delivery: Mutex<Delivery>,
+    deadline: Mutex<Option<StreamDeadline>>,
+    /// The stream's task has ended. Only h2 still holds a part of the response.
+    task_is_over: AtomicBool,
+    /// Ends the stream's task.
+    pub(super) end: Notify,
+    stats: Arc<H2Stats>,
+}
+
+struct StreamDeadline(Deadline);
+
+impl fmt::Debug for StreamDeadline {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("StreamDeadline")
+    }
+}
+
+#[derive(Debug)]
+struct Delivery {
+    /// How long the caller may take to receive a buffer.
+    stall_timeout: Duration,
+    /// Runs while a buffer waits for the caller.
+    stall: Option<StallTimer>,
+    /// Number of buffers that the caller has not taken; the next field counts their bytes.
+    buffers: usize,
+    unread_bytes: u64,
+    /// Number of bytes that were passed to h2 so far.
+    total_bytes: u64,
+    /// Whether the caller's windows had space for the last buffer.
+    fits_window: bool,
+    /// Whether h2 has discarded a buffer.
+    discarded: bool,
+    /// Whether the response has no more buffers.
+    finished: bool,
+    /// The task that waits for buffers to be taken.
+    waiting: Option<Waker>,
+    audit: Option<ResponseAudit>,
+    /// Why the stream ends before the caller has taken the response.
+    denial: Option<Denial>,
+}
+
+impl H2Stream {
+    /// Makes a stream with the default `stall_timeout`. An upstream may set another one.
+    pub(super) fn new(stats: Arc<H2Stats>, stall_timeout: Duration) -> Self {
+        Self {
+            delivery: Mutex::new(Delivery {
+                stall_timeout,
+                stall: None,
+                buffers: 0,
+                unread_bytes: 0,
+                total_bytes: 0,
+                fits_window: true,
+                discarded: false,
+                finished: false,
+                waiting: None,
+                audit: None,
+                denial: None,
+            }),
+            deadline: Mutex::new(None),
+            task_is_over: AtomicBool::new(false),
+            end: Notify::new(),
+            stats,
+        }
+    }
+
+    /// Returns the stream that the current task serves. None in HTTP/1.1.
+    pub(crate) fn current() -> Option<Arc<Self>> {
+        CURRENT.try_with(Arc::clone).ok()
+    }
+
+    /// Sets how long the caller may take to receive a buffer.
+    pub(super) fn set_stall_timeout(&self, timeout: Duration) {
+        self.delivery().stall_timeout = timeout;
+    }
+
+    /// Sets when the stream must end, even if the caller has not taken the response. Must
+    /// be called in the stream's task, which polls the deadline from then on.
+    pub(super) fn set_deadline(&self, deadline: Deadline) {
+        *self.deadline() = Some(StreamDeadline(deadline));
+    }
+
+    /// Ready when the deadline has passed.
+    pub(super) fn poll_deadline(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut deadline = self.deadline();
+        let Some(StreamDeadline(due)) = &mut *deadline else {
+            return Poll::Pending;
+        };
+        let Poll::Ready(denial) = due.as_mut().poll(context) else {
+            return Poll::Pending;
+        };
+        *deadline = None;
+        self.delivery().denial = Some(denial);
+        Poll::Ready(())
+    }
+
+    /// Tracks data that is handed to h2, until it is taken or discarded.
+    pub(super) fn track(self: &Arc<Self>, data: Bytes) -> TrackedBytes {
+        if data.is_empty() {
+            return data.into();
+        }
+        let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        self.stats.queue(length);
+        let mut delivery = self.delivery();
+        delivery.buffers += 1;
+        delivery.unread_bytes += length;
+        delivery.total_bytes += length;
+        delivery.fits_window = self.stats.fits_window(delivery.total_bytes);
+        if delivery.stall.is_none() {
+            delivery.stall = Some(self.start_timer(Instant::now()));
+        }
+        drop(delivery);
+        TrackedBytes {
+            data,
+            stream: Some((Arc::clone(self), length)),
+        }
+    }
+
+    /// Keeps the audit record until the response is over.
+    pub(crate) fn attach_audit(&self, audit: ResponseAudit) {
+        self.delivery().audit = Some(audit);
+    }
+
+    /// Records that all of the response was passed to h2. Returns whether all of it fits
+    /// the caller's windows.
+    pub(super) fn finish(&self) -> bool {
+        let mut delivery = self.delivery();
+        delivery.finished = true;
+        let can_be_sent = delivery.fits_window || delivery.buffers == 0;
+        self.settle_audit(delivery);
+        can_be_sent
+    }
+
+    /// Ready when the caller's windows have space, or at most `max_unread` bytes wait for
+    /// the caller.
+    pub(super) fn poll_capacity(&self, context: &Context<'_>, max_unread: u64) -> Poll<()> {
+        let mut delivery = self.delivery();
+        if delivery.unread_bytes <= max_unread || (delivery.fits_window && !delivery.finished) {
+            return Poll::Ready(());
+        }
+        match &mut delivery.waiting {
+            Some(known) => known.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Records that a buffer was `taken` or discarded. This must not call h2, because h2
+    /// may hold its own locks here.
+    fn buffer_dropped(&self, length: u64, taken: bool) {
+        let mut delivery = self.delivery();
+        delivery.buffers = delivery.buffers.saturating_sub(1);
+        delivery.unread_bytes = delivery.unread_bytes.saturating_sub(length);
+        delivery.discarded |= !taken;
+        delivery.stall = (delivery.buffers > 0).then(|| self.start_timer(Instant::now()));
+        let waiting = delivery.waiting.take();
+        self.settle_audit(delivery);
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+    }
+
+    /// Completes the audit record if the response has ended.
+    fn settle_audit(&self, mut delivery: MutexGuard<'_, Delivery>) {
+        if !delivery.finished || delivery.buffers > 0 {
+            return;
+        }
+        let Some(audit) = delivery.audit.take() else {
+            return;
+        };
+        let discarded = delivery.discarded;
+        let denial = delivery.denial.clone();
+        // The lock is released before the record is written.
+        drop(delivery);
+        match denial {
+            _ if !discarded => audit.complete(),
+            Some(denial) => audit.refused(&denial),
+            None => {}
+        }
+    }
+
+    /// Returns why the stream ends before its caller has taken all of the response.
+    pub(super) fn denial(&self) -> Option<Denial> {
+        self.delivery().denial.clone()
+    }
+
+    fn start_timer(&self, now: Instant) -> StallTimer {
+        StallTimer::new(now, self.stats.sent())
+    }
+
+    /// Records that the stream's task has ended.
+    pub(super) fn set_task_over(&self) {
+        self.task_is_over.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the stream if its caller has taken nothing for too long. Returns true if the
+    /// stream can only be ended by closing the connection.
+    pub(super) fn check_stall(&self, sample: &Sample) -> bool {
+        let mut delivery = self.delivery();
+        let timeout = delivery.stall_timeout;
+        let Some(stall) = &mut delivery.stall else {
+            return false;
+        };
+        if !stall.is_over(sample, timeout) {
+            return false;
+        }
+        let task_is_over = self.task_is_over.load(Ordering::Relaxed);
+        if task_is_over && self.stats.fits_window(delivery.total_bytes) {
+            // The window is open, so the delay is caused by the socket. The socket has its
+            // own timeout.
+            delivery.stall = Some(self.start_timer(sample.now));
+            return false;
+        }
+        let detail = "the caller did not take the answer for too long";
+        let denial = || Denial::new(ReasonCode::Timeout, detail);
+        delivery.denial.get_or_insert_with(denial);
+        drop(delivery);
+        self.end.notify_one();
+        task_is_over
+    }
+
+    fn deadline(&self) -> MutexGuard<'_, Option<StreamDeadline>> {
+        self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn delivery(&self) -> MutexGuard<'_, Delivery> {
+        self.delivery.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn stream(stats: &Arc<H2Stats>) -> Arc<H2Stream> {
+        Arc::new(H2Stream::new(Arc::clone(stats), MINUTE))
+    }
+
+    /// A sample of a connection that takes nothing.
+    fn after(time: Duration) -> Sample {
+        Sample {
+            now: Instant::now() + time,
+            sent: 0,
+            is_blocked: true,
+            streams: 1,
+        }
+    }
+
+    fn given_up(stream: &H2Stream) -> bool {
+        stream
+            .denial()
+            .is_some_and(|denial| denial.reason == ReasonCode::Timeout)
+    }
+
+    fn poll(stream: &H2Stream, max_unread: u64) -> bool {
+        let context = Context::from_waker(Waker::noop());
+        stream.poll_capacity(&context, max_unread).is_ready()
+    }
+
+    #[test]
+    fn a_response_that_fits_ends_at_once_and_another_when_it_was_taken() {
+        let stats = Arc::new(H2Stats::default());
+        let first = stream(&stats);
+        let mut piece = first.track(Bytes::from_static(&[0; 65_535]));
+        assert!(first.finish());
+        let second = stream(&stats);
+        let other = second.track(Bytes::from_static(b"ab"));
+        assert!(!second.finish() && !poll(&second, 0) && poll(&second, 2));
+        // Only a part of the buffer was written.
+        piece.advance(65_534);
+        assert!(!stats.is_all_sent() && first.delivery().buffers == 1);
+        piece.advance(1);
+        drop(piece);
+        assert!(!first.check_stall(&after(MINUTE)));
+        drop(other);
+        assert!(poll(&second, 0) && second.delivery().discarded && stats.is_all_sent());
+    }
+
+    #[test]
+    fn a_caller_has_its_time_for_each_piece() {
+        let stats = Arc::new(H2Stats::default());
+        let stream = stream(&stats);
+        assert!(!stream.check_stall(&after(MINUTE)) && !given_up(&stream));
+        let piece = stream.track(Bytes::from_static(b"ab"));
+        let next = stream.track(Bytes::from_static(b"cd"));
+        let almost = after(MINUTE);
+        drop(piece);
+        // The timer was restarted for the next buffer.
+        assert!(!stream.check_stall(&almost) && !given_up(&stream));
+        assert!(!stream.check_stall(&after(MINUTE)) && given_up(&stream));
+        drop(next);
+        assert!(stream.delivery().stall.is_none());
+    }
+
+    #[test]
+    fn only_its_connection_can_end_a_stream_that_h2_alone_still_has() {
+        let stats = Arc::new(H2Stats::default());
+        let stream = stream(&stats);
+        let _piece = stream.track(Bytes::from_static(b"ab"));
+        assert!(stream.finish());
+        stream.set_task_over();
+        // The delay is caused by the socket, which has its own timeout.
+        assert!(!stream.check_stall(&after(MINUTE)) && !given_up(&stream));
+        stats.queue(65_535);
+        assert!(stream.check_stall(&after(2 * MINUTE)) && given_up(&stream));
+    }
+}

@@ -1,0 +1,40 @@
+//! Responses with a JSON document that the gateway itself makes.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderName, HeaderValue, Method, Response};
+
+use super::body::GatewayBody;
+use crate::reason::ReasonCode;
+use crate::wire::refusal::Refusal;
+
+/// Refuses every method except GET and HEAD.
+pub(super) fn require_get(method: &Method) -> Result<(), Refusal> {
+    if *method == Method::GET || *method == Method::HEAD {
+        return Ok(());
+    }
+    Err(Refusal {
+        allow: vec![Method::GET, Method::HEAD],
+        ..Refusal::new(
+            ReasonCode::MethodNotAllowed,
+            format!("{method} is not allowed here"),
+        )
+    })
+}
+
+/// Responds to GET or HEAD with a document.
+pub(super) fn respond(document: Bytes, method: &Method, request_id: &str) -> Response<GatewayBody> {
+    let length = document.len();
+    let body = (*method != Method::HEAD).then_some(document);
+    let mut response = Response::new(GatewayBody::Full(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // HEAD has the length that GET would have had (RFC 9110 section 8.6).
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        headers.insert(HeaderName::from_static("x-request-id"), value);
+    }
+    response
+}

@@ -1,0 +1,289 @@
+//! A tunnel: passes bytes between a caller and a service that has switched protocols.
+//!
+//! A tunnel of an HTTP/1.1 connection runs in the connection's own task, so that it ends
+//! when the connection ends. A tunnel over HTTP/2 ends with its stream, or at once when
+//! its connection is cut off or has ended.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, UPGRADE};
+use http::{Extensions, HeaderValue, Response, StatusCode, Version};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio_rustls::server::TlsStream;
+
+use super::body::GatewayBody;
+use crate::connection::Connection;
+use crate::connection::in_flight::{InFlightRequest, unless_expired};
+use crate::connection::lifetime::{Ending, Lifetime};
+use crate::connection::request_body::RequestBody;
+use crate::forward::upgrade::UpgradeRequest;
+use crate::policy::Denial;
+use crate::reason::ReasonCode;
+use crate::telemetry::record::AuditRecord;
+use crate::upstream::UpstreamBody;
+use crate::upstream::pool::Lease;
+use crate::wire::headers;
+use crate::wire::socket::CallerSocket;
+use crate::wire::tls_close::CLOSE_TIMEOUT;
+
+/// Size of the buffer of each direction.
+const BUFFER: usize = 8 * 1024;
+
+/// The connection of a service that has switched protocols, and what its tunnel needs.
+pub(crate) struct Switched {
+    pub(crate) upgrade: UpgradeRequest,
+    pub(crate) response: Response<UpstreamBody>,
+    pub(crate) service: Upgraded,
+    pub(crate) in_flight: InFlightRequest,
+    pub(crate) lease: Lease<RequestBody>,
+}
+
+impl Switched {
+    /// Makes the response that confirms the switch to the caller, and the tunnel that
+    /// begins after it.
+    pub(crate) fn into_response(
+        self,
+        connection: &Arc<Connection>,
+        mut record: AuditRecord,
+    ) -> Response<GatewayBody> {
+        let chosen = self.response.headers().get(UPGRADE).cloned();
+        let (mut parts, _) = self.response.into_parts();
+        headers::strip_response(&mut parts.headers);
+        parts.extensions.clear();
+        parts.version = Version::default();
+        // In the response to an extended CONNECT, the length would not be that of the
+        // tunnel.
+        parts.headers.remove(CONTENT_LENGTH);
+        if self.upgrade.stream.is_some() {
+            parts.status = StatusCode::OK;
+            parts.headers.remove(SEC_WEBSOCKET_ACCEPT);
+        } else {
+            parts.status = StatusCode::SWITCHING_PROTOCOLS;
+            let fields = &mut parts.headers;
+            fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            fields.insert(UPGRADE, chosen.unwrap_or(self.upgrade.protocols));
+            if let Some(accept) = self.upgrade.accept {
+                fields.insert(SEC_WEBSOCKET_ACCEPT, accept);
+            }
+        }
+        record.answered(parts.status.as_u16());
+        let mut tunnel = Tunnel {
+            service: Some(TokioIo::new(self.service)),
+            record,
+            idle_timeout: self.upgrade.idle_timeout,
+            in_flight: self.in_flight,
+            lease: Some(self.lease),
+        };
+        match self.upgrade.stream {
+            None => PendingTunnel::insert(&mut parts.extensions, tunnel),
+            Some(stream) => {
+                let connection = Arc::clone(connection);
+                tokio::spawn(async move {
+                    let passing = async {
+                        if let Ok(stream) = stream.await {
+                            tunnel.run(TokioIo::new(stream)).await;
+                        }
+                    };
+                    tokio::select! {
+                        // After a cut, no more bytes are passed on, not even those that h2
+                        // has already read.
+                        biased;
+                        () = connection.ended() => {}
+                        () = passing => {}
+                    }
+                    if let Some(denial) = connection.cut_reason() {
+                        tunnel.refused(denial);
+                    }
+                });
+            }
+        }
+        Response::from_parts(parts, GatewayBody::Full(None))
+    }
+}
+
+/// A tunnel in the extensions of its 101 response. Extensions must be `Clone`, and a
+/// tunnel is not.
+#[derive(Clone)]
+struct PendingTunnel(Arc<Mutex<Option<Box<Tunnel>>>>);
+
+impl PendingTunnel {
+    fn insert(extensions: &mut Extensions, tunnel: Tunnel) {
+        let tunnel = Mutex::new(Some(Box::new(tunnel)));
+        extensions.insert(Self(Arc::new(tunnel)));
+    }
+}
+
+/// Takes the tunnel that begins after `response` was sent, if there is one.
+pub(crate) fn take<B>(response: &mut Response<B>) -> Option<Box<Tunnel>> {
+    let PendingTunnel(tunnel) = response.extensions_mut().remove()?;
+    tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// A tunnel between a caller and a service. Dropping it ends the tunnel and writes the
+/// request's audit line.
+pub(crate) struct Tunnel {
+    service: Option<TokioIo<Upgraded>>,
+    record: AuditRecord,
+    idle_timeout: Duration,
+    in_flight: InFlightRequest,
+    /// Counts the tunnel as a connection and a request of its endpoint.
+    lease: Option<Lease<RequestBody>>,
+}
+
+impl Tunnel {
+    /// Passes bytes on until both sides have ended, or until neither side has sent
+    /// anything for too long.
+    pub(crate) async fn run(&mut self, caller: impl AsyncRead + AsyncWrite + Unpin) {
+        let Some(service) = self.service.take() else {
+            return;
+        };
+        let passing = pass_on(caller, service, self.idle_timeout);
+        let passed = match self.in_flight.credentials_expiry() {
+            None => Ok(passing.await),
+            Some(expiry) => unless_expired(expiry, passing).await,
+        };
+        let passed = match passed {
+            Ok(passed) => passed,
+            Err(denial) => return self.refused(&denial),
+        };
+        match passed {
+            Ok(()) => {
+                self.record.complete();
+                if let Some(lease) = self.lease.take() {
+                    lease.close_gracefully(CLOSE_TIMEOUT);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                self.record
+                    .refused(ReasonCode::Timeout, "nothing was said for too long");
+            }
+            // One side has closed its connection. Most tunnels end like this.
+            Err(_) => {}
+        }
+    }
+
+    /// Records why the tunnel ended.
+    pub(crate) fn refused(&mut self, denial: &Denial) {
+        self.record.refused(denial.reason, &denial.recorded());
+    }
+}
+
+/// Runs a tunnel after its 101, in the connection's own task. `early`: the caller sent
+/// bytes before the 101.
+pub(crate) async fn serve(
+    connection: &Connection,
+    mut tunnel: Box<Tunnel>,
+    mut stream: TlsStream<CallerSocket>,
+    early: bool,
+    mut lifetime: Lifetime,
+) {
+    // Those bytes were read as HTTP. If the gateway passed them on, requests could be
+    // smuggled to the service.
+    if early {
+        tunnel.refused(&Denial::new(
+            ReasonCode::MalformedRequest,
+            "the caller sent data before the protocol was switched",
+        ));
+        return;
+    }
+    let cut = {
+        let mut running = pin!(tunnel.run(&mut stream));
+        loop {
+            tokio::select! {
+                () = running.as_mut() => break None,
+                ending = lifetime.ending(connection) => match ending {
+                    // The tunnel may last until drain_timeout ends it.
+                    Ending::Drain => {}
+                    Ending::Cut(denial) => break Some(denial),
+                },
+            }
+        }
+    };
+    match cut {
+        Some(denial) => {
+            tunnel.refused(&denial);
+            connection.cut(denial);
+        }
+        None => {
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
+        }
+    }
+}
+
+async fn pass_on(
+    caller: impl AsyncRead + AsyncWrite + Unpin,
+    mut service: TokioIo<Upgraded>,
+    idle_timeout: Duration,
+) -> io::Result<()> {
+    let operations = AtomicU64::new(0);
+    let mut caller = CountingIo {
+        inner: caller,
+        operations: &operations,
+    };
+    let copying =
+        tokio::io::copy_bidirectional_with_sizes(&mut caller, &mut service, BUFFER, BUFFER);
+    let mut copying = pin!(copying);
+    let mut before = 0;
+    loop {
+        tokio::select! {
+            ended = copying.as_mut() => return ended.map(|_| ()),
+            () = tokio::time::sleep(idle_timeout) => {
+                let now = operations.load(Ordering::Relaxed);
+                if now == before {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                before = now;
+            }
+        }
+    }
+}
+
+/// Counts reads and writes, so that one idle timer serves both directions.
+struct CountingIo<'a, S> {
+    inner: S,
+    operations: &'a AtomicU64,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for CountingIo<'_, S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.operations.fetch_add(1, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for CountingIo<'_, S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write(context, bytes);
+        if polled.is_ready() {
+            self.operations.fetch_add(1, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}

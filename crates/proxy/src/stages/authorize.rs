@@ -1,0 +1,78 @@
+//! Authorization: decides whether a caller may use a route, and whether its rate limits
+//! allow it now.
+
+use super::RequestContext;
+use super::authenticate::{self, Evidence};
+use super::rate_limit::RouteLimits;
+use super::target::Target;
+use crate::authn::Presented;
+use crate::now_or_later::NowOrLater;
+use crate::policy::{self, Permit};
+use crate::route::Route;
+use crate::telemetry::record::AuditRecord;
+use crate::wire::refusal::Refusal;
+
+/// A decision. The many requests that need no credentials reserve no space for the future
+/// that makes it later.
+pub type Decision<'a> = NowOrLater<'a, Result<Permit, Refusal>>;
+
+/// Authenticates the caller and decides by the route's rule.
+pub fn decide<'a>(evidence: &'a Evidence<'a>, route: &'a Route) -> Decision<'a> {
+    if !route.authenticators.is_empty() {
+        // Otherwise the caller would be asked for credentials that cannot help it, and the
+        // token issuer about them.
+        if let Some(denial) = authenticate::not_allowed_by_certificate(evidence.proof, route) {
+            return Decision::Now(Err(denial.into()));
+        }
+        return Decision::Later(Box::pin(async move {
+            let principal = authenticate::by_credentials(evidence, route).await?;
+            Ok(policy::decide(&route.rule, Some(principal))?)
+        }));
+    }
+    let principal = authenticate::by_certificate(evidence.proof, route);
+    Decision::Now(principal.and_then(|principal| Ok(policy::decide(&route.rule, principal)?)))
+}
+
+/// Decides about a request, and applies the route's rate limits as early as possible, so
+/// that a request which exceeds a limit costs little.
+pub(crate) async fn authorize(
+    context: RequestContext<'_>,
+    target: &Target,
+    presented: &Presented,
+    route: &Route,
+    record: &mut AuditRecord,
+) -> Result<Permit, Refusal> {
+    let address = context.connection.facts().peer.ip();
+    let limits = RouteLimits {
+        limiter: &context.snapshot.limiter,
+        route,
+        proof: context.proof,
+        address,
+    };
+    match limits.before_authentication() {
+        NowOrLater::Now(outcome) => outcome?,
+        NowOrLater::Later(outcome) => outcome.await?,
+    }
+    let evidence = Evidence {
+        proof: context.proof,
+        presented,
+        address,
+        target,
+    };
+    let decided = match decide(&evidence, route) {
+        Decision::Now(decided) => decided,
+        Decision::Later(deciding) => deciding.await,
+    };
+    let permit = decided.inspect_err(|refusal| limits.record_failure(refusal))?;
+    match limits.after_authentication(permit.principal()) {
+        NowOrLater::Now(outcome) => outcome?,
+        NowOrLater::Later(outcome) => outcome.await?,
+    }
+    if let Some(principal) = permit
+        .principal()
+        .filter(|_| !route.authenticators.is_empty())
+    {
+        record.credentials(principal);
+    }
+    Ok(permit)
+}

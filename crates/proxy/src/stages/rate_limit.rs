@@ -1,0 +1,141 @@
+//! Rate limits of a route. If the key of a limit is known before authentication, the
+//! request is counted before authentication, so that a flood causes no cryptographic work.
+
+use std::net::IpAddr;
+
+use http::HeaderValue;
+use http::header::{HeaderName, RETRY_AFTER};
+
+use crate::authn::ConnectionProof;
+use crate::identity::{CallerName, Method, Principal};
+use crate::now_or_later::NowOrLater;
+use crate::policy::throttle::{Counted, LimitDenial, Limiter, Per, RouteLimit};
+use crate::reason::{Category, ReasonCode};
+use crate::route::Route;
+use crate::wire::refusal::Refusal;
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// The limits of a route, for one request.
+pub(super) struct RouteLimits<'a> {
+    pub(super) limiter: &'a Limiter,
+    pub(super) route: &'a Route,
+    pub(super) proof: Option<&'a ConnectionProof>,
+    pub(super) address: IpAddr,
+}
+
+/// Whether the request is within its limits: known now, or after a shared store was asked.
+pub(super) type LimitCheck<'a> = NowOrLater<'a, Result<(), Refusal>>;
+
+impl<'a> RouteLimits<'a> {
+    /// Counts the request for the limits whose key is already known.
+    pub(super) fn before_authentication(&'a self) -> LimitCheck<'a> {
+        if !self.route.authenticators.is_empty()
+            && let Err(limited) = self.limiter.may_authenticate(self.attempts_key())
+        {
+            return NowOrLater::Now(Err(refusal(limited)));
+        }
+        self.count(move |limit| self.early_key(limit.per))
+    }
+
+    /// Counts the request for the limits that need the caller.
+    pub(super) fn after_authentication(
+        &'a self,
+        principal: Option<&'a Principal>,
+    ) -> LimitCheck<'a> {
+        self.count(move |limit| match self.early_key(limit.per) {
+            // Counted before authentication.
+            Some(_) => None,
+            // A limit for the whole route is counted here, so that callers that may not
+            // use the route cannot use up the limit.
+            None if limit.per == Per::Route => Some(Counted::Everybody),
+            None => Counted::of(limit.per, principal?),
+        })
+    }
+
+    /// Counts a refusal if the credentials were not accepted, or if the caller had too
+    /// many credentials checked at the same time.
+    pub(super) fn record_failure(&self, refusal: &Refusal) {
+        let reason = refusal.denial.reason;
+        let is_refused = reason.category() == Category::Token
+            && reason.status() == 401
+            && reason != ReasonCode::TokenMissing;
+        // Too many tokens at the same time count as a failure of a caller, but not of an
+        // address: many callers may share an address, and their tokens may be valid.
+        let is_callers_own = reason == ReasonCode::CallerLimit && self.proof.is_some();
+        let failed = is_refused || is_callers_own;
+        if failed && !self.route.authenticators.is_empty() {
+            self.limiter.failed(self.attempts_key());
+        }
+    }
+
+    /// Returns the key under which failed authentications are counted. It is the caller if
+    /// there is a certificate, so that a caller does not lock out others at its address.
+    fn attempts_key(&self) -> Counted<'a> {
+        match self.proof {
+            Some(proof) => Counted::Caller(proof.identity.caller()),
+            None => Counted::address(self.address),
+        }
+    }
+
+    /// Returns the key of a limit, if it is certain before authentication.
+    fn early_key(&self, per: Per) -> Option<Counted<'a>> {
+        match per {
+            Per::Address => Some(Counted::address(self.address)),
+            Per::Caller => self.certified_caller().map(Counted::Caller),
+            Per::Route | Per::Subject | Per::ApiKey => None,
+        }
+    }
+
+    /// Returns the caller that the certificate names, if the route authenticates with the
+    /// certificate.
+    fn certified_caller(&self) -> Option<&'a CallerName> {
+        let methods = self.route.rule.authentication.methods();
+        let proof = self.proof.filter(|_| methods.contains(Method::Certificate));
+        proof.map(|proof| proof.identity.caller())
+    }
+
+    fn count(
+        &'a self,
+        key: impl Fn(&RouteLimit) -> Option<Counted<'a>> + Send + 'a,
+    ) -> LimitCheck<'a> {
+        let counted = self
+            .route
+            .limits
+            .iter()
+            .filter_map(move |limit| Some((limit, key(limit)?)));
+        if self.limiter.shared().is_some() && !self.route.limits.is_empty() {
+            return NowOrLater::Later(Box::pin(async move {
+                for (limit, key) in counted {
+                    let taken = self.limiter.count_shared(limit, key).await;
+                    taken.map_err(refusal)?;
+                }
+                Ok(())
+            }));
+        }
+        for (limit, key) in counted {
+            if let Err(limited) = self.limiter.count(limit, key) {
+                return NowOrLater::Now(Err(refusal(limited)));
+            }
+        }
+        NowOrLater::Now(Ok(()))
+    }
+}
+
+/// 429 with the fields of draft-ietf-httpapi-ratelimit-headers.
+fn refusal(limited: LimitDenial) -> Refusal {
+    let mut refusal = Refusal::from(*limited.denial);
+    if let Some((verdict, limit, policy)) = limited.verdict {
+        let texts = [
+            (RATE_LIMIT, verdict.field(policy)),
+            (RATE_LIMIT_POLICY, limit.policy_field(policy)),
+        ];
+        let texts = texts
+            .into_iter()
+            .filter_map(|(name, text)| Some((name, HeaderValue::try_from(text).ok()?)));
+        let retry_after = HeaderValue::from(verdict.retry_after_seconds());
+        refusal.fields = texts.chain([(RETRY_AFTER, retry_after)]).collect();
+    }
+    refusal
+}

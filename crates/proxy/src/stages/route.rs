@@ -1,0 +1,83 @@
+//! The route of a request, and the target that its service sees.
+
+use std::sync::Arc;
+
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, StatusCode};
+
+use super::target::Target;
+use crate::reason::ReasonCode;
+use crate::route::{Route, RouteTable, Selected};
+use crate::wire::refusal::Refusal;
+use crate::wire::target;
+
+/// Selects the route of a request.
+pub fn select<'r>(
+    routes: &'r RouteTable,
+    method: &Method,
+    target: &Target,
+) -> Result<&'r Arc<Route>, Refusal> {
+    let find = |path: &str| routes.select(&target.host, path, method);
+    let selected = find(&target.decoded_path);
+    if let Some(bare) = target::without_parameters(&target.decoded_path) {
+        // Some servers remove path parameters before they match a path, others do not.
+        // Both readings must select the same route.
+        let same = match (&selected, &find(&bare)) {
+            (Selected::Route(a), Selected::Route(b)) => Arc::ptr_eq(a, b),
+            (Selected::Nothing, Selected::Nothing) => true,
+            _ => false,
+        };
+        if !same {
+            return Err(Refusal::new(
+                ReasonCode::MalformedRequest,
+                "the path's parameters after ';' make it ambiguous which route it means",
+            ));
+        }
+    }
+    match selected {
+        Selected::Route(route) => Ok(route),
+        Selected::Nothing => Err(Refusal::new(
+            ReasonCode::NoRoute,
+            format!(
+                "no route matches {} {}",
+                target.host,
+                target.path_and_query.path()
+            ),
+        )),
+        Selected::MethodNotAllowed(allow) => Err(Refusal {
+            // If there is no method to offer, no route supports this method.
+            status: allow.is_empty().then_some(StatusCode::NOT_IMPLEMENTED),
+            allow,
+            ..Refusal::new(
+                ReasonCode::MethodNotAllowed,
+                format!("{method} is not allowed here"),
+            )
+        }),
+    }
+}
+
+/// Returns the Host that the service sees and that assertions contain: the one that the
+/// upstream sets, or otherwise `requested`, which is the caller's.
+pub fn forwarded_authority<'a>(
+    route: &'a Route,
+    requested: &'a str,
+) -> Result<(&'a str, HeaderValue), Refusal> {
+    let authority = match &route.upstream.config().host {
+        Some(host) => host,
+        None => requested,
+    };
+    let value = HeaderValue::from_str(authority)
+        .map_err(|_| Refusal::new(ReasonCode::MalformedRequest, "the host is malformed"))?;
+    Ok((authority, value))
+}
+
+/// Returns the path and query that the service sees and that assertions contain. Policy
+/// decides about `requested`, never about the rewritten path.
+pub fn forwarded_path(route: &Route, requested: &PathAndQuery) -> Result<PathAndQuery, Refusal> {
+    match &route.rewrite {
+        None => Ok(requested.clone()),
+        Some(rewrite) => rewrite.apply(requested).ok_or_else(|| {
+            Refusal::new(ReasonCode::MalformedRequest, "the path cannot be rewritten")
+        }),
+    }
+}

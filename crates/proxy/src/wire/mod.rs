@@ -1,0 +1,51 @@
+//! The bytes and messages on connections, and the rules for them. Nothing here depends on
+//! the state of a connection or a request.
+//!
+//! HTTP/1.1 framing:
+//! - `head`: the grammar of a message's lines
+//! - `framing`: the framing guard, which tracks message boundaries on the raw bytes
+//! - `framing_io`: puts the framing guard under hyper's server
+//! - `response_framing`: accepts a service's response only if its end is unambiguous
+//!
+//! HTTP/2:
+//! - `h2_head`: checks of a request head that h2 does not make
+//! - `h2_monitor`: counts frames, and limits those without content
+//! - `h2_stall`: limits how long a caller may take nothing of its response
+//! - `write_coalescing`: sends all bytes that a connection writes in one poll together
+//!
+//! Header fields:
+//! - `headers`: which fields pass the gateway
+//! - `target`: the grammar of host and path
+//! - `forwarded_headers`: fields that describe the caller's connection to the service
+//! - `trace_context`: continues or begins a trace
+//! - `expect_continue`: `Expect: 100-continue`, end to end
+//!
+//! Sockets:
+//! - `socket`: the TCP side of a caller's connection
+//! - `proxy_protocol`: reads the PROXY header of a load balancer
+//! - `tls_close`: closes a caller's TLS connection
+//!
+//! Requests in progress:
+//! - `upload_progress`: tracks how much of a body was sent to the service
+//! - `buffer_budget`: limits the memory of buffered bodies
+//! - `refusal`: why a request is not served
+
+pub mod buffer_budget;
+pub(crate) mod expect_continue;
+pub(crate) mod forwarded_headers;
+pub mod framing;
+pub(crate) mod framing_io;
+pub(crate) mod h2_head;
+pub(crate) mod h2_monitor;
+pub(crate) mod h2_stall;
+pub mod head;
+pub mod headers;
+pub mod proxy_protocol;
+pub mod refusal;
+pub(crate) mod response_framing;
+pub(crate) mod socket;
+pub mod target;
+pub(crate) mod tls_close;
+pub(crate) mod trace_context;
+pub(crate) mod upload_progress;
+pub(crate) mod write_coalescing;

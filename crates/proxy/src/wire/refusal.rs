@@ -1,0 +1,102 @@
+//! `Refusal`: why a request is not served, and the further content of the response.
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+
+use crate::assertion::signer::SignError;
+use crate::policy::Denial;
+use crate::reason::ReasonCode;
+use crate::tls::TlsConnectError;
+use crate::upstream::{ConnectError, ServiceError, Upstream, find_source};
+
+/// A refusal or failure from which a response can be made.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The reason code and the detail.
+    pub denial: Denial,
+    /// Overrides the status of the reason code.
+    pub status: Option<StatusCode>,
+    /// Methods for the `Allow` field.
+    pub allow: Vec<Method>,
+    /// Further fields: challenges, and when to retry.
+    pub fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self {
+            denial,
+            status: None,
+            allow: Vec::new(),
+            fields: Vec::new(),
+        }
+    }
+}
+
+impl Refusal {
+    /// Creates a refusal with the status of its reason code.
+    pub fn new(reason: ReasonCode, detail: impl Into<String>) -> Self {
+        Denial::new(reason, detail).into()
+    }
+
+    /// Returns the status of the response.
+    pub fn status(&self) -> StatusCode {
+        self.status.unwrap_or_else(|| {
+            StatusCode::from_u16(self.denial.reason.status())
+                .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        })
+    }
+
+    /// Creates the refusal for a request whose upstream cannot be reached.
+    pub fn not_connected(upstream: &Upstream, error: &ConnectError) -> Self {
+        let reason = match error {
+            ConnectError::Full | ConnectError::NoDescriptor => ReasonCode::Overloaded,
+            ConnectError::Timeout(_) => ReasonCode::UpstreamTimeout,
+            ConnectError::Tls(TlsConnectError::Untrusted(_) | TlsConnectError::Refused(_)) => {
+                ReasonCode::UpstreamUntrusted
+            }
+            ConnectError::Tls(TlsConnectError::Protocol(_)) | ConnectError::NoTunnels => {
+                ReasonCode::UpstreamProtocol
+            }
+            // In TLS 1.3 a service rejects our certificate only after the handshake.
+            ConnectError::Handshake(error)
+                if matches!(find_source(error), Some(rustls::Error::AlertReceived(_))) =>
+            {
+                ReasonCode::UpstreamUntrusted
+            }
+            // The service does not support HTTP/2: an HTTP/1.1 server may simply close the
+            // connection.
+            ConnectError::Handshake(ServiceError::Closed) => ReasonCode::UpstreamProtocol,
+            ConnectError::Handshake(ServiceError::H2(error)) if !error.is_io() => {
+                ReasonCode::UpstreamProtocol
+            }
+            ConnectError::NoEndpoint
+            | ConnectError::Io(_)
+            | ConnectError::Tls(TlsConnectError::Io(_))
+            | ConnectError::Handshake(_) => ReasonCode::UpstreamUnavailable,
+        };
+        // The detail does not contain the addresses of services, because the caller need
+        // not know them.
+        Self::new(reason, format!("no connection to {}", upstream.name()))
+    }
+
+    /// Creates the refusal for a request whose assertion could not be signed.
+    pub fn not_signed(error: SignError) -> Self {
+        match error {
+            SignError::Expired => Self::new(
+                ReasonCode::CertificateExpired,
+                "the certificate path has expired",
+            ),
+            SignError::CredentialExpired => {
+                Self::new(ReasonCode::TokenExpired, "the token or API key has expired")
+            }
+            SignError::TooLong => Self::new(
+                ReasonCode::TooLarge,
+                "the URL or the certificate's names are too long for an assertion",
+            ),
+            SignError::NoCaller | SignError::NoKey | SignError::Failed => {
+                tracing::error!(%error, "no assertion was signed");
+                Self::new(ReasonCode::Overloaded, "no assertion can be signed")
+            }
+        }
+    }
+}
