@@ -33,7 +33,7 @@ pub use leaf::LeafFacts;
 pub use pattern::IdentityPattern;
 pub use peer::PeerIdentity;
 pub use principal::{ApiKeyUse, Method, MethodSet, Principal};
-pub use share_key::ShareKey;
+pub use share_key::{ShareKey, ShareMap};
 pub use spiffe_id::SpiffeId;
 pub use token::TokenClaims;
 pub use trust_domain::TrustDomain;

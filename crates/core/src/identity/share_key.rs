@@ -1,6 +1,7 @@
 //! `ShareKey`: the caller or address that a share of something scarce is counted for.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU64;
 use std::sync::LazyLock;
@@ -32,12 +33,37 @@ impl ShareKey {
     }
 
     /// Returns the index of one of `count` groups. It is the same for the life of this process.
+    /// It depends on other bits of the key than the place in a [`ShareMap`], so that the keys of
+    /// one group are spread over all places of a map.
     pub(crate) const fn index(self, count: usize) -> usize {
-        self.0.get() as usize % count
+        (self.0.get() >> 40) as u16 as usize % count
     }
 
     fn of_hash(hash: u64) -> Self {
         Self(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN))
+    }
+}
+
+/// A map from [`ShareKey`] to a value. It uses the key as its own hash: the key is a keyed hash
+/// already.
+pub type ShareMap<V> = HashMap<ShareKey, V, BuildHasherDefault<KeyAsHash>>;
+
+/// The hasher of a [`ShareMap`]: returns the key.
+#[derive(Debug, Default)]
+pub struct KeyAsHash(u64);
+
+impl Hasher for KeyAsHash {
+    fn write(&mut self, bytes: &[u8]) {
+        // A `ShareKey` never comes this way. Anything else is still hashed, only more slowly.
+        self.0 = HASHER.hash_one((self.0, bytes));
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
@@ -56,7 +82,21 @@ pub fn address_network(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::net::Ipv4Addr;
+
     use super::*;
+
+    #[test]
+    fn a_map_uses_the_key_as_hash_and_spreads_the_keys_of_one_group() {
+        let hash = |key: ShareKey| BuildHasherDefault::<KeyAsHash>::default().hash_one(key);
+        let keys = (0..4096_u32).map(|n| ShareKey::of_address(Ipv4Addr::from_bits(n).into()));
+        let group: Vec<_> = keys.filter(|key| key.index(16) == 3).collect();
+        assert!((128..512).contains(&group.len()), "{} keys", group.len());
+        assert!(group.iter().all(|key| hash(*key) == key.0.get()));
+        let low: HashSet<u64> = group.iter().map(|key| hash(*key) % 16).collect();
+        assert_eq!(low.len(), 16);
+    }
 
     #[test]
     fn a_key_stands_for_one_caller_or_one_network() {

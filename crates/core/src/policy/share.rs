@@ -6,7 +6,7 @@
 //! more than half together does the share count, and it shrinks with the free part: even if many
 //! callers request as much as possible, a part stays free for the next one.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::identity::ShareKey;
+use crate::identity::{ShareKey, ShareMap};
 
 /// A caller that is alone leaves one part in this many free for the next caller.
 const RESERVED_PART: u64 = 8;
@@ -141,7 +141,7 @@ pub enum NoPlace {
 #[derive(Default)]
 pub struct Places {
     total: AtomicUsize,
-    shards: [Mutex<HashMap<ShareKey, Held>>; SHARDS],
+    shards: [Mutex<ShareMap<Held>>; SHARDS],
 }
 
 /// The places that one caller holds.
@@ -246,7 +246,7 @@ impl Places {
 
     fn take(
         self: &Arc<Self>,
-        shard: &mut HashMap<ShareKey, Held>,
+        shard: &mut ShareMap<Held>,
         key: ShareKey,
         limits: PlaceLimits,
     ) -> Result<Place, NoPlace> {
@@ -308,7 +308,7 @@ impl Places {
         }
     }
 
-    fn shard(&self, key: ShareKey) -> MutexGuard<'_, HashMap<ShareKey, Held>> {
+    fn shard(&self, key: ShareKey) -> MutexGuard<'_, ShareMap<Held>> {
         let [first, rest @ ..] = &self.shards;
         let index = key.index(SHARDS);
         let shard = index.checked_sub(1).and_then(|index| rest.get(index));

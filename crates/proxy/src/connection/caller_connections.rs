@@ -4,7 +4,7 @@
 //! connection only if one of its connections ends. The gateway then closes the oldest
 //! connection of this caller that has no request.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::in_flight::InFlightRequests;
-use crate::identity::ShareKey;
+use crate::identity::{ShareKey, ShareMap};
 use crate::policy::Denial;
 use crate::policy::share::{CallerLimit, NoPlace, Place, PlaceLimits, Places};
 
@@ -25,7 +25,7 @@ const MAX_WAITING: usize = 16;
 #[derive(Debug, Default)]
 pub struct CallerConnections {
     places: Arc<Places>,
-    open: Mutex<HashMap<ShareKey, BTreeMap<u64, OpenConnection>>>,
+    open: Mutex<ShareMap<BTreeMap<u64, OpenConnection>>>,
     next_id: AtomicU64,
 }
 
@@ -119,7 +119,7 @@ impl CallerConnections {
         connections.any(|connection| connection.in_flight.is_empty() && connection.yielding.ask())
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<ShareKey, BTreeMap<u64, OpenConnection>>> {
+    fn open(&self) -> MutexGuard<'_, ShareMap<BTreeMap<u64, OpenConnection>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

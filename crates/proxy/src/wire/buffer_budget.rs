@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::refusal::Refusal;
-use crate::identity::ShareKey;
+use crate::identity::{ShareKey, ShareMap};
 use crate::policy::Denial;
 use crate::policy::share::{CallerLimit, Share};
 use crate::reason::ReasonCode;
@@ -25,7 +25,7 @@ pub struct BufferBudget(Mutex<Holders>);
 struct Holders {
     total: u64,
     next_id: u64,
-    callers: HashMap<ShareKey, Holder>,
+    callers: ShareMap<Holder>,
 }
 
 /// The bodies of one caller.

@@ -6,7 +6,6 @@
 //! connections is next, so that a caller with many requests does not precede one that has none.
 //! If a request waits too long, the caller that uses the most connections has to yield one.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::preemption::PreemptionSignal;
-use crate::identity::ShareKey;
+use crate::identity::{ShareKey, ShareMap};
 use crate::upstream::config::target::Target;
 
 /// How long a request waits before the caller that uses the most connections has to yield one,
@@ -42,7 +41,7 @@ pub(in crate::upstream) struct ConnectionLimit {
 struct Queue {
     taken: usize,
     /// Connections in use, by caller.
-    in_use: HashMap<ShareKey, Uses>,
+    in_use: ShareMap<Uses>,
     using: usize,
     waiters: Vec<Waiter>,
     next: u64,

@@ -1,7 +1,6 @@
 //! `TargetPool`: the connections of one worker to one target: idle ones in HTTP/1.1, and all
 //! in h2.
 
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use hyper::client::conn::http1;
 use super::h2_streams::{Stream, Streams};
 use super::local_waiters::LocalWaiters;
 use crate::clock;
-use crate::identity::ShareKey;
+use crate::identity::{ShareKey, ShareMap};
 use crate::upstream::config::MAX_STREAMS;
 use crate::upstream::connection::http1::Driver;
 use crate::upstream::connection::http2::Client;
@@ -35,12 +34,12 @@ const MAX_RESETS: usize = 100;
 pub(super) struct TargetPool<B> {
     pub(super) idle: Vec<IdleHttp1<B>>,
     /// Connections in h2, by the caller that uses or last used them.
-    pub(super) shared: HashMap<ShareKey, Vec<H2Connection>>,
+    pub(super) shared: ShareMap<Vec<H2Connection>>,
     /// Held while an h2 connection is being opened for a caller, so that further requests of
     /// the caller wait for it.
-    pub(super) opening: HashMap<ShareKey, Arc<tokio::sync::Mutex<()>>>,
+    pub(super) opening: ShareMap<Arc<tokio::sync::Mutex<()>>>,
     /// Callers whose connections were ended with an error, and when that was.
-    pub(super) troubled: HashMap<ShareKey, Instant>,
+    pub(super) troubled: ShareMap<Instant>,
     /// Requests that wait for a connection to be returned.
     pub(super) waiters: Arc<LocalWaiters>,
     /// Whether the last returned connection was closed for a request of another worker.
@@ -81,9 +80,9 @@ impl<B> Default for TargetPool<B> {
     fn default() -> Self {
         Self {
             idle: Vec::new(),
-            shared: HashMap::new(),
-            opening: HashMap::new(),
-            troubled: HashMap::new(),
+            shared: ShareMap::default(),
+            opening: ShareMap::default(),
+            troubled: ShareMap::default(),
             waiters: Arc::default(),
             yielded_last: false,
         }
