@@ -17,6 +17,7 @@ const LAYERED: &[(&str, &[&str])] = &[
         "proxy",
         &[
             "",
+            "gateway_routes",
             "response",
             "forward",
             "stages",

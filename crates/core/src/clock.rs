@@ -13,7 +13,39 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
     reason = "this is the one place that reads the wall clock"
 )]
 pub fn now() -> SystemTime {
+    #[cfg(any(test, feature = "testing"))]
+    if let Some(time) = testing::set_time() {
+        return time;
+    }
     SystemTime::now()
+}
+
+/// Lets a unit test set the time of its thread.
+#[cfg(any(test, feature = "testing"))]
+pub mod testing {
+    use std::cell::Cell;
+    use std::time::SystemTime;
+
+    thread_local! {
+        static TIME: Cell<Option<SystemTime>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn set_time() -> Option<SystemTime> {
+        TIME.get()
+    }
+
+    /// Runs `test`, in which this thread always reads `time`. Other threads still read the
+    /// system's time.
+    pub fn at<T>(time: SystemTime, test: impl FnOnce() -> T) -> T {
+        struct Restore(Option<SystemTime>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                TIME.set(self.0);
+            }
+        }
+        let _restore = Restore(TIME.replace(Some(time)));
+        test()
+    }
 }
 
 /// Returns the seconds since 1970-01-01T00:00:00Z; 0 if the clock is set to an
@@ -107,6 +139,19 @@ mod tests {
         }
         assert!(!certificate_is_over(i64::MAX, i64::MAX));
         assert!(certificate_time_left(i64::MAX, i64::MIN) > Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_test_sets_the_time_of_its_thread_only() {
+        let time = UNIX_EPOCH + Duration::from_secs(1_000);
+        testing::at(time, || {
+            assert_eq!(unix_now(), 1_000);
+            testing::at(UNIX_EPOCH, || assert_eq!(unix_now(), 0));
+            assert_eq!(certificate_now(), 1_000);
+            let elsewhere = std::thread::spawn(unix_now).join().unwrap();
+            assert!(elsewhere > 1_000_000);
+        });
+        assert!(unix_now() > 1_000_000);
     }
 
     #[test]

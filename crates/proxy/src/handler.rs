@@ -26,10 +26,11 @@ use super::forward::request_hints::RequestHints;
 use super::forward::retry::{self, ForwardPlan};
 use super::forward::upgrade::{self, UpgradeRequest, choose_transport};
 use super::forward::{self, Destination, PreparedRequest, UpstreamResponse};
+use super::gateway_routes::{protected_resource, whoami};
 use super::response::body::GatewayBody;
 use super::response::h2_delivery::H2Stream;
 use super::response::problem::{self, ResponseFormat};
-use super::response::{ForwardedResponse, RecordNoResponse, Served, protected_resource, whoami};
+use super::response::{ForwardedResponse, RecordNoResponse, Served};
 use super::stages::authenticate::with_reauth_challenge;
 use super::stages::target::Target;
 use super::stages::{

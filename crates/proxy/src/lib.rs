@@ -11,6 +11,7 @@
 //! The folders, from the highest layer to the lowest. A folder imports only from those
 //! after it:
 //!
+//! - `gateway_routes`: requests that the gateway responds to itself
 //! - `response`: responses and their bodies
 //! - `forward`: attempts to send a request to its upstream
 //! - `stages`: the decisions about a request before it is forwarded
@@ -27,6 +28,7 @@ use countersign_core::{
 
 pub mod connection;
 mod forward;
+mod gateway_routes;
 mod handler;
 mod handshake;
 mod handshake_failure;

@@ -8,6 +8,7 @@
 //! - `in_flight`: the requests in progress
 //! - `lifetime`: when the connection has to end
 //! - `trust_broadcast`: tells the connections of a worker that trust has changed
+//! - `forwarded_headers`: fields that describe the connection to the service
 //! - `assertion_cache`: assertions that later requests can reuse
 //! - `request_body`: a body on its way to the service
 //! - `buffered_body`: a body that was read to its end
@@ -17,6 +18,7 @@
 pub(crate) mod assertion_cache;
 pub(crate) mod buffered_body;
 pub mod caller_connections;
+pub(crate) mod forwarded_headers;
 pub(crate) mod guard;
 pub(crate) mod handshake_turns;
 pub(crate) mod in_flight;
@@ -37,10 +39,10 @@ use tokio::sync::Notify;
 
 use self::assertion_cache::AssertionCache;
 use self::caller_connections::YieldSignal;
+use self::forwarded_headers::ForwardedHeaderCache;
 use self::guard::ConnectionGuard;
 use self::in_flight::{InFlightRequest, InFlightRequests, PermittedRequest};
 use self::worker::Worker;
-use super::wire::forwarded_headers::ForwardedHeaderCache;
 use crate::authn::ConnectionProof;
 use crate::identity::text::printable;
 use crate::identity::{PeerIdentity, ShareKey};

@@ -6,18 +6,12 @@
 //! - `h2_streams`: the streams of one HTTP/2 connection
 //! - `tunnel`: bytes between a caller and a service that has switched protocols
 //! - `problem`: the response to a refused request
-//! - `whoami`: tells a caller what the gateway knows about it
-//! - `protected_resource`: tells clients which tokens a resource accepts
-//! - `json`: the JSON responses of `whoami` and `protected_resource`
 
 pub(crate) mod body;
 pub(crate) mod h2_delivery;
 pub(crate) mod h2_streams;
-mod json;
 pub(crate) mod problem;
-pub(crate) mod protected_resource;
 pub(crate) mod tunnel;
-pub(crate) mod whoami;
 
 use std::future::poll_fn;
 use std::pin::Pin;

@@ -16,7 +16,6 @@
 //! Header fields:
 //! - `headers`: which fields pass the gateway
 //! - `target`: the grammar of host and path
-//! - `forwarded_headers`: fields that describe the caller's connection to the service
 //! - `trace_context`: continues or begins a trace
 //! - `expect_continue`: `Expect: 100-continue`, end to end
 //!
@@ -32,7 +31,6 @@
 
 pub mod buffer_budget;
 pub(crate) mod expect_continue;
-pub(crate) mod forwarded_headers;
 pub mod framing;
 pub(crate) mod framing_io;
 pub(crate) mod h2_head;

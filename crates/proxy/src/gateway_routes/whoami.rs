@@ -9,13 +9,13 @@ use bytes::Bytes;
 use http::{Method, Response};
 use serde::Serialize;
 
-use super::body::GatewayBody;
 use super::json;
 use crate::authn::Outcome;
 use crate::authn::certificate::CertificateAuthenticator;
 use crate::clock;
 use crate::identity::PeerIdentity;
 use crate::reason::ReasonCode;
+use crate::response::body::GatewayBody;
 use crate::route::WHOAMI_PATH;
 use crate::stages::RequestContext;
 use crate::telemetry::record::AuditRecord;

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, Method, Response};
 
-use super::body::GatewayBody;
 use crate::reason::ReasonCode;
+use crate::response::body::GatewayBody;
 use crate::wire::refusal::Refusal;
 
 /// Refuses every method except GET and HEAD.

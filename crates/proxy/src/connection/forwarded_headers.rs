@@ -1,7 +1,7 @@
 //! `Forwarded` (RFC 7239), `X-Forwarded-*` and the certificate fields: describe the
 //! caller's connection to the service.
 //!
-//! Copies of these fields that the caller sent were removed before ([`super::headers`]).
+//! Copies of these fields that the caller sent were removed before ([`crate::wire::headers`]).
 //! The gateway does not sign these fields. They are for logs and links. Services must use
 //! the assertion for decisions.
 

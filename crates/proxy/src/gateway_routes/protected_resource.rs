@@ -7,10 +7,10 @@
 
 use http::{Method, Response};
 
-use super::body::GatewayBody;
 use super::json;
 use crate::authn::challenge::{METADATA_PATH, resource_metadata};
 use crate::reason::ReasonCode;
+use crate::response::body::GatewayBody;
 use crate::route::ProtectedResource;
 use crate::snapshot::Snapshot;
 use crate::stages::target::Target;
