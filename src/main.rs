@@ -21,7 +21,7 @@
 //!    - [`route`](countersign_core::route): selects a route by host, path and method
 //! 6. Parts of the request path, and the authority
 //!    - [`authn`](countersign_core::authn): credentials of requests, and token issuers
-//!    - [`crl_fetch`](countersign_core::crl_fetch): revocation lists by URL
+//!    - [`crl_fetch`](countersign_core::crl_fetch): fetches CRLs by URL
 //!    - [`assertion`](countersign_core::assertion): signing keys, assertions about requests
 //!    - [`upstream`](countersign_core::upstream): services: endpoints, balancing, pools of connections
 //!    - [`pki`](countersign_pki): the certificate authority
@@ -31,9 +31,9 @@
 //! 8. Trust
 //!    - [`trust`](countersign_core::trust): bundles, certificate paths, revocation, deny list, path cache
 //! 9. Counters, records and fetched documents
-//!    - [`connection_slots`](countersign_core::connection_slots): how many connections a listener has, and which yields
+//!    - [`connection_slots`](countersign_core::connection_slots): limits a listener's connections, and decides which one is evicted
 //!    - [`telemetry`](countersign_core::telemetry): audit log, metrics, logs
-//!    - [`http_client`](countersign_core::http_client): fetches small documents, as keys and revocation lists
+//!    - [`http_client`](countersign_core::http_client): fetches small documents, for example keys and CRLs
 //! 10. Identity
 //!     - [`identity`](countersign_core::identity): names of callers, patterns, verified identities
 //! 11. Cryptography and locks
@@ -43,13 +43,13 @@
 //!     - [`secret`](countersign_core::secret): bytes that are wiped and never printed
 //! 13. Files
 //!     - [`file_read`](countersign_core::file_read): reads files safely
-//!     - [`file_stamp`](countersign_core::file_stamp): notices that a file changed
+//!     - [`file_stamp`](countersign_core::file_stamp): detects that a file has changed
 //!     - [`pem`](countersign_core::pem): reads PEM
 //! 14. The system, codes and small tools
 //!     - [`clock`](countersign_core::clock): the only reader of the wall clock
-//!     - [`descriptors`](countersign_core::descriptors): file descriptors, and how they are divided
+//!     - [`descriptors`](countersign_core::descriptors): file descriptors, and how they are divided among their uses
 //!     - [`h2_frames`](countersign_core::h2_frames): HTTP/2 frames in raw bytes
-//!     - [`now_or_later`](countersign_core::now_or_later): a result, or the future that makes it
+//!     - [`now_or_later`](countersign_core::now_or_later): a result, or the future that produces it
 //!     - [`reason`](countersign_core::reason): reason codes
 //! 15. Tests
 //!     - [`kill_point`](countersign_core::kill_point): lets unit tests end a process between two file operations

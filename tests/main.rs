@@ -1,7 +1,7 @@
-//! Black-box tests of the real binary, by behaviour, and tests of the tree.
+//! Black-box tests of the real binary, and tests of the source tree.
 //!
-//! One test crate: `gateway` starts `countersign serve`, the other folders run
-//! the other commands, `architecture` and `repository` read the sources.
+//! All tests are one crate. `gateway` starts `countersign serve`, most other folders run other
+//! commands, and `architecture` and `repository` read the sources.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,6 +1,6 @@
-//! The last test target: prints in one line what this run could not test.
+//! The last test target: prints one line about the tests that were skipped in this run.
 //!
-//! It has no test harness, because that would show the line only if a test failed.
+//! It has no test harness, because a harness shows output only if a test fails.
 
 fn main() {
     countersign_testkit::skipped::print_summary();

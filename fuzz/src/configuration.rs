@@ -1,5 +1,5 @@
-//! Configuration files: whatever they say, reading them ends with a snapshot or with
-//! errors that point into the file.
+//! Reads configuration files. Any content must result in a snapshot, or in errors with positions
+//! in the file.
 
 use std::path::{Path, PathBuf};
 
@@ -10,16 +10,16 @@ use countersign_core::identity::TrustDomain;
 use countersign_testkit::{Crl, Idp, TestCa, TokenKey};
 use tempfile::TempDir;
 
-/// Files that a configuration can name:
+/// A folder with the files that a fuzzed configuration can name:
 ///
 /// | Name | Content |
 /// |---|---|
-/// | `gateway.pem`, `gateway.key` | a server's certificate for `orders.example.org` |
-/// | `trust.pem` | the root of callers |
-/// | `root.crl`, `issuing.crl` | lists of root and intermediate |
+/// | `gateway.pem`, `gateway.key` | a server certificate for `orders.example.org`, and its key |
+/// | `trust.pem` | the root certificate of the callers |
+/// | `root.crl`, `issuing.crl` | the CRLs of root and intermediate |
 /// | `signing` | a directory with a key that signs assertions |
-/// | `keys.json` | a token issuer's keys |
-/// | `secret` | a line of text |
+/// | `keys.json` | the keys of a token issuer |
+/// | `secret` | a secret, as one line of text |
 struct Folder(TempDir);
 
 thread_local! {
@@ -57,7 +57,8 @@ impl Folder {
     }
 }
 
-/// Each error says what is wrong with which place, and no terminal is told anything.
+/// Checks that each error has a message and a position in the file, and that the printed errors
+/// contain no terminal escape sequence.
 fn check(errors: &ConfigErrors, path: &Path, content: &[u8]) {
     let text = String::from_utf8_lossy(content);
     let records = errors.records();
@@ -70,7 +71,7 @@ fn check(errors: &ConfigErrors, path: &Path, content: &[u8]) {
         assert!((1..=lines.len()).contains(&line), "{record:?}");
         let width = lines[line - 1].chars().count();
         let column = record.column.expect("a column");
-        // An error may be about the end of a line.
+        // `width + 1`, because the position of an error may be the end of a line.
         assert!((1..=width + 1).contains(&column), "{record:?}");
     }
     let shown = errors.render(false);
@@ -81,13 +82,14 @@ fn check(errors: &ConfigErrors, path: &Path, content: &[u8]) {
     }
 }
 
-/// Whether a gateway would start with this configuration.
+/// Returns whether a gateway accepts this configuration. If not, checks the errors.
 pub fn loads(content: &[u8]) -> bool {
     FOLDER.with(|folder| {
         let path = folder.write("countersign.toml", content);
         match config::inspect(&path) {
             Ok(_) => {
-                // Another reader of TOML finds no fault with its syntax either.
+                // `admin_socket` reads the file separately, and only for the admin socket. It
+                // must not find a syntax error in an accepted file.
                 let socket = config::admin_socket(&path);
                 assert!(matches!(socket, Ok(_) | Err(AdminSocketError::None(_))));
                 true
@@ -100,7 +102,8 @@ pub fn loads(content: &[u8]) -> bool {
     })
 }
 
-/// The input is a configuration, and the profiles of an authority.
+/// Reads the input as a gateway configuration, twice, and as the profiles of a certificate
+/// authority.
 pub fn configuration(data: &[u8]) {
     let first = loads(data);
     assert_eq!(loads(data), first, "read otherwise the second time");

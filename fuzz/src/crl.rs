@@ -1,5 +1,6 @@
-//! Revocation lists: what its issuer did not sign changes nothing, and a list lets a
-//! caller in only if webpki's reading of it does so too.
+//! Certificate revocation lists. A CRL without the issuer's signature must not change a
+//! decision. With a signed CRL, a caller may be accepted only if webpki also accepts the caller
+//! with this CRL.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -13,16 +14,16 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 
 use super::input::{altered, items};
 
-/// Serial number of the caller that is revoked.
+/// The serial number of the certificate that [`Pki::list`] revokes.
 const REVOKED: [u8; 2] = [0x77, 1];
 
 struct Pki {
     root: CertificateDer<'static>,
     intermediate: Authority,
     root_list: Vec<u8>,
-    /// The intermediate's list, which revokes one caller.
+    /// The CRL of the intermediate, which revokes the caller [`Pki::revoked`].
     list: Vec<u8>,
-    /// What stands in its tbsCertList before the entries.
+    /// The DER of the fields that precede the entries in the tbsCertList of [`Pki::list`].
     fields: Vec<u8>,
     revoked: CertificateDer<'static>,
     other: CertificateDer<'static>,
@@ -35,7 +36,7 @@ static PKI: LazyLock<Pki> = LazyLock::new(|| {
     let list = list.signed_by(&intermediate);
     let (_, parts, _) = der::first(&list);
     let (_, signed, _) = der::first(parts);
-    // Version, algorithm, issuer, thisUpdate, nextUpdate.
+    // The fields are version, algorithm, issuer, thisUpdate and nextUpdate.
     let length = (0..5).fold(0, |at, _| at + der::first(&signed[at..]).2);
     let fields = signed[..length].to_vec();
     let leaf = || Leaf::with_uri("spiffe://example.org/a");
@@ -54,7 +55,8 @@ fn now() -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(clock::unix_now()))
 }
 
-/// Why a caller is refused with these lists and the root's.
+/// Returns why a caller with the certificate `leaf` is refused, if the gateway has these CRLs
+/// and the CRL of the root. Returns `None` if the caller is accepted.
 fn refusal(lists: &[&[u8]], leaf: &CertificateDer<'_>) -> Option<ReasonCode> {
     let lists: Vec<_> = [&[PKI.root_list.as_slice()], lists]
         .concat()
@@ -67,7 +69,8 @@ fn refusal(lists: &[&[u8]], leaf: &CertificateDer<'_>) -> Option<ReasonCode> {
     trust.verify(leaf, now()).err().map(|(reason, _)| reason)
 }
 
-/// Whether webpki lets a caller in with this list and the root's.
+/// Returns whether webpki accepts a caller with the certificate `leaf`, with this CRL and the
+/// CRL of the root.
 fn webpki_agrees(list: &[u8], leaf: &CertificateDer<'_>) -> bool {
     let read = |der: &[u8]| webpki::OwnedCertRevocationList::from_der(der).map(Into::into);
     let (Ok(list), Ok(root_list)) = (read(list), read(&PKI.root_list)) else {
@@ -95,21 +98,24 @@ fn webpki_agrees(list: &[u8], leaf: &CertificateDer<'_>) -> bool {
         .is_ok()
 }
 
-/// A list that the intermediate did not sign, unless it is the intact one.
+/// Checks that a CRL without the intermediate's signature never makes a revoked caller accepted.
+/// `list` may also be the intermediate's real CRL, if the changes did not change a byte.
 fn unsigned(list: &[u8]) {
     let intact = &*PKI.list;
     assert!(refusal(&[list], &PKI.revoked).is_some());
     for lists in [[intact, list], [list, intact]] {
         let revoked = refusal(&lists, &PKI.revoked);
         assert_eq!(revoked, Some(ReasonCode::CertificateRevoked), "taken back");
-        // A list that cannot be used leaves it open who is on it.
+        // If a CRL is unusable, the revocation status of the caller that is not revoked may be
+        // unknown.
         let other = refusal(&lists, &PKI.other);
         let is_open = matches!(other, None | Some(ReasonCode::RevocationUnknown));
         assert!(is_open, "another list's fault: {other:?}");
     }
 }
 
-/// A list that the intermediate signed, with these entries and extensions.
+/// Checks a CRL that the intermediate signed. `input` contains its entries and extensions as
+/// [`items`]: an even kind is an entry, an odd kind an extension.
 fn signed(input: &[u8]) {
     let (mut entries, mut extensions) = (Vec::new(), Vec::new());
     for (what, content) in items(input) {
@@ -142,8 +148,8 @@ fn summed_up(list: &[u8]) {
     assert_eq!(outline, next_update(list), "two readings of nextUpdate");
 }
 
-/// The first byte says whether a list follows, or changes of a good one, or items of
-/// one that its issuer signs: entries (even) and extensions (odd).
+/// The first byte of the input selects the meaning of the other bytes: a CRL, changes of a valid
+/// CRL (see `altered`), or the entries and extensions of a CRL that its issuer then signs.
 pub fn crl(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else {
         return;

@@ -1,5 +1,5 @@
-//! Certificate requests: the names are those that stand in the request, none asks for
-//! the rights of an authority, and nothing is taken over that the requester did not
+//! Reads certificate signing requests (CSRs). The result must have exactly the names in the CSR.
+//! It must not have the rights of a CA, and must not contain anything that the requester did not
 //! sign.
 
 use std::collections::BTreeSet;
@@ -11,17 +11,21 @@ use countersign_testkit::{Authority, AuthoritySpec, der};
 
 use super::input::{altered, element, items};
 
-/// extensionRequest (RFC 2985 section 5.4.2), and arcs of 2.5.29.
+/// The OID extensionRequest (RFC 2985 section 5.4.2).
 const EXTENSION_REQUEST: [u8; 9] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 14];
+/// The last arc of the OID keyUsage, 2.5.29.15.
 const KEY_USAGE: u8 = 0x0f;
+/// The last arc of the OID subjectAltName, 2.5.29.17.
 const ALTERNATIVE_NAMES: u8 = 0x11;
+/// The last arc of the OID basicConstraints, 2.5.29.19.
 const BASIC_CONSTRAINTS: u8 = 0x13;
 
-/// Whose key requests are for; of an authority only the key matters here.
+/// The requester, whose key signs all CSRs. An [`Authority`] has a key and can sign. Its
+/// certificate is not used.
 static REQUESTER: LazyLock<Authority> =
     LazyLock::new(|| Authority::root(&AuthoritySpec::new("Requester")));
 
-/// A good request for names of every type.
+/// A valid CSR with one subject alternative name of each supported type.
 static ORIGINAL: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut names = Vec::new();
     for (tag, name) in [
@@ -39,7 +43,8 @@ static ORIGINAL: LazyLock<Vec<u8>> = LazyLock::new(|| {
     request(&[vec![names.concat()]])
 });
 
-/// A signed request with these attributes, each with these extensions.
+/// Returns a signed CSR with these extensionRequest attributes. Each attribute is a list of
+/// extensions, without the tag and the length of each extension.
 fn request(attributes: &[Vec<Vec<u8>>]) -> Vec<u8> {
     let attributes: Vec<_> = attributes
         .iter()
@@ -60,7 +65,8 @@ fn request(attributes: &[Vec<Vec<u8>>]) -> Vec<u8> {
     ]))
 }
 
-/// Arc and value of an extension of 2.5.29.
+/// Returns the last arc of the OID and the value of an extension. Returns `None` if the OID is
+/// not 2.5.29.x.
 fn extension(content: &[u8]) -> Option<(u8, &[u8])> {
     let (0x06, [0x55, 0x1d, arc], mut rest) = element(content)? else {
         return None;
@@ -74,8 +80,8 @@ fn extension(content: &[u8]) -> Option<(u8, &[u8])> {
     }
 }
 
-/// The names in an extension's value, as they are printed; of other types than these
-/// four nothing is taken over.
+/// Returns the names in the value of a subjectAltName extension, in the gateway's text form.
+/// Names of other types than e-mail, DNS, URI and IP address are ignored.
 fn names(value: &[u8]) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let (_, mut rest, _) = element(value).expect("a list of names");
@@ -98,7 +104,8 @@ fn names(value: &[u8]) -> BTreeSet<String> {
     names
 }
 
-/// A request that its holder signed, with these extensions.
+/// Checks a correctly signed CSR. `input` contains its extensions as [`items`]. An odd kind
+/// begins a new attribute.
 fn signed(input: &[u8]) {
     let mut attributes: Vec<Vec<Vec<u8>>> = Vec::new();
     for (what, content) in items(input) {
@@ -123,7 +130,7 @@ fn signed(input: &[u8]) {
                 assert!(!value.windows(3).any(|three| three == ca), "an authority");
             }
             Some((KEY_USAGE, value)) => {
-                // keyCertSign and cRLSign.
+                // The bits of the mask 6 are keyCertSign and cRLSign.
                 let signs =
                     matches!(element(value), Some((0x03, [_, bits, ..], _)) if bits & 6 != 0);
                 assert!(!signs, "it may sign certificates");
@@ -145,8 +152,8 @@ fn signed(input: &[u8]) {
     assert_eq!(taken, expected.unwrap_or_default(), "other names");
 }
 
-/// The first byte says whether a request follows, or changes of a good one, or items
-/// of one that its holder signs: extensions, of which odd ones begin an attribute.
+/// The first byte of the input selects the meaning of the other bytes: a CSR, changes of a valid
+/// CSR (see `altered`), or the extensions of a CSR that the requester then signs.
 pub fn csr(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else {
         return;
@@ -155,7 +162,8 @@ pub fn csr(data: &[u8]) {
         0 => drop(SigningRequest::read(rest)),
         1 => {
             let original = SigningRequest::read(&ORIGINAL).unwrap();
-            // What may differ is around what was signed.
+            // The signature is still valid, so that only bytes outside of the signed part were
+            // changed. Therefore the content must be the same.
             if let Ok(request) = SigningRequest::read(&altered(&ORIGINAL, rest)) {
                 assert_eq!(request.names(), original.names());
                 assert_eq!(request.subject(), original.subject());

@@ -1,5 +1,5 @@
-//! The framing guard against hyper: both must find the same messages in whatever
-//! octets the guard lets through.
+//! Compares the gateway's framing guard (`FramingMachine`) with hyper. In all bytes that the
+//! guard passes on, both must find the same messages.
 
 use std::cell::RefCell;
 use std::io;
@@ -19,14 +19,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The listener's default bound of a head.
+/// The maximum length of a request head in bytes. This is the gateway's default.
 const MAX_HEAD: usize = 32 * 1024;
 
-/// One message as the guard sees it, in the octets it passed on.
+/// The position of one message in the bytes that the guard passed on.
 #[derive(Debug)]
 struct Message {
     head: Range<usize>,
-    /// Where the message ends; none while it is incomplete.
+    /// The end of the message. `None` while the message is incomplete.
     end: Option<usize>,
 }
 
@@ -38,7 +38,7 @@ struct Followed {
     refused: bool,
 }
 
-/// What the guard makes of the octets when they come in pieces of this size.
+/// Returns what the guard finds in `input` if the bytes arrive in pieces of `piece` bytes.
 fn follow(input: &[u8], piece: usize) -> Followed {
     let mut machine = FramingMachine::new(MAX_HEAD);
     let mut followed = Followed {
@@ -53,7 +53,7 @@ fn follow(input: &[u8], piece: usize) -> Followed {
         followed.passed.extend(step.released.unwrap_or_default());
         followed.passed.extend_from_slice(&octets[step.pass]);
         let length = followed.passed.len();
-        // With pieces of one octet these are the boundaries themselves.
+        // The boundaries of messages in `Followed` are exact only if each piece has one byte.
         if machine.heads() > followed.heads {
             followed.heads = machine.heads();
             followed.messages.push(Message {
@@ -75,7 +75,7 @@ fn follow(input: &[u8], piece: usize) -> Followed {
     followed
 }
 
-/// A request as hyper sees it.
+/// A request that hyper found.
 #[derive(Debug)]
 struct Seen {
     method: String,
@@ -84,7 +84,7 @@ struct Seen {
     last: bool,
 }
 
-/// A connection that says all it has to say at once.
+/// A connection whose bytes have all arrived already. It discards what hyper writes.
 struct Wire<'a>(&'a [u8]);
 
 impl AsyncRead for Wire<'_> {
@@ -118,7 +118,7 @@ impl AsyncWrite for Wire<'_> {
     }
 }
 
-/// Whether the connection ends with this request.
+/// Returns whether hyper closes the connection after this request.
 fn is_last(request: &Request<Incoming>) -> bool {
     request.version() == Version::HTTP_10
         || request.headers().get_all("connection").iter().any(|value| {
@@ -128,7 +128,8 @@ fn is_last(request: &Request<Incoming>) -> bool {
         })
 }
 
-/// What hyper makes of the octets, set up as the listener does.
+/// Returns the requests that hyper finds in the bytes, and the error with which the connection
+/// ended. hyper has the same settings as in the gateway's listener.
 fn hyper(octets: &[u8]) -> (Vec<Seen>, Option<hyper::Error>) {
     thread_local! {
         static RUNTIME: tokio::runtime::Runtime =
@@ -163,8 +164,8 @@ fn hyper(octets: &[u8]) -> (Vec<Seen>, Option<hyper::Error>) {
     (Rc::into_inner(seen).unwrap().into_inner(), ended.err())
 }
 
-/// The content of a chunked body; a decoder of its own, for octets the guard has
-/// found good.
+/// Returns the content of a chunked body. This decoder shares no code with the guard and with
+/// hyper. It may panic for bytes that the guard does not accept.
 fn dechunked(mut octets: &[u8]) -> Vec<u8> {
     let mut content = Vec::new();
     loop {
@@ -187,7 +188,7 @@ fn check(message: &Message, passed: &[u8], seen: &Seen) {
     let mut words = line.split(' ');
     assert_eq!(words.next(), Some(&*seen.method), "another method: {head}");
     let target = words.next().unwrap();
-    // Of absolute targets hyper normalises host and path.
+    // Targets in absolute form are not compared, because hyper normalizes their host and path.
     if target.starts_with('/') || target == "*" {
         assert_eq!(target, seen.target, "another target: {head}");
     }
@@ -211,18 +212,20 @@ fn check(message: &Message, passed: &[u8], seen: &Seen) {
     );
 }
 
-/// The first octet is a size of pieces, the rest what a client sends.
+/// The first byte of the input is the size of the pieces. The other bytes are what a client
+/// sends.
 pub fn framing(data: &[u8]) {
     let Some((piece, input)) = data.split_first() else {
         return;
     };
-    // However the octets come, the guard sees the same messages.
+    // The guard must find the same messages for all sizes of pieces.
     let followed = follow(input, 1);
     for piece in [1 + usize::from(*piece), input.len().max(1)] {
         let other = follow(input, piece);
         assert_eq!(other.heads, followed.heads, "pieces of {piece}");
         assert_eq!(other.refused, followed.refused, "pieces of {piece}");
-        // Of a line that is refused, parts may have been passed on.
+        // With larger pieces, the guard may pass on fewer bytes of a line before it refuses the
+        // line.
         assert!(followed.passed.starts_with(&other.passed));
         assert!(followed.refused || followed.passed.len() == other.passed.len());
     }
@@ -239,7 +242,8 @@ pub fn framing(data: &[u8]) {
         .zip(&followed.messages)
         .take_while(|(_, message)| message.end.is_some())
         .count();
-    // hyper stops early only where the connection ends, or the input does.
+    // hyper may find fewer requests only if it closes the connection after a request, or if a
+    // message is incomplete.
     let stopped = seen.iter().any(|seen| seen.last) || complete < seen.len();
     assert!(
         stopped || seen.len() == followed.messages.len(),

@@ -1,5 +1,5 @@
-//! Header filtering: nothing forgeable and nothing of one hop remains, and what
-//! concerns nobody stays as it was.
+//! Filters header fields of requests and responses, and trailers. No forgeable field and no
+//! hop-by-hop field may remain, and unrelated fields must not change.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use countersign_core::upstream::header_rules::HeaderRules;
 use countersign_proxy::wire::headers::{RequestTrailers, strip_request, strip_response};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-/// What only the gateway may say, in whatever spelling.
+/// Fields that only the gateway may set. Names are compared after [`canonical`].
 const FORGEABLE: [&str; 12] = [
     "countersign-assertion",
     "client-cert",
@@ -23,6 +23,7 @@ const FORGEABLE: [&str; 12] = [
     "proxy",
 ];
 
+/// Hop-by-hop fields, which a proxy must not forward (RFC 9110 section 7.6.1).
 const ONE_HOP: [&str; 7] = [
     "connection",
     "keep-alive",
@@ -33,7 +34,8 @@ const ONE_HOP: [&str; 7] = [
     "upgrade",
 ];
 
-/// What a trailer must not say (RFC 9110 section 6.5.1), in whatever spelling.
+/// Fields that must not be in trailers (RFC 9110 section 6.5.1). Names are compared after
+/// [`canonical`].
 const OF_THE_HEAD: [&str; 12] = [
     "authorization",
     "content-encoding",
@@ -49,7 +51,8 @@ const OF_THE_HEAD: [&str; 12] = [
     "transfer-encoding",
 ];
 
-/// The name as a server reads it that takes any punctuation for `-`.
+/// Returns the name in lower case, with `-` for all punctuation. Some servers treat all these
+/// spellings as the same name.
 fn canonical(name: &str) -> String {
     name.chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
@@ -77,7 +80,7 @@ fn fields(data: &[u8]) -> HeaderMap {
     fields
 }
 
-/// Names that the Connection fields list.
+/// Returns the names that the `Connection` fields list.
 fn listed(fields: &HeaderMap) -> Vec<String> {
     fields
         .get_all("connection")
@@ -87,7 +90,8 @@ fn listed(fields: &HeaderMap) -> Vec<String> {
         .collect()
 }
 
-/// What no rule is about, and no Connection field lists.
+/// Returns the fields that the filters must not change: those that begin with `y-` or `grpc-`,
+/// except those in `listed`.
 fn untouched(fields: &HeaderMap, listed: &[String]) -> Vec<(String, Vec<u8>)> {
     let mut untouched: Vec<_> = fields
         .iter()
@@ -97,12 +101,14 @@ fn untouched(fields: &HeaderMap, listed: &[String]) -> Vec<(String, Vec<u8>)> {
         })
         .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
         .collect();
-    // Between fields of different names the order means nothing.
+    // The fields are sorted by name, because the order of fields with different names has no
+    // meaning.
     untouched.sort_by(|(a, _), (b, _)| a.cmp(b));
     untouched
 }
 
-/// Each line of the input is a field.
+/// Each line of the input is one field: `name:value`. The fields are filtered as those of a
+/// request, of a response, and of trailers.
 pub fn headers(data: &[u8]) {
     let before = fields(data);
     let listed = listed(&before);

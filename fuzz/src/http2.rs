@@ -1,5 +1,5 @@
-//! The scanner of HTTP/2 frames: wherever reads begin and end, it finds the frames that
-//! a plain reading finds.
+//! Compares the gateway's scanner of HTTP/2 frames with the simple parser of the testkit. Both
+//! must find the same frames, for all sizes of reads.
 
 use countersign_core::h2_frames::{self, FrameScanner};
 use countersign_testkit::http2::{Frame, frames};
@@ -9,7 +9,7 @@ const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 
-/// Returns the frames that the scanner finds if the bytes come in pieces of this size.
+/// Returns the frames that the scanner finds if the bytes arrive in pieces of `piece` bytes.
 fn scan(octets: &[u8], piece: usize) -> Vec<h2_frames::Frame> {
     let mut scan = FrameScanner::new(0);
     let mut found = Vec::new();
@@ -24,7 +24,8 @@ fn number(payload: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(octets))
 }
 
-/// SETTINGS_INITIAL_WINDOW_SIZE, of which the last one counts.
+/// Returns the value of SETTINGS_INITIAL_WINDOW_SIZE. If it occurs several times, the last one
+/// counts.
 fn initial_window(payload: &[u8]) -> Option<u32> {
     payload
         .chunks_exact(6)
@@ -54,14 +55,16 @@ fn check(found: &h2_frames::Frame, frame: &Frame) {
     assert_eq!(found.window, window, "{frame:?}");
 }
 
-/// The first byte is a size of pieces, the rest what a peer sends after its preface.
+/// The first byte of the input is the size of the pieces. The other bytes are what a peer sends
+/// after its connection preface.
 pub fn http2(data: &[u8]) {
     let Some((piece, octets)) = data.split_first() else {
         return;
     };
     let whole = frames(octets);
     let found = scan(octets, 1 + usize::from(*piece));
-    // Of the last frame it may be enough that its beginning has come.
+    // The scanner may report the last frame before all of its bytes have arrived. The simple
+    // parser does not.
     assert!(
         found.len() == whole.len() || found.len() == whole.len() + 1,
         "{found:?} and {whole:?}"

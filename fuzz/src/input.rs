@@ -1,7 +1,7 @@
-//! How several targets read their input.
+//! Functions with which several fuzz targets interpret their input.
 
-/// `original` with bytes changed: each three bytes of `changes` are a position and a
-/// new byte.
+/// Returns `original` with changed bytes. Every three bytes of `changes` are one change: a
+/// position (two bytes), and the new byte at this position.
 pub(crate) fn altered(original: &[u8], changes: &[u8]) -> Vec<u8> {
     let mut altered = original.to_vec();
     for change in changes.chunks_exact(3) {
@@ -12,8 +12,9 @@ pub(crate) fn altered(original: &[u8], changes: &[u8]) -> Vec<u8> {
     altered
 }
 
-/// Items one after the other: what each is, its length, and its content. The last one
-/// may be cut off.
+/// Splits the input into items: the kind and the content of each. In the input, an item is one
+/// byte for the kind, one byte for the length, and the content. If the input ends early, the
+/// content of the last item is shorter than its length.
 pub(crate) fn items(mut input: &[u8]) -> Vec<(u8, &[u8])> {
     let mut items = Vec::new();
     while let [what, length, rest @ ..] = input {
@@ -24,8 +25,8 @@ pub(crate) fn items(mut input: &[u8]) -> Vec<(u8, &[u8])> {
     items
 }
 
-/// Tag and content of the first element of DER, and what follows it. Lengths may have
-/// any number of bytes.
+/// Returns the tag and the content of the first DER element, and the bytes after the element.
+/// The length may be encoded in up to four bytes.
 pub(crate) fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = der.split_first()?;
     let (first, rest) = rest.split_first()?;

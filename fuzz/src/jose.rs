@@ -1,4 +1,5 @@
-//! The JOSE parser: what it accepts has one reading.
+//! Parses tokens and keys with the JOSE module of `countersign-verify`. Everything that it
+//! accepts must have only one meaning.
 
 use countersign_verify::jose::{
     CompactJws, Jwk, JwkSet, MAX_TOKEN_BYTES, base64url_decode, base64url_encode, parse_object,
@@ -12,7 +13,7 @@ fn token(text: &str) {
     };
     let parts: Vec<&str> = text.split('.').collect();
     assert_eq!(parts.len(), 3);
-    // One token has one spelling.
+    // Only the canonical base64url encoding of each part may be accepted.
     for part in &parts {
         let octets = base64url_decode(part, "part").unwrap();
         assert_eq!(base64url_encode(&octets), *part);
@@ -22,7 +23,8 @@ fn token(text: &str) {
     assert_eq!(serde_json::from_slice::<Value>(&header).ok(), Some(members));
     let payload = base64url_decode(parts[1], "payload").unwrap();
     assert_eq!(token.unverified_payload(), payload);
-    // Nobody signed this.
+    // The fuzzer does not have the private key of this public key. Therefore the signature of
+    // the token cannot be valid.
     let keys = JwkSet::from_json(br#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#);
     assert!(verify_signature(text, &keys.unwrap()).is_err());
 }
@@ -42,11 +44,12 @@ fn keys(octets: &[u8]) {
     }
 }
 
-/// The input is a token, a header's text, a key, and a set of keys.
+/// The input is used as a token, as the header of a token, as a JSON object, as a key and as a
+/// key set.
 pub fn jose(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         token(text);
-        // The same text as header of a token whose other parts are good.
+        // The same text is the header of a token whose other parts are well-formed.
         token(&format!("{}.e30.AAAA", base64url_encode(text.as_bytes())));
     }
     if let Ok(members) = parse_object(data, "object") {

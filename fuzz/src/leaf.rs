@@ -1,4 +1,5 @@
-//! Reading leaf certificates: names agree with webpki's reading of the same octets.
+//! Reads leaf certificates. The URI and DNS names must agree with webpki's reading of the same
+//! bytes.
 
 use std::sync::OnceLock;
 
@@ -9,7 +10,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::input::altered;
 
-/// A good certificate with names of every type.
+/// Returns a valid certificate with subject alternative names of each supported type.
 fn original() -> &'static [u8] {
     static ORIGINAL: OnceLock<Vec<u8>> = OnceLock::new();
     ORIGINAL.get_or_init(|| {
@@ -23,7 +24,8 @@ fn original() -> &'static [u8] {
     })
 }
 
-/// The first octet says whether a certificate follows, or changes of a good one.
+/// The first byte of the input selects the meaning of the other bytes: a certificate, or changes
+/// of a valid certificate (see `altered`).
 pub fn leaf(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else {
         return;
@@ -52,7 +54,7 @@ pub fn leaf(data: &[u8]) {
         let theirs: Vec<&str> = parsed.valid_uri_names().collect();
         assert_eq!(facts.sans.uri, theirs, "URI names");
         let theirs: Vec<&str> = parsed.valid_dns_names().collect();
-        // webpki leaves out what is not a name.
+        // webpki leaves out invalid DNS names. All others must be among ours, in the same order.
         let mut ours = facts.sans.dns.iter();
         assert!(
             theirs.iter().all(|name| ours.any(|own| own == name)),

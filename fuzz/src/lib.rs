@@ -1,7 +1,7 @@
-//! What fuzz targets do with their input: parse it, and demand properties of what
-//! was accepted. They panic where a property does not hold.
+//! The code of the fuzz targets. Each target parses its input with the gateway's code, and
+//! checks properties of the accepted results. It panics if a property does not hold.
 //!
-//! `fuzz_targets/` calls these under libFuzzer, `tests/fuzz` under proptest.
+//! `fuzz_targets/` calls these functions with libFuzzer, and `tests/fuzz` with proptest.
 
 mod configuration;
 mod crl;

@@ -1,8 +1,9 @@
-//! Path rules: what is accepted means the same to every service.
+//! Checks paths and hosts of requests. An accepted path must have the same meaning for every
+//! service, however the service decodes or resolves it.
 
 use countersign_proxy::wire::target::{checked_path, normalized_host};
 
-/// Percent-decoding that leaves alone what it does not understand.
+/// Percent-decodes bytes. Malformed escapes stay unchanged.
 fn decoded(octets: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::new();
     let mut rest = octets;
@@ -26,8 +27,9 @@ fn decoded(octets: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// What a service may make of a path: empty and dot segments resolved, parameters
-/// cut off where it does that.
+/// Returns the path as a service may resolve it: without empty segments, `.` and `..`, and with
+/// `\` read as `/`. If `cut_parameters` is true, the parameters of segments (after `;`) are
+/// removed too.
 fn resolved(path: &str, cut_parameters: bool) -> String {
     let mut segments: Vec<&str> = Vec::new();
     for segment in path.split(['/', '\\']) {
@@ -51,7 +53,7 @@ fn resolved(path: &str, cut_parameters: bool) -> String {
     format!("/{}{end}", segments.join("/"))
 }
 
-/// The path with parameters cut off and nothing resolved.
+/// Returns the path without the parameters of its segments (after `;`), and otherwise unchanged.
 fn without_parameters(path: &str) -> String {
     path.split('/')
         .map(|segment| segment.split(';').next().unwrap())
@@ -59,7 +61,7 @@ fn without_parameters(path: &str) -> String {
         .join("/")
 }
 
-/// The input is a path, and a host.
+/// The input is used as a request path and as a host.
 pub fn paths(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;

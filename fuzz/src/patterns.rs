@@ -1,10 +1,12 @@
-//! Patterns: matching agrees with a plain reading of the grammar, overlapping with
-//! matching, and printing with parsing.
+//! Checks patterns of paths, hosts and callers. Path matching must agree with a simple
+//! implementation of the grammar. Overlap checks must agree with matching, and printing with
+//! parsing.
 
 use countersign_core::identity::caller::CallerName;
 use countersign_core::identity::pattern::{HostPattern, IdentityPattern, PathPattern};
 
-/// The grammar once more, slowly.
+/// Returns whether the path segments `given` match the segments of `pattern`. This is a simple
+/// and slow implementation of the grammar, for comparison.
 fn matches(pattern: &[&str], given: &[&str]) -> bool {
     match (pattern.split_first(), given.split_first()) {
         (Some((&"**", [])), Some(_)) => true,
@@ -83,7 +85,7 @@ fn identities(first: &str, second: &str, given: &str) {
     }
 }
 
-/// The input's first three lines are two patterns and what they may match.
+/// The first two lines of the input are patterns. The third line is the value to match.
 pub fn patterns(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;

@@ -1,11 +1,12 @@
-//! PROXY protocol headers: nothing beyond the header is read, and the address is the
-//! one that stands in it.
+//! Reads PROXY protocol headers (version 2). The reader must not read beyond the header, and
+//! must return the address in the header.
 
 use std::net::{IpAddr, SocketAddr};
 
 use countersign_proxy::wire::proxy_protocol::read;
 
-/// The source of a header that was accepted, by position.
+/// Returns the source address in an accepted header. Its position depends only on the address
+/// family.
 fn source(data: &[u8]) -> Option<SocketAddr> {
     let octets: IpAddr = match data[13] {
         0x11 => <[u8; 4]>::try_from(&data[16..20]).unwrap().into(),
@@ -17,8 +18,8 @@ fn source(data: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::new(octets.to_canonical(), port))
 }
 
-/// The input is what a peer sends first; the signature is added, for it is a long one
-/// to guess.
+/// The input is what a peer sends after the signature (the first 12 bytes) of a PROXY header.
+/// The signature is added here, because random input would seldom contain it.
 pub fn proxy_header(data: &[u8]) {
     let sent = [&b"\r\n\r\n\0\r\nQUIT\n"[..], data].concat();
     let mut rest = &sent[..];

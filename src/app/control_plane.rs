@@ -1,5 +1,5 @@
-//! Runs the parts beside the workers: the public and the operators' listener, the operators'
-//! private socket, and SIGHUP.
+//! Runs the control plane beside the workers: the public listener, the operators' listener, the
+//! operators' private socket, and the handler of SIGHUP.
 
 use std::future::Future;
 use std::io;
@@ -21,7 +21,7 @@ use crate::proxy::connection::worker::Shared;
 use crate::snapshot::Settings;
 use crate::telemetry::audit::AuditWriter;
 
-/// The parts that the control plane is made of.
+/// The values that the control plane is built from.
 pub(super) struct ControlParts<'a> {
     pub(super) shared: &'a Shared,
     pub(super) readiness: &'a Arc<Readiness>,
@@ -33,11 +33,11 @@ pub(super) struct ControlParts<'a> {
     pub(super) audit: &'a AuditWriter,
     pub(super) reloads: ReloadRequests,
     pub(super) descriptors: DescriptorPlan,
-    /// Becomes true when an operator wants the process to end.
+    /// Set to true when an operator asks the process to end.
     pub(super) drain: watch::Sender<bool>,
 }
 
-/// The running servers.
+/// The running servers of the control plane.
 pub(super) struct ControlPlane {
     servers: JoinSet<()>,
     stop: watch::Sender<bool>,
@@ -108,14 +108,14 @@ impl ControlPlane {
         Ok(Self { servers, stop })
     }
 
-    /// Lets the servers end.
+    /// Stops the servers and waits until they have ended.
     pub(super) async fn end(mut self) {
         let _ = self.stop.send(true);
         while self.servers.join_next().await.is_some() {}
     }
 }
 
-/// Turns SIGHUP into requests to reload; many at once become one.
+/// Requests a reload for each SIGHUP. Several signals in a short time cause one reload.
 fn reload_on_signal(
     reloads: ReloadRequests,
     mut stopping: watch::Receiver<bool>,

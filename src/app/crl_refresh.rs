@@ -1,10 +1,10 @@
-//! Fetches CRLs by URL at intervals, and requests a load of a trust domain's material when one
-//! of its CRLs has changed.
+//! Fetches CRLs by URL at intervals. If a CRL has changed, requests that the material of its trust
+//! domain is loaded.
 //!
-//! A CRL is checked before it is kept. A CRL that is damaged, signed by another key, older than
-//! the one in use, or not there any more, changes nothing and raises a problem. A kept CRL that
-//! does not come into use also raises a problem. Each URL has its own schedule: a server that
-//! hangs delays no other.
+//! Each CRL is checked before it is kept. The fetched CRL may be damaged, signed by another key,
+//! older than the CRL in use, or missing on the server. In these cases the old CRL stays in use,
+//! and a problem is raised. A kept CRL that does not come into use also raises a problem. Each URL
+//! has its own schedule, so that a server that hangs delays no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,10 +26,10 @@ use crate::telemetry::metrics::Metrics;
 
 /// Maximum time until a source is fetched again after a failure.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(60);
-/// CRLs that are about to expire are not fetched more often than this.
+/// Minimum time between two fetches of a CRL that is about to expire.
 const MIN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Keeps the CRLs by URL up to date.
+/// Fetches new versions of the CRLs that are configured by URL.
 #[derive(Debug)]
 pub(super) struct CrlRefresher {
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
@@ -42,16 +42,18 @@ pub(super) struct CrlRefresher {
 /// The outcome of one fetch.
 struct Fetched {
     source: CrlSource,
-    /// The document if it is new, or a description of the error.
+    /// The document if it is new; `None` if the server's document has not changed; or a description
+    /// of the error.
     outcome: Result<Option<CrlDocument>, String>,
 }
 
-/// The state of the sources, by URL.
+/// The state of all sources. The keys are URLs.
 #[derive(Default)]
 struct Known {
     /// When each source is fetched next.
     due: BTreeMap<String, Instant>,
-    /// Sources whose newest document was kept, but is not in use yet.
+    /// Sources whose newest document is kept in `crl_fetcher`, but is not yet used by the snapshot
+    /// in service.
     waiting: BTreeSet<String>,
     /// Sources with a problem.
     problems: BTreeSet<String>,
@@ -60,7 +62,7 @@ struct Known {
 }
 
 impl CrlRefresher {
-    /// Fetches for ever.
+    /// Fetches CRLs until the process ends.
     pub(super) async fn run(mut self) {
         let mut known = Known::default();
         let saver = Saver::start();
@@ -69,7 +71,7 @@ impl CrlRefresher {
             let snapshot = self.snapshot.load_full();
             let in_use = self.look(&snapshot, &mut known);
             let sources = snapshot.crl_sources.clone();
-            // The snapshot must not be held during the wait.
+            // The snapshot must be dropped before the wait, so that its memory can be freed.
             drop(snapshot);
             saver.save(in_use);
             let now = Instant::now();
@@ -100,7 +102,8 @@ impl CrlRefresher {
                         known.busy.remove(&url);
                         known.due.insert(url, Instant::now() + wait);
                     }
-                    // It is not known which fetch panicked: all sources are due again later.
+                    // The URL of the fetch that panicked is unknown, so all sources may be fetched
+                    // again when they are due.
                     Err(_) => known.busy.clear(),
                 },
                 changed = self.changes.changed() => if changed.is_err() {
@@ -110,9 +113,9 @@ impl CrlRefresher {
         }
     }
 
-    /// Schedules the sources that are new in a snapshot, notes which fetched documents have
-    /// come into use, and forgets sources that are gone. Returns the new sources, and those
-    /// whose document came into use.
+    /// Compares the sources of a snapshot with `known`. Schedules new sources, records which
+    /// fetched documents have come into use, and forgets removed sources. Returns the new sources,
+    /// and the sources whose document has come into use.
     fn look(&self, snapshot: &Snapshot, known: &mut Known) -> Vec<CrlSource> {
         let mut in_use = Vec::new();
         let remote = &snapshot.crl_fetcher;
@@ -152,15 +155,16 @@ impl CrlRefresher {
         in_use
     }
 
-    /// Keeps a fetched document. Returns how long to wait before the next fetch.
+    /// Handles the outcome of a fetch, and keeps a new document. Returns the time until the next
+    /// fetch.
     fn conclude(&self, fetched: &Fetched, known: &mut Known) -> Duration {
         let Fetched { source, outcome } = fetched;
         let url = source.url.to_string();
         let soon = source.policy.interval.min(MAX_RETRY_PAUSE);
         let snapshot = self.snapshot.load();
         self.metrics.revocation_list_fetched(outcome.is_ok());
-        // Determined before the new document is kept: whether the last kept document is still
-        // not in use.
+        // Whether the document of an earlier fetch has not come into use. This must be computed
+        // before the new document is kept, which replaces the earlier one.
         let late = known.waiting.contains(&url) && !is_in_use(&snapshot, source);
         if let Ok(Some(document)) = outcome {
             tracing::info!(%url, "a new revocation list was fetched");
@@ -205,15 +209,17 @@ impl CrlRefresher {
     }
 }
 
-/// Whether the kept document of a source is the one that the snapshot was built with.
+/// Whether the snapshot was built with the kept document of a source. Also true if the snapshot
+/// does not name the source any more.
 fn is_in_use(snapshot: &Snapshot, source: &CrlSource) -> bool {
     let mut sources = snapshot.crl_sources.iter();
     let current = sources.find(|current| current.url == source.url);
     current.is_none_or(|current| snapshot.crl_fetcher.is_in_use(current))
 }
 
-/// Returns how long a document is used before it is fetched again: until half of the time to
-/// its nextUpdate has passed, within bounds. `now` is in seconds since the Unix epoch.
+/// Returns how long a document is used before it is fetched again. This is half of the time until
+/// its nextUpdate, within two limits: at least `MIN_INTERVAL`, and at most the configured interval.
+/// `now` is in seconds since the Unix epoch.
 fn wait(source: &CrlSource, next_update: Option<i64>, now: u64) -> Duration {
     let interval = source.policy.interval;
     let Some(end) = next_update else {
@@ -223,9 +229,9 @@ fn wait(source: &CrlSource, next_update: Option<i64>, now: u64) -> Duration {
     interval.min(MIN_INTERVAL.max(Duration::from_secs(left / 2)))
 }
 
-/// Writes documents that are in use to disk, on a separate thread and one after another, so
-/// that an older one never overwrites a newer one. A disk that hangs delays nothing else, and
-/// of each URL only the newest document waits for it.
+/// Writes documents that are in use to disk, on a separate thread. It writes one document at a
+/// time, so that an older document never overwrites a newer one. A disk that hangs delays only this
+/// thread. For each URL, at most one document waits for the disk.
 struct Saver {
     waiting: Arc<Mutex<BTreeMap<String, CrlSource>>>,
     thread: Option<std::thread::Thread>,
@@ -276,7 +282,7 @@ async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: CrlSource) -> Fetched {
         Ok(Some(bytes)) => {
             let snapshot = snapshot.load_full();
             let asked = source.clone();
-            // Done on a blocking thread, because checking a large list takes time.
+            // Checking a large list takes time, so the check runs on a blocking thread.
             let checked =
                 tokio::task::spawn_blocking(move || check(&snapshot, &asked, bytes).map(Some));
             checked.await.unwrap_or_else(|error| Err(error.to_string()))
@@ -285,7 +291,7 @@ async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: CrlSource) -> Fetched {
     Fetched { source, outcome }
 }
 
-/// Decodes a fetched document, if it may replace the kept one.
+/// Decodes a fetched document, and checks that it may replace the kept one.
 fn check(snapshot: &Snapshot, source: &CrlSource, bytes: Bytes) -> Result<CrlDocument, String> {
     let bundle = snapshot
         .bundles

@@ -1,4 +1,4 @@
-//! Rechecks connections when the deny list changes, as after reloads.
+//! Rechecks all connections when the deny list changes, in the same way as after a reload.
 
 use std::sync::Arc;
 
@@ -8,13 +8,15 @@ use tokio::sync::watch;
 use crate::snapshot::Snapshot;
 use crate::trust::DenyList;
 
-/// Follows the deny list in service, for ever, even if another list replaces it.
+/// Follows the changes of the deny list in service until the process ends. If a reload replaces the
+/// list, follows the new list.
 pub(super) async fn follow(snapshot: Arc<ArcSwap<Snapshot>>, changed: Arc<watch::Sender<u64>>) {
     let mut reloads = changed.subscribe();
     loop {
         let list = snapshot.load().deny_list.clone();
         let mut changes = list.as_ref().map(|list| list.subscribe());
-        // The list may have changed before the subscription.
+        // The list may have changed before this task subscribed, so one recheck is always
+        // requested.
         changed.send_modify(|changes| *changes += 1);
         reloads.mark_unchanged();
         loop {

@@ -1,4 +1,4 @@
-//! `AppError`: why the gateway could not start or go on.
+//! `AppError`: why the gateway could not start or could not continue.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,36 +14,36 @@ pub enum AppError {
     /// An address cannot be bound.
     #[error("cannot listen on {address} ({what}): {error}")]
     Bind {
-        /// The listener that the address is for.
+        /// The purpose of the listener, as the message names it.
         what: &'static str,
         /// The address that cannot be bound.
         address: SocketAddr,
-        /// The system's error.
+        /// The error of the operating system.
         error: io::Error,
     },
-    /// The operators' socket cannot be made.
+    /// The operators' socket cannot be created.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// Chains cannot be kept.
+    /// The directory for kept certificate chains cannot be used.
     #[error("cannot keep chains in {} ([audit] chains): {error}", path.display())]
     Chains {
-        /// The directory.
+        /// The path of the directory.
         path: PathBuf,
-        /// The system's error.
+        /// The error of the operating system.
         error: io::Error,
     },
-    /// The deny list's file cannot be read or made.
+    /// The deny list's file cannot be read or created.
     #[error(transparent)]
     DenyList(#[from] DenyListError),
     /// The audit log cannot be written.
     #[error("cannot write the audit log {}: {error}", path.display())]
     Audit {
-        /// The file.
+        /// The path of the audit log.
         path: PathBuf,
-        /// The system's error.
+        /// The error of the operating system.
         error: io::Error,
     },
-    /// The keys of an issuer that is required at start cannot be fetched.
+    /// An issuer has `required_at_start`, and its keys cannot be fetched.
     #[error(
         "the keys of token issuer {name} cannot be fetched: {error}; \
          mend that, or remove required_at_start"
@@ -54,7 +54,7 @@ pub enum AppError {
         /// The reason why the keys cannot be fetched.
         error: FetchError,
     },
-    /// The system refused something else.
+    /// The operating system reported another error.
     #[error("{0}")]
     System(#[from] io::Error),
 }

@@ -1,5 +1,5 @@
-//! Logs when a CRL should have been replaced, and updates the metric of CRLs' freshness.
-//! `/readyz` checks freshness itself.
+//! Updates the metric about the freshness of CRLs, and logs if a CRL should have been replaced.
+//! `/readyz` checks the freshness itself.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::metrics::Metrics;
 use crate::trust::Freshness;
 
-/// How often the freshness of lists is checked.
+/// The interval at which the freshness of CRLs is checked.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Lists by trust domain, issuer and number.
+/// The freshness of each CRL. The key is the trust domain, the issuer and the CRL number.
 type Seen = BTreeMap<(String, String, String), Freshness>;
 
-/// Watches for ever.
+/// Checks the freshness at intervals until the process ends.
 pub(super) async fn watch(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) {
     let mut seen = Seen::new();
     loop {

@@ -10,8 +10,8 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::active_health;
 
-/// Runs checks for ever. With every new snapshot the checks begin again. Endpoints that stay
-/// keep their results, and nothing is left of endpoints that are gone.
+/// Runs health checks until the process ends. Each new snapshot restarts all checks. Endpoints that
+/// are in both snapshots keep their results.
 pub(super) async fn run(
     snapshot: Arc<ArcSwap<Snapshot>>,
     mut changes: watch::Receiver<u64>,
@@ -32,14 +32,15 @@ pub(super) async fn run(
         }
         let generation = current.generation;
         drop(current);
-        // `changes` also counts changes of the deny list, which do not concern the checks.
+        // The counter `changes` also counts changes of the deny list, for which the checks need no
+        // restart.
         while snapshot.load().generation == generation {
             if changes.changed().await.is_err() {
                 return;
             }
         }
-        // Ends all checks and waits until they have ended. Otherwise an old check could
-        // overwrite the result of a new one.
+        // Waits until the old checks have ended, so that an old check cannot overwrite the result
+        // of a new one.
         checks.shutdown().await;
     }
 }

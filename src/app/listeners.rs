@@ -1,4 +1,4 @@
-//! `Listeners`: the bound sockets of a gateway that is not serving yet.
+//! `Listeners`: the bound sockets of a gateway that does not serve requests yet.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,20 +10,20 @@ use super::error::AppError;
 use crate::admin::AdminSocket;
 use crate::proxy::listener;
 
-/// The addresses of the gateway's listeners, once they are open.
+/// The addresses of the gateway's open listeners.
 #[derive(Debug, Clone, Serialize)]
 pub struct Addresses {
-    /// The mTLS listener.
+    /// The address of the mTLS listener.
     pub listener: SocketAddr,
-    /// The public listener, if there is one.
+    /// The address of the public listener, if there is one.
     pub public: Option<SocketAddr>,
-    /// The operators' listener, if there is one.
+    /// The address of the operators' listener, if there is one.
     pub admin: Option<SocketAddr>,
-    /// The operators' private socket, if there is one.
+    /// The path of the operators' private socket, if there is one.
     pub socket: Option<PathBuf>,
 }
 
-/// The bound sockets of a gateway that is not serving yet.
+/// The bound sockets of a gateway that does not serve requests yet.
 #[derive(Debug)]
 pub struct Listeners {
     pub(super) listener: std::net::TcpListener,
@@ -34,10 +34,10 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds every address of a configuration.
+    /// Binds all addresses of a configuration.
     ///
     /// # Errors
-    /// Names the first address that cannot be bound.
+    /// The error names the first address that cannot be bound.
     pub fn bind(
         listener: SocketAddr,
         public: Option<SocketAddr>,
@@ -72,8 +72,8 @@ impl Listeners {
         })
     }
 
-    /// Adds the operators' private socket. Called after the addresses were bound, because a
-    /// process that has them is the only gateway of its configuration.
+    /// Adds the operators' private socket. Called after the addresses were bound: a process that
+    /// owns the addresses is the only running gateway of its configuration.
     ///
     /// # Errors
     /// If the socket cannot be created.
@@ -83,18 +83,18 @@ impl Listeners {
         Ok(self)
     }
 
-    /// Returns the addresses, with the ports the system chose.
+    /// Returns the addresses. If a configured port is 0, the operating system has chosen the port.
     #[must_use]
     pub fn addresses(&self) -> Addresses {
         self.addresses.clone()
     }
 }
 
-/// Writes a file in one step, so that a process that waits for the file never reads an
-/// incomplete one.
+/// Writes the addresses to a file atomically, so that a process that waits for the file never reads
+/// an incomplete one.
 ///
 /// # Errors
-/// When the directory cannot be written.
+/// If the directory cannot be written.
 pub fn write_ready_file(path: &Path, addresses: &Addresses) -> io::Result<()> {
     let directory = path
         .parent()

@@ -1,12 +1,12 @@
 //! Starts, connects and stops all parts; watches files and reloads.
 //!
-//! - `start`: starts and stops the gateway; the only place that connects the parts
+//! - `start`: starts and stops the gateway; only this file connects the parts
 //! - `control_plane`: starts the servers of the control plane
-//! - `crl_refresh`: fetches CRLs by URL and requests their loading
+//! - `crl_refresh`: fetches CRLs by URL and requests that they are loaded
 //! - `denials`: rechecks connections when the deny list changes
-//! - `freshness`: updates the metrics of certificates and CRLs
+//! - `freshness`: updates the metrics about the freshness of CRLs
 //! - `health`: runs the active health checks
-//! - `listeners`: the bound sockets of a gateway that is not serving yet
+//! - `listeners`: the bound sockets of a gateway that does not serve requests yet
 //! - `error`: the reasons why the gateway could not start or continue
 //!
 //! Below:

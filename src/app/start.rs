@@ -1,8 +1,14 @@
-//! Starts and stops the gateway. The only place that connects the parts.
+//! Starts and stops the gateway. Only this file connects the parts.
 //!
-//! Order of start: bind every address (so that a failure costs nothing), audit log, workers,
-//! control-plane servers, then the acceptor. Order of stop: readiness turns to draining, the
-//! listener closes, connections finish, the control plane ends, the audit log is written out.
+//! Order of the start:
+//!
+//! - Bind every address, so that a failure has no effects.
+//! - Start the audit log, the workers, the servers of the control plane, and then the acceptor.
+//!
+//! Order of the stop:
+//!
+//! - Set the stage to draining, and close the listener.
+//! - Let connections finish, end the control plane, and write out the audit log.
 
 use std::io;
 use std::sync::Arc;
@@ -33,14 +39,14 @@ use crate::telemetry::eviction_log::EvictionLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream;
 
-/// How long threads of the control plane that wait for a disk may take when everything else
-/// has ended.
+/// When all other parts have ended, threads of the control plane that wait for a disk may continue
+/// for this time.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves until a signal to stop arrives. `ready` is called once everything listens.
+/// Serves requests until a signal to stop arrives. Calls `ready` after all listeners are open.
 ///
 /// # Errors
-/// If the audit log cannot be opened or the system refuses threads.
+/// If the audit log cannot be opened, or the operating system refuses to start threads.
 pub fn serve(
     loaded: Loaded,
     listeners: Listeners,
@@ -52,7 +58,7 @@ pub fn serve(
         .enable_all()
         .build()?;
     let outcome = runtime.block_on(run(loaded, listeners, ready));
-    // Threads that wait for a disk are not joined.
+    // Does not join threads that wait for a disk.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     outcome
 }
@@ -128,12 +134,12 @@ async fn run(
 
     tokio::select! {
         () = signals.stop() => {}
-        // Without a socket, operators cannot drain the gateway: only signals count.
+        // Without the private socket operators cannot drain the gateway, and only signals stop it.
         Ok(_) = drained.wait_for(|drain| *drain) => {}
     }
     let _ = accept_stop.send(true);
     let _ = stop.send(true);
-    // Set last, so that the stage is true when it is read.
+    // Set after the stop signals were sent, so that `/readyz` never reports draining too early.
     readiness.set_draining();
     tracing::info!("stopping: connections may finish");
     let Ok(workers) = accepting.await else {
@@ -146,7 +152,8 @@ async fn run(
     Ok(())
 }
 
-/// Raises the limit of descriptors as far as the system allows, and divides them.
+/// Raises the limit of file descriptors as far as the system allows. Divides the descriptors among
+/// the parts of the gateway.
 fn divide_descriptors(workers: usize) -> DescriptorPlan {
     let plan = DescriptorPlan::divide(descriptors::raise_limit(), workers);
     descriptors::keep_spares();
@@ -205,7 +212,7 @@ fn share(
     })
 }
 
-/// Starts the tasks that run beside connections until the result is dropped.
+/// Starts the background tasks of the control plane. They end when the returned value is dropped.
 fn in_background(
     reloader: Reloader,
     queue: ReloadQueue,
@@ -236,7 +243,7 @@ fn in_background(
     background
 }
 
-/// Worker threads: as many as the settings say, or one for each core.
+/// Returns the number of worker threads: the configured number, or one for each core.
 #[must_use]
 pub fn worker_count(settings: &Settings) -> usize {
     settings
@@ -244,8 +251,8 @@ pub fn worker_count(settings: &Settings) -> usize {
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
-/// Begins to fetch the keys of token issuers, and waits for the keys that are required at
-/// start.
+/// Starts to fetch the keys of token issuers. Waits for the keys of issuers that have
+/// `required_at_start`.
 async fn prepare(snapshot: &Snapshot) -> Result<(), AppError> {
     snapshot.start(&tokio::runtime::Handle::current());
     for issuer in &snapshot.token_issuers {
@@ -256,7 +263,7 @@ async fn prepare(snapshot: &Snapshot) -> Result<(), AppError> {
     Ok(())
 }
 
-/// Waits until connections have finished, or cuts them at a second signal.
+/// Waits until all connections have finished. A second signal closes them immediately.
 async fn join(workers: Workers, signals: &mut Signals, abort: &watch::Sender<bool>) {
     let mut draining = tokio::task::spawn_blocking(move || workers.join());
     tokio::select! {
@@ -264,13 +271,13 @@ async fn join(workers: Workers, signals: &mut Signals, abort: &watch::Sender<boo
         () = signals.stop() => {
             tracing::warn!("stopping at once by a second signal");
             let _ = abort.send(true);
-            // The audit lines of cut requests are written before this ends.
+            // Waits here too, so that the audit lines of the closed requests are written.
             let _ = draining.await;
         }
     }
 }
 
-/// Creates the deny list's file if there is none.
+/// Creates the deny list's file if it does not exist.
 fn make_deny_list(snapshot: &Snapshot) -> Result<(), AppError> {
     if let Some(list) = &snapshot.deny_list
         && list.create_if_missing()?
@@ -292,7 +299,7 @@ fn open_audit(settings: &Settings) -> Result<AuditWriter, AppError> {
     }
 }
 
-/// The signals that end the process.
+/// The signals that stop the process.
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,

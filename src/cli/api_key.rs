@@ -1,4 +1,4 @@
-//! `countersign api-key`: keys for callers that have no certificate.
+//! `countersign api-key`: creates API keys for callers that have no certificate.
 
 use std::path::{Path, PathBuf};
 
@@ -89,7 +89,7 @@ fn new(args: &NewArgs, output: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// Formats the entry for the configuration.
+/// Formats the `[[api_key]]` entry for the configuration.
 fn entry(args: &NewArgs, made: &api_key::NewKey, expires: Option<&str>) -> String {
     let quoted = |text: &str| format!("{text:?}");
     let list = |texts: Vec<String>| texts.join(", ");
@@ -114,7 +114,7 @@ fn entry(args: &NewArgs, made: &api_key::NewKey, expires: Option<&str>) -> Strin
     lines.join("\n")
 }
 
-/// Reads the HMAC key, or creates it.
+/// Reads the HMAC key, or creates it if the file does not exist.
 fn hmac_key(path: &Path) -> Result<Secret, CliError> {
     match std::fs::read(path) {
         Ok(key) if key.len() < MIN_HMAC_KEY => Err(CliError::usage(format_args!(

@@ -1,8 +1,8 @@
-//! `countersign assertion`: verifies an assertion as a service would, or shows it.
+//! `countersign assertion`: verifies an assertion as a service would, or shows its content.
 //!
-//! Verifying is the work of `countersign-verify`; this file reads arguments and files, and
-//! prints the result. Assertions come from a file or standard input: arguments can be seen by
-//! every process of the machine.
+//! The crate `countersign-verify` does the verification. This file reads arguments and files, and
+//! prints the result. Assertions come from a file or standard input, because other processes on the
+//! machine can see command-line arguments.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::common::output::{CliError, Exit, Output};
 use crate::identity::text::{printable, printable_within};
 use crate::pki::Lifetime;
 
-/// Most bytes of a file that is read: bodies are the largest.
+/// Maximum number of bytes that are read from a file. Bodies are the largest files.
 const MAX_FILE: u64 = 64 << 20;
 
 /// Arguments of `countersign assertion`.
@@ -200,7 +200,7 @@ fn request(args: &VerifyArgs) -> Result<Option<RequestParts>, CliError> {
         return Ok(None);
     };
     let bad_url = || CliError::usage("--url must be like https://HOST/PATH?QUERY");
-    // Split by hand, because a URL parser could change the text that is compared.
+    // Split without a URL parser, because a parser could change the text that is compared.
     let (_, rest) = url.split_once("://").ok_or_else(bad_url)?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, target) = rest.split_at_checked(end).ok_or_else(bad_url)?;
@@ -254,7 +254,7 @@ fn inspect(args: &InspectArgs, output: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// Prints one line per value, indented by its depth; times also as dates.
+/// Prints one line for each value, indented by its depth. Times are also printed as dates.
 fn describe(indent: &str, members: &Map<String, Value>, lines: &mut Vec<String>) {
     for (name, value) in members {
         let safe_name = printable(name);

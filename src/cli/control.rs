@@ -1,5 +1,5 @@
-//! `countersign status`, `reload` and `drain`: one request each to a running gateway, through
-//! its private socket, or over the network with an operator's certificate.
+//! `countersign status`, `reload` and `drain`: each sends one request to a running gateway. The
+//! request uses the private socket, or the network with an operator's certificate.
 
 use std::fmt::Write as _;
 

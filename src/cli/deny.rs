@@ -1,5 +1,5 @@
-//! `countersign deny add | list | remove`: the deny list of a running gateway,
-//! through its private socket, or over the network with an operator's certificate.
+//! `countersign deny add | list | remove`: reads and changes the deny list of a running gateway.
+//! The request uses the private socket, or the network with an operator's certificate.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -230,7 +230,7 @@ fn remove(args: &RemoveArgs, output: Output) -> Result<Exit, CliError> {
     }
 }
 
-/// Describes the target of an entry for people.
+/// Describes in words which callers or certificates an entry refuses.
 fn target(entry: &Value) -> String {
     let target = entry.get("target").unwrap_or(&Value::Null);
     if target.get("identity").is_some() {

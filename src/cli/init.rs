@@ -1,8 +1,8 @@
-//! `countersign init`: creates everything that a first gateway needs, in one directory.
+//! `countersign init`: creates all files that a first gateway needs, in one directory.
 //!
-//! Makes an authority, certificates for the gateway and one caller, a signing key and a
-//! commented configuration. [`crate::pki`], [`crate::assertion`] and [`crate::config`] define
-//! their content; this file defines the order.
+//! It creates an authority, certificates for the gateway and for one caller, a signing key, and a
+//! commented configuration. [`crate::pki`], [`crate::assertion`] and [`crate::config`] define the
+//! content of the files. This file defines the order.
 
 use std::fs;
 use std::io;
@@ -33,7 +33,8 @@ Examples:
 Makes DIR/countersign.toml and DIR/certs: an authority of your own, a certificate for HOST, one
 for a first caller (spiffe://NAME/client), and the key that signs assertions.";
 
-/// Equal to the lifetime of the authority's revocation list: both are due at the same time.
+/// The lifetime of the certificates. It is equal to the lifetime of the authority's revocation
+/// list, so that both must be renewed at the same time.
 const LIFETIME: Lifetime = Lifetime::days(7);
 
 /// Arguments of `countersign init`.
@@ -73,7 +74,7 @@ pub(crate) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
         .map_err(CliError::usage)?;
     let certs = args.dir.join("certs");
     let file = args.dir.join("countersign.toml");
-    // Checked before a passphrase is asked for: may the files be written?
+    // Checks before it asks for a passphrase whether the files may be written.
     if !args.force {
         refuse_existing(&file)?;
         Pki::check_absent(&certs).map_err(with_remedy)?;
@@ -102,8 +103,9 @@ pub(crate) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
         .map_err(PkiError::from)?;
     let client = issue(&mut pki, "client", names, None, args.force)?;
     signing_key(&certs.join("signing"), args.force)?;
-    // Written last, and in one step. If the process is killed before, each of the other files
-    // is complete or absent, nothing uses them yet, and --force begins again.
+    // The configuration is written last, and in one step. If the process is killed earlier, each
+    // other file is complete or absent, and no gateway uses it yet. The user can start again with
+    // --force.
     export::write(&file, starter.render().as_bytes(), false, args.force).map_err(with_remedy)?;
     let loaded = config::load(&file).map_err(|errors| {
         CliError::failed(format_args!("the files were made but do not fit: {errors}"))
@@ -121,7 +123,8 @@ pub(crate) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// A gateway on this machine can be reached under all names of the machine.
+/// Returns the names of the gateway's certificate. If `host` means this machine, the certificate
+/// contains all local names, because callers may use any of them.
 fn server_names(host: &str) -> Result<SubjectNames, PkiError> {
     let local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
     let names = if local {
@@ -155,7 +158,8 @@ fn issue(
     pki.issue(&request).map_err(with_remedy)
 }
 
-/// Services may already know the existing keys, so these stay.
+/// Creates the signing key. With `force`, keeps an existing key, because services may already know
+/// it.
 fn signing_key(directory: &Path, force: bool) -> Result<(), CliError> {
     let algorithm = SigningAlgorithm::Es256;
     if force && SigningKeyRing::load(directory, algorithm).is_ok() {
@@ -254,7 +258,7 @@ Certificates and revocation lists are good for 7 days. Before that, renew them:
     ));
 }
 
-/// Returns the options that renew a certificate with its present names.
+/// Returns the options with which a certificate is renewed with the same names.
 fn renewal(issued: &Issued) -> String {
     let options: Vec<String> = issued
         .names

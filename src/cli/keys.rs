@@ -1,7 +1,7 @@
 //! `countersign keys`: manages the keys that sign assertions.
 //!
-//! Turns arguments into calls of [`crate::assertion::key_directory`], and results into text and
-//! JSON; that module decides when a key signs.
+//! The commands call [`crate::assertion::key_directory`] and print results as text or JSON. That
+//! module decides when a key signs.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -133,7 +133,7 @@ pub(crate) fn run(args: &KeysArgs, output: Output) -> Result<Exit, CliError> {
     match &args.command {
         KeysCommand::Generate(args) => generate(args, output),
         KeysCommand::Rotate(args) => {
-            // Rotation needs an existing key directory.
+            // `rotate` requires that the directory already has keys.
             key_directory::list(&args.dir, clock::unix_now())?;
             generate(args, output)
         }

@@ -1,13 +1,12 @@
-//! The command line. Commands turn arguments into calls of the modules below and must not
-//! decide anything that those modules decide. They print results on standard output and
-//! everything else on standard error.
+//! The command line. Commands turn arguments into calls of other modules. They must not decide
+//! anything themselves. Results go to standard output, and all other messages to standard error.
 //!
-//! - `api_key`: makes API keys
+//! - `api_key`: creates API keys
 //! - `assertion`: verifies or shows an assertion
 //! - `control`: `status`, `reload` and `drain` of a running gateway
 //! - `deny`: changes and lists the deny list of a running gateway
 //! - `init`: creates certificates, a signing key and a configuration
-//! - `keys`: makes, rotates and lists the keys that sign assertions
+//! - `keys`: creates, rotates and lists the keys that sign assertions
 //! - `reasons`: explains reason codes
 //! - `serve`: runs the gateway
 //! - `token`: verifies access tokens
@@ -18,7 +17,7 @@
 //! - `check`: loads a configuration without serving
 //! - `pki`: manages a private authority, its certificates and its CRLs
 //! - `probe`: connects as a caller, and shows the server's behaviour
-//! - `demo`: runs a throw-away gateway with everything around it
+//! - `demo`: runs a temporary gateway with everything that it needs
 //! - `common`: parts that several commands share
 
 pub mod api_key;
@@ -100,7 +99,7 @@ pub enum Command {
     Reasons(reasons::ReasonsArgs),
 }
 
-/// Runs the command line. Returns how the process should end.
+/// Runs the command line. Returns the exit code of the process.
 #[must_use]
 pub fn run(cli: &Cli) -> Exit {
     let output = Output::new(cli.json, cli.quiet);

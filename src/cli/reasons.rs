@@ -1,7 +1,7 @@
 //! `countersign reasons`: explains the gateway's reason codes.
 //!
-//! `docs/reasons.md` is the output of `countersign reasons --markdown`; a test compares them.
-//! Everything comes from [`crate::reason`].
+//! `docs/reasons.md` is the output of `countersign reasons --markdown`, and a test compares the
+//! two. All texts come from [`crate::reason`].
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -23,7 +23,7 @@ Examples:
 The same code stands in the answer's Countersign-Reason field and problem document, in audit
 lines and in metrics.";
 
-/// How many codes are suggested for one that is unknown.
+/// Maximum number of suggestions for an unknown code.
 const SUGGESTIONS: usize = 3;
 
 /// Arguments of `countersign reasons`.
@@ -72,7 +72,8 @@ fn find(word: &str) -> Result<ReasonCode, CliError> {
     })
 }
 
-/// Returns the codes that share most pairs of letters with `word` (Dice's coefficient).
+/// Returns the codes that are most similar to `word`: those that share the most pairs of letters
+/// (Dice's coefficient).
 fn suggestions(word: &str) -> Vec<&'static str> {
     let wanted = pairs(&word.to_ascii_lowercase());
     let mut near: Vec<(usize, &'static str)> = ReasonCode::ALL
@@ -203,7 +204,7 @@ fn markdown() -> String {
     text
 }
 
-/// Formats a text as the cell of a table.
+/// Formats a text as a cell of a Markdown table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
         .replace('<', "&lt;")

@@ -1,5 +1,5 @@
-//! `countersign token`: judges an access token as the gateway would, offline, and makes a
-//! running gateway forget its remembered tokens.
+//! `countersign token`: checks an access token offline, as the gateway would. Can also remove
+//! tokens from the cache of a running gateway.
 
 use std::path::{Path, PathBuf};
 
@@ -145,8 +145,7 @@ fn verify(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
     }
 }
 
-/// Judges the token. Without an issuer, only its signature is verified, and no claims are
-/// returned.
+/// Checks the token. If no issuer is given, verifies only the signature and returns no claims.
 fn judge(
     args: &VerifyArgs,
     keys: &JwkSet,
@@ -195,8 +194,8 @@ fn judge(
         .map_err(explain)
 }
 
-/// Parses the names of algorithms. For a name that cannot be used to verify, the result is "no"
-/// and not a usage error: the message says that `HS256`, for example, is never accepted.
+/// Parses the names of algorithms. If an algorithm can never be used for verification, for example
+/// `HS256`, the result is "no" and not a usage error.
 fn algorithms(names: &[String]) -> Result<Vec<Algorithm>, Denial> {
     if names.is_empty() {
         return Ok(jwt::ALL_ALGORITHMS.to_vec());

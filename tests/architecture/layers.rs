@@ -1,12 +1,12 @@
-//! The files of one module: no import cycles, and folders in layers.
+//! The files of one module must not import each other in a cycle, and its folders form layers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Source, program, root, sources, word};
 
-/// Modules whose files are checked, each with its folders from top to bottom; `""` are the
-/// files above all folders. A folder may import only from folders after it. A name with a
-/// slash is a folder of sources outside the program.
+/// The checked modules, each with its folders from top to bottom. `""` stands for the files above
+/// all folders. A folder may import only from folders after it. A name with a slash is a folder of
+/// sources outside the program.
 const LAYERED: &[(&str, &[&str])] = &[
     (
         "cli",
@@ -49,7 +49,7 @@ const LAYERED: &[(&str, &[&str])] = &[
     ),
     (
         "pki",
-        // The killed operations are unit tests: they use everything, and nothing uses them.
+        // The unit tests in `kill_tests` use everything, and nothing uses them.
         &[
             "kill_tests",
             "",
@@ -71,15 +71,15 @@ const LAYERED: &[(&str, &[&str])] = &[
     ("crates/testkit/src/bin/soak", &[""]),
 ];
 
-/// Path of a module below the crate, for example `["proxy", "wire", "head"]`.
+/// The path of a module in its crate, for example `["proxy", "wire", "head"]`.
 type ModulePath = Vec<String>;
 
-/// The imports between the files of a module. Files are named by their path below `src`.
+/// The imports between the files of a module. The names of files are their paths below `src`.
 #[derive(Debug, Default)]
 struct Imports(BTreeMap<String, BTreeSet<String>>);
 
 impl Imports {
-    /// Reads the imports of a module's files: pairs of a path below `src` and the code.
+    /// Reads the imports of a module's files. `files` are pairs of a path below `src` and the code.
     fn read(files: &[(&str, &str)]) -> Self {
         let modules: BTreeMap<ModulePath, &str> = files
             .iter()
@@ -99,7 +99,7 @@ impl Imports {
         imports
     }
 
-    /// Returns all files that `from` imports, directly or through others.
+    /// Returns all files that `from` imports, directly or through other files.
     fn reachable(&self, from: &str) -> BTreeSet<&str> {
         let mut reached = BTreeSet::new();
         let mut pending = vec![from];
@@ -113,7 +113,7 @@ impl Imports {
         reached
     }
 
-    /// Returns the groups of files that import each other.
+    /// Returns the groups of files that import each other in a cycle.
     fn cycles(&self) -> BTreeSet<Vec<&str>> {
         self.0
             .keys()
@@ -128,7 +128,7 @@ impl Imports {
             .collect()
     }
 
-    /// Returns imports that do not lead to the same or a later folder of `folders`.
+    /// Returns the imports that lead to an earlier folder of `folders`.
     fn upward(&self, module: &str, folders: &[&str]) -> Vec<String> {
         let layer = |file: &str| {
             let rest = file.strip_prefix(module).unwrap_or(file);
@@ -203,7 +203,7 @@ fn imported_paths(
 fn occurrences<'a>(code: &'a str, start: &str) -> impl Iterator<Item = &'a str> {
     code.match_indices(start).filter_map(|(at, found)| {
         let before = &code[..at];
-        // Part of a longer path, or a visibility.
+        // The text is part of a longer path, or of a visibility.
         let is_other = before.ends_with("(in ")
             || before
                 .chars()
@@ -225,7 +225,7 @@ fn tree<'a>(text: &'a str, base: &[String], paths: &mut Vec<ModulePath>) -> &'a 
                 None if rest.is_empty() => return rest,
                 None => rest = tree(rest, base, paths).trim_start(),
             }
-            // An alias: the rest of the tree does not use it.
+            // Skips the alias, because the rest of the tree does not use it.
             if let Some(alias) = rest.strip_prefix("as ") {
                 rest = &alias[word(alias.trim_start()).len()..];
             }
@@ -255,10 +255,10 @@ fn tree<'a>(text: &'a str, base: &[String], paths: &mut Vec<ModulePath>) -> &'a 
     }
 }
 
-/// The files of one entry of the table, named by their path below the sources.
+/// Returns the files of one entry of the table. The names are paths below the sources.
 fn files_of(module: &str) -> Vec<Source> {
     if module.contains('/') {
-        // Programs in `bin` are entries of their own.
+        // The programs in `bin` are separate entries of the table.
         let mut files = sources(&root().join(module));
         files.retain(|source| !source.name.starts_with("bin/"));
         return files;

@@ -1,5 +1,5 @@
-//! The layers of the source tree: imports only point down, and some things are
-//! allowed in one file only. Cargo checks the tiers of crates; these tests check the modules.
+//! Rules for the source tree: modules import only from lower tiers, and some functions may be
+//! used in only one file. Cargo checks the tiers of the crates; these tests check the modules.
 
 mod layers;
 mod reasons;
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::support::root;
 
-/// Modules from top to bottom. A module may use modules of lower tiers, but not
-/// of its own tier.
+/// The modules from top to bottom. A module may use modules of lower tiers, but not of its own
+/// tier.
 const TIERS: [&[&str]; 15] = [
     &["cli"],
     &["app"],
@@ -42,7 +42,7 @@ const MODULE_CRATES: [&str; 4] = ["proxy", "admin", "config", "pki"];
 /// One source file without its comments and its tests.
 struct Source {
     path: PathBuf,
-    /// Path below the folder it was found in.
+    /// The path of the file below the folder in which it was found.
     name: String,
     code: String,
 }
@@ -124,7 +124,7 @@ fn collect(folder: &Path, paths: &mut Vec<PathBuf>) {
     }
 }
 
-/// Without comment lines, declarations of test modules, and the tests at the end.
+/// Returns the code without comment lines, declarations of test modules, and the tests at the end.
 fn production_code(text: &str) -> String {
     let mut lines: Vec<&str> = text.lines().map(str::trim).collect();
     let is_test_module = |pair: &[&str]| pair[0] == "#[cfg(test)]" && is_module(pair[1]);
@@ -139,7 +139,7 @@ fn production_code(text: &str) -> String {
     lines.join("\n")
 }
 
-/// Whether a line declares a module, or has an attribute of one.
+/// Returns whether a line declares a module or is an attribute.
 fn is_module(line: &str) -> bool {
     let line = line.strip_prefix("pub(crate) ").unwrap_or(line);
     line.starts_with("mod ") || line.starts_with("#[")
@@ -173,7 +173,7 @@ fn word(text: &str) -> String {
         .collect()
 }
 
-/// The first word of each item of a `use` list, up to its closing brace.
+/// Returns the first word of each item of a `use` list, up to its closing brace.
 fn first_words(list: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut depth = 0;
@@ -207,7 +207,7 @@ fn imports_point_down_only() {
             continue;
         };
         let mut used = words_after(&source.code, "crate::");
-        // In a module's root file `super` is the crate.
+        // In a file that is directly in `src`, or in a `mod.rs`, `super` may be the crate root.
         if source.name.matches('/').count() == 0 || source.name.ends_with("mod.rs") {
             let mut outer = words_after(&source.code, "super::");
             outer.retain(|word| tier(word).is_some());

@@ -1,4 +1,4 @@
-//! The index from reason codes to the files that name them.
+//! Checks the index that lists, for each reason code, the files that name it.
 
 use std::collections::BTreeMap;
 
@@ -9,15 +9,15 @@ const HEAD: &str = "# Where each reason code is named\n\n\
     with it or treat it differently from others. A test compares this list with the sources, and\n\
     says how to write it again.\n\n";
 
-/// Functions that make a refusal with one code, the folder in which they are used, and the
-/// variant.
+/// Functions that make a refusal with one fixed code. Each has its name, the folder in which it is
+/// used, and the variant.
 const HELPERS: [(&str, &str, &str); 3] = [
     ("caller_limit(", "", "CallerLimit"),
     ("malformed(", "proxy/wire/", "MalformedRequest"),
     ("too_large(", "proxy/wire/", "TooLarge"),
 ];
 
-/// Variants and codes, in the order of the table in `reason.rs`.
+/// Returns the variants and their codes, in the order of the table in `reason.rs`.
 fn codes() -> Vec<(String, String)> {
     let table = std::fs::read_to_string(root().join("crates/core/src/reason.rs")).unwrap();
     let row = |line: &str| {
@@ -29,7 +29,7 @@ fn codes() -> Vec<(String, String)> {
     table.lines().filter_map(row).collect()
 }
 
-/// The files whose code names each variant.
+/// Returns, for each variant, the files whose code names the variant.
 fn places() -> BTreeMap<String, Vec<String>> {
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for source in program().iter().filter(|source| source.name != "reason.rs") {

@@ -1,4 +1,4 @@
-//! `countersign check` and `countersign init`, run as an operator runs them.
+//! `countersign check` and `countersign init`, as operators use them.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -30,7 +30,7 @@ const INIT: [&str; 8] = [
     "--no-passphrase",
 ];
 
-/// A directory that `init` has filled.
+/// Returns a directory with the files that `countersign init` creates.
 fn initialized() -> TempDir {
     let directory = tempfile::tempdir().expect("a directory");
     let run = countersign(directory.path(), &INIT);
@@ -38,7 +38,7 @@ fn initialized() -> TempDir {
     directory
 }
 
-/// Replaces a text of the configuration.
+/// Replaces one text in the configuration.
 fn change(directory: &TempDir, from: &str, to: &str) {
     let file = directory.path().join("countersign.toml");
     let text = fs::read_to_string(&file).expect("a configuration");
@@ -173,7 +173,7 @@ fn init_refuses_what_could_not_work_before_it_makes_anything() {
         assert!(run.stderr.contains(part), "{}", run.stderr);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
-    // There is no terminal to ask for a passphrase.
+    // There is no terminal on which the program could ask for a passphrase.
     let directory = tempfile::tempdir().unwrap();
     let run = countersign(directory.path(), &INIT[..7]);
     assert_eq!(run.code, 2);
@@ -341,8 +341,8 @@ fn serve_refuses_what_check_refuses() {
     }
 }
 
-/// If a URL contains a password, the error must not repeat it: the output of `check`
-/// may be copied, and that of a reload is logged.
+/// If a URL contains a password, the error message must not contain the password. People copy the
+/// output of `check`, and the output of a reload is logged.
 #[test]
 fn a_password_in_a_url_is_not_repeated() {
     for url in [

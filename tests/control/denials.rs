@@ -1,4 +1,4 @@
-//! The deny list: the operators' commands, and their effect on callers.
+//! The deny list: the commands of operators, and their effect on callers.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -30,12 +30,12 @@ impl World {
         Run::of_async(&mut command).await
     }
 
-    /// Adds an entry and returns its id.
+    /// Adds an entry to the deny list. Returns its id.
     async fn denied(&self, arguments: &[&str]) -> String {
         let run = self.deny(&[&["add"], arguments].concat()).await;
         assert_eq!(run.code, 0, "{run:?}");
         let entry = run.json();
-        // It is on disk before the command ends.
+        // The entry must be on disk before the command ends.
         let id = entry["id"].as_str().unwrap().to_owned();
         let on_disk = std::fs::read_to_string(self.file()).unwrap();
         assert!(on_disk.contains(&id), "{on_disk}");
@@ -110,7 +110,7 @@ async fn open_connections_are_cut_within_a_second_and_tickets_are_of_no_use() {
             "{:?}",
             added.elapsed()
         );
-        // Either the connection ends first, or a request on it is refused.
+        // Either the connection is closed before the request, or the request is refused.
         let answer = idle.get("/idle").await;
         assert!(!answer.is_ok_and(|answer| answer.status == 200));
         let line = world.gateway.audit().request("/hang-mid-body").await;
@@ -209,8 +209,8 @@ async fn what_means_nothing_is_refused_with_a_remedy() {
         (&["add", "--serial", "4c"], "--issuer"),
         (&["add", "--identity", "alice"], "scheme"),
         (&["add", "--thumbprint", "abcd"], "SHA-256"),
-        // One hash in 64 begins with a dash. It must be read as a value, not as
-        // an option.
+        // One hash in 64 begins with `-` in base64url. The command must not read it as an
+        // option.
         (&["add", "--thumbprint", "-bcd"], "SHA-256"),
         (&["add", "--identity", "dns:a", "--for", "0s"], "zero"),
         (&["remove", "../status"], "letters and digits"),

@@ -1,4 +1,4 @@
-//! What callers and operators can ask a running gateway about itself.
+//! Functions of a running gateway for operators, and for callers that ask about themselves.
 
 mod denials;
 mod operators;

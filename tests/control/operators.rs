@@ -1,4 +1,4 @@
-//! Remote operators: the `[admin]` listener over mutual TLS.
+//! Remote operators: the `[admin]` listener with mutual TLS.
 
 use std::io;
 use std::ops::Deref;
@@ -14,10 +14,10 @@ use tokio::process::Command;
 
 use crate::support::{BINARY, CALLER, HOST, RevocationLists, Run, World};
 
-/// SPIFFE path of an operator.
+/// The SPIFFE path of an operator.
 pub(super) const OPERATOR: &str = "/ns/ops/alice";
-/// Maximum time from writing a file to its effect: the time until the gateway
-/// checks the file, and the second that it promises after that.
+/// The maximum time from writing a file to its effect: the interval between two checks of the
+/// file, and one second that the gateway may take to apply it.
 const PROMISED: Duration = Duration::from_millis(2500);
 
 /// A gateway whose operators authenticate with certificates.
@@ -61,7 +61,7 @@ impl Operated {
         Client::new(self.gateway.admin(), HOST).with(who)
     }
 
-    /// Replaces the issuing authority's list.
+    /// Replaces the CRL of the issuing authority.
     fn publish(&self, number: u8, revoked: &[&Credentials]) {
         let list = revoked.iter().fold(Crl::new().number(number), |list, one| {
             list.revoke(one.serial())
@@ -79,7 +79,7 @@ impl Operated {
         format!("https://localhost:{}", self.gateway.admin().port())
     }
 
-    /// Runs a command with these credentials.
+    /// Runs a command with the certificate and key `who`.
     pub(super) async fn as_(&self, who: &Credentials, arguments: &[&str]) -> Run {
         let [cert, key] = self.written("operator", who);
         let prefix = match arguments {
@@ -98,8 +98,7 @@ impl Operated {
         Run::of_async(&mut command).await
     }
 
-    /// Returns the audit line of an action of an operator, or of a refused
-    /// operator.
+    /// Returns the audit line of an operator's action or of a refused operator.
     pub(super) async fn line(&self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
         let audit = self.gateway.audit();
         audit
@@ -115,7 +114,7 @@ impl Operated {
     }
 }
 
-/// Sends a request and reads until the connection ends.
+/// Sends a request and reads until the gateway closes the connection.
 async fn whole(connection: &mut Connection, head: &str) -> String {
     let head = format!("{head}\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
     connection.write(head.as_bytes()).await.unwrap();
@@ -128,7 +127,7 @@ async fn an_operator_reads_and_acts_and_each_act_says_who() {
     let me = world.ca.spiffe(OPERATOR);
     for version in TlsVersion::BOTH {
         let client = world.client(&world.alice).tls(version);
-        // The functions of the plain listener and of the socket together.
+        // This listener has the functions of the plain admin listener and of the socket.
         let mut session = client.session().await.unwrap();
         for path in ["/healthz", "/readyz", "/metrics", "/revocation", "/status"] {
             assert_eq!(session.get(path).await.unwrap().status, 200, "{path}");
@@ -186,7 +185,7 @@ async fn an_operator_reads_and_acts_and_each_act_says_who() {
     })
     .await;
 
-    // On the socket, the operator is the user of this machine.
+    // On the socket, the operator is the local user.
     let socket = world.gateway.directory().join("admin.sock");
     let run = Run::of_async(
         Command::new(BINARY)
@@ -235,8 +234,8 @@ async fn an_ordinary_caller_is_refused_and_seen() {
     let run = world.as_(&world.caller, &["reload"]).await;
     assert_eq!(run.code, 3, "{run:?}");
     assert!(run.stderr.contains("caller-not-allowed"), "{run:?}");
-    // This identity can still use the gateway as a caller. An operator cannot,
-    // because no route allows it.
+    // A caller with this identity can still use the gateway. An operator cannot, because no
+    // route allows the operator's identity.
     let client = world.gateway.client(HOST);
     assert_eq!(
         client
@@ -263,7 +262,7 @@ async fn a_revoked_operator_is_cut_off_and_not_let_in_again() {
         world.publish(number, &[&alice]);
         assert!(idle.read_until(|_| false).await.closed);
         assert!(written.elapsed() < PROMISED, "{:?}", written.elapsed());
-        // The end of the connection may not have arrived yet.
+        // The client may not have noticed yet that the connection was closed.
         if let Ok(answer) = session.get("/status").await {
             assert_eq!(answer.reason(), Some("certificate-revoked"), "{answer:?}");
         }
@@ -278,7 +277,7 @@ async fn a_revoked_operator_is_cut_off_and_not_let_in_again() {
         let run = world.as_(&alice, &["status"]).await;
         assert_eq!(run.code, 3, "{run:?}");
     }
-    // Another operator is not affected.
+    // The other operator can still connect.
     let client = world.client(&world.alice);
     assert_eq!(client.get("/status").await.unwrap().status, 200);
 }
@@ -301,14 +300,12 @@ async fn the_deny_list_and_a_new_configuration_end_an_operator() {
     assert_eq!(cut["reason"], "identity-denied", "{cut}");
     assert_eq!(world.client(&bob).refusal().await.alert(), Some(46));
 
-    // Alice removes herself from the configuration. She must still get the
-    // response.
+    // Alice removes her own identity from the configuration. She must still get the response.
     let file = world.gateway.config_file();
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("/ns/ops/**", "/ns/ops/carol")).unwrap();
     let run = world.as_(&world.alice, &["reload"]).await;
-    // The gateway may have loaded the file before her request, and then refuses
-    // her.
+    // The gateway may have loaded the file before Alice's request. It then refuses the request.
     let is_cut = run.code == 1 && run.stderr.contains("closed");
     assert!(matches!(run.code, 0 | 3) || is_cut, "{run:?}");
     in_time("the configuration", async {
@@ -330,7 +327,7 @@ async fn the_deny_list_and_a_new_configuration_end_an_operator() {
         200
     );
 
-    // Without operators the listener would have to use plain text.
+    // Without operators, the listener would have to use plain text.
     let text = std::fs::read_to_string(&file).unwrap();
     let line = "operators = [\"spiffe://example.org/ns/ops/carol\"]";
     assert!(text.contains(line), "{text}");
@@ -369,7 +366,7 @@ async fn web_pages_and_foreign_hosts_are_refused() {
         200,
         "not drained"
     );
-    // No preflight request is allowed.
+    // A CORS preflight request is never allowed.
     let mut request = get("/drain");
     *request.method_mut() = http::Method::OPTIONS;
     let answer = session.send(request).await.unwrap();
@@ -452,7 +449,7 @@ async fn commands_say_what_is_missing() {
     let run = run("http://127.0.0.1:1", &ca.root_file()).await;
     assert_eq!(run.code, 2, "{run:?}");
     assert!(run.stderr.contains("https://HOST:PORT"), "{run:?}");
-    // The gateway must authenticate too.
+    // The gateway must authenticate to the operator too.
     let world = Operated::start().await;
     let other = TestCa::new("example.org");
     let [cert, key] = world.written("alice", &world.alice);

@@ -1,4 +1,4 @@
-//! `countersign probe`: the caller's side.
+//! `countersign probe`: tests a gateway as a caller would.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use tokio::process::Command;
 
 use crate::support::{BINARY, CALLER, Run, World};
 
-/// Exit code and JSON of a probe.
+/// Runs a probe. Returns its exit code and its JSON output.
 async fn probe(ca: &TestCa, url: &str, caller: &Credentials, roots: &Path) -> (i32, Value) {
     let run = Run::of_async(
         Command::new(BINARY)

@@ -1,4 +1,4 @@
-//! The operators' private socket, and the commands that use it.
+//! The private socket for operators, and the commands that use it.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use tokio::process::Command;
 
 use crate::support::{BINARY, Run, World, mode};
 
-/// A gateway with a socket in the directory of its configuration.
+/// Starts a gateway with a socket in the directory of its configuration.
 async fn world() -> World {
     World::with(|settings, echo| {
         settings
@@ -25,7 +25,7 @@ impl World {
         self.gateway.directory().join("admin.sock")
     }
 
-    /// Runs a command for this gateway.
+    /// Runs a command with the configuration of this gateway.
     async fn command(&self, arguments: &[&str]) -> Run {
         let mut command = Command::new(BINARY);
         command.args(arguments).arg("--config");
@@ -91,7 +91,7 @@ async fn reload_answers_with_the_generation_or_with_what_is_wrong() {
     let run = world.command(&["reload"]).await;
     assert_eq!(run.code, 2);
     assert!(run.stderr.contains("wrokers"), "{}", run.stderr);
-    // The file is invalid, but the path of the socket is still read from it.
+    // The file is invalid, but the command can still read the path of the socket from it.
     let run = world.command(&["--json", "status"]).await;
     assert_eq!(run.code, 3, "{}", run.stderr);
     let said = run.json();

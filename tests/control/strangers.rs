@@ -1,5 +1,5 @@
-//! The operators' listener and clients that are not operators: they are refused and
-//! recorded, and do not block operators.
+//! The admin listener and clients that are not operators. Such clients are refused and recorded,
+//! and cannot block operators.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,8 @@ async fn plain_text_is_refused() {
         line["detail"].as_str().unwrap().contains("plain HTTP"),
         "{line}"
     );
-    // A connection with other bytes than HTTP or TLS is closed without a response.
+    // If a client sends neither HTTP nor TLS, the gateway closes the connection without a
+    // response.
     let mut stream = TcpStream::connect(world.gateway.admin()).await.unwrap();
     stream
         .write_all(b"\x01\x02\x03 what is this")
@@ -53,16 +54,16 @@ async fn plain_text_is_refused() {
     assert!(read.is_ok() || octets.len() < 16, "{octets:?}");
 }
 
-/// Connections that are not authenticated are evicted, also for an operator at the same
-/// address.
+/// Connections without an authenticated operator are evicted, even if an operator connects from
+/// the same address.
 #[tokio::test]
 async fn a_flood_of_connections_keeps_no_operator_out() {
-    /// Shorter than the time that the gateway gives each connection for its first byte.
+    /// The maximum wait of an operator. It is shorter than the timeout for the first byte.
     const PATIENCE: Duration = Duration::from_secs(3);
     let world = Operated::start().await;
     let mut early = world.client(&world.alice).session().await.unwrap();
     assert_eq!(early.get("/status").await.unwrap().status, 200);
-    // They are silent, or begin a handshake but do not continue it.
+    // These connections send nothing, or begin a handshake and do not continue it.
     for said in [&b""[..], &[0x16, 3, 1, 0]] {
         let mut flood = Vec::new();
         for _ in 0..300 {
@@ -75,10 +76,10 @@ async fn a_flood_of_connections_keeps_no_operator_out() {
         assert_eq!(answer.status, 200, "{}", world.gateway.stderr());
         let took = begin.elapsed();
         assert!(took < PATIENCE, "{took:?} after {said:?}");
-        // An operator that was admitted before stays connected.
+        // An operator that connected before the flood stays connected.
         assert_eq!(early.get("/status").await.unwrap().status, 200);
     }
-    // The evictions are recorded, but not one line for each.
+    // The evictions are recorded, but with fewer lines than evictions.
     world.refused_line("overloaded").await;
     let text = world.gateway.audit().text();
     let lines = text.lines().filter(|line| line.contains("overloaded"));
@@ -88,7 +89,7 @@ async fn a_flood_of_connections_keeps_no_operator_out() {
 #[tokio::test]
 async fn a_refusal_is_written_down_before_the_peer_is_given_time_to_read_it() {
     let world = Operated::start().await;
-    // The best of three attempts, because a busy machine may be slow once.
+    // The test takes the best of three attempts, because a busy machine may be slow.
     let mut fastest = Duration::MAX;
     for _ in 0..3 {
         let mut stream = TcpStream::connect(world.gateway.admin()).await.unwrap();

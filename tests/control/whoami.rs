@@ -1,4 +1,4 @@
-//! `/.well-known/countersign/whoami`: callers learn how the gateway sees them.
+//! `/.well-known/countersign/whoami`: tells callers which identity the gateway sees.
 
 use countersign_testkit::Protocol;
 
@@ -89,7 +89,7 @@ async fn the_path_is_checked_like_any_other_and_nothing_beside_it_is_taken() {
         assert_eq!(answer.status, 200, "{path}");
         assert_eq!(answer.json()["path"], path);
     }
-    // Encoded differently it is the same path, and still not the service's.
+    // A percent-encoded form is the same path, so that the gateway and not the service responds.
     let answer = client
         .get("/.well-known/countersign/%77hoami?x=y")
         .await

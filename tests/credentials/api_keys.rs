@@ -1,4 +1,4 @@
-//! API keys: without a certificate, and in addition to one.
+//! API keys of callers, with and without a certificate.
 
 use std::ops::Deref;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::refused;
 use crate::support::{BINARY, Run, World, assertion_claims, get_with, replace, streaming_with};
 
-/// A gateway with one API key, and the key.
+/// A gateway with one API key, the key, and the entry of the key in the configuration.
 struct ApiKeyWorld {
     world: World,
     key: String,
@@ -25,7 +25,7 @@ impl Deref for ApiKeyWorld {
     }
 }
 
-/// Makes a key with the command of operators. Returns the key and its entry.
+/// Makes an API key with `countersign api-key new`. Returns the key and its entry.
 fn new_key(directory: &Path, arguments: &[&str]) -> (String, String) {
     let hmac = directory.join("api-keys.hmac");
     let mut command = Command::new(BINARY);
@@ -36,8 +36,8 @@ fn new_key(directory: &Path, arguments: &[&str]) -> (String, String) {
 }
 
 impl ApiKeyWorld {
-    /// `arguments` of `api-key new`, further keys of the entry, further keys of
-    /// `[api_keys]`, and lines of the route.
+    /// Starts a gateway with an API key. `arguments` are for `api-key new`, `more` are further
+    /// settings of the entry, `section` those of `[api_keys]`, and `route` those of the route.
     async fn with(arguments: &[&str], more: &str, section: &str, route: &str) -> Self {
         let ca = TestCa::new("example.org");
         let (key, entry) = new_key(ca.directory(), arguments);
@@ -104,7 +104,7 @@ async fn other_keys_are_refused_with_a_challenge() {
             400,
             "malformed-request",
         ),
-        // The key is in the wrong field.
+        // The valid key is in a header field with a similar name.
         (vec![("x_api_key", &*world.key)], 401, "token-missing"),
     ] {
         let answer = world.ask(false, &fields).await;
@@ -112,7 +112,7 @@ async fn other_keys_are_refused_with_a_challenge() {
         let challenge = answer.header("www-authenticate").unwrap();
         assert_eq!(challenge, "ApiKey header=\"x-api-key\"");
     }
-    // A certificate is no API key, and an API key no certificate.
+    // A certificate does not replace an API key, and an API key does not replace a certificate.
     refused(&world.ask(true, &[]).await, 401, "token-missing");
     assert_eq!(world.echo.requests(), 0);
 }
@@ -214,8 +214,7 @@ async fn a_removed_key_ends_the_requests_that_used_it() {
     assert_eq!(line["complete"], false, "{line}");
 }
 
-/// A client that only knows the public part of a key must not use up its
-/// allowance.
+/// A client that knows only the public part of a key must not use up the allowance of the key.
 #[tokio::test]
 async fn each_key_has_an_allowance_that_only_it_uses_up() {
     let limit = "rate_limit = { per = \"api-key\", requests = 1, window = \"1h\" }";

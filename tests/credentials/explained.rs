@@ -1,4 +1,4 @@
-//! `countersign explain --token` gives the same result as the gateway.
+//! `countersign explain --token` must give the same result as the gateway.
 
 use std::process::Command;
 
@@ -8,8 +8,7 @@ use super::ask;
 use super::worlds::TokenWorld;
 use crate::support::{BINARY, HOST, Run};
 
-/// Returns the result of the command for a token, in a file or on standard
-/// input.
+/// Runs `explain` for a token, in a file or on standard input. Returns exit code and JSON.
 fn explain(world: &TokenWorld, token: Option<&str>, from_file: bool) -> (i32, Value) {
     let chain = world.ca.write("chain.pem", world.caller.chain_pem());
     let file = world.ca.write("token.jwt", token.unwrap_or_default());

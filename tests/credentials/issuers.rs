@@ -1,4 +1,4 @@
-//! Issuers that are asked over the network: issuers that work, are down, are slow, give
+//! Token issuers that the gateway asks over the network. Issuers work, are down, are slow, send
 //! wrong responses, or rotate their keys.
 
 use std::time::{Duration, Instant};
@@ -48,7 +48,7 @@ async fn an_issuer_that_is_down_does_not_prevent_the_start_and_its_tokens_are_re
         "{problem}"
     );
     assert_eq!(world.echo.requests(), 0);
-    // It was not cached that the token could not be checked.
+    // The failure to check the token was not cached.
     world.idp.mend();
     in_time("the keys", async {
         while world.ask(&token).await.status != 200 {
@@ -62,7 +62,7 @@ async fn an_issuer_that_is_down_does_not_prevent_the_start_and_its_tokens_are_re
 #[tokio::test]
 async fn a_required_issuer_has_to_be_there_at_start() {
     let issuer = Issuer::new().await;
-    // The service is not used.
+    // No request is sent to this address, because the gateway only has to start.
     let settings = issuer.settings(([127, 0, 0, 1], 9).into(), "required_at_start = true", "");
     Gateway::start(BINARY, &settings).await;
     issuer.idp.fault(Idp::KEYS, Fault::Status(500));
@@ -75,7 +75,7 @@ async fn a_required_issuer_has_to_be_there_at_start() {
     assert!(failure.stderr.contains("status 500"), "{failure}");
 }
 
-/// Without keys no token is accepted.
+/// After such a response, the gateway has no keys and accepts no token.
 #[tokio::test]
 async fn answers_that_are_none_leave_no_keys_behind() {
     for fault in [
@@ -93,7 +93,7 @@ async fn answers_that_are_none_leave_no_keys_behind() {
         let world = issuer.open("timeout = \"2s\"", "").await;
         let answer = world.ask(&world.token()).await;
         let expected: &[&str] = if fault == Fault::ManyKeys {
-            // They are keys, but too many for a key set, and none has signed this token.
+            // The gateway may accept these keys, but none of them has signed this token.
             &["keys-unavailable", "token-signature"]
         } else {
             &["keys-unavailable"]
@@ -155,12 +155,11 @@ async fn a_slow_issuer_delays_only_its_own_tokens_for_a_limited_time() {
     refused(&waiting.await.unwrap(), 503, "keys-unavailable");
 }
 
-/// URLs in a token are never fetched, and unknown keys are fetched at most once per
-/// interval, not once per token.
+/// The gateway never fetches URLs from a token. Unknown key identifiers cause at most one fetch
+/// per minimum interval.
 #[tokio::test]
 async fn nothing_in_a_token_makes_the_gateway_ask_around() {
-    // Allows the flood to reach the keys. The limit that would stop it is tested
-    // elsewhere.
+    // A high limit, so that the flood reaches the keys. Other tests cover the limit itself.
     let lenient = "[rate_limits]\nfailed_authentications = 1000";
     let world = IssuerWorld::with(lenient, "").await;
     let bait = Idp::start().await;
@@ -189,15 +188,14 @@ async fn nothing_in_a_token_makes_the_gateway_ask_around() {
     }
     let more = world.idp.count(Idp::KEYS) - before;
     assert!(more <= 2, "{more} fetches for a flood of unknown keys");
-    // The flood has evicted no keys.
+    // The flood of unknown key identifiers has not evicted the valid keys.
     assert_eq!(world.ask(&world.token()).await.status, 200);
     let paths = [Idp::KEYS, "/x", Idp::METADATA, Idp::OPENID];
     assert_eq!(paths.map(|path| bait.count(path)), [0; 4]);
 }
 
-/// Repeats a request with this token until the issuer was asked for its keys again. An
-/// unknown key causes that after the minimum interval between two fetches. Returns the
-/// last response.
+/// Repeats a request with this token until the gateway has fetched the issuer's keys again. An
+/// unknown key identifier causes a fetch after the minimum interval. Returns the last response.
 async fn ask_until_keys_are_fetched(world: &IssuerWorld, token: &str) -> Answer {
     let before = world.idp.count(Idp::KEYS);
     in_time("another fetch of the keys", async {
@@ -207,7 +205,7 @@ async fn ask_until_keys_are_fetched(world: &IssuerWorld, token: &str) -> Answer 
                 return answer;
             }
             refused(&answer, 401, "token-signature");
-            // Slow enough for the limit on failed authentications.
+            // The pause is long enough for the limit on failed authentications.
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     })
@@ -220,7 +218,7 @@ async fn keys_may_rotate_in_the_middle_of_a_burst() {
     assert_eq!(world.ask(&world.token()).await.status, 200);
     let next = TokenKey::new("two");
     world.idp.publish(&[&world.key, &next]);
-    // The burst arrives while the new key is being fetched.
+    // The burst of requests arrives while the gateway fetches the new key.
     let slow = Fault::Slow(Duration::from_secs(1));
     world.idp.fault(Idp::KEYS, slow);
     let before = world.idp.count(Idp::KEYS);
@@ -254,7 +252,7 @@ async fn a_reused_key_identifier_and_a_withdrawn_key_void_what_is_remembered() {
     let world = IssuerWorld::with("", "").await;
     let token = world.token();
     assert_eq!(world.ask(&token).await.status, 200);
-    // Another key with the same name: the old tokens must not stay valid.
+    // Another key has the same `kid`. Tokens of the old key must not stay valid.
     let imposter = TokenKey::new("one");
     world.idp.publish(&[&imposter, &TokenKey::new("trigger")]);
     let trigger = world.signed_by(&TokenKey::new("trigger"));
@@ -324,7 +322,7 @@ async fn opaque_tokens_are_asked_about_once_and_remembered() {
     let basic = asked.headers["authorization"].to_str().unwrap();
     assert!(basic.starts_with("Basic "), "{basic}");
 
-    // A bound token that an attacker uses, and one that is not active.
+    // First a token that is bound to another certificate, then an inactive token.
     said["cnf"] = json!({"x5t#S256": "A".repeat(43)});
     world.idp.introspect_as(said);
     refused(&world.ask("stolen").await, 401, "token-binding-mismatch");
@@ -382,7 +380,7 @@ async fn jwts_are_asked_about_as_often_as_the_route_says() {
             questions,
             "{introspect}"
         );
-        // Only tokens that passed all local checks reach the issuer.
+        // Only tokens that pass all local checks are sent to the issuer.
         let expired = world.key.sign(&world.claims(json!({"exp": now() - 100})));
         refused(&world.ask(&expired).await, 401, "token-expired");
         assert_eq!(
@@ -446,7 +444,7 @@ async fn tokens_without_number_of_one_caller_do_not_take_the_issuer_from_others(
             tokio::spawn(async move { ask(&mallory, "/orders", &format!("guess-{number}")).await })
         })
         .collect();
-    // One free slot is enough for the requests of others.
+    // Other callers need only one free introspection slot for their requests.
     world.idp.reached(Idp::INTROSPECTION, 50).await;
     for number in 0..3 {
         let answer = world.ask(&format!("good-{number}")).await;

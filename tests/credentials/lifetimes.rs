@@ -1,4 +1,4 @@
-//! Requests that a token permitted end with it: at its `exp`, and when a new
+//! A request that a token permits must end with this token: at `exp`, or when a new
 //! configuration does not accept the token any more.
 
 use countersign_testkit::{Connection, Protocol, Switching, http2};
@@ -10,7 +10,7 @@ use crate::support::{HOST, get_with, now, reloaded, replace, streaming_with};
 
 const ROUTE: &str = "callers = [\"*\"]\ntoken = { issuer = \"corporate\" }";
 
-/// A connection in the middle of a response that this token allows.
+/// Opens a connection on which a response for this token is in progress.
 async fn streaming(world: &TokenWorld, token: &str) -> Connection {
     let field = format!("Authorization: Bearer {token}\r\n");
     streaming_with(&world.client(), &field).await
@@ -47,7 +47,7 @@ async fn one_stream_ends_and_the_others_go_on() {
     assert_eq!(session.send(request).await.unwrap().status, 200);
 }
 
-/// For all of a small response, and a part of a large one.
+/// The caller has read nothing of a small response, or only a part of a large response.
 #[tokio::test]
 async fn an_answer_that_its_caller_has_not_taken_ends_with_its_token() {
     let world = TokenWorld::with("", ROUTE).await;
@@ -56,7 +56,7 @@ async fn an_answer_that_its_caller_has_not_taken_ends_with_its_token() {
         let mut connection = client.connect().await.unwrap();
         let token = world.token_with(json!({"exp": now() + 2}));
         let mut octets = http2::preface();
-        // SETTINGS_INITIAL_WINDOW_SIZE
+        // SETTINGS_INITIAL_WINDOW_SIZE, so that the gateway can send only `window` bytes.
         octets.extend(http2::frame(4, 0, 0, &[0, 4, 0, 0, 0, window]));
         for (stream, path) in [(1, "/small"), (3, "/megabyte")] {
             let fields = [
@@ -188,7 +188,7 @@ async fn a_reload_ends_what_it_no_longer_permits_and_nothing_else() {
 async fn a_key_that_is_taken_out_of_the_file_takes_its_tokens_along() {
     let world = TokenWorld::with("", ROUTE).await;
     let token = world.token();
-    // The token is cached from now on.
+    // The gateway caches the token with this request.
     assert_eq!(ask(&world.client(), "/a", &token).await.status, 200);
     let mut connection = streaming(&world, &token).await;
     let other = countersign_testkit::TokenKey::new("two");

@@ -1,5 +1,4 @@
-//! Rate limits: which requests are counted, when, and what further requests
-//! get.
+//! Rate limits: which requests count, when they count, and how further requests are refused.
 
 use std::time::Duration;
 
@@ -127,7 +126,7 @@ async fn a_caller_that_fails_too_often_must_wait_but_not_others_at_its_address()
     })
     .await;
     for number in 0..3 {
-        // A request without a token is not a failure.
+        // A request without a token does not count as a failed authentication.
         let answer = world.client().get("/a").await.unwrap();
         refused(&answer, 401, "token-missing");
         let bad = world.token_with(json!({"exp": 1, "jti": number.to_string()}));
@@ -141,7 +140,7 @@ async fn a_caller_that_fails_too_often_must_wait_but_not_others_at_its_address()
     refused(&answer, 429, "rate-limited");
     let after: u64 = answer.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=20).contains(&after), "{after}");
-    // Another caller behind the same address has its own attempts.
+    // Another caller at the same address has its own limit on failures.
     let other = world
         .anonymous()
         .with(&world.ca.client("/ns/shop/sa/other"));
@@ -178,7 +177,7 @@ async fn an_address_that_fails_too_often_must_wait_but_not_callers_with_a_certif
     }
     let answer = ask(&world.anonymous(), "/a", &good).await;
     refused(&answer, 429, "rate-limited");
-    // A certificate distinguishes its caller from others behind the address.
+    // A caller with a certificate is distinguished from other clients at the same address.
     assert_eq!(world.client().get("/a").await.unwrap().status, 200);
     assert_eq!(ask(&world.client(), "/a", &world.token()).await.status, 200);
     let after: u64 = answer.header("retry-after").unwrap().parse().unwrap();

@@ -1,6 +1,5 @@
-//! Black-box tests of tokens and API keys: responses to callers with and
-//! without certificate, the data that services get, and the effect of a failing
-//! issuer.
+//! Black-box tests of access tokens and API keys: responses to callers with and without a
+//! certificate, the data that services receive, and the effect of a failing issuer.
 
 mod api_keys;
 mod explained;
@@ -22,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::support::{TOKEN_ISSUER, get_with, now, thumbprint};
 
-/// An `[[token_issuer]]` with keys in a file.
+/// Returns a `[[token_issuer]]` table with keys in a file.
 fn issuer(keys: &Path, more: &str) -> String {
     format!(
         "[[token_issuer]]\nname = \"corporate\"\nissuer = \"{TOKEN_ISSUER}\"\n\
@@ -31,8 +30,8 @@ fn issuer(keys: &Path, more: &str) -> String {
     )
 }
 
-/// Returns the claims of a valid token of `issuer`, bound to `caller`'s
-/// certificate, with changes; null removes a claim.
+/// Returns the claims of a valid token of `issuer`, bound to `caller`'s certificate. `changes`
+/// replaces claims, and `null` removes a claim.
 fn claims(caller: &Credentials, issuer: &str, changes: Value) -> Value {
     let now = now();
     let mut claims = json!({
@@ -50,7 +49,7 @@ fn claims(caller: &Credentials, issuer: &str, changes: Value) -> Value {
     claims
 }
 
-/// Sends a request with a bearer token.
+/// Sends a GET request with a bearer token.
 async fn ask(client: &Client, path: &str, token: &str) -> Answer {
     let bearer = format!("Bearer {token}");
     client
@@ -59,7 +58,7 @@ async fn ask(client: &Client, path: &str, token: &str) -> Answer {
         .unwrap()
 }
 
-/// Checks status and reason of a refusal.
+/// Checks the status and the reason code of a refusal.
 #[track_caller]
 fn refused(answer: &Answer, status: u16, reason: &str) {
     assert_eq!(

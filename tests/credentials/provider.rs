@@ -1,5 +1,5 @@
-//! A real identity provider: `oidc-provider` for Node, with mutual TLS, bound
-//! tokens, introspection and rotating keys.
+//! Tests with a real identity provider: `oidc-provider` for Node.js. It uses mutual TLS,
+//! certificate-bound tokens, introspection and key rotation.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -16,7 +16,7 @@ use crate::support::{BINARY, CALLER, HOST, Run, assertion_claims, script};
 
 const LIBRARY: &str = "oidc-provider for Node";
 
-/// The running provider. It ends with its standard input.
+/// A running provider. It ends when its standard input is closed.
 struct Provider {
     _child: Child,
     input: ChildStdin,
@@ -25,10 +25,10 @@ struct Provider {
 }
 
 impl Provider {
-    /// None if Node or the library is missing.
+    /// Starts the provider. Returns `None` if Node.js or the library is missing.
     async fn start(ca: &TestCa) -> Option<Self> {
         let mut command = script::node("idp.mjs");
-        // Its warnings are not read.
+        // The warnings of the provider are not needed.
         command.stderr(Stdio::null());
         let mut child = script::start(command, LIBRARY)?;
         let server = ca.server(&["localhost"]);
@@ -38,7 +38,7 @@ impl Provider {
             "app": ca.spiffe(CALLER), "gateway": "gateway.example.org",
         });
         let mut input = child.stdin.take().unwrap();
-        // A script that cannot start does not read.
+        // The error is ignored, because a script that cannot start does not read its input.
         let _ = input.write_all(format!("{said}\n").as_bytes()).await;
         let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
         let first = in_time("the provider's start", output.next_line()).await;
@@ -71,7 +71,7 @@ impl Provider {
         assert_eq!(line.as_deref(), Some("rotated"));
     }
 
-    /// A token for a resource, bound to the client's certificate.
+    /// Gets a token for a resource, bound to the client's certificate.
     async fn token(&self, client: &Credentials, resource: &str) -> String {
         let form = format!(
             "grant_type=client_credentials&client_id=app&scope=orders%3Aread&resource={resource}"
@@ -213,8 +213,7 @@ async fn opaque_tokens_are_introspected_over_mutual_tls_until_they_are_revoked()
     let form = format!("client_id=app&token={token}");
     let revoked = provider.post(&caller, "/token/revocation", form).await;
     assert_eq!(revoked.status, 200, "{revoked:?}");
-    // The token is cached for some time. An operator can empty the cache at
-    // once.
+    // The gateway caches the token for some time. An operator can empty the cache at once.
     let answer = ask(&client, "/a", &token).await;
     let hash = assertion_claims(&answer)["token"]["ath"]
         .as_str()
@@ -226,7 +225,7 @@ async fn opaque_tokens_are_introspected_over_mutual_tls_until_they_are_revoked()
         command.arg(gateway.config_file()).args(more);
         Run::of_async(&mut command).await.done().json()
     };
-    // One hash in 64 begins with a dash.
+    // One hash in 64 begins with `-`. The command must not read it as an option.
     purge(&["--hash", "-of-another-token"]).await;
     assert_eq!(ask(&client, "/a", &token).await.status, 200);
     let said = purge(&["--hash", &hash]).await;

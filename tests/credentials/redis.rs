@@ -1,4 +1,4 @@
-//! Rate limits counted in a real Redis, which stops and comes back.
+//! Rate limits that a real Redis counts. The Redis server stops and starts again.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use super::refused;
 use crate::support::{BINARY, CALLER, HOST};
 
-/// A server on a socket, on which it can be restarted.
+/// A Redis server on a Unix socket. It can be restarted on the same socket.
 struct Server {
     socket: PathBuf,
     child: Option<Child>,
@@ -55,26 +55,25 @@ impl Server {
     }
 }
 
-/// The user and password of the store that asks for them.
+/// The user and the password of [`SecureServer`].
 const USER: &str = "gateway";
 const PASSWORD: &str = "a-Secret-0f-the-store";
 
-/// A server that speaks TLS only, and to one user only.
+/// A Redis server that accepts only TLS, and only one user.
 struct SecureServer {
     port: u16,
     _child: Child,
 }
 
 impl SecureServer {
-    /// None if there is no server, or if it was built without TLS.
+    /// Starts the server. Returns `None` if Redis is not installed or was built without TLS.
     async fn start(ca: &TestCa) -> Option<Self> {
         let own = ca.server(&["localhost"]);
         let certificate = ca.write("redis.pem", own.chain_pem());
         let key = ca.write("redis.key", own.key_pem());
         let log = ca.directory().join("redis.log");
         for _ in 0..5 {
-            // Another process may take the port in between. Then the next one is
-            // tried.
+            // Another process may take the port before Redis does. Then the next port is tried.
             let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let port = free.local_addr().unwrap().port();
             drop(free);
@@ -136,7 +135,7 @@ impl SecureServer {
     }
 }
 
-/// The parts that several gateways with one store share.
+/// The parts that several gateways with the same Redis share.
 struct Shared {
     ca: TestCa,
     echo: Echo,
@@ -153,14 +152,13 @@ impl Shared {
         }
     }
 
-    /// A gateway that allows one request per hour and caller, counted in that
-    /// server.
+    /// Starts a gateway that allows one request per hour and caller. The server counts them.
     async fn gateway(&self, server: &Server, on_failure: &str) -> Gateway {
         let url = format!("url = \"redis+unix://{}\"", server.socket.display());
         self.gateway_with(&url, on_failure).await
     }
 
-    /// The same with a store of these lines.
+    /// Same as [`Shared::gateway`], with other settings of the store.
     async fn gateway_with(&self, store: &str, on_failure: &str) -> Gateway {
         let settings = Settings::new(&self.ca)
             .log("trace")
@@ -226,7 +224,7 @@ async fn a_store_that_stops_does_what_was_said_and_may_come_back() {
             let answer = caller.get("/a").await.unwrap();
             assert_eq!(answer.status, expected, "{on_failure} {answer:?}");
         }
-        // Requests do not wait for the failed store each time.
+        // Later requests do not wait for the failed store again.
         let started = Instant::now();
         caller.get("/a").await.unwrap();
         assert!(
@@ -288,8 +286,8 @@ async fn a_store_with_tls_and_password_counts_and_the_password_stays_secret() {
     let answer = world.client(&two).get("/a").await.unwrap();
     refused(&answer, 429, "rate-limited");
 
-    // A server that cannot prove to be the store is not used, and a wrong
-    // password is refused. No password appears in any output.
+    // The gateway does not use a server that cannot prove its identity, and the server refuses a
+    // wrong password. Passwords must not appear in any output.
     let forged = world.gateway_with(&store(&stranger, &good), "deny").await;
     let unknown = world.gateway_with(&store(&world.ca, &bad), "deny").await;
     for gateway in [&forged, &unknown] {

@@ -1,5 +1,5 @@
-//! The cache of tokens: what empties it, and how long the keys of an unreachable
-//! issuer may be used.
+//! The cache of tokens: what empties the cache, and how long the gateway may use the keys of an
+//! unreachable issuer.
 
 use std::ops::Deref;
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use super::worlds::{Issuer, IssuerWorld, remote_issuer};
 use super::{ask, refused};
 use crate::support::{BINARY, CALLER, Run};
 
-/// An issuer that is asked about each token once an hour, and a gateway with a
-/// socket for its operators.
+/// A gateway with a socket for operators. It caches the introspection result of a token for one
+/// hour.
 struct Remembering {
     world: IssuerWorld,
     token: String,
@@ -70,7 +70,7 @@ impl Remembering {
         ask(&self.client(), path, token).await
     }
 
-    /// Sends a request with the token. Returns whether its issuer was asked.
+    /// Sends a request with the token. Returns whether the gateway asked the issuer.
     async fn asks(&self) -> bool {
         let before = self.idp.count(Idp::INTROSPECTION);
         let answer = self.ask("/a", &self.token).await;
@@ -78,13 +78,13 @@ impl Remembering {
         self.idp.count(Idp::INTROSPECTION) > before
     }
 
-    /// Waits until the cache was emptied and the token is cached again.
+    /// Waits until the cache was emptied, and the token is in the cache again.
     async fn forgets(&self, why: &str) {
         until(why, async || self.asks().await).await;
         assert!(!self.asks().await, "{why}: it is remembered again");
     }
 
-    /// Runs one of the operators' commands, and returns what it printed.
+    /// Runs a command of operators. Returns its JSON output.
     async fn operate(&self, words: &[&str]) -> serde_json::Value {
         let mut command = Command::new(BINARY);
         command.arg("--json").args(words).arg("--config");
@@ -106,8 +106,7 @@ async fn whatever_could_matter_makes_the_gateway_ask_again() {
     world.operate(&["deny", "remove", id]).await;
     world.forgets("an entry less on the deny list").await;
 
-    // The caller itself is denied: no token helps it meanwhile, and the cache is
-    // empty afterwards.
+    // The caller is denied: its token does not help. Afterwards, the cache is empty.
     let added = world
         .operate(&["deny", "add", "--identity", &world.ca.spiffe(CALLER)])
         .await;
@@ -137,9 +136,8 @@ async fn whatever_could_matter_makes_the_gateway_ask_again() {
     world.forgets("a key more").await;
 }
 
-/// The issuer is unreachable for longer than its keys may be used. The reason must
-/// say so, and must not blame the token. This takes a minute, the shortest allowed
-/// `last_good`.
+/// The issuer is unreachable for longer than its keys may be used. The reason code must name
+/// this cause and not blame the token. The test takes a minute, the minimum of `last_good`.
 #[tokio::test]
 async fn keys_of_an_issuer_that_stays_away_end() {
     let begun = Instant::now();
@@ -163,12 +161,12 @@ async fn keys_of_an_issuer_that_stays_away_end() {
     };
     refused(&answer, 503, "keys-unavailable");
     assert_eq!(answer.header("www-authenticate"), None);
-    // They were confirmed after the beginning; times are in whole seconds.
+    // The keys were confirmed after `begun`. The gateway counts in whole seconds.
     assert!(
         begun.elapsed() > Duration::from_secs(58),
         "{good} were good"
     );
-    // A token that was accepted before is refused too.
+    // A token that the gateway accepted before is refused too.
     let answer = world.ask("/keys", &world.token).await;
     refused(&answer, 503, "keys-unavailable");
     let ready = plain(world.gateway.admin(), "GET", "/readyz", &[]).await;
@@ -182,7 +180,7 @@ async fn keys_of_an_issuer_that_stays_away_end() {
     .await;
 }
 
-/// Keys are fetched again, and new ones are found, without any token.
+/// The gateway fetches keys again and finds new keys, without a request that needs them.
 #[tokio::test]
 async fn keys_are_refreshed_without_requests() {
     let world = Remembering::new().await;
@@ -190,7 +188,7 @@ async fn keys_are_refreshed_without_requests() {
     assert_eq!(world.idp.count(Idp::KEYS), 1);
     let next = TokenKey::new("two");
     world.idp.publish(&[&world.key, &next]);
-    // Before half of the minute has passed for which the keys may be used.
+    // The gateway must fetch the keys again before they are too old to be used.
     let begun = Instant::now();
     while world.idp.count(Idp::KEYS) < 2 {
         assert!(begun.elapsed() < Duration::from_secs(45), "they turn stale");

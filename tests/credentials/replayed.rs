@@ -1,5 +1,5 @@
-//! Tokens and assertions that were made for another purpose, or by an attacker
-//! who only knows public keys.
+//! Tokens and assertions that were made for another purpose, or made by an attacker who knows
+//! only public keys.
 
 use countersign_testkit::pem;
 use serde_json::json;
@@ -8,7 +8,7 @@ use super::worlds::TokenWorld;
 use super::{ask, issuer, refused};
 use crate::support::{TOKEN_ISSUER, assertion_claims, base64url, get_with, reloaded, replace};
 
-/// A signature that can be made with the public key alone must not be accepted.
+/// If a signature can be made with only the public key, the gateway must refuse it.
 #[tokio::test]
 async fn a_public_key_is_no_secret_to_sign_with() {
     use base64ct::Encoding as _;
@@ -19,7 +19,7 @@ async fn a_public_key_is_no_secret_to_sign_with() {
     let jwk = world.key.jwk();
     let part =
         |name: &str| base64ct::Base64UrlUnpadded::decode_vec(jwk[name].as_str().unwrap()).unwrap();
-    // SubjectPublicKeyInfo of a key on P-256.
+    // The prefix of the SubjectPublicKeyInfo of a P-256 key.
     let mut spki = vec![
         0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08,
         0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
@@ -43,7 +43,7 @@ async fn a_public_key_is_no_secret_to_sign_with() {
             let forged = jsonwebtoken::encode(&header, &claims, &key).unwrap();
             let answer = ask(&world.client(), "/a", &forged).await;
             refused(&answer, 401, "token-algorithm");
-            // With the right key id, it is still not a signature of that key.
+            // Even with the `kid` of the public key, the signature is not valid.
             let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": "one"});
             let rest = forged.split_once('.').unwrap().1;
             let renamed = format!("{}.{rest}", base64url(header.to_string().as_bytes()));
@@ -55,8 +55,8 @@ async fn a_public_key_is_no_secret_to_sign_with() {
     assert_eq!(ask(&world.client(), "/a", &world.token()).await.status, 200);
 }
 
-/// Two issuers may share a key, for example tenants of one provider. They must
-/// not share cached tokens.
+/// Two issuers may have the same key, for example as tenants of one provider. They must not share
+/// cached tokens.
 #[tokio::test]
 async fn a_token_remembered_for_one_issuer_is_none_of_another() {
     let world = TokenWorld::open(|settings, keys, echo| {
@@ -86,8 +86,8 @@ async fn a_token_remembered_for_one_issuer_is_none_of_another() {
     }
 }
 
-/// An assertion of the gateway is not accepted as a token, even if the gateway
-/// is configured as an issuer of tokens.
+/// The gateway does not accept its own assertion as a token, even if it is configured as a token
+/// issuer.
 #[tokio::test]
 async fn an_assertion_that_is_sent_back_is_no_token() {
     let own = "https://gateway.example.org:9080";
@@ -126,7 +126,7 @@ async fn an_assertion_that_is_sent_back_is_no_token() {
         );
         let answer = ask(&world.client(), "/token", &received).await;
         refused(&answer, 401, "token-type");
-        // In its own field it does not authenticate the caller either.
+        // In its own header field, the assertion does not authenticate the caller either.
         let anonymous = get_with("/token", &[("countersign-assertion", &received)]);
         let answer = world.client().send(anonymous).await.unwrap();
         refused(&answer, 401, "token-missing");

@@ -1,5 +1,5 @@
-//! Tokens in addition to the certificate and instead of it: binding, claims,
-//! composition, responses.
+//! Tokens in addition to a certificate, or instead of it: binding, claims, combinations, and
+//! responses.
 
 use countersign_testkit::{Leaf, Protocol, TlsVersion, TokenKey};
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ async fn a_bound_token_passes_with_its_certificate_and_the_service_learns_of_it(
 async fn a_bound_token_is_useless_without_its_certificate() {
     let world = TokenWorld::with("", ROUTE).await;
     let token = world.token();
-    // The same after the token was accepted and cached.
+    // The gateway accepts and caches the token. The refusals below must stay the same.
     assert_eq!(ask(&world.client(), "/a", &token).await.status, 200);
     let other = world
         .anonymous()
@@ -99,7 +99,7 @@ async fn a_bound_token_is_useless_without_its_certificate() {
         401,
         "token-unbound",
     );
-    // The certificate was renewed: the token is the old one's.
+    // The caller renewed its certificate, but the token is bound to the old certificate.
     let renewed = world.ca.issue(Leaf::with_uri(&world.ca.spiffe(CALLER)));
     let answer = ask(&world.anonymous().with(&renewed), "/a", &token).await;
     refused(&answer, 401, "token-binding-mismatch");
@@ -144,7 +144,7 @@ async fn unbound_tokens_pass_only_where_that_is_said() {
         let world = TokenWorld::with(binding, ROUTE).await;
         let token = world.token_with(json!({"cnf": null}));
         assert_eq!(ask(&world.client(), "/a", &token).await.status, unbound);
-        // A bound token needs its certificate with every setting.
+        // With every setting, a bound token is valid only with its certificate.
         let other = world
             .anonymous()
             .with(&world.ca.client("/ns/shop/sa/other"));
@@ -153,7 +153,7 @@ async fn unbound_tokens_pass_only_where_that_is_said() {
     }
 }
 
-/// Other algorithms, keys inside the token, other audiences.
+/// The tokens have other algorithms, keys inside the header, or other audiences.
 #[tokio::test]
 async fn forged_and_foreign_tokens_are_refused() {
     let world = TokenWorld::with("", ROUTE).await;
@@ -224,7 +224,7 @@ async fn forged_and_foreign_tokens_are_refused() {
         refused(&answer, 401, reason);
     }
     assert_eq!(world.echo.requests(), 0);
-    // The caller is still accepted, and a second audience is allowed.
+    // A valid token of the caller is still accepted, also with a second audience.
     let token = world.token_with(json!({"aud": ["payments-api", "orders-api"]}));
     assert_eq!(ask(&world.client(), "/a", &token).await.status, 200);
 }
@@ -317,7 +317,7 @@ async fn a_client_that_brings_none_or_two_learns_what_to_do() {
     }
     let answer = ask(&world.client(), "/a?access_token=x", &token).await;
     refused(&answer, 400, "malformed-request");
-    // A token in the query is ignored.
+    // The gateway ignores a token in the query.
     let answer = world
         .client()
         .get(&format!("/a?access_token={token}"))
@@ -392,8 +392,7 @@ async fn the_resource_describes_itself() {
             "/orders/7",
         ),
     ] {
-        // No certificate is needed, because clients read this document before they
-        // have a token.
+        // This document needs no certificate, because clients read it before they have a token.
         let answer = world.anonymous().get(path).await.unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.header("content-type"), Some("application/json"));
@@ -491,15 +490,15 @@ async fn a_caller_without_certificate_is_its_tokens_client() {
         401,
         "token-malformed",
     );
-    // A bound token shows that a certificate is needed.
+    // A bound token is not valid without its certificate.
     let answer = ask(&world.anonymous(), "/a", &world.token()).await;
     refused(&answer, 401, "token-binding-mismatch");
-    // If there is a certificate, it names the caller, not the token.
+    // If there is a certificate, the certificate and not the token names the caller.
     let claims = assertion_claims(&ask(&world.client(), "/a", &world.token()).await);
     assert_eq!(claims["sub"], world.ca.spiffe(CALLER));
     let claims = assertion_claims(&world.client().get("/a").await.unwrap());
     assert_eq!(claims["authn"]["methods"], json!(["certificate"]));
-    // A bad token is not hidden by a good certificate.
+    // A valid certificate does not make up for an invalid token.
     let expired = world.token_with(json!({"exp": 1}));
     refused(
         &ask(&world.client(), "/a", &expired).await,

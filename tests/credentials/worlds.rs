@@ -1,4 +1,4 @@
-//! Gateways with a configured issuer of tokens.
+//! Gateways with a token issuer.
 
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{ask, claims, issuer};
 use crate::support::{TOKEN_ISSUER, World, replace};
 
-/// A gateway with the keys of an issuer in a file.
+/// A gateway with one token issuer, whose public keys are in a file.
 pub(super) struct TokenWorld {
     world: World,
     pub(super) key: TokenKey,
@@ -27,7 +27,7 @@ impl Deref for TokenWorld {
 }
 
 impl TokenWorld {
-    /// One issuer (`more` are further keys of its) and one route with these lines.
+    /// Starts a gateway with one issuer and one route. `more` contains further keys of the issuer.
     pub(super) async fn with(more: &str, route: &str) -> Self {
         Self::open(|settings, keys, echo| {
             settings
@@ -39,8 +39,8 @@ impl TokenWorld {
         .await
     }
 
-    /// Settings of the test's own, for the file with the issuer's keys and the service's
-    /// address.
+    /// Starts a gateway. `configure` makes its settings from the file with the issuer's keys and
+    /// the address of the service.
     pub(super) async fn open(
         configure: impl FnOnce(Settings, &Path, SocketAddr) -> Settings,
     ) -> Self {
@@ -51,12 +51,12 @@ impl TokenWorld {
         Self { world, key }
     }
 
-    /// A good token, bound to the caller's certificate.
+    /// Returns a valid token that is bound to the caller's certificate.
     pub(super) fn token(&self) -> String {
         self.token_with(json!({}))
     }
 
-    /// The same with other claims; null takes one away.
+    /// Returns a valid token with changed claims. `null` removes a claim.
     pub(super) fn token_with(&self, changes: Value) -> String {
         self.key.sign(&self.claims(changes))
     }
@@ -65,7 +65,7 @@ impl TokenWorld {
         claims(&self.caller, TOKEN_ISSUER, changes)
     }
 
-    /// Writes the configuration again with one text replaced.
+    /// Replaces one text in the configuration file.
     pub(super) fn reconfigure(&self, from: &str, to: &str) {
         let file = self.gateway.config_file();
         let text = std::fs::read_to_string(&file).unwrap();
@@ -74,7 +74,7 @@ impl TokenWorld {
     }
 }
 
-/// An issuer behind TLS that publishes one key, and the authority of its certificate.
+/// An issuer with TLS that publishes one key, and the authority that issued its certificate.
 pub(super) struct Issuer {
     pub(super) ca: TestCa,
     pub(super) idp: Idp,
@@ -90,13 +90,13 @@ impl Issuer {
         Self { ca, idp, key }
     }
 
-    /// Settings of a gateway that knows it; see [`demanding`].
+    /// Returns settings of a gateway that uses this issuer; see [`demanding`].
     pub(super) fn settings(&self, echo: SocketAddr, more: &str, token: &str) -> Settings {
         let settings = Settings::new(&self.ca);
         demanding(settings, &self.ca, &self.idp, echo, more, token)
     }
 
-    /// A gateway that knows it; see [`demanding`].
+    /// Starts a gateway that uses this issuer; see [`demanding`].
     pub(super) async fn open(self, more: &str, token: &str) -> IssuerWorld {
         IssuerWorld::of(self, |settings, ca, idp, echo| {
             demanding(settings, ca, idp, echo, more, token)
@@ -105,7 +105,8 @@ impl Issuer {
     }
 }
 
-/// A `[[token_issuer]]` that is asked over the network; `more` are further keys of it.
+/// Returns the `[[token_issuer]]` table of an issuer that the gateway asks over the network.
+/// `more` contains further keys of the table.
 pub(super) fn remote_issuer(ca: &TestCa, idp: &Idp, more: &str) -> String {
     format!(
         "[[token_issuer]]\nname = \"corporate\"\nissuer = \"{}\"\n\
@@ -115,8 +116,8 @@ pub(super) fn remote_issuer(ca: &TestCa, idp: &Idp, more: &str) -> String {
     )
 }
 
-/// One route that demands tokens of an issuer. `more` are further keys of the issuer,
-/// `token` of the demand.
+/// Adds an issuer, and one route that requires tokens of this issuer. `more` contains further
+/// keys of the issuer, and `token` further keys of the requirement.
 fn demanding(
     settings: Settings,
     ca: &TestCa,
@@ -139,7 +140,7 @@ fn demanding(
         )
 }
 
-/// A gateway that asks an issuer over the network.
+/// A gateway with an issuer that it asks over the network.
 pub(super) struct IssuerWorld {
     world: World,
     pub(super) idp: Idp,
@@ -159,7 +160,7 @@ impl IssuerWorld {
         Issuer::new().await.open(more, token).await
     }
 
-    /// Settings of the test's own.
+    /// Starts a gateway with the settings that `configure` returns.
     pub(super) async fn of(
         issuer: Issuer,
         configure: impl FnOnce(Settings, &TestCa, &Idp, SocketAddr) -> Settings,
@@ -173,7 +174,7 @@ impl IssuerWorld {
         self.signed_by(&self.key)
     }
 
-    /// A new token each time.
+    /// Returns a new token for each call.
     pub(super) fn signed_by(&self, key: &TokenKey) -> String {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -188,7 +189,7 @@ impl IssuerWorld {
         ask(&self.client(), "/a", token).await
     }
 
-    /// Returns the problem about the issuer that operators see.
+    /// Returns the problem about the issuer that `/readyz` shows to operators.
     pub(super) async fn problem(&self) -> Option<String> {
         let ready = plain(self.gateway.admin(), "GET", "/readyz", &[]).await;
         assert_eq!(ready.status, 200, "tokens are not everything");

@@ -1,4 +1,4 @@
-//! `countersign explain`: the same verdicts as the running gateway, offline.
+//! `countersign explain` must give the same verdicts as the running gateway, without asking it.
 
 mod replay;
 
@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use crate::support::{BINARY, CALLER, HOST, RevocationLists, Run, World};
 
-/// What `explain --json` said, and its exit code.
+/// The exit code and the output of `explain --json`.
 struct Explained {
     code: i32,
     said: Value,
@@ -225,8 +225,8 @@ async fn bad_usage_is_exit_2() {
     assert!(explained.stderr.contains("/nonexistent.pem"));
 }
 
-/// X509-SVID section 5.2, for every leaf: with a SPIFFE ID and without, for
-/// clients and servers, live and offline.
+/// X509-SVID section 5.2 forbids this key usage for every leaf: with or without a SPIFFE ID, for
+/// clients and servers, in the gateway and in `explain`.
 #[tokio::test]
 async fn a_leaf_that_may_sign_lists_is_refused_everywhere() {
     let world = world(|settings, ca| {

@@ -1,5 +1,5 @@
-//! Kept chains: past decisions are repeated, and the effect of new trust on
-//! recent callers is shown.
+//! Kept chains: `explain` repeats past decisions, and shows how new trust settings would affect
+//! recent callers.
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use crate::support::{BINARY, RevocationLists, Run, World};
 
-/// A gateway that keeps chains.
+/// A gateway that keeps the chains of its callers.
 struct Keeping {
     world: World,
     chains: PathBuf,
@@ -56,7 +56,7 @@ impl Keeping {
         self.lists.revoke(&self.ca, caller);
     }
 
-    /// Waits until the chain of an audit line was written.
+    /// Waits until the gateway has written the chain of an audit line.
     async fn kept(&self, line: &Value) {
         let id = line["chain"].as_str().unwrap().to_owned();
         let there = |directory: &str| self.chains.join(directory).join(format!("{id}.pem"));
@@ -95,13 +95,13 @@ async fn past_decisions_are_replayed_by_their_chains() {
     assert_eq!(said["then"]["decision"], "allowed");
     assert_eq!(said["claims"]["sub"], world.ca.spiffe("/a"));
 
-    // The same request, after the caller was revoked.
+    // Explains the same request after the caller was revoked.
     world.revoke(&caller);
     let ended = run(&arguments, &config).await;
     assert_eq!(ended.code, 3, "{}", ended.stderr);
     assert_eq!(ended.json()["answer"]["reason"], "certificate-revoked");
 
-    // A refused handshake has no request, but it has a chain.
+    // A refused handshake has no request, but the gateway keeps its chain.
     let stranger = TestCa::new("example.org");
     let refused = world.anonymous().with(&stranger.client("/a"));
     assert_eq!(refused.refusal().await.alert(), Some(48));
@@ -147,7 +147,7 @@ async fn check_says_which_callers_new_trust_would_refuse() {
     assert_eq!(refused[0]["reason"], "certificate-revoked");
     assert_eq!(refused[0]["serial"], revoked.serial_hex());
 
-    // The gateway says the same when it has reloaded.
+    // The gateway logs the same preview when it has reloaded.
     in_time("the preview in the log", async {
         loop {
             let said = world.gateway.stderr();

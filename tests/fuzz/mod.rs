@@ -1,5 +1,5 @@
-//! The bodies of the fuzz targets (`fuzz/`) with inputs from proptest: a small
-//! part of fuzzing that runs with every test, on stable.
+//! Runs the fuzz targets (`fuzz/`) with inputs from proptest. This is a small part of fuzzing that
+//! runs with every test, on stable Rust.
 
 #[allow(unreachable_pub, reason = "it is a library of its own in fuzz/")]
 #[path = "../../fuzz/src/lib.rs"]
@@ -9,17 +9,17 @@ mod seeds;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// Bytes made of these words and some random bytes.
+/// Makes inputs from `words`, with some random bytes between them.
 fn made_of(words: &'static [&'static str], most: usize) -> impl Strategy<Value = Vec<u8>> {
     let word = proptest::sample::select(words).prop_map(|word| word.as_bytes().to_vec());
     let piece = prop_oneof![12 => word, 1 => vec(any::<u8>(), 1..4)];
     vec(piece, 0..most).prop_map(|pieces| pieces.concat())
 }
 
-/// An item of an input: what it is, and its content (`fuzz/src/input.rs`).
+/// One item of an input: its kind and its content (`fuzz/src/input.rs`).
 type Item = (u8, &'static [u8]);
 
-/// Items, of which some are joined or have no meaning.
+/// Makes inputs from items. Some items are joined, and some are random.
 fn items_of(words: &'static [Item], most: usize) -> impl Strategy<Value = Vec<u8>> {
     let word = proptest::sample::select(words).prop_map(|(kind, word)| (kind, word.to_vec()));
     let item = prop_oneof![
@@ -36,7 +36,7 @@ fn items_of(words: &'static [Item], most: usize) -> impl Strategy<Value = Vec<u8
     })
 }
 
-/// Several messages that are nearly valid.
+/// Makes several HTTP messages that are nearly valid.
 fn messages() -> impl Strategy<Value = Vec<u8>> {
     let fields = made_of(
         &[
@@ -177,7 +177,7 @@ proptest! {
     }
 }
 
-/// Entries (0) and extensions (1) of a revocation list.
+/// The items of a CRL: entries (0) and extensions (1).
 const LIST_ITEMS: [Item; 12] = [
     (0, b"\x02\x02\x77\x01\x17\x0d260101000000Z"),
     (0, b"\x02\x01\x05\x17\x0d260101000000Z"),
@@ -193,7 +193,7 @@ const LIST_ITEMS: [Item; 12] = [
     (1, b"\x06\x03\x55\x1d\x7f\x04\x02\x05\x00"),
 ];
 
-/// Extensions that a certificate request asks for; 1 begins another attribute.
+/// Extensions of a certificate request. The kind 1 begins a new attribute.
 const REQUEST_ITEMS: [Item; 12] = [
     (
         1,
@@ -236,7 +236,7 @@ const REQUEST_ITEMS: [Item; 12] = [
     ),
 ];
 
-/// Whole frames, and beginnings of some.
+/// Complete frames, and the beginnings of frames.
 const FRAMES: [&[u8]; 14] = [
     b"\x00\x00\x00\x04\x00\x00\x00\x00\x00",
     b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\xff\xff",
@@ -288,7 +288,7 @@ proptest! {
 }
 
 proptest! {
-    // Each of them verifies some twenty signatures.
+    // 300 cases, because each case verifies about twenty signatures.
     #![proptest_config(ProptestConfig {
         cases: 300,
         failure_persistence: None,
@@ -297,7 +297,7 @@ proptest! {
 
     #[test]
     fn crl(items in items_of(&LIST_ITEMS, 4)) {
-        // Without a number no list counts.
+        // The input includes a CRL number, because a CRL without a number is not accepted.
         let number = b"\x01\x0a\x06\x03\x55\x1d\x14\x04\x03\x02\x01\x03";
         bodies::crl(&[&[2], &number[..], &items].concat());
     }

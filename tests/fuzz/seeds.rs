@@ -1,5 +1,5 @@
-//! The seeds of the fuzz targets (`fuzz/seeds`): no property fails for them, and they
-//! give the results that their section names.
+//! The seeds of the fuzz targets (`fuzz/seeds`). All properties hold for each seed. The seeds are
+//! in sections, such as `[refused]`, that name the expected result.
 
 use countersign_proxy::wire::framing::FramingMachine;
 use countersign_proxy::wire::target::checked_path;
@@ -13,7 +13,7 @@ struct Seed {
     octets: Vec<u8>,
 }
 
-/// `\r \n \t \\ \xNN`, and nothing else.
+/// Decodes the escapes `\r \n \t \\ \xNN`. Other escapes are errors.
 fn unescaped(text: &str) -> Vec<u8> {
     let mut octets = Vec::new();
     let mut rest = text.chars();
@@ -37,7 +37,7 @@ fn unescaped(text: &str) -> Vec<u8> {
     octets
 }
 
-/// Returns the seeds of a target. There is at least one.
+/// Returns the seeds of a target. Fails if there are none.
 fn seeds(target: &str) -> Vec<Seed> {
     let text = std::fs::read_to_string(root().join(format!("fuzz/seeds/{target}.txt"))).unwrap();
     let mut section = "";
@@ -94,7 +94,7 @@ fn every_target_has_seeds_that_hold() {
         eprintln!("leaf: {}", seed.name);
         bodies::leaf(&first(1, &seed));
     }
-    // A target that was forgotten above.
+    // Fails if the list above lacks a target.
     let targets = std::fs::read_dir(root().join("fuzz/fuzz_targets")).unwrap();
     assert_eq!(targets.count(), 11);
 }

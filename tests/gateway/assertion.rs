@@ -1,5 +1,5 @@
-//! The main path: an allowed caller reaches the service, and the assertion names
-//! the caller and its request exactly.
+//! The main path: an allowed caller reaches the service, and the assertion names this caller and
+//! its request.
 
 use countersign_testkit::client::get;
 use countersign_testkit::{Protocol, TlsVersion, sha256};
@@ -14,7 +14,7 @@ use crate::support::{CALLER, HOST, ISSUER, World, altered, assertion, base64url,
 const ROUTE: &str = "hosts = [\"orders.example.org\"]\npaths = [\"/orders\", \"/orders/**\"]\n\
     methods = [\"GET\", \"POST\"]\ncallers = [\"spiffe://example.org/ns/shop/sa/*\"]\n";
 
-/// Verifies with another library.
+/// Verifies an assertion with another JOSE library.
 fn oracle(
     token: &str,
     jwks: &str,
@@ -206,7 +206,7 @@ async fn an_expired_assertion_is_refused_by_both() {
     let (_, claims) = decode(&token);
     let exp = claims["exp"].as_u64().unwrap();
     assert_eq!(exp - claims["iat"].as_u64().unwrap(), 1);
-    // The foreign library reads the system's clock, so real time has to pass.
+    // The other library reads the system clock, so that the test waits in real time.
     countersign_testkit::until("expiry", async || {
         oracle(&token, &jwks, Algorithm::ES256, "orders").is_err()
     })
@@ -278,9 +278,9 @@ async fn the_assertion_never_outlives_the_certificate() {
     assert_eq!(claims["exp"], claims["client_cert"]["not_after"]);
 }
 
-/// notAfter is inclusive (RFC 5280 section 4.1.2.5). Requests are sent until the
-/// certificate has expired. Requests whose response arrived before the end of its
-/// last second must not be refused. A slow machine only sends fewer of them.
+/// notAfter is inclusive (RFC 5280 section 4.1.2.5). The test sends requests until the certificate
+/// has expired. If a response arrived before the end of the last valid second, the request must
+/// have been allowed. On a slow machine, the test only sends fewer requests.
 #[tokio::test]
 async fn requests_are_served_through_the_last_second_of_the_certificate() {
     let world = World::open().await;
@@ -298,7 +298,7 @@ async fn requests_are_served_through_the_last_second_of_the_certificate() {
     };
     loop {
         let kept = session.get("/a").await;
-        // A handshake in the same second is no different.
+        // A new handshake in the same second succeeds too.
         let anew = client.get("/a").await;
         if !is_valid(not_after) {
             break;

@@ -1,4 +1,4 @@
-//! The audit log: it records enough about each request, but no secrets.
+//! The audit log records the necessary facts about each request, but no secrets.
 
 use std::time::Duration;
 
@@ -153,7 +153,7 @@ async fn a_caller_that_goes_away_is_recorded_too() {
             let task = tokio::spawn(async move {
                 let mut session = client.session().await.unwrap();
                 let response = session.start(request).await.unwrap();
-                // Keeps the response open until the task is aborted.
+                // The test keeps the response open until it aborts this task.
                 let _open = (session, response);
                 std::future::pending::<()>().await;
             });
@@ -171,7 +171,7 @@ async fn a_caller_that_goes_away_is_recorded_too() {
 #[tokio::test]
 async fn what_peers_choose_is_escaped_and_bounded() {
     let world = World::open().await;
-    // Right-to-left override, escape sequences, line breaks, quotes.
+    // The name has a right-to-left override, an escape sequence, a line break and a quote.
     let evil = "a\u{202e}b\u{1b}[31mc\nd\"e\u{7f}";
     let long = "x".repeat(20_000);
     for name in [evil, long.as_str()] {

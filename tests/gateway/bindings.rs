@@ -1,4 +1,4 @@
-//! `binding = "caller"`: an assertion about the caller alone, re-usable.
+//! `binding = "caller"`: an assertion is bound only to the caller, and can be used again.
 
 use std::collections::HashSet;
 

@@ -1,5 +1,4 @@
-//! Bodies of requests and responses arrive complete, with every method and
-//! framing.
+//! Bodies of requests and responses arrive complete, with every method and framing.
 
 use std::time::Duration;
 
@@ -132,8 +131,8 @@ async fn a_refused_caller_gets_no_100_continue() {
     assert_eq!(answer.statuses(), [400], "{}", answer.text());
 }
 
-/// A service may respond before it has read the request. The rest of the request
-/// must not be sent on a connection that another caller uses.
+/// A service may respond before it has read the request. The gateway must not send the rest of the
+/// request on a connection that another caller uses.
 #[tokio::test]
 async fn an_early_answer_does_not_leave_its_request_to_the_next_caller() {
     use countersign_testkit::{Afterwards, Scripted};
@@ -149,7 +148,7 @@ async fn an_early_answer_does_not_leave_its_request_to_the_next_caller() {
     first.write(head.as_bytes()).await.unwrap();
     let answer = first.read_until(|octets| octets.ends_with(b"early")).await;
     assert_eq!(answer.statuses(), [200]);
-    // The second request must not wait for, or share, the first one's connection.
+    // The second request must not wait for the first connection, and must not use it.
     let answer = client.get("/second").await.unwrap();
     assert_eq!(answer.status, 200);
     drop(first);

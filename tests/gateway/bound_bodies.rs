@@ -1,4 +1,4 @@
-//! `bind_body`: bodies that are buffered and bound by the assertion.
+//! `bind_body`: the gateway buffers the body, and the assertion contains its hash.
 
 use std::time::Duration;
 
@@ -110,7 +110,7 @@ async fn a_larger_body_is_refused_whether_or_not_it_says_so() {
         .unwrap();
     assert_eq!(answer.statuses(), [413]);
     assert_eq!(world.echo.requests(), 0);
-    // Bodies without `bind_body` are not limited.
+    // The buffer limit does not apply to bodies on routes without `bind_body`.
     let answer = world
         .client()
         .send(request("POST", "/free", large))
@@ -139,10 +139,10 @@ async fn all_held_bodies_together_are_bounded_and_let_go_of() {
     let mut first = world.client().connect().await.unwrap();
     first.write(begin.as_bytes()).await.unwrap();
     first.write(&[b'x'; 99_999]).await.unwrap();
-    // It pauses long enough to be the slower body.
+    // After this pause, the first body is slower than the second one.
     let pause = Duration::from_millis(300);
     assert!(first.read_until_silent(pause).await.statuses().is_empty());
-    // The two do not fit together, and the first one does not continue.
+    // Both bodies together exceed the limit. The first body makes no progress and is refused.
     let second = || request("POST", "/large", vec![b'x'; 100_000]);
     let answer = in_time("an answer", async {
         loop {
@@ -155,8 +155,8 @@ async fn all_held_bodies_together_are_bounded_and_let_go_of() {
     })
     .await;
     assert_eq!(answer.statuses(), [429], "{}", answer.text());
-    // A single body that does not fit is refused because of the limit, not
-    // because of its caller's share.
+    // A body that alone exceeds the limit is refused because of the limit, not because of its
+    // caller's share.
     let answer = world
         .client()
         .send(request("POST", "/large", vec![b'x'; 200_000]))

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::support::{HOST, World};
 
-/// Reads until the gateway ends the connection.
+/// Reads until the gateway closes the connection.
 async fn ended(stream: &mut TcpStream) {
     in_time("the connection's end", async {
         let mut buffer = [0_u8; 1024];
@@ -66,7 +66,7 @@ async fn heads_are_bounded() {
         (&line["status"], &line["method"]),
         (&431.into(), &"GET".into())
     );
-    // h2 itself responds to what is much larger.
+    // The h2 library itself refuses a head that is much larger.
     let request = Request::get("/a")
         .header("x-big", big.repeat(2))
         .body("".into())
@@ -95,7 +95,7 @@ async fn bodies_are_bounded() {
         let client = world.client().protocol(protocol);
         let post = |length: usize| Request::post("/a").body(vec![b'x'; length].into()).unwrap();
         assert_eq!(client.send(post(1000)).await.unwrap().status, 200);
-        // The gateway may end the connection before it has read all of it.
+        // The gateway may close the connection before it has read the whole body.
         if let Ok(answer) = client.send(post(1001)).await {
             assert_eq!((answer.status, answer.reason()), (413, Some("too-large")));
         }
@@ -133,7 +133,7 @@ async fn a_connection_that_says_nothing_is_ended_and_recorded() {
     })
     .await;
     let mut silent = TcpStream::connect(world.gateway.listener()).await.unwrap();
-    // The beginning of a ClientHello, and no more.
+    // This connection sends the beginning of a ClientHello and nothing more.
     let mut half = TcpStream::connect(world.gateway.listener()).await.unwrap();
     half.write_all(&[22, 3, 1, 2, 0, 1]).await.unwrap();
     ended(&mut silent).await;
@@ -173,13 +173,13 @@ async fn what_is_not_tls_is_ended_and_recorded() {
     assert_eq!(world.client().get("/a").await.unwrap().status, 200);
 }
 
-/// RFC 8446 section 6.2.
+/// RFC 8446 section 6.2 requires the alert unexpected_message.
 #[tokio::test]
 async fn a_first_message_that_is_no_client_hello_gets_an_alert() {
     const UNEXPECTED_MESSAGE: [u8; 7] = [21, 3, 3, 0, 2, 2, 10];
     let world = World::open().await;
     let messages = [
-        // HelloRequest, Finished, application data.
+        // The messages are HelloRequest, Finished, and application data.
         &[22, 3, 3, 0, 4, 0, 0, 0, 0][..],
         &[
             22, 3, 3, 0, 16, 20, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
@@ -226,7 +226,7 @@ async fn a_head_that_does_not_arrive_ends_the_connection() {
             answer.text()
         );
     }
-    // Single bytes from time to time do not extend the timeout.
+    // Single bytes that arrive from time to time do not extend the timeout.
     let mut connection = world.client().connect().await.unwrap();
     let started = std::time::Instant::now();
     for octet in b"GET /a HTTP/1.1\r\nHost: orders.example.org\r\n" {
@@ -359,17 +359,17 @@ async fn a_caller_that_does_not_read_is_given_up_on() {
     })
     .await;
     let mut connection = world.client().connect().await.unwrap();
-    // Far more than the buffers of both sockets hold.
+    // The responses are much larger than the buffers of both sockets.
     let requests = format!("GET /megabyte HTTP/1.1\r\nHost: {HOST}\r\n\r\n").repeat(40);
     connection.write(requests.as_bytes()).await.unwrap();
     world.gateway.audit().request("/megabyte").await;
-    // There is one slot, and the silent caller does not keep it.
+    // There is only one connection slot. The silent caller must not keep it.
     let answer = world.client().get("/a").await.unwrap();
     assert_eq!(answer.status, 200);
     drop(connection);
 }
 
-/// The limits of a route do not depend on the content type that a caller sends.
+/// The timeouts for an HTTP/1.1 service apply even if the caller sends a gRPC content type.
 #[tokio::test]
 async fn naming_grpc_does_not_switch_limits_off() {
     let world = World::with(|settings, echo| {

@@ -1,5 +1,4 @@
-//! Many callers at the same time: every response belongs to its request and its
-//! caller.
+//! Many concurrent callers. Every response must belong to its request and its caller.
 
 use countersign_testkit::{Client, Gateway, Protocol, Service, ServiceSpec, Settings, TestCa};
 use http::Request;
@@ -10,8 +9,8 @@ use crate::support::{BINARY, HOST, World, decode};
 /// The protocols of the services: HTTP/1.1 and h2, without and with TLS.
 const KINDS: [&str; 4] = ["plain", "h2", "tls", "tls-h2"];
 
-/// Sends requests with different bodies to every service in turn, and checks that
-/// each response belongs to its request and its caller.
+/// Sends requests with different bodies to every service in turn. Checks that each response belongs
+/// to its request and its caller.
 async fn converse(client: Client, caller: String, number: usize) {
     let mut session = client.session().await.unwrap();
     for round in 0..12 {
@@ -81,8 +80,8 @@ async fn answers_are_never_mixed_up() {
     }
     for (kind, protocol, service) in services {
         assert_eq!(service.requests(), 48 * 12 / 4, "{kind}");
-        // Callers share connections: over h2 one of each worker, and those that were
-        // opened meanwhile.
+        // Connections are shared. Over h2 there is one connection for each worker, and some more
+        // that opened at the same time.
         let most = match protocol {
             Protocol::Http1 => 58,
             Protocol::Http2 => 8,
@@ -107,7 +106,7 @@ async fn upstream_connections_are_used_again() {
         }
     }
     assert_eq!(world.echo.requests(), 40);
-    // One for each of the two workers.
+    // Each of the two workers has at most one connection.
     assert!(
         world.echo.connections() <= 2,
         "{} upstream connections",

@@ -1,5 +1,5 @@
-//! A public corpus of malformed requests (llhttp's): none succeeds. The data is not
-//! part of the repository; see [`countersign_testkit::skipped`].
+//! Malformed requests from the test suite of llhttp. None of these requests may succeed. The data
+//! is not part of the repository; see [`countersign_testkit::skipped`].
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! File descriptors: even if callers use as many as they can, or if there are few, a
-//! revocation takes effect and the operator's commands work.
+//! File descriptors. If callers use too many, or if the limit is low, a revocation still takes
+//! effect and the commands of operators still work.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,8 +11,8 @@ use super::failing_files::{Injected, deny_list};
 use super::material::{assert_prompt, problem};
 use crate::support::{BINARY, CALLER, HOST, RevocationLists, World, readyz, replace, streaming};
 
-/// A world that checks revocation, with a deny list in a separate directory and a
-/// socket. Its limit for unread files is so short that every failure exceeds it.
+/// A gateway that checks revocation, with a deny list in a separate directory and a socket. Its
+/// limit for unread files is very short, so that every read failure exceeds it.
 struct Scene {
     world: World,
     lists: RevocationLists,
@@ -29,7 +29,7 @@ impl Scene {
             .trust(&ca, &format!("{}\nmax_unread = \"1s\"", lists.setting()))
             .set("admin", "socket", "\"admin.sock\"")
             .set("deny_list", "file", &format!("{deny:?}"))
-            // Connections that say nothing stay for as long as the test.
+            // A long timeout, so that silent connections stay until the end of the test.
             .set("limits", "handshake_timeout", "\"10m\"")
             .everything_to(echo.address());
         let world = World {
@@ -41,7 +41,7 @@ impl Scene {
         Self { world, lists, deny }
     }
 
-    /// The operator's commands do what they say.
+    /// Checks that the commands of operators work.
     async fn assert_operable(&self) {
         let world = &self.world;
         let status = world.by_socket(&["--json", "status"]).await;
@@ -55,7 +55,7 @@ impl Scene {
     }
 }
 
-/// A program that runs the gateway with so many descriptors.
+/// Returns a script that runs the gateway with this limit of descriptors.
 fn with_limit(directory: &Path, descriptors: usize) -> PathBuf {
     use std::os::unix::fs::PermissionsExt as _;
     let script = directory.join("limited");
@@ -67,7 +67,7 @@ fn with_limit(directory: &Path, descriptors: usize) -> PathBuf {
 
 #[tokio::test]
 async fn callers_cannot_take_the_descriptors_that_a_revocation_needs() {
-    // The callers here are many, too.
+    // This process opens many connections and needs many descriptors too.
     countersign_core::descriptors::raise_limit();
     let directory = tempfile::tempdir().unwrap();
     let binary = with_limit(directory.path(), 1024);
@@ -84,7 +84,7 @@ async fn callers_cannot_take_the_descriptors_that_a_revocation_needs() {
     let most = status["connections_limit"].as_u64().unwrap();
     assert!((300..700).contains(&most), "{status}");
 
-    // Some callers use connections to the service, all others keep theirs open.
+    // Every fourth caller also uses a connection to the service. All callers stay connected.
     let client = world
         .gateway
         .client(HOST)
@@ -101,7 +101,7 @@ async fn callers_cannot_take_the_descriptors_that_a_revocation_needs() {
             Some(connection)
         });
     }
-    // One caller is connected before the others use up the descriptors.
+    // Waits until nearly all connections that the gateway allows are open.
     let mut held = Vec::new();
     let full = async {
         while held.len() + 20 < usize::try_from(most).unwrap() {
@@ -109,7 +109,7 @@ async fn callers_cannot_take_the_descriptors_that_a_revocation_needs() {
         }
     };
     in_time("a full gateway", full).await;
-    // Room for the callers of what follows.
+    // Frees slots for the callers in the following checks.
     held.truncate(held.len() - 20);
     callers.abort_all();
     assert_prompt(
@@ -120,7 +120,7 @@ async fn callers_cannot_take_the_descriptors_that_a_revocation_needs() {
     )
     .await;
     scene.assert_operable().await;
-    // Nor can they prevent files from being read.
+    // The gateway can also read its files.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     held.truncate(held.len() - 20);
     assert_eq!(world.client().get("/a").await.unwrap().status, 200);
@@ -128,7 +128,7 @@ async fn callers_cannot_take_the_descriptors_that_a_revocation_needs() {
     assert_eq!(ready["status"], "ready");
 }
 
-/// Limits a process to the descriptors that it has open.
+/// Sets the descriptor limit of the gateway to the number that it uses now.
 fn take_all_descriptors(gateway: &Gateway) -> usize {
     let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap();
     let highest = open
@@ -142,7 +142,7 @@ fn take_all_descriptors(gateway: &Gateway) -> usize {
     usize::try_from(highest + 1).unwrap()
 }
 
-/// Connects until there are none left below the limit.
+/// Opens connections until the gateway uses all descriptors below the limit.
 async fn fill_gaps(world: &World, limit: usize) -> Vec<tokio::net::TcpStream> {
     let mut held = Vec::new();
     in_time("the last descriptor", async {
@@ -166,7 +166,7 @@ fn open_descriptors(gateway: &Gateway) -> usize {
 async fn a_revocation_needs_no_descriptor_that_is_free() {
     let scene = Scene::start(BINARY).await;
     let world = &scene.world;
-    // Connections of before, so that no caller that is cut needs a new one.
+    // These callers connect before, because the gateway cannot accept new connections later.
     let mut streams = Vec::new();
     for number in 0..8 {
         let caller = world.ca.client(&format!("/ns/shop/sa/before{number}"));
@@ -179,8 +179,8 @@ async fn a_revocation_needs_no_descriptor_that_is_free() {
     let mut held = fill_gaps(world, limit).await;
     let mut number = 1;
     let mut slow = Vec::new();
-    // First with all descriptors used, then also with an invalid configuration, and then
-    // also with a deny list whose file hangs.
+    // The first round has no free descriptor. The second round also has an invalid
+    // configuration. The third round also has a deny list whose file hangs.
     let mut injected = None;
     for what in ["descriptors", "configuration", "deny list"] {
         match what {
@@ -198,7 +198,7 @@ async fn a_revocation_needs_no_descriptor_that_is_free() {
             }
             _ => {}
         }
-        // The descriptors of callers that were cut off are used up, too.
+        // Callers that were disconnected have freed descriptors, which are used up again.
         held.extend(fill_gaps(world, limit).await);
         let mut fastest = Duration::MAX;
         for _ in 0..2 {
@@ -222,12 +222,13 @@ async fn a_revocation_needs_no_descriptor_that_is_free() {
         injected.end().await;
     }
     replace(&config, good);
-    // Every command has a descriptor in reserve.
+    // The gateway keeps reserve descriptors for commands of operators.
     scene_operable_without_problems(world).await;
     drop(held);
 }
 
-/// Waits until `status` names a problem. Public listeners have no descriptors now.
+/// Waits until `status` reports this problem. It uses the socket, because the other listeners have
+/// no free descriptors.
 async fn readyz_by_socket(world: &World, code: &str) {
     until(code, async || {
         let status = world.by_socket(&["--json", "status"]).await;

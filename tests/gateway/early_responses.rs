@@ -1,5 +1,5 @@
-//! Responses over HTTP/2 that are complete before their request is: clients must be able
-//! to read them, and must not lose them in a reset.
+//! Responses over HTTP/2 that are complete before the request is complete. Clients must be able to
+//! read such a response, and a reset must not discard it.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use tokio::process::Command;
 
 use crate::support::{HOST, World, script};
 
-/// Kinds of frames (RFC 9113 section 6), and a flag.
+/// Frame types (RFC 9113 section 6), and a flag.
 const DATA: u8 = 0;
 const RST_STREAM: u8 = 3;
 const END_STREAM: u8 = 1;
 
-/// A gateway with a route for `/early` only, to a service that responds to a request's
-/// head with 403 and does not read its body.
+/// Starts a gateway with one route, for `/early`. The service responds with 403 to the request head
+/// and does not read the body.
 async fn world() -> (World, Scripted) {
     let response = "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno";
     let service = Scripted::start(response, Afterwards::Hang).await;
@@ -32,7 +32,7 @@ async fn world() -> (World, Scripted) {
     (world, service)
 }
 
-/// The head of an upload to a path without a route.
+/// Sends the head of an upload to a path without a route.
 async fn refused_upload(world: &World) -> Connection {
     let client = world.client().protocol(Protocol::Http2);
     let mut connection = client.connect().await.unwrap();
@@ -70,12 +70,12 @@ async fn a_request_that_ends_after_its_refusal_is_not_reset() {
         let data = http2::data(1, end, piece);
         connection.write(&data).await.unwrap();
     }
-    // It answers the PING, and has sent nothing else about the stream.
+    // The gateway keeps the connection open and sends nothing else on this stream.
     let silence = Duration::from_millis(2500);
     let answer = connection.read_until_silent(silence).await;
     assert!(!answer.closed);
     assert_eq!(reset(&answer.octets), None);
-    // The connection serves on.
+    // New uploads are still possible.
     let mut other = refused_upload(&world).await;
     let answer = in_time("a response", other.read_until(has_ended)).await;
     assert!(!answer.closed);
@@ -85,7 +85,7 @@ async fn a_request_that_ends_after_its_refusal_is_not_reset() {
 async fn a_request_that_goes_on_after_its_refusal_is_reset_later() {
     const NO_ERROR: [u8; 4] = [0; 4];
     let (world, _service) = world().await;
-    // Of one nothing more comes, of the other no end.
+    // The first request sends nothing more. The second one sends more, but never ends.
     for more in [0, 3 * 16_000] {
         let mut connection = refused_upload(&world).await;
         let answer = in_time("a response", connection.read_until(has_ended)).await;
@@ -101,14 +101,14 @@ async fn a_request_that_goes_on_after_its_refusal_is_reset_later() {
     }
 }
 
-/// SETTINGS that let the gateway send one byte of each response.
+/// Returns a SETTINGS frame that allows only one byte of each response.
 fn one_byte_windows() -> Vec<u8> {
     const SETTINGS: u8 = 4;
     http2::frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 1])
 }
 
-/// The response of an open request is ended because its caller does not take it. Whatever
-/// the caller does then, its worker serves others.
+/// The gateway ends a response that its caller does not read, while the request is still open. What
+/// the caller does afterwards must not block the worker.
 #[tokio::test]
 async fn an_untaken_response_to_an_open_request_blocks_nothing() {
     for afterwards in ["reset", "window update", "close"] {
@@ -222,7 +222,7 @@ async fn curl_reads_every_refusal_of_an_upload() {
     }
 }
 
-/// Runs a script that uploads to a path without a route.
+/// Runs a script that uploads to a path without a route, and checks that it succeeds.
 async fn uploads_are_refused(command: Command, what: &str) {
     let Some(mut child) = script::start(command, what) else {
         return;
@@ -230,10 +230,10 @@ async fn uploads_are_refused(command: Command, what: &str) {
     let (world, _service) = world().await;
     let told = script::told(&world.ca, &world.gateway).to_string() + "\n";
     let mut stdin = child.stdin.take().unwrap();
-    // A script that ends early reads nothing.
+    // The error is ignored, because a script that ends early does not read its input.
     let _ = stdin.write_all(told.as_bytes()).await;
     drop(stdin);
-    // Some hundred megabytes, and a machine may have other work.
+    // A long timeout, because the script uploads some hundred megabytes.
     let output = tokio::time::timeout(Duration::from_secs(120), child.wait_with_output()).await;
     let output = output.expect("the script does not end").unwrap();
     let is_absent = output.status.code() == Some(script::ABSENT);

@@ -1,5 +1,5 @@
-//! Clients without a certificate: their open connections and expensive handshakes do
-//! not block others.
+//! Clients without a certificate. Their open connections and expensive handshakes must not block
+//! other callers.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::{CALLER, World};
 
-/// A new caller must not wait until others time out.
+/// The maximum wait of a new caller, shorter than the timeouts of other connections.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-/// Connections that send nothing.
+/// Opens connections that send nothing.
 async fn silent(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     let mut streams = Vec::new();
     for _ in 0..count {
@@ -23,15 +23,14 @@ async fn silent(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     streams
 }
 
-/// A connection from another address of this machine.
+/// Connects from another address of this machine.
 async fn connect_from(source: &str, address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(format!("{source}:0").parse().unwrap()).unwrap();
     socket.connect(address).await.unwrap()
 }
 
-/// Sends a request over a new connection. It must get a response without waiting for
-/// others.
+/// Sends a request over a new connection. The response must arrive within [`AT_ONCE`].
 async fn assert_served_at_once(client: &Client, stream: TcpStream) {
     let served = async {
         let connection = client.connect_over(stream).await.unwrap();
@@ -65,7 +64,7 @@ async fn silent_connections_yield_to_new_callers() {
     let mut stays = world.client().session().await.unwrap();
     assert_eq!(stays.get("/a").await.unwrap().status, 200);
     let flood = silent(address, 400).await;
-    // From another address, and from the same one.
+    // The callers connect from another address, and from the address of the flood.
     for source in ["127.0.0.2", "127.0.0.1"] {
         for _ in 0..3 {
             let stream = connect_from(source, address).await;
@@ -75,7 +74,7 @@ async fn silent_connections_yield_to_new_callers() {
     assert_eq!(stays.get("/a").await.unwrap().status, 200);
     let yielded = limit_reached(&world, "limits.address.handshakes_in_progress").await;
     assert!(yielded >= 100, "{yielded}");
-    // The evictions are recorded.
+    // The evictions are recorded in the audit log.
     let audit = world.gateway.audit();
     let lines = audit
         .at_least(1, "evictions", |line| line["reason"] == "overloaded")
@@ -111,12 +110,12 @@ async fn with_proxy_headers_the_caller_counts_and_not_the_balancer() {
     for _ in 0..80 {
         flood.push(begun(2).await);
     }
-    // It was the first of all, and has sent nothing but its header.
+    // This connection is the oldest, and has sent only its PROXY header. It is still open.
     assert_served_at_once(&world.client(), slow).await;
     drop(flood);
 }
 
-/// A connection to the public listener after a request, as an idle client keeps it.
+/// Opens a connection to the public listener, sends one request, and keeps the connection idle.
 async fn idle(address: SocketAddr, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -135,7 +134,7 @@ async fn idle_connections_to_the_public_listener_yield_to_new_ones() {
     for _ in 0..600 {
         kept.push(idle(public, "/healthz").await);
     }
-    // Partial requests and silent ones are there, too.
+    // There are also connections that have sent only a part of a request.
     for stream in &mut silent(public, 200).await {
         stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
     }
@@ -165,7 +164,7 @@ async fn forged_namesakes_do_not_make_a_handshake_expensive() {
     };
     let audit = world.gateway.audit();
     audit.at_least(1, "the hostile chain", refused).await;
-    // A genuine chain is accepted in spite of them.
+    // A genuine chain is accepted, although it contains the forged certificates too.
     let mut genuine = world.ca.issue(leaf());
     let own = genuine.chain.pop().unwrap();
     genuine

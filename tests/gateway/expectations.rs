@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{HOST, World};
 
-/// A service that a test implements by hand.
+/// A service whose responses the test writes by hand.
 pub(super) struct Stage(TcpListener);
 
 impl Stage {
@@ -21,7 +21,7 @@ impl Stage {
         (Self(listener), address)
     }
 
-    /// The next connection and the head that came on it.
+    /// Waits for the next connection. Returns it with the head of its request.
     pub(super) async fn request(&self) -> (TcpStream, String) {
         in_time("a request", async {
             let (mut stream, _) = self.0.accept().await.unwrap();
@@ -43,7 +43,7 @@ async fn world(service: SocketAddr) -> World {
     .await
 }
 
-/// A caller that waits for a 100 before it sends its body.
+/// Sends the head of a request. The caller waits for 100 Continue before it sends its body.
 async fn ask(world: &World) -> Connection {
     let mut connection = world.client().connect().await.unwrap();
     let head = format!(
@@ -53,7 +53,7 @@ async fn ask(world: &World) -> Connection {
     connection
 }
 
-/// The service wants the body, and gets it.
+/// The service sends 100 Continue, and receives the body.
 async fn go_on(caller: &mut Connection, service: &mut TcpStream) {
     service
         .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -80,7 +80,7 @@ async fn the_service_decides_whether_the_body_is_sent() {
             .contains("\r\nexpect: 100-continue\r\n"),
         "{head}"
     );
-    // The caller gets no 100 before the service sends one.
+    // The gateway does not send 100 Continue before the service sends it.
     let quiet = caller.read_until_silent(Duration::from_millis(300)).await;
     assert_eq!(quiet.text(), "");
     go_on(&mut caller, &mut service).await;
@@ -90,7 +90,7 @@ async fn the_service_decides_whether_the_body_is_sent() {
         .unwrap();
     let answer = caller.read_until(|octets| octets.ends_with(b"ok")).await;
     assert_eq!(answer.statuses(), [200]);
-    // Both connections can be used again.
+    // Both connections stay usable.
     let next = format!("GET /a HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
     caller.write(next.as_bytes()).await.unwrap();
     let head = in_time("the next request", read_head(&mut service)).await;
@@ -116,14 +116,14 @@ async fn a_final_answer_ends_the_connection_and_the_body_is_never_read() {
                 .to_ascii_lowercase()
                 .contains("connection: close")
         );
-        // The gateway cannot know whether this is a body or a request. It must not
-        // be read as either.
+        // The gateway cannot know whether these bytes are the body or a request. It must not use
+        // them at all.
         let _ = caller
             .write(format!("GET /good HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes())
             .await;
         let rest = caller.read_until(|_| false).await;
         assert!(rest.closed && rest.octets.is_empty(), "{}", rest.text());
-        // The service's connection is not used for other requests.
+        // The connection to the service is closed, and not used for other requests.
         let mut octet = [0];
         assert!(matches!(
             in_time("the end", service.read(&mut octet)).await,
@@ -176,15 +176,15 @@ async fn answers_without_a_body_are_exact() {
         let world = world(service.address()).await;
         for protocol in Protocol::BOTH {
             let mut session = world.client().protocol(protocol).session().await.unwrap();
-            // Two requests on one connection: the first response must have the
-            // right end.
+            // There are two requests on one connection, so that a wrong end of the first response
+            // would be noticed.
             for _ in 0..2 {
                 let mut request = get("/a");
                 *request.method_mut() = method.parse().unwrap();
                 let answer = session.send(request).await.unwrap();
                 assert_eq!((answer.status, answer.body.len()), (status, 0), "{octets}");
                 let said = answer.header("content-length");
-                // A 304 may leave it out (RFC 9110 section 8.6), but not change it.
+                // A 304 response may leave the field out (RFC 9110 section 8.6), but not change it.
                 assert!(
                     said == length || (status == 304 && said.is_none()),
                     "{said:?} {octets}"
@@ -236,7 +236,7 @@ async fn declared_trailers_pass_both_ways_and_forged_ones_do_not() {
         "{text}"
     );
 
-    // A caller that does not take trailers gets none.
+    // A caller without `TE: trailers` gets no trailers.
     let without = request.replace("TE: trailers\r\n", "");
     let mut caller = world.client().connect().await.unwrap();
     caller.write(without.as_bytes()).await.unwrap();
@@ -295,7 +295,7 @@ async fn a_callers_last_answer_arrives_piece_by_piece_and_is_followed_by_a_farew
     go_on(&mut caller, &mut service).await;
     let long = "x".repeat(10_000);
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 10010\r\n\r\n";
-    // Each piece is there before the service says more.
+    // Each piece arrives at the caller before the service sends the next piece.
     for (number, piece) in [head, "first", "next.", &long].into_iter().enumerate() {
         service.write_all(piece.as_bytes()).await.unwrap();
         let answer = caller

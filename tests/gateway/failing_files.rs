@@ -1,4 +1,4 @@
-//! File systems that fail or hang: only the affected file has to wait.
+//! File systems that fail or hang. A failure must affect only the file itself.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -17,17 +17,17 @@ use crate::support::{
     streaming,
 };
 
-/// What a container may forbid.
+/// The tool for these tests. A container may forbid it to trace processes.
 const TRACING: &str = "strace that may trace processes";
 
-/// System calls on one path that fail or hang, by strace.
+/// System calls of the gateway on one path that fail or hang. strace injects the faults.
 pub(super) struct Injected {
     strace: Child,
 }
 
 impl Injected {
-    /// Lets system calls of the gateway on `path` fail or hang, for example by
-    /// `error=EIO`. `None` if this machine cannot.
+    /// Makes system calls of the gateway on `path` fail or hang, for example with `error=EIO`.
+    /// Returns `None` if this machine does not allow it.
     pub(super) async fn into(
         gateway: &Gateway,
         path: &Path,
@@ -65,13 +65,13 @@ impl Injected {
         Some(Self { strace })
     }
 
-    /// Ends the injection. Hanging calls return.
+    /// Ends the fault injection. System calls that hang return.
     pub(super) async fn end(mut self) {
         let _ = self.strace.kill().await;
     }
 }
 
-/// The system fails for a while; the file does not change when that is over.
+/// The system cannot read a file for some time. The file does not change when it is readable again.
 #[tokio::test]
 async fn what_the_system_could_not_read_is_read_as_soon_as_it_can() {
     for error in ["EMFILE", "ENFILE", "ENOMEM", "EIO"] {
@@ -88,7 +88,7 @@ async fn what_the_system_could_not_read_is_read_as_soon_as_it_can() {
         let ready = readyz(&world.gateway, "material-unreadable", true).await;
         let detail = problem(&ready, "material-unreadable")["detail"].to_string();
         assert!(detail.contains("issuing.crl"), "{detail}");
-        // The last good list stays, and everything else goes on.
+        // The last valid CRL stays in use, and the gateway keeps working.
         assert_eq!(client.get("/a").await.unwrap().status, 200);
         injected.end().await;
         refused(&client).await;
@@ -96,7 +96,7 @@ async fn what_the_system_could_not_read_is_read_as_soon_as_it_can() {
     }
 }
 
-/// A file system that hangs delays only its own file.
+/// If reading a file hangs, only this file is delayed.
 #[tokio::test]
 async fn a_list_that_does_not_answer_delays_no_denial_and_no_other_list() {
     let (ca, second) = (TestCa::new("example.org"), TestCa::new("other.test"));
@@ -133,7 +133,7 @@ async fn a_list_that_does_not_answer_delays_no_denial_and_no_other_list() {
 }
 
 impl World {
-    /// A command of the operator's, by the socket: the configuration may be broken.
+    /// Runs a command of operators with the socket, because the configuration may be invalid.
     pub(super) async fn by_socket(&self, arguments: &[&str]) -> Run {
         let mut command = Command::new(BINARY);
         command.args(arguments).arg("--socket");
@@ -141,7 +141,7 @@ impl World {
         in_time("a command", Run::of_async(&mut command)).await
     }
 
-    /// Everything that does not hang responds at once.
+    /// Checks that all listeners and commands respond at once, except for what the fault affects.
     async fn assert_answers(&self) {
         for (address, path) in [
             (self.gateway.public(), "/healthz"),
@@ -158,15 +158,15 @@ impl World {
             );
         }
         let status = self.by_socket(&["--json", "status"]).await;
-        // A problem is shown.
+        // Exit code 3: the status contains a problem.
         assert_eq!(status.code, 3, "{status:?}");
         let said = status.json();
         assert_eq!(said["readiness"], "ready", "{said}");
     }
 }
 
-/// Where a deny list is on its own: a path that is a prefix of others would catch them
-/// too.
+/// Returns the path of a deny list in its own folder. strace would also match other paths that
+/// begin with the same text.
 pub(super) fn deny_list(ca: &TestCa) -> PathBuf {
     let folder = ca.directory().join("state");
     std::fs::create_dir(&folder).unwrap();
@@ -203,7 +203,7 @@ async fn a_deny_list_that_does_not_answer_delays_nothing() {
     .await;
     world.assert_answers().await;
     world.by_socket(&["reload"]).await.done();
-    // And with a broken configuration on top.
+    // The same check with an invalid configuration in addition.
     let config = world.gateway.config_file();
     let good = std::fs::read(&config).unwrap();
     replace(&config, "[nonsense");
@@ -212,7 +212,7 @@ async fn a_deny_list_that_does_not_answer_delays_nothing() {
     replace(&config, good);
     readyz(&world.gateway, "configuration-refused", false).await;
 
-    // An entry counts at once, and the command says that it is not on disk.
+    // A new entry takes effect at once, and the command says that it is not on disk.
     let client = world.client();
     let stream = streaming(&client).await;
     let asked = Instant::now();
@@ -224,8 +224,8 @@ async fn a_deny_list_that_does_not_answer_delays_nothing() {
     assert_eq!(client.refusal().await.alert(), Some(46));
     world.assert_answers().await;
 
-    // The end of the process does not wait for it: what is left is the thread that
-    // strace holds.
+    // The end of the process does not wait for the file. Only the thread that strace delays is
+    // left.
     world.gateway.terminate().await;
     let process = format!("/proc/{}/stat", world.gateway.pid());
     in_time("the end of everything else", async {
@@ -239,8 +239,7 @@ async fn a_deny_list_that_does_not_answer_delays_nothing() {
     assert!(status.success(), "{status}");
 }
 
-/// When the file does not hang any more, the entries that were added meanwhile are
-/// written.
+/// When the file is usable again, the gateway writes the entries that were added in the meantime.
 #[tokio::test]
 async fn an_entry_is_written_as_soon_as_the_file_answers() {
     let ca = TestCa::new("example.org");
@@ -267,7 +266,7 @@ async fn an_entry_is_written_as_soon_as_the_file_answers() {
     let add = world.by_socket(&add).await;
     add.ended(1, "is in force now but not on disk");
     assert_eq!(world.client().refusal().await.alert(), Some(46));
-    // The entry counts, so the audit log names it although the command failed.
+    // The entry is in effect. Therefore the audit log names it, although the command failed.
     let audit = world.gateway.audit();
     let line = audit
         .line("the denial", |line| line["event"] == "operator")
@@ -282,7 +281,7 @@ async fn an_entry_is_written_as_soon_as_the_file_answers() {
     assert!(written.contains(&identity), "{written}");
 }
 
-/// Only where a domain says so, and only after failures of the system.
+/// A trust domain does this only with `max_unread`, and only after failures of the system.
 #[tokio::test]
 async fn a_domain_can_refuse_after_its_files_could_not_be_read_for_long() {
     let ca = TestCa::new("example.org");
@@ -297,7 +296,7 @@ async fn a_domain_can_refuse_after_its_files_could_not_be_read_for_long() {
     .await;
     let (gateway, client, list) = (&world.gateway, world.client(), &lists.issuing);
     let stream = streaming(&client).await;
-    // A missing file is a change that a person made, and does not count.
+    // A missing file is a change by a person, and not a failure of the system.
     std::fs::rename(list, list.with_extension("away")).unwrap();
     readyz(gateway, "No such file", true).await;
     tokio::time::sleep(Duration::from_millis(2500)).await;
@@ -324,7 +323,7 @@ async fn a_domain_can_refuse_after_its_files_could_not_be_read_for_long() {
     .await;
 }
 
-/// A command names the file that hangs, instead of waiting for it.
+/// `countersign check` names the file that hangs, and does not wait for it.
 #[tokio::test]
 async fn a_check_ends_where_a_file_does_not_answer() {
     let (world, lists) = revocable().await;
@@ -359,8 +358,7 @@ async fn a_check_ends_where_a_file_does_not_answer() {
     }
 }
 
-/// Within one trust domain too: a file that hangs does not prevent changes of other
-/// files.
+/// In one trust domain, a CRL file that hangs does not delay changes of other CRL files.
 #[tokio::test]
 async fn a_list_that_does_not_answer_keeps_no_other_of_its_domain_out() {
     let (world, lists) = revocable().await;
@@ -374,7 +372,7 @@ async fn a_list_that_does_not_answer_keeps_no_other_of_its_domain_out() {
     let neighbour = "a neighbour that hangs";
     assert_prompt(&world.gateway, (&world.ca, &lists), &mut 1, neighbour).await;
     assert_eq!(world.client().get("/a").await.unwrap().status, 200);
-    // A configuration that names other files than the hung one takes effect.
+    // A configuration that names another file takes effect.
     let moved = world.ca.write("moved.crl", std::fs::read(&hung).unwrap());
     let config = world.gateway.config_file();
     let text = std::fs::read_to_string(&config).unwrap();
@@ -391,8 +389,8 @@ async fn a_list_that_does_not_answer_keeps_no_other_of_its_domain_out() {
     injected.end().await;
 }
 
-/// A part that stays unusable is read again and again, and nothing is put into service
-/// for that.
+/// The gateway tries to read an unreadable file again and again. These attempts do not create new
+/// generations of the configuration.
 #[tokio::test]
 async fn a_part_that_stays_unusable_changes_nothing_again_and_again() {
     let (world, lists) = revocable().await;
@@ -410,7 +408,7 @@ async fn a_part_that_stays_unusable_changes_nothing_again_and_again() {
         generation(&later) <= generation(&first) + 1,
         "{first} {later}"
     );
-    // A configuration can be loaded at the same time.
+    // The configuration can be reloaded afterwards.
     let config = world.gateway.config_file();
     injected.end().await;
     readyz(&world.gateway, "material-unreadable", false).await;
@@ -420,7 +418,7 @@ async fn a_part_that_stays_unusable_changes_nothing_again_and_again() {
     assert_prompt(&world.gateway, (&world.ca, &lists), &mut 1, "afterwards").await;
 }
 
-/// Each entry takes effect at once, even if many wait for the disk.
+/// Each new entry takes effect at once, even if many entries wait to be written.
 #[tokio::test]
 async fn every_denial_counts_while_the_file_does_not_answer() {
     let ca = TestCa::new("example.org");
@@ -478,7 +476,7 @@ async fn every_denial_counts_while_the_file_does_not_answer() {
     .await;
 }
 
-/// Runs them side by side.
+/// Runs several futures concurrently.
 async fn futures<T>(all: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     let mut pending: Vec<_> = all.map(Box::pin).collect();
     let mut done: Vec<Option<T>> = pending.iter().map(|_| None).collect();
@@ -499,8 +497,8 @@ async fn futures<T>(all: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T
     done.into_iter().flatten().collect()
 }
 
-/// If a file hangs for too long, its domain is suspended. When the file can be read
-/// again, the suspension ends, although the file has not changed.
+/// If a file hangs for longer than `max_unread`, its trust domain is suspended. When the file is
+/// readable again, the suspension ends, although the file has not changed.
 #[tokio::test]
 async fn a_domain_whose_file_hung_for_too_long_returns_when_it_answers() {
     let ca = TestCa::new("example.org");
@@ -528,7 +526,7 @@ async fn a_domain_whose_file_hung_for_too_long_returns_when_it_answers() {
         }
     })
     .await;
-    // What failed first may have been a request on a connection that was cut.
+    // The first failure may have been a request on a connection that was closed.
     assert_eq!(client.refusal().await.alert(), Some(48));
     gateway.audit().handshake("revocation-unknown").await;
     injected.end().await;

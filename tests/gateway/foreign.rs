@@ -1,5 +1,5 @@
-//! Other languages' libraries verify a real assertion, and refuse what is
-//! altered, expired or for another audience.
+//! Libraries in other languages verify real assertions. They must refuse assertions that are
+//! altered, expired, or for another audience.
 
 use countersign_testkit::skipped::tool;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use tokio::process::Command;
 
 use crate::support::{CALLER, HOST, ISSUER, World, altered, decode, script};
 
-/// Assertions with their expected results, and the keys to verify them.
+/// Returns assertions with their expected results, and the keys to verify them.
 async fn cases(algorithm: &'static str) -> Value {
     let world = World::with(|s, echo| s.algorithm(algorithm).everything_to(echo)).await;
     let brief = World::with(|s, echo| {
@@ -52,7 +52,7 @@ async fn cases(algorithm: &'static str) -> Value {
     ])
 }
 
-/// Runs a script with the cases on its standard input.
+/// Runs a script with the cases as standard input.
 async fn run(script: impl Fn() -> Command, what: &str) {
     for algorithm in ["ES256", "EdDSA"] {
         let input = cases(algorithm).await.to_string();
@@ -60,7 +60,7 @@ async fn run(script: impl Fn() -> Command, what: &str) {
             return;
         };
         let mut stdin = child.stdin.take().unwrap();
-        // A script that cannot start does not read.
+        // The error is ignored, because a script that cannot start does not read its input.
         let _ = stdin.write_all(input.as_bytes()).await;
         drop(stdin);
         let output = countersign_testkit::in_time(what, child.wait_with_output())

@@ -1,5 +1,5 @@
-//! The fields for services besides the assertion: where a request came from,
-//! its trace, and the caller's certificate.
+//! Fields for services besides the assertion: the origin of a request, its trace, and the caller's
+//! certificate.
 
 use base64ct::Encoding as _;
 use bytes::Bytes;
@@ -9,7 +9,8 @@ use http::Request;
 
 use crate::support::{HOST, World};
 
-/// Routes to upstreams with other keys: `/NAME` to upstream `NAME`.
+/// Starts a gateway with several upstreams, each with further keys. `/NAME` leads to upstream
+/// `NAME`.
 async fn world(upstreams: &[(&str, &str)]) -> World {
     World::with(|settings, echo| {
         let mut settings = settings.optional_certificates();
@@ -189,7 +190,7 @@ async fn a_service_is_told_the_callers_certificate_where_it_wants_it() {
         }
         let answer = session.get("/default/a").await.unwrap();
         assert_eq!(answer.received("client-cert"), [""; 0]);
-        // On a route without authentication, the certificate is not sent to the
+        // On a route without authentication, the gateway does not send the certificate to the
         // service.
         for client in [world.client(), world.anonymous()] {
             let answer = client.protocol(protocol).get("/open/a").await.unwrap();

@@ -1,4 +1,4 @@
-//! Requests that two parsers could read differently are refused.
+//! The gateway refuses requests that two HTTP parsers could read differently.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use crate::support::{HOST, World};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Sends bytes and checks that no request succeeds, none arrives at the
-/// service, and the connection ends.
+/// Sends bytes. Checks that no request succeeds or arrives at the service, and that the gateway
+/// closes the connection.
 async fn assert_refused(world: &World, what: &str, octets: &[u8]) {
     let answer = world.client().raw(octets, PATIENCE).await.unwrap();
     let statuses = answer.statuses();
@@ -191,8 +191,8 @@ async fn bad_chunks_end_the_connection() {
         );
         assert!(answer.closed, "{what}: the connection is still open");
     }
-    // The head may have been forwarded before the bad chunk came, but no
-    // complete request and nothing after it.
+    // The gateway may have forwarded the head before the malformed chunk arrived. It must not
+    // have forwarded a complete request or anything after it.
     for seen in world.echo.seen() {
         assert_eq!(seen["method"], "POST", "{seen}");
         assert!(seen.get("body").is_none(), "{seen}");

@@ -1,4 +1,4 @@
-//! h2spec, the conformance suite for HTTP/2 servers, against the mTLS listener.
+//! Runs h2spec, the conformance test suite for HTTP/2 servers, with the mTLS listener.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use tokio::process::Command;
 
 use crate::support::{HOST, World};
 
-/// The suite's parts; together they are all its cases, the strict one included.
+/// The parts of the suite. Together they include all cases, also those of the strict mode.
 const PARTS: [&str; 3] = ["generic", "http2", "hpack"];
 const CASES: usize = 146;
 
-/// The cases of a JUnit report: section and title, and whether it failed.
+/// Returns the cases in a JUnit report: section and title, and whether the case failed.
 fn cases(report: &str) -> Vec<(String, bool)> {
     let attribute = |element: &str, name: &str| {
         let (_, rest) = element.split_once(&format!("{name}=\""))?;
@@ -81,6 +81,6 @@ async fn every_case_of_h2spec_passes() {
         .collect();
     assert!(failed.is_empty(), "{failed:#?}\n{text}");
     assert_eq!(seen.len(), CASES, "{text}");
-    // The gateway still works.
+    // The gateway still works after the suite.
     assert_eq!(world.client().get("/healthy").await.unwrap().status, 200);
 }

@@ -1,4 +1,4 @@
-//! Callers cannot forge the header fields of the gateway, in either direction.
+//! Neither callers nor services can forge the header fields of the gateway.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use serde_json::Value;
 
 use crate::support::{HOST, World, decode};
 
-/// The value in every field that must not arrive.
+/// The value of all forged fields. It must not arrive.
 const FORGED: &str = "forged";
 
-/// Fields only the gateway may set, and those of other gateways and proxies, which services
-/// believe.
+/// Fields that only the gateway may set. Also fields of other gateways and proxies, because
+/// services trust these fields.
 const FORGEABLE: [&str; 63] = [
     "Countersign-Assertion",
     "Countersign-Reason",
@@ -81,7 +81,7 @@ const FORGEABLE: [&str; 63] = [
     "Proxy",
 ];
 
-/// Every spelling that some server reads as `name`.
+/// Returns all spellings that some servers read as `name`.
 fn spellings(name: &str) -> Vec<String> {
     let mut all: Vec<String> = ["-", "_", ".", "!", "~"]
         .iter()
@@ -97,7 +97,7 @@ fn forged_request(names: &[String]) -> Request<Bytes> {
     let mut request = countersign_testkit::client::get("/a");
     for name in names {
         let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
-        // Twice: removing one copy would not be enough.
+        // Each field occurs twice, because the gateway must remove all copies.
         for _ in 0..2 {
             request
                 .headers_mut()
@@ -107,7 +107,7 @@ fn forged_request(names: &[String]) -> Request<Bytes> {
     request
 }
 
-/// No field of the request that the service saw has a forged value.
+/// Checks that no field of the request at the service has a forged value.
 fn assert_nothing_forged(seen: &Value) {
     for field in seen["headers"].as_array().unwrap() {
         assert!(!field[1].as_str().unwrap().contains(FORGED), "{field}");
@@ -156,7 +156,7 @@ async fn forged_fields_never_arrive_without_a_certificate_either() {
     }
 }
 
-/// A request in HTTP/1.1 with these trailers.
+/// Makes an HTTP/1.1 request with these trailers.
 fn in_chunks(trailers: &[String]) -> String {
     let lines: String = trailers
         .iter()
@@ -187,7 +187,7 @@ async fn forged_fields_never_arrive_as_trailers_in_any_spelling() {
     }
 }
 
-/// A gateway whose upstream has these rules.
+/// Starts a gateway whose upstream has these header rules.
 async fn with_rules(rules: &str) -> World {
     World::with(|settings, echo| {
         settings.upstream_with("orders", echo, rules).route(
@@ -423,7 +423,7 @@ async fn many_cookie_fields_of_http2_arrive_as_one() {
         .unwrap();
     let client = world.client().protocol(Protocol::Http2);
     let answer = client.send(request).await.unwrap();
-    // RFC 9113 section 8.2.3.
+    // RFC 9113 section 8.2.3: the gateway joins the cookie fields of an h2 request.
     assert_eq!(answer.received("cookie"), ["a=b; c=d"]);
 }
 

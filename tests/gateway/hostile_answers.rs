@@ -1,6 +1,5 @@
-//! HTTP/1.x services whose responses could be read in two ways, or that use an older
-//! HTTP version than their caller: callers get one unambiguous response, and nothing is
-//! lost.
+//! HTTP/1.x services with ambiguous responses, or with an older HTTP version than the caller.
+//! Callers must get one unambiguous response, and no request may be lost.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::{HOST, World};
 
-/// A gateway that leads to these services, each at the path of its number.
+/// Starts a gateway in front of these services. The path of each service is its number.
 async fn world(services: &[SocketAddr]) -> World {
     World::with(|mut settings, _| {
         for (number, service) in services.iter().enumerate() {
@@ -33,8 +32,7 @@ async fn world(services: &[SocketAddr]) -> World {
     .await
 }
 
-/// An HTTP/1.0 service that keeps connections open, and responds with the received
-/// request.
+/// An HTTP/1.0 service that keeps connections open. It responds with the received request.
 struct Old {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -129,7 +127,7 @@ async fn bodies_of_unknown_length_arrive_whole_at_a_service_of_http_1_0() {
             assert!(body.contains(&sent), "{body}");
         }
     }
-    // Each request had a new connection.
+    // The gateway used a new connection for each request.
     assert_eq!(service.connections.load(Ordering::SeqCst), 18);
     let lines = world.gateway.audit().matching(|line| line["path"] == "/0");
     assert!(lines.iter().all(|line| line["complete"] == true));
@@ -186,7 +184,7 @@ async fn an_answer_with_two_readings_is_not_shown() {
             );
             assert_eq!(answer.json()["code"], "upstream-protocol");
         }
-        // The request is not sent again.
+        // The gateway does not send the request again.
         assert_eq!(service.requests(), 2, "{head}");
         for line in world
             .gateway
@@ -274,7 +272,7 @@ async fn an_answer_with_one_reading_has_one_length() {
                 let body = if *status == 200 { "ok" } else { "" };
                 assert_eq!(said.body, body, "{protocol:?} {answer}");
                 let said = said.header("content-length");
-                // RFC 9110 section 15.4.5: 304 need not have it.
+                // RFC 9110 section 15.4.5: a 304 response need not have `Content-Length`.
                 let left_out = *status == 304 && said.is_none();
                 assert!(said == *length || left_out, "{protocol:?} {answer}");
             }

@@ -1,5 +1,4 @@
-//! The name for which a connection was opened decides which hosts it may ask
-//! for.
+//! The TLS server name of a connection limits the hosts in its requests.
 
 use std::time::Duration;
 
@@ -9,8 +8,8 @@ use http::Request;
 
 use crate::support::World;
 
-/// Entries for `orders.example.org` and `*.internal.example.org` in addition to
-/// the default, each with its own certificate.
+/// A gateway with `[[server_name]]` entries for `orders.example.org` and `*.internal.example.org`.
+/// These entries and the default entry have different certificates.
 struct Names {
     world: World,
     orders: Credentials,

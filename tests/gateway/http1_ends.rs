@@ -1,5 +1,5 @@
-//! How a connection in HTTP/1 ends: it is the only end of a response in HTTP/1.0, and an
-//! incomplete response must not look complete.
+//! The close of HTTP/1 connections. In HTTP/1.0 only the close ends a response, and an incomplete
+//! response must not look complete.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ async fn a_whole_answer_ends_with_close_notify() {
     for body in [
         "Content-Length: 5\r\n\r\nhello",
         "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-        // As old services do it.
+        // Old services end their responses in this way.
         "Connection: close\r\n\r\nhello",
     ] {
         let octets = format!("HTTP/1.1 200 OK\r\n{body}");
@@ -72,7 +72,7 @@ async fn an_answer_that_breaks_off_does_not() {
             Afterwards::Hang,
             "upstream-protocol",
         ),
-        // It never ends, and its time is over.
+        // The chunks never end, and the response times out.
         (
             "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
             Afterwards::Hang,
@@ -85,13 +85,14 @@ async fn an_answer_that_breaks_off_does_not() {
         for tls in TlsVersion::BOTH {
             let client = world.client().tls(tls);
             let answer = ask(&client, "/old", "1.0").await;
-            // Even programs that do not check for close_notify notice it.
+            // A reset, so that programs that ignore a missing close_notify notice it too.
             assert_eq!(
                 answer.failure,
                 Some(ErrorKind::ConnectionReset),
                 "{body:?} {tls:?}"
             );
-            // Here the framing shows it, and the data that has arrived can be read.
+            // In HTTP/1.1, the framing shows that the response is incomplete. The data that has
+            // arrived is readable.
             let answer = ask(&client, "/new", "1.1").await;
             assert_eq!(
                 answer.failure,

@@ -1,5 +1,5 @@
-//! Responses over h2 to callers with small windows: they are tracked until they are
-//! taken, and count as complete only then.
+//! Responses over h2 to callers with small windows. The gateway tracks each response until the
+//! caller has received it, and only then counts it as complete.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::net::TcpSocket;
 
 use crate::support::{HOST, World};
 
-/// Kinds of frames (RFC 9113 section 6), and flags.
+/// Frame types (RFC 9113 section 6), and flags.
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
@@ -21,16 +21,16 @@ const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 
-/// More bytes than an h2 caller gets in one piece.
+/// A length in bytes that is more than an h2 caller gets in one frame.
 const LARGE: usize = 100 * 1024;
 
-/// Responses of every kind: their path and their length in bytes.
+/// Responses of several kinds: the path, and the length in bytes.
 const ANSWERS: [(&str, usize); 5] = [
     ("/single", 300),
     ("/large", LARGE),
     ("/chunked", 300),
     ("/trailers", 300),
-    // The gateway's own, for which there is no route.
+    // There is no route for this path, so that the gateway itself responds.
     ("/nowhere", 0),
 ];
 
@@ -47,7 +47,7 @@ fn chunked(trailers: &str) -> String {
     )
 }
 
-/// A gateway in front of services with these responses, and of one that echoes.
+/// Starts a gateway in front of services with these responses, and of an echo service.
 async fn world(limits: &[(&str, &str)]) -> (World, Vec<Scripted>) {
     let mut services = Vec::new();
     for (name, answer) in [
@@ -82,7 +82,7 @@ async fn world(limits: &[(&str, &str)]) -> (World, Vec<Scripted>) {
     (world, services)
 }
 
-/// A caller that writes its frames itself.
+/// A caller that writes single frames.
 struct Caller {
     connection: Connection,
     received: Vec<u8>,
@@ -112,7 +112,7 @@ impl Caller {
         self.connection.write(octets).await.unwrap();
     }
 
-    /// Sends a request; its stream.
+    /// Sends a request. Returns its stream identifier.
     async fn ask(&mut self, path: &str) -> u32 {
         let stream = self.next;
         self.next += 2;
@@ -136,7 +136,7 @@ impl Caller {
         http2::frames(&self.received)
     }
 
-    /// Waits until what was received so far is enough.
+    /// Reads frames until `enough` returns true for all frames so far.
     async fn until(&mut self, enough: impl Fn(&[http2::Frame]) -> bool) {
         let earlier = self.received.clone();
         let answer = self
@@ -147,7 +147,7 @@ impl Caller {
         assert!(enough(&self.frames()), "closed: {}", answer.closed);
     }
 
-    /// Makes a request whose response needs no window, and waits for the response.
+    /// Sends a request whose response has no content, and waits for the response.
     async fn ask_cheaply(&mut self) {
         let stream = self.ask("/echo/status/204").await;
         self.until(|frames| has(frames, HEADERS, stream)).await;
@@ -182,13 +182,14 @@ fn is_reset(frames: &[http2::Frame], streams: &[u32]) -> bool {
         .all(|stream| has(frames, RST_STREAM, *stream))
 }
 
-/// Number of content bytes of all streams.
+/// Returns the number of content bytes on all streams.
 fn content_of_all(frames: &[http2::Frame]) -> usize {
     let data = frames.iter().filter(|frame| frame.kind == DATA);
     data.map(|frame| frame.payload.len()).sum()
 }
 
-/// What is written down of a path in the round with this window, and in those before.
+/// Returns the audit lines for a path. The round with window 0 has written one line for each path,
+/// and the round with window 1 another one.
 async fn lines_of(world: &World, path: &str, window: u32) -> Vec<Value> {
     let audit = world.gateway.audit();
     audit
@@ -226,14 +227,14 @@ async fn untaken_responses_end_although_their_caller_sends_more_requests() {
                 assert_eq!(line["reason"], reason, "{line}");
             }
         }
-        // A stream with a window continues.
+        // A stream with a window is not affected.
         let stream = caller.ask("/echo/again").await;
         caller.grant(stream, 1 << 20).await;
         caller.until(|frames| has_ended(frames, stream)).await;
     }
 }
 
-/// Number of bytes that the connection's window allows between two checks.
+/// The number of bytes that the caller adds to the connection's window each time.
 const SHARE: u32 = 64 * 1024;
 
 #[tokio::test]
@@ -244,7 +245,7 @@ async fn answers_wait_for_their_turn_on_a_slow_connection() {
     for _ in 0..24 {
         streams.push(caller.ask("/large").await);
     }
-    // The window that every connection begins with.
+    // The initial window of every connection.
     let mut granted = 65_535;
     let whole = streams.len() * LARGE;
     while granted < whole {
@@ -276,7 +277,8 @@ async fn answers_wait_for_their_turn_on_a_slow_connection() {
 
 #[tokio::test]
 async fn a_slow_socket_is_shared_as_well() {
-    // This caller acknowledges no PING, and a busy machine may stop it for seconds.
+    // The header timeout is long, because this caller does not acknowledge the PING frames. The
+    // body timeout is long, because a busy machine may stop the caller for seconds.
     let limits = [("body_timeout", "\"4s\""), ("header_timeout", "\"10m\"")];
     let (world, _services) = world(&limits).await;
     let socket = TcpSocket::new_v4().unwrap();
@@ -288,17 +290,17 @@ async fn a_slow_socket_is_shared_as_well() {
     for _ in 0..120 {
         caller.ask("/huge").await;
     }
-    // One turn of all streams takes longer than the timeout of one.
+    // Sending a part of every stream takes longer than the timeout of one stream.
     for _ in 0..150 {
         let more = caller
             .connection
             .read_until(|octets| octets.len() >= 64 * 1024)
             .await;
         assert!(!more.closed);
-        // As fast as its line.
+        // The caller reads slowly.
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
-    // What was reset would arrive behind all that the socket holds.
+    // The test reads the audit log, because a reset would arrive after all data in the socket.
     let ended = world
         .gateway
         .audit()
@@ -359,7 +361,7 @@ async fn an_answer_is_complete_when_its_caller_has_taken_it() {
             caller
                 .until(|frames| content(frames, stream) == window as usize)
                 .await;
-            // Its line would come before that of a request that was made later.
+            // If this response had a line, the line would come before the line of a later request.
             let count = |path: &str| {
                 let lines = world.gateway.audit().lines();
                 lines.iter().filter(|line| line["path"] == path).count()
@@ -400,11 +402,11 @@ async fn a_response_that_fits_the_window_ends_with_its_last_bytes() {
         caller.until(|frames| has_ended(frames, stream)).await;
         let frames = caller.frames();
         let last = frames.iter().rfind(|frame| frame.stream == stream).unwrap();
-        // The end is not a separate frame, which would need another record and system
-        // call.
+        // The last DATA frame has END_STREAM. A separate frame would need another TLS record
+        // and another system call.
         assert!(last.kind == DATA && !last.payload.is_empty(), "{path}");
     }
-    // The large one is more than the rest of this stream's first window.
+    // The response is larger than the first window of the stream.
     let mut caller = Caller::new(&world, 65_535).await;
     let stream = caller.ask("/large").await;
     caller
@@ -439,7 +441,7 @@ async fn an_answer_that_its_caller_cancels_is_not_complete() {
         let reason = &line["reason"];
         assert!(reason.is_null() || path == "/nowhere", "{line}");
     }
-    // Nothing of them is left.
+    // The connection still works after all these streams.
     caller.ask_cheaply().await;
 }
 
@@ -449,7 +451,7 @@ async fn a_connection_is_not_idle_while_an_answer_waits_to_be_taken() {
     for path in ["/single", "/nowhere"] {
         let mut caller = Caller::new(&world, 1).await;
         let stream = caller.ask(path).await;
-        // It gets a PING each time when it would be found idle.
+        // The gateway sends a PING instead of closing the connection as idle.
         for count in 1..=5 {
             let pings =
                 |frames: &[http2::Frame]| frames.iter().filter(|frame| frame.kind == PING).count();
@@ -466,7 +468,7 @@ async fn a_connection_is_not_idle_while_an_answer_waits_to_be_taken() {
         }
         caller.grant(stream, 1 << 16).await;
         caller.until(|frames| has_ended(frames, stream)).await;
-        // And then it is.
+        // After the response, the connection is idle and is closed.
         caller.until(|frames| has(frames, GOAWAY, 0)).await;
     }
 }
@@ -474,8 +476,8 @@ async fn a_connection_is_not_idle_while_an_answer_waits_to_be_taken() {
 #[tokio::test]
 async fn a_slow_reader_gets_the_whole_answer_although_the_gateway_stops() {
     let (mut world, _services) = world(&[]).await;
-    // The buffer is so small that the gateway still holds most of the response when
-    // it closes.
+    // The receive buffer is small, so that the gateway still buffers most of the response when it
+    // shuts down.
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(16 * 1024).unwrap();
     let client = world.client().protocol(Protocol::Http2);

@@ -1,5 +1,5 @@
-//! h2 callers that take nothing, that send useless frames, or that h2 itself
-//! refuses: their effect is limited and recorded.
+//! h2 callers that read nothing, that send useless frames, or whose frames the h2 library refuses.
+//! Their effect is limited and recorded.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ async fn connect(world: &World) -> Connection {
 /// Sends these bytes repeatedly until the gateway closes the connection.
 async fn flood(connection: &mut Connection, octets: &[u8]) {
     in_time("the end of a flood", async {
-        // Each time a little is read, so that nothing waits for the other side.
+        // Some bytes are read each time, so that the gateway can keep writing.
         while connection.write(octets).await.is_ok() {
             let answer = connection.read_until_silent(Duration::from_millis(1)).await;
             if answer.closed {
@@ -42,7 +42,7 @@ async fn flood(connection: &mut Connection, octets: &[u8]) {
     .await;
 }
 
-/// A connection that has asked for a megabyte and has no window for it.
+/// Opens a connection that requests 1 MiB and gives no window for the response.
 async fn without_window(world: &World) -> Connection {
     let mut connection = connect(world).await;
     // SETTINGS_INITIAL_WINDOW_SIZE = 0
@@ -73,7 +73,7 @@ async fn a_caller_that_gives_no_window_is_given_up_on() {
     let line = world.gateway.audit().request("/held/megabyte").await;
     assert_eq!(line["reason"], "timeout", "{line}");
     assert_eq!(line["complete"], false);
-    // The connection itself, and a stream with a window, go on.
+    // The connection itself, and a stream with a window, stay usable.
     connection.write(&request(3, "/status/204")).await.unwrap();
     let answer = connection
         .read_until(|octets| {
@@ -100,14 +100,14 @@ async fn a_consumer_may_pause_for_as_long_as_its_upstream_says() {
         frames.iter().any(|frame| frame.kind == 1)
     };
     connection.read_until(head).await;
-    // Several times as long as other callers get.
+    // This wait is several times the `body_timeout` of other callers.
     let answer = connection
         .read_until_silent(Duration::from_millis(1600))
         .await;
     assert!(!answer.closed);
     let reset = |frames: &[http2::Frame]| frames.iter().any(|frame| frame.kind == 3);
     assert!(!reset(&http2::frames(&answer.octets)));
-    // It goes on where it stopped.
+    // The response continues where it stopped.
     let window = (1_u32 << 20).to_be_bytes();
     let windows = [
         http2::frame(8, 0, 0, &window),
@@ -157,7 +157,7 @@ async fn floods_of_frames_that_carry_nothing_end_the_connection() {
     }
 }
 
-/// On a stream that is open, so that each frame is in its place.
+/// The frames are on an open stream, so that each frame is allowed there.
 #[tokio::test]
 async fn floods_of_tiny_frames_of_a_body_end_the_connection() {
     let world = World::open().await;
@@ -194,12 +194,12 @@ async fn floods_of_tiny_frames_of_a_body_end_the_connection() {
             .await;
         let line = lines.last().unwrap();
         let detail = line["detail"].as_str().unwrap();
-        // Either h2's own limits or ours end it first.
+        // Either the h2 library or the gateway's own limit closes the connection first.
         assert!(
             detail.contains(code) || detail.contains("floods"),
             "{what}: {line}"
         );
-        // Callers on the same worker, and later callers, are served.
+        // Earlier callers on the same worker and new callers still get responses.
         assert_eq!(victim.get("/a").await.unwrap().status, 200, "{what}");
         assert_eq!(world.client().get("/a").await.unwrap().status, 200);
     }
@@ -239,8 +239,8 @@ async fn rapid_resets_end_the_connection_and_leave_nothing_behind() {
         .line("the connection", |line| line["event"] == "connection")
         .await;
     assert!(line["caller"].is_string(), "{line}");
-    // However fast or slow the two are: what resets may cost at once, and for each
-    // second, and a read's worth that was on its way.
+    // The maximum is independent of the speed of both sides: the burst that is allowed, the
+    // number that is allowed per second, and the requests of one read.
     let begun = world
         .gateway
         .audit()
@@ -268,9 +268,9 @@ async fn what_http2_refuses_by_itself_is_in_the_audit_log() {
     for (number, octets) in [
         http2::headers(1, true, &upper),
         http2::headers(1, true, &pseudo),
-        // A window beyond 2^31-1: the connection itself is at fault.
+        // A window above 2^31-1 is an error of the connection.
         http2::frame(8, 0, 0, &[0x7f, 0xff, 0xff, 0xff]),
-        // DATA on a stream that was never opened.
+        // This DATA frame is on a stream that was never opened.
         http2::data(5, true, b"x"),
     ]
     .into_iter()
@@ -297,7 +297,7 @@ async fn what_http2_refuses_by_itself_is_in_the_audit_log() {
         );
     }
     assert_eq!(world.echo.requests(), 0);
-    // An ordinary connection leaves no such line.
+    // A normal connection adds no audit line of this kind.
     let mut session = world
         .client()
         .protocol(Protocol::Http2)

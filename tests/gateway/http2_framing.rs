@@ -1,4 +1,4 @@
-//! What HTTP/2 forbids and HTTP/1.1 would understand as something else.
+//! Requests that HTTP/2 forbids, and that would have another meaning in HTTP/1.1.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::{BINARY, HOST, World, decode};
 
-/// Sends one request with these fields and tells whether it succeeded.
+/// Sends one request with these fields. Returns whether it succeeded.
 async fn succeeds(world: &World, fields: &[(&str, &str)], body: Option<&[u8]>) -> bool {
     let mut octets = http2::preface();
     octets.extend(http2::headers(1, body.is_none(), fields));
@@ -131,7 +131,7 @@ async fn a_body_of_another_length_than_announced_does_not_succeed() {
             "{length}"
         );
     }
-    // Announced, and then no body at all.
+    // The request announces content, but has no body at all.
     assert!(!succeeds(&world, &post("4"), None).await);
     let twice = [
         (":method", "POST"),
@@ -142,7 +142,7 @@ async fn a_body_of_another_length_than_announced_does_not_succeed() {
         ("content-length", "5"),
     ];
     assert!(!succeeds(&world, &twice, Some(b"abcd")).await);
-    // Even the same one: the service would get two lines.
+    // Two equal `Content-Length` fields are refused too, because the service would get both.
     let twice = [&post("4")[..], &[("content-length", "4")]].concat();
     let before = world.echo.requests();
     assert!(!succeeds(&world, &twice, Some(b"abcd")).await);

@@ -1,5 +1,5 @@
-//! Refused handshakes: the caller gets the right alert, and the audit log has a
-//! line with the reason.
+//! Refused handshakes. The caller gets the right alert, and the audit log gets a line with the
+//! reason code.
 
 use countersign_testkit::skipped::tool;
 use countersign_testkit::{
@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::support::{BINARY, CALLER, HOST, World};
 
-/// Tries `credentials` with both TLS versions, expects the alert, and gives the
-/// audit line of the last try.
+/// Connects with `credentials` and both TLS versions, and checks the alert. Returns the audit line
+/// of the last attempt.
 pub(super) async fn refused(
     world: &World,
     credentials: &Credentials,
@@ -111,7 +111,7 @@ async fn no_certificate_where_routes_decide() {
     assert_eq!(answer.status, 403);
     assert_eq!(answer.reason(), Some("no-certificate"));
     assert_eq!(world.echo.requests(), 0);
-    // A certificate that is presented must hold, required or not.
+    // A presented certificate must be valid, even if the certificate is optional.
     let expired = world.ca.issue(spiffe_leaf().valid(-7200, -3600));
     refused(&world, &expired, "certificate-expired", 45).await;
     assert_eq!(world.client().get("/a").await.unwrap().status, 200);
@@ -138,7 +138,7 @@ async fn an_unknown_issuer_is_refused() {
     refused(&world, &claimed, "unknown-issuer", 48).await;
     let incomplete = world.ca.client(CALLER).without_intermediates();
     refused(&world, &incomplete, "unknown-issuer", 48).await;
-    // The certificate of another caller at the end of the chain does not help.
+    // It does not help to add another caller's certificate at the end of the chain.
     let appended = stranger
         .issue(spiffe_leaf())
         .with_extra(world.ca.client(CALLER).leaf().clone())
@@ -157,7 +157,7 @@ async fn a_namesake_of_the_authority_is_refused() {
             .tls(version)
             .refusal()
             .await;
-        // The name is known, the key is not: either explains it.
+        // The issuer's name is known but its key is not, so that both alerts are right.
         assert!(matches!(error.alert(), Some(46 | 48)), "{error}");
     }
     let lines = world
@@ -227,11 +227,11 @@ async fn usages_are_checked() {
             KeyUsagePurpose::DigitalSignature,
             KeyUsagePurpose::KeyCertSign,
         ]),
-        // X509-SVID section 5.2.
+        // X509-SVID section 5.2 forbids cRLSign in a leaf.
         spiffe_leaf().key_usages(&[KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign]),
         spiffe_leaf().key_usages(&[KeyUsagePurpose::CrlSign]),
         spiffe_leaf().key_usages(&[KeyUsagePurpose::KeyEncipherment]),
-        // 1.3.6.1.4.1.99999.1, critical and unknown.
+        // The critical extension 1.3.6.1.4.1.99999.1 is unknown.
         spiffe_leaf().extension(&[1, 3, 6, 1, 4, 1, 99999, 1], true, &[5, 0]),
     ];
     for leaf in wrong {
@@ -240,7 +240,7 @@ async fn usages_are_checked() {
         let line = refused(&world, &credentials, "wrong-usage", 46).await;
         assert_eq!(line["serial"], credentials.serial_hex(), "{what}");
     }
-    // Absent usages allow; an unknown extension that is not critical is ignored.
+    // A leaf without key usages is allowed. An unknown extension that is not critical is ignored.
     for leaf in [
         spiffe_leaf().key_usages(&[]).extended_key_usages(&[]),
         spiffe_leaf().extension(&[1, 3, 6, 1, 4, 1, 99999, 1], false, &[5, 0]),
@@ -316,7 +316,7 @@ async fn signatures_are_checked() {
     let damaged = world.ca.issue(spiffe_leaf().corrupt_signature());
     refused(&world, &damaged, "bad-signature", 46).await;
 
-    // Another caller's certificate with one's own key proves nothing.
+    // Another caller's certificate is refused if the client has only its own key.
     let victim = world.ca.client(CALLER);
     let thief = Credentials::from_parts(
         victim.chain.clone(),
@@ -324,7 +324,7 @@ async fn signatures_are_checked() {
     );
     for version in TlsVersion::BOTH {
         let error = world.anonymous().with(&thief).tls(version).refusal().await;
-        // TLS has its own alert for this: 51 decrypt_error.
+        // TLS libraries may send 51 (decrypt_error) for this error.
         assert!(
             matches!(error.alert(), Some(46 | 51)),
             "{version:?}: {error}"
@@ -352,7 +352,7 @@ async fn weak_keys_are_refused() {
     }
 }
 
-/// A P-256 leaf below an intermediate with RSA-1024, made by OpenSSL.
+/// Returns a P-256 leaf below an intermediate with RSA-1024. OpenSSL makes the certificates.
 fn weak_chain(world: &World) -> Option<Credentials> {
     let path = |name: &str| world.ca.directory().join(name).display().to_string();
     let openssl = |arguments: &[&str]| {

@@ -1,4 +1,4 @@
-//! One caller uses as much as it can; another one is served nevertheless.
+//! One caller uses as much as possible of a resource. Another caller must still get responses.
 
 use countersign_testkit::gateway::plain;
 use countersign_testkit::{
@@ -9,11 +9,11 @@ use tokio::task::JoinSet;
 
 use crate::support::{BINARY, HOST, World, request, resident_kib};
 
-/// Identities of an attacker and of a well-behaved caller.
+/// The SPIFFE paths of an attacker (Mallory) and of a well-behaved caller (Bob).
 const MALLORY: &str = "/ns/shop/sa/mallory";
 const BOB: &str = "/ns/shop/sa/bob";
 
-/// The JSON document of a response that was refused with `caller-limit`.
+/// Checks that a response is a refusal with `caller-limit`, and that it names this limit.
 fn expect_caller_limit(answer: &RawAnswer, limit: &str) {
     let text = answer.text();
     assert_eq!(answer.statuses(), [429], "{text}");
@@ -25,18 +25,18 @@ fn expect_caller_limit(answer: &RawAnswer, limit: &str) {
     assert!(text.contains(&format!("\"limit\":\"{limit}\"")), "{text}");
 }
 
-/// Whether the gateway's metrics say that this limit was reached.
+/// Returns whether the gateway's metrics say that this limit was reached.
 async fn limit_was_reached(gateway: &Gateway, limit: &str) -> bool {
     let answer = plain(gateway.admin(), "GET", "/metrics", &[]).await;
     let counter = format!("countersign_limit_reached_total{{limit=\"{limit}\"}}");
     answer.body.contains(&counter)
 }
 
-/// Sends a request head, and nothing else.
+/// Connects and sends only the head of a request.
 async fn begin(client: &Client, head: &str) -> Connection {
     let mut connection = client.connect().await.unwrap();
     let head = format!("{head}Host: {HOST}\r\n\r\n");
-    // A connection that is refused may be closed already.
+    // The gateway may have closed a refused connection already.
     let _ = connection.write(head.as_bytes()).await;
     connection
 }
@@ -58,7 +58,7 @@ async fn tunnels_of_one_caller_leave_connections_for_others() {
     let gateway = Gateway::start(BINARY, &settings).await;
     let client = |path: &str| gateway.client(HOST).with(&ca.client(path));
     let (mallory, bob) = (client(MALLORY), client(BOB));
-    // Bob's tunnel is open before, during and after.
+    // Bob's tunnel stays open for the whole test.
     let mut running = begin(&bob, WEBSOCKET).await;
     assert_eq!(running.read_head().await.statuses(), [101]);
     let mut tunnels = Vec::new();
@@ -79,7 +79,7 @@ async fn tunnels_of_one_caller_leave_connections_for_others() {
     running.write(b"still here").await.unwrap();
     let answer = running.read_until(|bytes| bytes.len() >= 10).await;
     assert_eq!(answer.text(), "STILL HERE");
-    // When a tunnel ends, another one can be opened.
+    // When one of Mallory's tunnels ends, she can open another one.
     drop(tunnels.pop());
     in_time("room", async {
         loop {
@@ -126,7 +126,7 @@ async fn tunnels_on_many_connections_in_h2_leave_room_for_others() {
     assert_eq!(answer.text(), "STILL HERE");
 }
 
-/// A gateway that opens few connections to its service.
+/// Starts a gateway with further keys of its upstream, and with these limits.
 async fn world(more: &'static str, limits: &'static [(&'static str, &'static str)]) -> World {
     World::with(|settings, echo| {
         let settings = limits.iter().fold(settings, |settings, (key, value)| {
@@ -176,7 +176,7 @@ async fn a_caller_that_is_alone_waits_for_its_own_requests() {
     let mut asked = JoinSet::new();
     for _ in 0..40 {
         let mallory = mallory.clone();
-        // Half a second each, seven at once.
+        // Each request takes half a second, and seven are in progress at the same time.
         asked.spawn(async move { mallory.get("/slow").await });
     }
     while let Some(answer) = in_time("an answer", asked.join_next()).await {
@@ -193,13 +193,14 @@ async fn bodies_that_trickle_leave_memory_for_others() {
     for _ in 0..12 {
         let mut body = begin(&mallory, head).await;
         trickling.spawn(async move {
-            // All but one byte; some are refused meanwhile.
+            // Sends all but the last byte. Some of the bodies are refused earlier.
             let _ = body.write(&[b'x'; 131_071]).await;
             let answer = body.read_until(|bytes| bytes.ends_with(b"}")).await;
             expect_caller_limit(&answer, "limits.caller.buffered_bodies");
         });
     }
-    // Seven eighths of a mebibyte are seven of them; the memory of one more is left.
+    // The share of a caller is seven eighths of 1 MiB, which is seven of these bodies. The other
+    // five bodies are refused.
     for _ in 0..5 {
         in_time("a refusal", trickling.join_next())
             .await
@@ -211,7 +212,7 @@ async fn bodies_that_trickle_leave_memory_for_others() {
         let answer = bob.send(whole()).await.unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
     }
-    // Bob needed more than was left, and mallory lost bodies for it.
+    // Bob needed more memory than was free, and one of Mallory's bodies was refused for it.
     in_time("a refusal", trickling.join_next())
         .await
         .unwrap()
@@ -234,7 +235,7 @@ async fn bodies_take_no_more_memory_than_is_documented() {
             body.read_until(|bytes| bytes.ends_with(b"}")).await
         });
     }
-    // Seven eighths of 64 MiB are 56 of them.
+    // The share of a caller is seven eighths of 64 MiB, which is 56 of these bodies.
     for _ in 0..14 {
         let refused = in_time("a refusal", trickling.join_next()).await.unwrap();
         expect_caller_limit(&refused.unwrap(), "limits.caller.buffered_bodies");
@@ -266,7 +267,7 @@ async fn connections_of_one_caller_leave_some_for_others() {
     let (mallory, bob) = (world.client_as(MALLORY), world.client_as(BOB));
     let mut running = bob.session().await.unwrap();
     assert_eq!(running.get("/orders").await.unwrap().status, 200);
-    // While bob has one, mallory's share is no more than half of them.
+    // While Bob has a connection, Mallory's share is at most half of the connections.
     let mut idle: Vec<Session> = Vec::new();
     for _ in 0..8 {
         let mut session = mallory.session().await.unwrap();

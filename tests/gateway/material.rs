@@ -1,5 +1,5 @@
-//! Files change, become invalid and are removed while callers are connected: changes
-//! of files that the configuration in service names take effect without a command.
+//! Files change, become invalid and are removed while callers are connected. If the current
+//! configuration names a file, changes of the file take effect without a command.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,14 +12,16 @@ use crate::support::{
     streaming,
 };
 
-/// From the moment a file is replaced to the end of a stream that it forbids.
+/// The maximum time from the replacement of a file to the end of a stream that the new file
+/// forbids.
 pub(super) const PROMISED: Duration = Duration::from_secs(1);
 
-/// Two runs of a machine under load may both be slow; a delay that is built in shows
-/// in every one.
+/// The number of attempts. A busy machine may be slow in two attempts, but a real delay is in all
+/// attempts.
 const ATTEMPTS: usize = 3;
 
-/// Revokes one caller after the other until one's stream is cut in the promised time.
+/// Revokes one caller after another. Passes when the stream of one caller ends in the promised
+/// time.
 pub(super) async fn assert_prompt(
     gateway: &Gateway,
     (ca, lists): (&TestCa, &RevocationLists),
@@ -46,7 +48,7 @@ pub(super) async fn assert_prompt(
     panic!("{what}: cut after {slowest:?}\n{}", gateway.stderr());
 }
 
-/// Waits for the end of a stream, and says when it came.
+/// Waits for the end of a stream. Returns the time at which it ended.
 pub(super) async fn ended(mut stream: Connection) -> Instant {
     let answer = stream.read_until(|_| false).await;
     assert!(answer.closed);
@@ -99,7 +101,7 @@ async fn a_revocation_counts_whatever_is_wrong_with_the_configuration_on_disk() 
         assert!(problem["since"].is_string(), "{problem}");
         assert_prompt(&world.gateway, (&world.ca, &lists), &mut number, name).await;
     }
-    // Gone altogether.
+    // The configuration file does not exist any more.
     std::fs::remove_file(&config).unwrap();
     readyz(&world.gateway, "cannot read the configuration file", true).await;
     assert_prompt(&world.gateway, (&world.ca, &lists), &mut number, "gone").await;
@@ -107,7 +109,7 @@ async fn a_revocation_counts_whatever_is_wrong_with_the_configuration_on_disk() 
     readyz(&world.gateway, "configuration-refused", false).await;
 }
 
-/// Something at a path that cannot be used, and what is said of it.
+/// The name of an unusable file, a function that creates it, and the expected error text.
 type Obstacle = (&'static str, fn(&Path), &'static str);
 
 fn obstacles() -> Vec<Obstacle> {
@@ -143,7 +145,7 @@ fn obstacles() -> Vec<Obstacle> {
             |path| link(path, "/nowhere/a"),
             "No such file",
         ),
-        // Reading the process's own memory at address 0 is an I/O error.
+        // Reading the memory of the own process at address 0 is an I/O error.
         (
             "an I/O error",
             |path| link(path, "/proc/self/mem"),
@@ -161,7 +163,7 @@ fn remove(path: &Path) {
     }
 }
 
-/// A list in another file takes effect, whatever replaces the first file.
+/// A new CRL takes effect, although another file is unusable.
 #[tokio::test]
 async fn a_file_that_cannot_be_used_keeps_no_revocation_out() {
     let (world, lists) = revocable().await;
@@ -205,7 +207,7 @@ async fn a_file_that_cannot_be_used_keeps_no_revocation_out() {
 }
 
 impl World {
-    /// Puts a file back as private as it was.
+    /// Writes a file again with its private mode.
     fn rewrite(&self, file: &Path, content: &[u8]) {
         use std::os::unix::fs::OpenOptionsExt as _;
         let mut options = std::fs::OpenOptions::new();
@@ -234,7 +236,7 @@ async fn roots_that_contradict_another_domain_keep_no_revocation_out() {
     assert_prompt(&world.gateway, (&world.ca, &lists), &mut 1, "a shared root").await;
 }
 
-/// A list stays in force if its file is removed or replaced by an older list.
+/// A CRL stays in use if its file is removed or replaced with an older CRL.
 #[tokio::test]
 async fn a_list_stays_in_force_when_its_file_is_gone_or_set_back() {
     let ca = TestCa::new("example.org");
@@ -274,7 +276,7 @@ async fn a_list_stays_in_force_when_its_file_is_gone_or_set_back() {
     still("no file matches").await;
     std::fs::remove_dir(&folder).unwrap();
     still("cannot list").await;
-    // Also not after another change of the configuration, and not after a reload.
+    // The CRL also stays in use after another change and after a reload of the configuration.
     std::fs::create_dir(&folder).unwrap();
     write("root.crl", Crl::new().number(3).signed_by(ca.root()));
     readyz(&gateway, "cannot list", false).await;
@@ -285,7 +287,7 @@ async fn a_list_stays_in_force_when_its_file_is_gone_or_set_back() {
     replace(&config, format!("{text}\n# an edit\n"));
     reloaded(&gateway).await;
     still("although no file holds it").await;
-    // A successor takes its place as always.
+    // A newer CRL replaces it as usual.
     let next = Crl::new().number(3).signed_by(ca.intermediate());
     write("issuing.crl", next);
     readyz(&gateway, "although no file holds it", false).await;
@@ -297,7 +299,7 @@ pub(super) async fn refused(client: &Client) {
     assert_eq!(client.refusal().await.alert(), Some(44));
 }
 
-/// Beyond its nextUpdate a list whose file is gone is stale as any other.
+/// If the file of a CRL was removed, the CRL still becomes stale after its nextUpdate.
 #[tokio::test]
 async fn a_list_whose_file_is_gone_ends_with_its_next_update() {
     let ca = TestCa::new("example.org");
@@ -317,7 +319,7 @@ async fn a_list_whose_file_is_gone_ends_with_its_next_update() {
     gateway.audit().handshake("revocation-stale").await;
 }
 
-/// A unit takes effect as a whole: a certificate waits for its key.
+/// A certificate and its key take effect only together: a new certificate waits for its key.
 #[tokio::test]
 async fn a_certificate_and_its_key_take_effect_together() {
     let world = World::open().await;

@@ -1,4 +1,4 @@
-//! `countersign serve`, from outside: what callers, services and operators see.
+//! `countersign serve`, as callers, services and operators see it.
 
 mod assertion;
 mod audit;

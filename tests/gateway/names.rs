@@ -1,5 +1,5 @@
-//! Which name of a certificate names the caller, and which certificates name no
-//! caller.
+//! Which name in a certificate becomes the name of the caller, and which certificates are refused
+//! because they have no such name.
 
 use std::net::IpAddr;
 
@@ -10,8 +10,7 @@ use crate::support::{World, decode};
 
 const SPIFFE: &str = "spiffe://example.org/ns/shop/sa/checkout";
 
-/// A gateway whose trust domain reads these types of names and may certify
-/// these names.
+/// Starts a gateway whose trust domain uses these types of names and may certify these names.
 async fn reading(identity_from: &str, vouches_for: &str) -> World {
     let keys = format!(
         "revocation = \"off\"\nidentity_from = {identity_from}\nvouches_for = {vouches_for}"
@@ -33,7 +32,7 @@ async fn a_certificate_without_a_name_of_the_right_type_names_no_caller() {
     let world = World::open().await;
     for (leaf, saw) in [
         (Leaf::new(), "no subject alternative name"),
-        // The common name is never used.
+        // The common name is never used as the name of a caller.
         (
             Leaf::new().common_name(SPIFFE),
             "no subject alternative name",
@@ -187,7 +186,7 @@ async fn exactly_one_name_of_the_deciding_type_must_be_vouched_for() {
         .dns("a.svc.example.org")
         .dns("b.svc.example.org");
     refused(&world, &world.ca.issue(two), "ambiguous-identity", 46).await;
-    // The first type that is there decides, even where another would do.
+    // The first type of name in the certificate decides, even if another type would be accepted.
     let none = Leaf::new().dns("a.example.net").email("a@example.org");
     refused(&world, &world.ca.issue(none), "trust-domain-mismatch", 46).await;
 }
@@ -211,9 +210,9 @@ async fn nothing_passes_for_another_type_of_name() {
         Leaf::new().dns("spiffe://example.org/a"),
         Leaf::new().email("a@example.org\0@evil.test"),
         Leaf::new().email("a@b@example.org"),
-        // Latin-1 where ASCII is demanded.
+        // The name has Latin-1 characters, but must be ASCII.
         Leaf::new().raw_name(0x82, b"a\xe9.svc.example.org"),
-        // An IP name of five bytes.
+        // This IP address has five bytes.
         Leaf::new().raw_name(0x87, &[10, 0, 0, 1, 1]),
     ];
     for leaf in malformed {

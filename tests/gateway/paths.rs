@@ -1,4 +1,4 @@
-//! A path means the same to the gateway's policy and to the service.
+//! A path must have the same meaning for the gateway's policy and for the service.
 
 use std::time::Duration;
 
@@ -100,8 +100,7 @@ async fn ambiguous_paths_are_refused_over_http2() {
         let client = world.client().protocol(Protocol::Http2);
         let mut connection = client.connect().await.unwrap();
         connection.write(&octets).await.unwrap();
-        // The HEADERS of the response, or the end of the stream or of the
-        // connection.
+        // Waits for the HEADERS of the response, a reset of the stream, or GOAWAY.
         let answered = |octets: &[u8]| {
             http2::frames(octets)
                 .iter()

@@ -1,5 +1,5 @@
-//! PEM files as people and other programs leave them: every block counts, and a
-//! block that cannot be read keeps the gateway from starting.
+//! PEM files as people and other programs write them. The gateway uses every block. If it cannot
+//! read a block, it does not start.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -12,20 +12,20 @@ use tokio::process::Command;
 use super::identity::refused;
 use crate::support::{BINARY, CALLER, HOST, World, replace};
 
-/// What `cat` makes of files without a final line end: the END of one block and
-/// the BEGIN of the next share a line.
+/// Joins blocks as `cat` does if files do not end with a line end: the END of one block and the
+/// BEGIN of the next block are on the same line.
 fn glued(blocks: &[String]) -> String {
     let text = blocks.concat().replace("-----\n-----B", "----------B");
     assert!(text.contains("----------BEGIN "), "{text}");
     text.trim_end().to_owned()
 }
 
-/// The first block with something else in front of its first line.
+/// Replaces the BEGIN of the first block with other text.
 fn begins(block: &str, with: &str) -> String {
     block.replacen("-----BEGIN", with, 1)
 }
 
-/// The lists of both authorities, and a newer one on which the caller stands.
+/// Returns the CRLs of both authorities, and a newer CRL that revokes the caller.
 fn lists(ca: &TestCa, revoked: &[u8]) -> [String; 3] {
     [
         Crl::new().pem_signed_by(ca.root()),
@@ -89,7 +89,7 @@ async fn a_caller_is_revoked_by_whichever_list_of_a_file() {
     }
 }
 
-/// Neither `serve` nor `check` accepts these settings; both say the same.
+/// Checks the error output of `serve` or `check`, which must be the same.
 #[track_caller]
 fn says(stderr: &str, words: &[&str], form: &str) {
     for word in words {
@@ -109,8 +109,8 @@ async fn refuses_to_start(settings: Settings, words: &[&str], form: &str) {
     }
 }
 
-/// A block that is damaged, and what is said about it. The damage is on the line
-/// that the block begins on.
+/// Damaged beginnings of a block, each with the expected error and the expected advice. The error
+/// is on the first line of the block.
 const DAMAGES: [(&str, &str, &str); 4] = [
     (
         "> -----BEGIN",
@@ -195,7 +195,7 @@ async fn a_damaged_list_does_not_replace_the_one_in_use() {
         ca,
     };
     refused(&world, &revoked, "certificate-revoked", 44).await;
-    // Without the damaged block, no list in this file revokes a certificate.
+    // If the damaged block is ignored, no CRL in this file revokes a certificate.
     let damaged = format!("{root}{older}{}", begins(&newer, "> -----BEGIN"));
     replace(&world.ca.directory().join("lists.pem"), damaged);
     in_time("the alarm", async {
@@ -238,14 +238,14 @@ async fn every_root_of_a_file_counts() {
         let content = format!("{}{}", roots[0], begins(&roots[1], with));
         refuses_to_start(settings(&content), &[&line, what, remedy, "roots = "], with).await;
     }
-    // OpenSSL's own form holds more than a certificate.
+    // A "TRUSTED CERTIFICATE" of OpenSSL contains more than a certificate.
     let trusted = roots[1].replace("CERTIFICATE", "TRUSTED CERTIFICATE");
     let content = format!("{}{trusted}", roots[0]);
     let words = [&*line, "TRUSTED CERTIFICATE", "openssl x509 -in"];
     refuses_to_start(settings(&content), &words, "trusted").await;
 }
 
-/// What `countersign probe` finds, or what it says against its arguments.
+/// Runs `countersign probe`. Returns its result, or the error about its arguments.
 async fn probe(ca: &TestCa, gateway: &Gateway, roots: &Path) -> Result<Value, String> {
     let caller = ca.client(CALLER);
     let port = gateway.listener().port();
@@ -365,7 +365,7 @@ async fn every_list_that_is_fetched_counts() {
     let gateway = Gateway::start(BINARY, &settings).await;
     let client = gateway.client(HOST).with(&revoked);
     assert_eq!(client.refusal().await.alert(), Some(44));
-    // What comes next is refused as a whole, and what is in use stays.
+    // The gateway refuses the next document as a whole and keeps the current CRLs.
     let damaged = format!("{root}{older}{}", begins(&newer, "----BEGIN"));
     shelf.put(document(damaged.clone()));
     in_time("the alarm", async {

@@ -1,4 +1,4 @@
-//! The response to a refused caller, in HTTP and in gRPC.
+//! Responses to refused callers, over HTTP and gRPC.
 
 use bytes::Bytes;
 use countersign_testkit::{Protocol, Scripted};
@@ -80,7 +80,7 @@ async fn head_has_the_same_answer_without_its_body() {
         assert_eq!(answer.status, 403);
         assert_eq!(answer.reason(), Some("caller-not-allowed"));
         assert!(answer.body.is_empty());
-        // The connection is still in step.
+        // A HEAD response must not have content, so that the next response is read correctly.
         assert_eq!(session.get("/orders").await.unwrap().status, 403);
     }
 }

@@ -1,4 +1,4 @@
-//! The PROXY protocol, version 2, on the listener.
+//! The PROXY protocol version 2 on the listener.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use countersign_testkit::{Client, Protocol, in_time};
 
 use crate::support::World;
 
-/// A header of version 2 that names this caller.
+/// Returns a PROXY header of version 2 with this source address.
 fn header(source: &str) -> Vec<u8> {
     let source: SocketAddr = source.parse().unwrap();
     let (family, mut body) = match source {
@@ -26,7 +26,7 @@ fn raw(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
     header
 }
 
-/// A gateway that takes headers from these peers.
+/// Starts a gateway that accepts PROXY headers from these peers.
 async fn world(peers: &str) -> World {
     World::with(|settings, echo| {
         settings
@@ -77,7 +77,7 @@ async fn the_address_that_a_listed_balancer_names_goes_everywhere() {
             assert!(line["proxy"].as_str().unwrap().starts_with("127.0.0.1:"));
         }
     }
-    // A refused handshake names it too.
+    // The audit line of a refused handshake contains the address too.
     let refused = world.anonymous().preface(&header("192.0.2.8:1"));
     let _ = refused.refusal().await;
     let line = world.gateway.audit().handshake("no-certificate").await;
@@ -95,7 +95,7 @@ async fn a_balancer_that_speaks_for_itself_is_itself() {
         let answer = world.client().preface(&header).get("/a").await.unwrap();
         assert_eq!(answer.received("x-forwarded-for"), ["127.0.0.1"]);
     }
-    // Connecting and saying nothing is how many of them check.
+    // Many load balancers check a server by connecting without sending anything.
     let address = world.gateway.listener();
     drop(tokio::net::TcpStream::connect(address).await.unwrap());
     assert_eq!(

@@ -1,4 +1,4 @@
-//! What the public and admin listeners say, and what they refuse.
+//! The responses of the public and admin listeners, and the requests that they refuse.
 
 use countersign_testkit::gateway::plain;
 use serde_json::Value;

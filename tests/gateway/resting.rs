@@ -1,11 +1,11 @@
-//! Idle connections release their buffers, and callers do not notice it.
+//! Idle connections release their buffers. Callers must not notice it.
 
 use countersign_testkit::gateway::plain;
 use countersign_testkit::{Gateway, TlsVersion};
 
 use crate::support::{HOST, World, revocable};
 
-/// Waits until so many connections rest.
+/// Waits until this number of connections have released their buffers.
 async fn resting(gateway: &Gateway, wanted: u32) {
     let admin = gateway.admin();
     let line = format!("countersign_connections_resting {wanted}");
@@ -26,7 +26,7 @@ async fn a_resting_connection_takes_further_requests_with_both_tls_versions() {
         for round in 0..3 {
             resting(&world.gateway, 1).await;
             let request = format!("GET /{round} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
-            // Also in two pieces, of which the first wakes it.
+            // The request arrives in two pieces, and the first piece ends the idle state.
             let (first, second) = request.as_bytes().split_at(9);
             connection.write(first).await.unwrap();
             connection.write(second).await.unwrap();
@@ -35,7 +35,7 @@ async fn a_resting_connection_takes_further_requests_with_both_tls_versions() {
                 .await;
             assert_eq!(answer.statuses(), [200], "{}", answer.text());
         }
-        // Bad framing is still met, in its turn.
+        // A malformed request on an idle connection is still refused.
         resting(&world.gateway, 1).await;
         connection
             .write(b"GET / HTTP/1.1\nHost: x\r\n\r\n")

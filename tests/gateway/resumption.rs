@@ -1,4 +1,4 @@
-//! Resumed sessions: they cost less work, and all checks are repeated.
+//! Resumed TLS sessions cost less work, but all checks are repeated.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::support::{
     BINARY, CALLER, HOST, World, change, decode, generation, revocable, streaming,
 };
 
-/// Sends one request over a new connection. Returns whether its session was resumed,
-/// and the response.
+/// Sends one request over a new connection. Returns whether the session was resumed, and the
+/// response.
 async fn visit(client: &Client) -> (bool, Answer) {
     let connection = client.connect().await.unwrap();
     let resumed = connection.is_resumed();
@@ -54,7 +54,7 @@ async fn a_ticket_comes_without_a_request_and_with_a_late_answer() {
         })
         .await;
         assert!(client.connect().await.unwrap().is_resumed());
-        // A request in the same segment as the end of the handshake, or right after it.
+        // The request arrives with the last handshake message or directly after it.
         let client = world.client().tls(version).resuming();
         let asked = tokio::spawn({
             let client = client.clone();
@@ -70,7 +70,7 @@ async fn a_ticket_comes_without_a_request_and_with_a_late_answer() {
     }
 }
 
-/// Performs full handshakes, of which each gives a new ticket.
+/// Performs full handshakes. The client gets a new ticket from each.
 async fn gather(client: &Client, tickets: usize) {
     client.gather(true);
     for _ in 0..tickets {
@@ -84,7 +84,7 @@ fn authn(answer: &Answer) -> serde_json::Value {
     claims["authn"].clone()
 }
 
-/// The line of a handshake that was refused, of this caller.
+/// Returns the audit line of a refused handshake of this caller.
 async fn refused_line(world: &World, reason: &str) -> serde_json::Value {
     let line = world.gateway.audit().handshake(reason).await;
     assert_eq!(line["serial"], world.caller.serial_hex(), "{line}");
@@ -104,7 +104,7 @@ async fn a_caller_comes_back_by_its_ticket_and_services_are_told() {
         assert!(resumed, "{version:?}");
         assert_eq!(client.tickets(), 2);
         assert_eq!(authn(&second)["resumed"], true);
-        // The key was proven in the first handshake, and only there.
+        // Only the first handshake proves that the caller has the key.
         assert_eq!(authn(&second)["at"], authn(&first)["at"]);
         let (resumed, third) = visit(&client).await;
         assert!(resumed);
@@ -132,7 +132,7 @@ async fn a_revoked_caller_cannot_come_back() {
         }
         lists.revoke(&world.ca, &world.caller);
         generation(&world.gateway, 2).await;
-        // Again and again: it has a ticket for each time.
+        // The client has a ticket for each of these attempts.
         for _ in 0..3 {
             assert_eq!(client.refusal().await.alert(), Some(44), "{version:?}");
         }
@@ -176,10 +176,10 @@ async fn a_replica_that_knows_nothing_of_a_chain_looks_at_it_before_any_request(
     assert_eq!(line["possession_proven"], true, "{line}");
     assert_eq!(line["serial"], caller.serial_hex(), "{line}");
     assert!(line["alert"].is_null(), "{line}");
-    // The next attempt is a full handshake with its proper alert.
+    // The next attempt is a full handshake and gets the right alert.
     assert_eq!(elsewhere.refusal().await.alert(), Some(44));
     assert!(two.audit().matching(|l| l["event"] == "request").is_empty());
-    // At the gateway where the certificate is not revoked, the ticket is still valid.
+    // At the first gateway the certificate is not revoked, so that the ticket is still valid.
     assert!(is_resumed(&client).await);
 }
 
@@ -192,7 +192,7 @@ async fn an_expired_caller_cannot_come_back() {
         let client = world.anonymous().with(&caller).tls(version).resuming();
         assert!(!is_resumed(&client).await);
         assert!(is_resumed(&client).await);
-        // The gateway ends it when the certificate does.
+        // The gateway closes the connection when the certificate expires.
         assert!(streaming(&client).await.read_until(|_| false).await.closed);
         assert_eq!(client.refusal().await.alert(), Some(45), "{version:?}");
     }
@@ -245,15 +245,15 @@ async fn a_ticket_is_of_no_use_under_another_name() {
         let client = gateway.client(HOST).with(&caller).tls(version).resuming();
         assert!(!is_resumed(&client).await);
         assert!(is_resumed(&client).await);
-        // The same trust under another name: a full handshake.
+        // Another server name with the same trust needs a full handshake.
         let theirs = client.clone().server_name(Some(other)).host(other);
         assert!(!is_resumed(&theirs).await, "{version:?}");
         assert!(is_resumed(&theirs).await);
         assert!(!is_resumed(&client).await);
-        // Another trust: that of the name holds.
+        // For a server name with other trust domains, these trust domains apply.
         let theirs = client.clone().server_name(Some(own)).host(own);
         assert_eq!(theirs.refusal().await.alert(), Some(48), "{version:?}");
-        // No name selects the default entry, and is another name than the first.
+        // Without a server name, the default entry applies. It counts as another name.
         let unnamed = client.clone().server_name(None).host("127.0.0.1");
         assert_eq!(unnamed.get("/a").await.unwrap().status, 200);
     }
@@ -375,13 +375,13 @@ async fn ticket_keys_rotate_and_lineages_end() {
                     .everything_to(echo)
             })
             .await;
-            // The first ticket ends with its key; the lineage ends, however many
-            // tickets come of it.
+            // A ticket ends with its key. A chain of resumed sessions also ends, although each
+            // connection gets a new ticket.
             let client = world.client().tls(version).resuming();
             assert!(!is_resumed(&client).await);
             assert!(is_resumed(&client).await);
             if key == "rotation" {
-                // Each connection brings a new ticket: keep to an old one.
+                // Each connection brings a new ticket. The test uses the old one.
                 gather(&client, 1).await;
                 tokio::time::sleep(Duration::from_secs(4)).await;
                 assert!(!is_resumed(&client).await, "{version:?}");

@@ -1,4 +1,4 @@
-//! Revocation lists: what is on them, who signed them, and how old they are.
+//! CRLs: revoked certificates, signatures, and age.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use countersign_testkit::{Authority, Crl, TestCa, in_time};
 use super::identity::refused;
 use crate::support::{CALLER, World, decode, replace};
 
-/// A gateway with these lists and this posture.
+/// Starts a gateway with these CRLs. `more` contains further keys of the trust domain.
 async fn world(ca: TestCa, lists: Vec<Vec<u8>>, more: &str) -> World {
     World::of(ca, |settings, ca, echo| {
         let files = lists.iter().enumerate();
@@ -20,7 +20,7 @@ async fn world(ca: TestCa, lists: Vec<Vec<u8>>, more: &str) -> World {
     .await
 }
 
-/// Empty lists of both authorities.
+/// Returns CRLs of both authorities without entries.
 fn clean(ca: &TestCa) -> Vec<Vec<u8>> {
     vec![empty(ca.root()), empty(ca.intermediate())]
 }

@@ -1,5 +1,5 @@
-//! Declared rewrites: policy decides about the caller's path, the service and its
-//! assertion see the rewritten one.
+//! Path rewrites. Policy uses the caller's path. The service and its assertion get the rewritten
+//! path.
 
 use countersign_testkit::Protocol;
 
@@ -45,7 +45,7 @@ async fn the_service_sees_and_the_assertion_names_the_rewritten_path() {
         ] {
             let answer = session.get(asked).await.unwrap();
             if asked.contains(';') {
-                // A segment of parameters alone is ambiguous in any path.
+                // A path segment of only parameters is ambiguous in any path.
                 assert_eq!(answer.status, 400, "{asked}");
                 continue;
             }
@@ -59,7 +59,7 @@ async fn the_service_sees_and_the_assertion_names_the_rewritten_path() {
             );
         }
     }
-    // The audit log has what policy has seen.
+    // The audit log contains the caller's path, which policy used.
     let line = world.gateway.audit().request("/shop/v1/a/b").await;
     assert_eq!(line["route"], "exchange");
 }
@@ -77,7 +77,7 @@ async fn no_rewrite_leads_around_policy() {
         "/api\\admin",
     ] {
         let answer = session.get(path).await;
-        // Some of them the client itself refuses to send.
+        // The client itself refuses to send some of these paths.
         if let Ok(answer) = answer {
             assert_eq!(answer.reason(), Some("malformed-request"), "{path}");
         } else {

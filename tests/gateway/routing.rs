@@ -1,4 +1,4 @@
-//! Which route is selected, and which callers it allows.
+//! The selection of a route, and the callers that the route allows.
 
 use bytes::Bytes;
 use countersign_testkit::{Answer, Protocol};
@@ -64,7 +64,7 @@ async fn a_method_that_is_not_allowed_says_which_are() {
     let mut session = world.client().session().await.unwrap();
     let put = Request::put("/orders").body("".into()).unwrap();
     let answer = session.send(put).await.unwrap();
-    // The wider route would take it, but the path has been decided.
+    // The wider route allows PUT, but the most specific path has already been selected.
     assert_eq!(refusal(&answer), (405, Some("method-not-allowed")));
     let mut allowed: Vec<&str> = answer.header("allow").unwrap().split(", ").collect();
     allowed.sort_unstable();
@@ -73,7 +73,7 @@ async fn a_method_that_is_not_allowed_says_which_are() {
     let answer = session.send(post).await.unwrap();
     assert_eq!(refusal(&answer), (403, Some("caller-not-allowed")));
     assert_eq!(session.get("/orders").await.unwrap().status, 200);
-    // A method the caller claims in a field is no method.
+    // A method in a header field has no effect.
     let tricky = Request::get("/orders")
         .header("x-http-method-override", "POST")
         .header("x-method-override", "POST")
@@ -232,7 +232,7 @@ async fn another_caller_of_the_same_connection_kind_is_told_apart_per_route() {
     }
 }
 
-/// A service that carries TRACE out would show the caller its assertion.
+/// A service that implements TRACE would send the assertion to the caller.
 #[tokio::test]
 async fn trace_has_to_be_named() {
     let world = World::with(|settings, echo| {

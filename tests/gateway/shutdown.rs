@@ -1,4 +1,4 @@
-//! SIGTERM drains: requests in flight finish, and no new ones begin.
+//! SIGTERM: requests in progress finish, and no new requests begin.
 
 use std::time::Duration;
 
@@ -102,13 +102,13 @@ async fn draining_has_a_limit() {
     assert_eq!(line["caller"], world.ca.spiffe(CALLER));
 }
 
-/// Standard output is the audit log here, and a pipe that no program reads.
+/// Standard output is the audit log. It is a pipe that no program reads.
 #[tokio::test]
 async fn a_log_without_a_reader_does_not_prevent_the_end_of_the_process() {
     use std::os::unix::fs::PermissionsExt as _;
     let ca = TestCa::new("example.org");
     let echo = Echo::start().await;
-    // The other end of the pipe is a program that reads nothing and ends with the test.
+    // A program holds the other end of the pipe. It reads nothing and ends with the test.
     let directory = tempfile::tempdir().unwrap();
     let script = directory.path().join("piped");
     let pipe = directory.path().join("pipe");
@@ -128,7 +128,7 @@ async fn a_log_without_a_reader_does_not_prevent_the_end_of_the_process() {
     let mut gateway = Gateway::start(script.to_str().unwrap(), &settings).await;
     let client = gateway.client(HOST).with(&ca.client(CALLER));
     let mut session = client.session().await.unwrap();
-    // More lines than a pipe holds.
+    // These lines are more than the pipe can buffer.
     for _ in 0..400 {
         assert_eq!(session.get("/a").await.unwrap().status, 200);
     }

@@ -1,4 +1,4 @@
-//! What keeps a gateway from starting, and what it says then.
+//! Errors that prevent the gateway from starting, and their messages.
 
 use countersign_testkit::{
     Authority, AuthoritySpec, Credentials, Crl, Echo, Gateway, Leaf, Settings, StartFailure,
@@ -14,7 +14,7 @@ async fn failure(settings: &Settings) -> StartFailure {
     }
 }
 
-/// It ends with a code that is not 0 and a message with all of these words.
+/// Checks that the gateway does not start, and that its message contains all of these words.
 async fn assert_fails(settings: &Settings, words: &[&str]) {
     let failure = failure(settings).await;
     assert!(matches!(failure.status.code(), Some(1 | 2)), "{failure}");
@@ -54,7 +54,7 @@ async fn it_says_where_it_listens() {
             said.lines()
                 .any(|line| line.contains("listening") && line.contains(&port))
         };
-        // What it says arrives through a pipe, a moment after it is ready.
+        // The log arrives through a pipe, a moment after the gateway is ready.
         let wait = async {
             while !is_said() {
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -152,7 +152,7 @@ async fn trust_without_a_valid_root_is_refused() {
     let expired = format!("\"{}\"", expired.display());
     assert_fails(&domain(&expired), &["example.org", "expired"]).await;
     assert_fails(&domain(""), &["roots"]).await;
-    // If there is also a valid one, it is ignored with a warning.
+    // If there is also a valid root, the expired root is ignored with a warning.
     let both = format!("{expired}, \"{}\"", ca.root_file().display());
     let gateway = Gateway::start(BINARY, &domain(&both)).await;
     until("the alarm", async || gateway.stderr().contains("expired")).await;
@@ -176,7 +176,7 @@ async fn a_trust_domain_says_how_it_treats_revocation() {
     };
     assert_fails(&with(&rubbish), &["rubbish.crl"]).await;
     assert_fails(&with(&ca.directory().join("none.crl")), &["none.crl"]).await;
-    // A stale list starts: it applies its posture, and alarms.
+    // With a stale CRL, the gateway starts, applies `revocation`, and reports a problem.
     let stale = ca.write("stale.crl", Crl::new().stale().signed_by(ca.intermediate()));
     let gateway = Gateway::start(BINARY, &with(&stale)).await;
     drop(gateway);

@@ -1,5 +1,5 @@
-//! Connections end when their identity or permission is no longer valid, and a
-//! reload affects no others.
+//! Connections are closed when their identity or permission is no longer valid. A reload does not
+//! affect other connections.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,8 @@ use countersign_testkit::{Crl, Leaf, Protocol, TestCa, TlsVersion};
 
 use crate::support::{CALLER, World, readyz, replace, revocable, streaming};
 
-/// How long a caller may still be served after a change was written: the time
-/// until the gateway checks its files, and the second that it promises.
+/// The maximum time from writing a change to its effect on a caller: the interval between two
+/// checks of the files, and one second that the gateway may take to apply the change.
 const PATIENCE: Duration = Duration::from_millis(2500);
 
 #[tokio::test]
@@ -125,7 +125,7 @@ async fn a_withdrawn_permission_cuts_what_it_permitted() {
     assert!(connection.read_until(|_| false).await.closed);
     let line = world.gateway.audit().request("/hang-mid-body").await;
     assert_eq!(line["reason"], "caller-not-allowed", "{line}");
-    // The certificate still holds, so the other connection learns why.
+    // The certificate is still valid, so that the idle connection gets a response with the reason.
     let answer = idle.get("/a").await.unwrap();
     assert_eq!(answer.reason(), Some("caller-not-allowed"));
 }
@@ -174,7 +174,7 @@ async fn a_broken_configuration_changes_nothing_and_says_so_until_it_is_mended()
     replace(&config, &good);
     let answer = ready("\"generation\":2").await;
     assert_eq!(answer["problems"].as_array().unwrap().len(), 0, "{answer}");
-    // The connection is the same one as at the beginning.
+    // The session still uses the connection from the beginning of the test.
     assert_eq!(session.get("/a").await.unwrap().status, 200);
 }
 

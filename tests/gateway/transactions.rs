@@ -1,5 +1,5 @@
-//! `continue_transaction`: if a service calls another one during a request, only
-//! the `txn` of the presented assertion is kept.
+//! `continue_transaction`: a service calls another service during a request. From the presented
+//! assertion, only `txn` is kept.
 
 use bytes::Bytes;
 use countersign_testkit::{
@@ -12,17 +12,18 @@ use crate::support::{BINARY, Front, HOST, altered, assertion, decode};
 const ORDERS: &str = "/ns/shop/sa/orders";
 
 struct Services {
-    /// Its caller comes from outside.
+    /// The gateway and the caller from outside.
     front: Front,
-    /// The service `orders`, which is a caller too.
+    /// The credentials of the service `orders`, which is also a caller.
     orders: Credentials,
     ca: TestCa,
     _services: [Service; 2],
 }
 
 impl Services {
-    /// `/orders` leads to the service orders, `/stock` to another one that goes on
-    /// with transactions, `/plain` to the same without.
+    /// Starts the services and the gateway. `/orders` leads to the first service. `/stock` leads to
+    /// the second service and continues transactions. `/plain` leads to the second service and does
+    /// not.
     async fn open() -> Self {
         let ca = TestCa::new("example.org");
         let service = |path: &str| {
@@ -115,7 +116,8 @@ async fn only_the_service_an_assertion_was_made_for_goes_on_with_its_transaction
     assert_eq!(line["txn"], txn(&first));
     assert_ne!(line["request_id"], txn(&first));
 
-    // A route that does not ask, another caller, several of them, none of ours.
+    // A route without `continue_transaction`, another caller, several assertions, and assertions
+    // that the gateway did not sign.
     let other = altered(&shown);
     let stock = assertion(&second);
     for (caller, path, shown) in [
@@ -125,7 +127,7 @@ async fn only_the_service_an_assertion_was_made_for_goes_on_with_its_transaction
         (&world.orders, "/stock", &[&other]),
         (&world.orders, "/stock", &["garbage"]),
         (&world.orders, "/stock", &["", ""]),
-        // For an audience whose upstream may be several callers.
+        // The `identity` of this audience's upstream has a wildcard.
         (&world.orders, "/stock", &[&stock]),
     ] {
         let answer = world.call(caller, path, shown).await;

@@ -1,4 +1,4 @@
-//! Trust that changes while callers connect, stream, hold tunnels, or leave.
+//! Trust changes while callers connect, receive responses, hold tunnels, or disconnect.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::support::{
     streaming,
 };
 
-/// From the moment a file is written: the time until the gateway looks, lets it
-/// settle and loads, and the second it promises from then on.
+/// The maximum time from writing a file: the interval until the gateway notices the change, the
+/// time to load the file, and the promised second.
 const PROMISED: Duration = Duration::from_millis(2500);
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn no_request_is_allowed_once_a_revocation_is_in_service() {
         let version = TlsVersion::BOTH[number % 2];
         let protocol = Protocol::BOTH[number / 2 % 2];
         let client = world.client().tls(version).protocol(protocol);
-        // Half of them resume, so that both kinds of handshake race.
+        // Half of the clients resume sessions, so that both kinds of handshakes are tested.
         let client = if number < 4 {
             client.resuming()
         } else {
@@ -90,7 +90,7 @@ async fn no_request_is_allowed_once_a_revocation_is_in_service() {
 async fn the_last_of_many_changes_in_a_row_counts() {
     let (world, lists) = revocable().await;
     let mut stream = streaming(&world.client()).await;
-    // Some of them come while another is being loaded.
+    // Some changes arrive while the gateway loads an earlier one.
     for number in 2..60 {
         let next = Crl::new().number(number);
         lists.publish(&world.ca, next);
@@ -206,7 +206,7 @@ async fn bad_material_at_reload_changes_nothing() {
         replace(file, &good);
         readyz(&world.gateway, complaint, false).await;
     }
-    // The connection is the one of the beginning.
+    // The session still uses the connection from the beginning of the test.
     assert_eq!(session.get("/a").await.unwrap().status, 200);
 }
 
@@ -251,7 +251,7 @@ async fn a_storm_of_reloads_becomes_few_and_drops_nothing() {
         (2..50).contains(&generation),
         "{generation} for 100 requests"
     );
-    // The stream goes on.
+    // The stream is still open.
     let silent = stream.read_until_silent(Duration::from_millis(200)).await;
     assert!(!silent.closed);
 }
@@ -261,7 +261,7 @@ async fn a_handshake_that_began_before_a_reload_ends_by_what_holds_after_it() {
     for version in TlsVersion::BOTH {
         let world = World::open().await;
         let other = TestCa::new("other.test");
-        // Accepted, and nothing said yet.
+        // The gateway has accepted this connection, which has sent nothing yet.
         let early = TcpStream::connect(world.gateway.listener()).await.unwrap();
         let (old, new) = (world.ca.root_file(), other.root_file());
         let (old, new) = (old.display().to_string(), new.display().to_string());
@@ -341,8 +341,8 @@ async fn bad_material_of_one_domain_at_reload_leaves_the_others_as_they_are() {
     }
 }
 
-/// A mounted volume of Kubernetes: files are links through a link to a directory,
-/// and an update exchanges that one link.
+/// A mounted Kubernetes volume: the files are links through another link to a directory. An update
+/// replaces only that link.
 #[tokio::test]
 async fn a_swapped_volume_of_kubernetes_is_seen() {
     let ca = TestCa::new("example.org");

@@ -1,5 +1,5 @@
-//! A service that refuses connections, hangs, is killed or sends malformed
-//! responses: the right status in each case, and the gateway still works.
+//! Services that refuse connections, hang, are killed, or send malformed responses. Callers get the
+//! right status, and the gateway still works.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::{HOST, World};
 
-/// A gateway whose `orders` upstream is this one, and `/good` leads to an echo.
+/// Starts a gateway. `/good` leads to an echo service, and all other paths lead to `service`.
 async fn world(service: SocketAddr) -> World {
     World::with(|settings, echo| {
         settings
@@ -148,7 +148,7 @@ async fn a_service_that_ends_the_connection_instead_of_answering() {
     let answer = world.client().get("/a").await.unwrap();
     assert!(matches!(answer.status, 502 | 503), "{answer:?}");
     assert!(answer.reason().unwrap().starts_with("upstream-"));
-    // A request that is not idempotent is never sent twice.
+    // The gateway never sends a request twice if the request is not idempotent.
     let before = service.requests();
     let post = http::Request::post("/a").body("once".into()).unwrap();
     let answer = world.client().send(post).await.unwrap();
@@ -204,7 +204,7 @@ async fn a_pooled_connection_that_the_service_has_closed_is_not_used() {
     }
 }
 
-/// Sends one thing over and over, for as long as it is read.
+/// Starts a service that sends `first`, and then sends `again` until the connection is closed.
 async fn endless(first: &'static str, again: &'static str) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -270,7 +270,7 @@ async fn a_service_with_bad_chunks_ends_its_answer_early() {
         let world = world(service.address()).await;
         for protocol in Protocol::BOTH {
             let answer = world.client().protocol(protocol).get("/a").await;
-            // If no part of the response was forwarded, an HTTP/1.1 caller gets a
+            // If the gateway has not forwarded a part of the response, an HTTP/1.1 caller gets a
             // refusal.
             let at_once = protocol == Protocol::Http1 && !chunks.starts_with("2\r\n");
             let (status, answer) = match (at_once, answer) {
@@ -289,8 +289,8 @@ async fn a_service_with_bad_chunks_ends_its_answer_early() {
     }
 }
 
-/// An endless response uses no memory, and its connection ends when its caller
-/// disconnects.
+/// An endless response does not use more and more memory. The upstream connection is closed when
+/// the caller disconnects.
 #[tokio::test]
 async fn a_service_that_never_stops_is_read_only_as_fast_as_its_caller_reads() {
     let (address, task) = endless("HTTP/1.1 200 OK\r\n\r\n", "x").await;
@@ -345,7 +345,7 @@ async fn total_timeout_ends_an_answer_that_does_not() {
     task.abort();
 }
 
-/// Bytes without a request, on an idle connection, are not used as a response.
+/// If bytes arrive on an idle connection, the gateway does not use them as a response.
 #[tokio::test]
 async fn bytes_without_a_request_do_not_reach_a_caller() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

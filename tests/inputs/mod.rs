@@ -1,5 +1,5 @@
-//! Every argument that takes a file, or `-` for standard input: what happens if it cannot be
-//! read.
+//! All arguments that accept a file, or `-` for standard input. The tests make this input
+//! unreadable.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,10 +9,10 @@ use tempfile::TempDir;
 
 use crate::support::{BINARY, Run};
 
-/// One byte more than any command takes of a file, except CRLs.
+/// One byte more than the maximum that commands read from a file, except for CRLs.
 const TOO_LARGE: u64 = (64 << 20) + 1;
 
-/// Command lines with `@` in place of the file.
+/// The command lines. `@` is the place of the tested file.
 const COMMANDS: &[&str] = &[
     "explain --url https://localhost/ --cert @",
     "explain --url https://localhost/ --cert certs/issued/client.pem --token @",
@@ -61,11 +61,11 @@ const COMMANDS: &[&str] = &[
     CRLS,
 ];
 
-/// Takes files of up to 512 MiB, more than a test should have in memory.
+/// This command reads files of up to 512 MiB, which is too large for a test.
 const CRLS: &str = "pki verify --purpose client --roots certs/trust.pem \
                     certs/issued/client.pem --crl @";
 
-/// A directory with all files that the command lines name.
+/// Returns a directory with all files that the command lines name.
 fn directory() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();

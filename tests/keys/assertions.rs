@@ -1,5 +1,5 @@
-//! `countersign assertion`, with assertions that a foreign JOSE library signed
-//! with the keys `countersign keys` made.
+//! `countersign assertion`. Another JOSE library signs the assertions with keys that
+//! `countersign keys` made.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -13,7 +13,7 @@ use crate::support::{ISSUER, Run, base64url, countersign, now};
 
 const SUBJECT: &str = "spiffe://example.org/ns/shop/sa/checkout";
 
-/// A directory with one key, its key set in a file, and the time.
+/// A directory with one key, a file with its key set, and the current time.
 struct Bench {
     keys: Keys,
     kid: String,

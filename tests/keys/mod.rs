@@ -1,5 +1,5 @@
-//! `countersign keys`, `assertion` and `reasons` as a person or a script meets
-//! them: files, exit codes, words, and what a foreign JOSE library makes of it.
+//! `countersign keys`, `assertion` and `reasons` as people and scripts use them: files, exit codes
+//! and output. Another JOSE library uses the results.
 
 mod assertions;
 
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::support::{BINARY, Run, countersign, mode, obstruct};
 
-/// A directory for keys, which the program makes when it needs it.
+/// A directory for keys. The program creates it when it is needed.
 struct Keys {
     _root: TempDir,
     path: PathBuf,
@@ -41,7 +41,7 @@ impl Keys {
         self.path.join(format!("{kid}.key"))
     }
 
-    /// KIDs and states as `keys list` tells them.
+    /// Returns the `kid` and the state of each key, as `keys list` prints them.
     fn states(&self) -> Vec<(String, String)> {
         let list = self.run(&["list", "--json"]).done().json();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -198,7 +198,7 @@ fn damaged_directories_are_refused_by_name() {
     }
 }
 
-/// A named pipe in the place of a file would block the commands that read it.
+/// A named pipe in the place of a file must not block the commands that read the file.
 #[test]
 fn what_is_not_a_file_does_not_block_and_is_named() {
     for what in ["named pipe", "device", "directory"] {
@@ -221,8 +221,8 @@ fn what_is_not_a_file_does_not_block_and_is_named() {
                     refused += 1;
                 }
             }
-            // Only commands that change keys take the lock, and only those that publish
-            // keys read them.
+            // Only `rotate` takes the lock, only `jwks` reads key files, and all three commands
+            // read `ring.json`.
             assert_eq!(refused, if file == "ring.json" { 3 } else { 1 }, "{file}");
         }
     }

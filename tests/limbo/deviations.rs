@@ -1,15 +1,15 @@
-//! Every case that differs from the suite, with its cause.
+//! All cases in which our verdict differs from the verdict of the suite, with the cause.
 
 use countersign_core::reason::ReasonCode;
 
-/// Why a verdict differs from the suite's.
+/// Why our verdict on a case differs from the verdict of the suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// Stricter on purpose; the reason the caller gets.
+    /// The gateway is stricter on purpose. The reason code is what the caller gets.
     Stricter(ReasonCode, &'static str),
-    /// More lenient on purpose, as OpenSSL is.
+    /// The gateway is more lenient on purpose, like OpenSSL.
     Lenient(&'static str),
-    /// The verdict depends on a name or a depth that is not asked for here.
+    /// The case depends on a host name or a depth limit, which these tests do not use.
     NotAsked(&'static str),
 }
 
@@ -39,7 +39,7 @@ const DEPTH: Cause = NotAsked("the command has no depth option");
 const WEB: Cause =
     Lenient("a rule of the Web's authorities (CA/Browser Forum), which private ones do not follow");
 
-/// Cases by the id's beginning; every one must differ.
+/// The cases, by the beginning of their id. Every listed case must differ from the suite.
 pub(super) const DEVIATIONS: &[(&str, Cause)] = &[
     ("pathlen::max-chain-depth-0-exhausted", DEPTH),
     ("pathlen::max-chain-depth-1-exhausted", DEPTH),
@@ -102,7 +102,7 @@ pub(super) const DEVIATIONS: &[(&str, Cause)] = &[
     ("webpki::san::", NAME),
 ];
 
-/// The cause of a difference, if it is a known one.
+/// Returns the cause of a difference, if the case is in the list.
 pub(super) fn cause(id: &str) -> Option<Cause> {
     DEVIATIONS
         .iter()

@@ -1,10 +1,9 @@
-//! The public corpus x509-limbo through the listener's path rules.
+//! Runs the public test suite x509-limbo with the path rules of the listener.
 //!
-//! Every case runs in this process by the function behind `countersign pki
-//! verify`; some run through the program. A case that differs from the suite
-//! stands in [`DEVIATIONS`] with its cause, and one that no longer differs must
-//! leave it. The corpus is not part of the repository; see
-//! [`countersign_testkit::skipped`].
+//! Each case runs in this process with the function that `countersign pki verify` uses. Some
+//! cases also run with the program. A case that differs from the suite must be in
+//! [`DEVIATIONS`] with its cause, and only such cases. The suite is not part of the repository;
+//! see [`countersign_testkit::skipped`].
 
 mod deviations;
 mod program;
@@ -46,8 +45,8 @@ impl Case {
         self.expected_result == "SUCCESS"
     }
 
-    /// Whether a case is about the path rules, and not about names, depth
-    /// options or the stricter rules of the Web.
+    /// Returns whether a case is about the path rules. Other cases are about names, depth options
+    /// or the stricter rules of the Web PKI.
     fn is_core(&self) -> bool {
         !self.id.starts_with("webpki::")
             && self.max_chain_depth.is_none()
@@ -98,7 +97,8 @@ fn certificate(pem: &str) -> CertificateDer<'static> {
     CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
 }
 
-/// The cases and the ids that must agree; `None` if the corpus is absent.
+/// Returns the cases, and the ids of cases that must agree with the suite. Returns `None` if the
+/// suite is not installed.
 fn corpus() -> Option<(Vec<Case>, BTreeSet<String>)> {
     let folder = countersign_testkit::skipped::corpus("limbo")?;
     let cases = std::fs::read(folder.join("cases.json")).unwrap();
@@ -151,7 +151,7 @@ fn the_cases_that_every_verifier_agrees_on_agree() {
     assert_eq!(missing, Vec::<&String>::new());
 }
 
-/// Stock rustls agrees with 93 of them, counted alike.
+/// The verifier of rustls agrees in 93 cases, counted in the same way.
 #[test]
 fn more_core_cases_agree_than_with_any_common_verifier() {
     let Some((cases, _)) = corpus() else { return };

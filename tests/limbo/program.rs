@@ -1,5 +1,5 @@
-//! `countersign pki verify` as a script meets it: exit codes, the reason on
-//! standard error, `-`, times, and some cases of the corpus.
+//! `countersign pki verify` as scripts use it: exit codes, the reason code on standard error, `-`
+//! for standard input, times, and some cases of the suite.
 
 use std::process::Command;
 
@@ -116,7 +116,7 @@ fn a_chain_file_standard_input_and_revocation_lists() {
         3,
         "certificate-revoked: ",
     );
-    // A list for one distribution point does not speak of a leaf that names none.
+    // A CRL for one distribution point does not apply to a leaf without that distribution point.
     let elsewhere = Crl::new().distribution_point("http://crl.example.org/other.crl");
     let elsewhere = files.write("elsewhere.crl", elsewhere.signed_by(ca.intermediate()));
     let elsewhere = elsewhere.to_str().unwrap();
@@ -209,7 +209,7 @@ fn files_as_other_programs_write_them() {
     }
 }
 
-/// RFC 5280 section 6.1.5 (b), whether it is marked critical or not.
+/// RFC 5280 section 6.1.5 (b). The extension applies whether it is critical or not.
 #[test]
 fn a_leaf_that_demands_a_policy_is_refused() {
     let ca = TestCa::new("example.org");

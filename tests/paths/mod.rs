@@ -1,8 +1,8 @@
-//! Path building over generated authorities: cycles, crossing signatures, copies
-//! with other keys, expired copies, copies that may not sign, in any order.
+//! Path building with generated authorities: cycles, cross-certificates, copies with other keys,
+//! expired copies, and copies that may not sign, in any order.
 //!
-//! What holds is known beforehand: a path of good signatures leads from the leaf to
-//! the root, or none does.
+//! For each input, the test knows whether a path of valid signatures leads from the leaf to the
+//! root. The result of path building must agree.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -15,12 +15,12 @@ use proptest::prelude::*;
 use rcgen::KeyUsagePurpose;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-/// How many authorities there are; the first is the root, the last issues the leaf.
+/// The number of authorities. The first one is the root, and the last one issues the leaf.
 const AUTHORITIES: usize = 5;
 
 struct Pki {
     authorities: Vec<Authority>,
-    /// Of the same names, with other keys.
+    /// Authorities with the same names but with other keys.
     namesakes: Vec<Authority>,
     forgers: Vec<Authority>,
     leaf: Credentials,
@@ -42,18 +42,18 @@ static PKI: LazyLock<Pki> = LazyLock::new(|| {
     }
 });
 
-/// A certificate for one authority by another.
+/// The kinds of certificates that one authority issues for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Crossing {
     Good,
-    /// Signed by a namesake of the issuer.
+    /// The signature is by another authority with the name of the issuer.
     Forged,
-    /// For a namesake of the subject.
+    /// The certificate is for another authority with the name of the subject.
     OtherKey,
     Expired,
-    /// Its key usage does not let it sign certificates.
+    /// The key usage does not allow signing certificates.
     NoSigning,
-    /// Its path length is too short for any intermediate below it.
+    /// The path length constraint allows no intermediate below the subject.
     NoLength,
 }
 
@@ -76,8 +76,8 @@ impl Crossing {
 
 type Edge = (usize, usize, Crossing);
 
-/// Whether good signatures lead from `at` to the root without a loop. What may have
-/// no intermediate below it may still issue the leaf.
+/// Returns whether valid signatures lead from `at` to the root without a loop. A certificate with
+/// a path length of 0 may only issue the leaf.
 fn leads_to_root(edges: &[Edge], at: usize, path: &[usize]) -> bool {
     at == 0
         || edges.iter().any(|(issuer, subject, crossing)| {
@@ -131,7 +131,7 @@ proptest! {
     }
 }
 
-/// webpki stops after 100 signatures, which this needs many more of.
+/// webpki stops after 100 signature checks. This search needs many more.
 #[test]
 fn many_namesakes_on_every_level_hide_no_path() {
     const COPIES: usize = 20;
@@ -140,7 +140,7 @@ fn many_namesakes_on_every_level_hide_no_path() {
         for subject in 1..AUTHORITIES {
             for _ in 0..COPIES {
                 certificates.push(match crossing {
-                    // Each has a different key.
+                    // Each certificate has a different key.
                     Crossing::OtherKey => {
                         let spec = AuthoritySpec::new(&format!("Authority {subject}"));
                         PKI.authorities[subject - 1].cross_sign(&Authority::root(&spec))
@@ -161,7 +161,7 @@ fn many_namesakes_on_every_level_hide_no_path() {
     }
 }
 
-/// If valid signatures lead to no root, the search ends in limited time.
+/// If no path of valid signatures leads to the root, the search ends in limited time.
 #[test]
 fn a_thicket_of_good_signatures_without_a_way_out_ends() {
     let mut edges = Vec::new();
@@ -172,7 +172,7 @@ fn a_thicket_of_good_signatures_without_a_way_out_ends() {
     verify(edges).unwrap_err();
 }
 
-/// Very many certificates, of which none has the signature that its path needs.
+/// There are very many certificates, but none has a signature that completes the path.
 #[test]
 fn a_search_ends_with_its_budget_of_signatures_and_says_so() {
     let mut certificates: Vec<_> = (2..AUTHORITIES)
@@ -187,7 +187,7 @@ fn a_search_ends_with_its_budget_of_signatures_and_says_so() {
     );
 }
 
-/// Certificates that the leaf's names do not lead to are not verified.
+/// Certificates that are unrelated to the names in the path are not verified.
 #[test]
 fn strangers_in_any_number_do_not_matter() {
     let spec = AuthoritySpec::new("Stranger");
@@ -201,7 +201,7 @@ fn strangers_in_any_number_do_not_matter() {
     );
     certificates.extend((1..AUTHORITIES).map(|n| Crossing::Good.sign(n - 1, n)));
     verify(certificates.clone()).unwrap();
-    // The reason is that of a chain without them.
+    // The reason code is the same as without the unrelated certificates.
     certificates[500] = Crossing::Expired.sign(0, 1);
     assert_eq!(
         verify(certificates).unwrap_err().0,

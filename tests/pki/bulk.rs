@@ -1,4 +1,5 @@
-//! Issuing a list: all or a reason with its line, and continued after a kill.
+//! `pki issue --from`: a list is issued completely, or refused with a reason and a line. After a
+//! kill, the command can continue the list.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -42,7 +43,7 @@ fn a_list_is_issued_once() {
         (&0.into(), &3.into())
     );
     assert_eq!(authority.read("issued/a.pem"), leaf);
-    // What was put there without being placed is made again.
+    // If an issued file is missing, the command writes it again.
     std::fs::remove_file(authority.path("issued/a.pem")).unwrap();
     let mended = authority
         .run(&["issue", "--from", &path, "--json"])
@@ -97,7 +98,7 @@ fn a_killed_list_is_continued() {
             .spawn()
             .unwrap();
         std::thread::sleep(Duration::from_millis(delay));
-        // It may have ended already.
+        // The process may have ended already.
         let _ = child.kill();
         child.wait().unwrap();
     }
@@ -121,7 +122,7 @@ fn a_killed_list_is_continued() {
         let serial = leaf.raw_serial_as_string().replace(':', "");
         assert!(known.contains(serial.as_str()), "{serial}");
     }
-    // Nothing is left aside.
+    // There are no temporary files.
     assert_eq!(
         std::fs::read_dir(authority.path("issued")).unwrap().count(),
         3_000

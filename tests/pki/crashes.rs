@@ -1,5 +1,5 @@
-//! Processes killed at random points: nothing lost, nothing half-written, no
-//! serial number used twice.
+//! Processes that are killed at random moments. Nothing is lost, no file is incomplete, and no
+//! serial number is used twice.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -11,15 +11,15 @@ use rcgen::PublicKeyData as _;
 use super::{Authority, certificates, revocation_list};
 use crate::support::BINARY;
 
-/// When to kill one run of `runs`: spread over somewhat more than the time that an
-/// undisturbed one takes on this machine, beginning and end included.
+/// The moments at which `runs` runs of a command are killed. They are spread from the start of
+/// the command to somewhat after its normal end.
 pub(super) struct Moments {
     undisturbed: Duration,
     runs: u32,
 }
 
 impl Moments {
-    /// Measures what `command` takes.
+    /// Runs `command` once to measure its duration.
     pub(super) fn of(authority: &Authority, command: &[&str], runs: u32) -> Self {
         let begin = Instant::now();
         authority.run(command).done();
@@ -35,7 +35,7 @@ impl Moments {
     }
 }
 
-/// Starts a command and kills it after `delay`, unless it was faster.
+/// Starts a command and kills it after `delay`, if it has not ended by itself.
 pub(super) fn kill_after(authority: &Authority, arguments: &[&str], delay: Duration) {
     let mut child = authority
         .pki(arguments)
@@ -44,7 +44,7 @@ pub(super) fn kill_after(authority: &Authority, arguments: &[&str], delay: Durat
         .spawn()
         .unwrap();
     std::thread::sleep(delay);
-    // It may have ended already.
+    // The process may have ended already.
     let _ = child.kill();
     child.wait().unwrap();
 }
@@ -76,7 +76,7 @@ fn a_killed_issue_leaves_whole_files_or_none() {
     }
     let known: HashSet<String> = serials(&authority).into_iter().collect();
     assert_eq!(known.len(), serials(&authority).len());
-    // All recorded certificates exist, and no temporary files are left.
+    // All recorded certificates have files, and there are no temporary files.
     authority.has_nothing_aside();
     assert_eq!(issued_files(&authority).len(), 2 * known.len());
     authority
@@ -129,11 +129,11 @@ fn a_killed_revocation_is_recorded_or_was_not() {
     let mut highest = 0;
     for (serial, delay) in all.into_iter().zip(moments.delays()) {
         kill_after(&authority, &["revoke", "--serial", &serial], delay);
-        // The list is always whole, and its number never goes back.
+        // The CRL is always complete, and its number never decreases.
         let (number, _) = revocation_list(&authority.path("crl/intermediate.crl"));
         assert!(number >= highest);
         highest = number;
-        // The next command leaves nothing open: what is recorded is published, too.
+        // The next command completes the revocation: every recorded revocation is in the CRL.
         let recorded = revoked(&authority);
         let (number, on_list) = revocation_list(&authority.path("crl/intermediate.crl"));
         assert_eq!(recorded, on_list.into_iter().collect());
@@ -147,7 +147,7 @@ fn a_killed_revocation_is_recorded_or_was_not() {
     assert_eq!(revoked(&authority), on_list.into_iter().collect());
 }
 
-/// The serial numbers that are recorded as revoked.
+/// Returns the serial numbers that the inventory records as revoked.
 fn revoked(authority: &Authority) -> HashSet<String> {
     let listed = authority
         .run(&["list", "--revoked", "--json"])
@@ -161,10 +161,11 @@ fn revoked(authority: &Authority) -> HashSet<String> {
         .collect()
 }
 
-/// All of a name's certificates are revoked, or none is; asking again completes it.
+/// All certificates of a name are revoked, or none. The same command again completes the
+/// revocation.
 #[test]
 fn a_killed_revocation_of_all_is_whole_or_was_not() {
-    /// An authority that has issued four certificates of one name, and another.
+    /// Creates an authority that has issued four certificates for one name, and one for another.
     fn filled() -> Authority {
         let authority = Authority::new();
         for _ in 0..4 {
@@ -200,7 +201,7 @@ fn a_killed_revocation_of_all_is_whole_or_was_not() {
             4 => ended += 1,
             some => panic!("{some} of 4 are revoked"),
         }
-        // The revocation is completed, and the list has exactly these certificates.
+        // The revocation is complete, and the CRL contains exactly these certificates.
         let again = authority.run(&revoke);
         if again.code != 0 {
             again.refused(1, "no live certificate");
@@ -215,7 +216,7 @@ fn a_killed_revocation_of_all_is_whole_or_was_not() {
     println!("{begun} were killed before, {ended} after");
 }
 
-/// What a directory holds: names and contents.
+/// Returns the paths and contents of everything in a directory.
 fn contents(directory: &std::path::Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
@@ -232,7 +233,7 @@ fn contents(directory: &std::path::Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     found
 }
 
-/// Sets the modes of a directory and of everything in it, and who owns it.
+/// Sets the modes and the owner of a directory and of everything in it.
 fn set_modes(path: &std::path::Path, directory: u32, file: u32, owner: Option<u32>) {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = if path.is_dir() { directory } else { file };
@@ -247,14 +248,13 @@ fn set_modes(path: &std::path::Path, directory: u32, file: u32, owner: Option<u3
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Nothing may be written: everything that would is refused with the file's name,
-/// and nothing is different afterwards. What only reads works as ever, or says why.
+/// Commands that write are refused with a file name, and change nothing. Commands that only read
+/// work as usual, or give a reason.
 #[test]
 fn a_read_only_directory_stays_as_it_is() {
     use std::os::unix::fs::MetadataExt as _;
     use std::os::unix::process::CommandExt as _;
-    /// A user that is neither the superuser, who ignores permissions, nor the owner of
-    /// other files.
+    /// A user that does not own files and is not root. Permissions do not apply to root.
     const NOBODY: u32 = 65_534;
 
     let authority = Authority::new();
@@ -263,7 +263,7 @@ fn a_read_only_directory_stays_as_it_is() {
     let superuser = std::fs::metadata("/proc/self").unwrap().uid() == 0;
     let owner = superuser.then_some(NOBODY);
     let home = authority.home.path();
-    // The other user may have no access to the build directory.
+    // `NOBODY` may have no access to the build directory, so that the program is copied.
     let program = home.join("countersign");
     std::fs::copy(BINARY, &program).unwrap();
     set_modes(&authority.dir(), 0o555, 0o400, owner);
@@ -308,16 +308,16 @@ fn a_read_only_directory_stays_as_it_is() {
         listed.refused(1, "inventory.db");
     }
     assert_eq!(contents(&authority.dir()), before);
-    // Writable again, it goes on.
+    // When the directory is writable again, the commands work.
     set_modes(&authority.dir(), 0o700, 0o600, owner);
     run(&["issue", "spiffe://example.org/b"]).done();
     run(&["revoke", "--serial", &serial]).done();
 }
 
-/// Runs a command that may write files of so many blocks only, as on a full disk.
+/// Runs a command that can write files of at most `blocks` blocks, as on a full disk.
 fn with_room_for(blocks: u32, program: &std::process::Command) -> super::Run {
     let mut limited = std::process::Command::new("sh");
-    // The signal would kill it; ignored, the write fails.
+    // By default, SIGXFSZ would kill the process. If the signal is ignored, the write fails.
     limited
         .args(["-c", "trap '' XFSZ; ulimit -f \"$0\"; exec \"$@\""])
         .arg(blocks.to_string())
@@ -327,8 +327,8 @@ fn with_room_for(blocks: u32, program: &std::process::Command) -> super::Run {
     super::Run::of(&mut limited)
 }
 
-/// If something cannot be written, there is a message, no file is incomplete, and the
-/// authority still works.
+/// If a file cannot be written, there is a message, no file is incomplete, and the authority
+/// still works.
 #[test]
 fn a_full_disk_loses_nothing() {
     let mut failed = 0;
@@ -364,7 +364,7 @@ fn a_full_disk_loses_nothing() {
                 );
             }
         }
-        // With room again, everything works, and what is there is whole.
+        // Without the limit, everything works, and all existing files are complete.
         authority
             .run(&["issue", "spiffe://example.org/after"])
             .done();

@@ -1,4 +1,4 @@
-//! `explain --pki`: the inventory's status, compared with the gateway's.
+//! `explain --pki`: compares the status in the inventory with the decision of the gateway.
 
 use countersign_testkit::{Echo, Gateway};
 
@@ -19,7 +19,7 @@ async fn explain(gateway: &Gateway, authority: &Authority, leaf: &str, more: &[&
 async fn the_inventory_says_what_the_gateway_does_not_know_yet() {
     let authority = Authority::new();
     issue(&authority, "a");
-    // Lists that are not updated.
+    // Copies of the CRLs that are not updated.
     let stale = authority.home.path().join("stale");
     std::fs::create_dir(&stale).unwrap();
     for name in ["root.crl", "intermediate.crl"] {
@@ -68,7 +68,7 @@ async fn the_inventory_says_what_the_gateway_does_not_know_yet() {
     );
     assert!(!said.stderr.contains("warning"), "{}", said.stderr);
 
-    // Another authority's inventory has never seen it.
+    // The inventory of another authority does not contain the certificate.
     let other = Authority::new();
     std::fs::create_dir_all(other.path("issued")).unwrap();
     std::fs::copy(&leaf, other.path("issued/a.pem")).unwrap();

@@ -1,4 +1,4 @@
-//! Which files there are, with which modes, and that none is lost or replaced.
+//! The files of an authority and their modes. No file may be lost or replaced by mistake.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -184,7 +184,7 @@ fn an_authority_is_replaced_with_force_only() {
     authority.run(&["issue", "spiffe://example.org/a"]).done();
     authority.run(&[&init[..], &["--force"]].concat()).done();
     assert_ne!(authority.read("root.key"), before[0]);
-    // What the earlier authority issued is not this one's.
+    // Certificates of the earlier authority do not belong to the new authority.
     let list = authority.run(&["list", "--json"]).done().json();
     assert_eq!(list["certificates"], serde_json::json!([]));
     let earlier = authority.path("issued/a.pem");
@@ -239,7 +239,8 @@ fn issued_files_are_replaced_with_force_only() {
         authority.read("issued/web.pem"),
         authority.read("issued/web.key"),
     );
-    // Another identity with the same last segment collides and says what to do.
+    // The last path segments of two identities are equal, so that the file names would be equal.
+    // The error names the option that helps.
     let other = authority.run(&["issue", "spiffe://example.org/ns/b/sa/web"]);
     let other = other.refused(1, "web.key exists already");
     assert!(other.stderr.contains("--out"), "{}", other.stderr);
@@ -250,7 +251,7 @@ fn issued_files_are_replaced_with_force_only() {
             authority.read("issued/web.key")
         )
     );
-    // A certificate without its key is in the way too.
+    // A certificate file without its key prevents the command too.
     std::fs::remove_file(authority.path("issued/web.key")).unwrap();
     authority.run(&issue).refused(1, "web.pem exists already");
     assert!(!authority.path("issued/web.key").exists());

@@ -1,5 +1,5 @@
-//! `pki fixtures`: every broken certificate is refused, with the reason that its
-//! file name and the manifest promise.
+//! `pki fixtures`: the gateway refuses every broken certificate with the reason code in its file
+//! name and in the manifest.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -94,7 +94,7 @@ fn each_fixture_is_refused_for_the_reason_it_is_named_after() {
     }
 }
 
-/// A gateway as the manifest wants it.
+/// Starts a gateway with the settings from the manifest.
 async fn gateway(out: &Path, manifest: &Value, identity_from: &Value, echo: &Echo) -> Gateway {
     let files = |names: &Value| {
         let names = names.as_array().unwrap().iter();
@@ -117,8 +117,8 @@ async fn gateway(out: &Path, manifest: &Value, identity_from: &Value, echo: &Ech
 
 fn credentials(out: &Path, fixture: &Value) -> Credentials {
     let chain = certificates(&out.join(fixture["certificate"].as_str().unwrap()));
-    // If no key can exist, any key is used, because the chain is verified before
-    // the possession of the key.
+    // If the fixture has no key, any key is used, because the gateway verifies the chain before
+    // the proof of possession.
     let key = fixture["key"].as_str().unwrap_or("valid.key");
     let key = PrivatePkcs8KeyDer::from_pem_file(out.join(key)).unwrap();
     Credentials::from_parts(
@@ -178,7 +178,7 @@ async fn a_running_gateway_answers_as_the_manifest_says() {
         }
     }
     assert_eq!(echo.requests(), 1);
-    // 20 broken ones, three of them under either way of naming callers.
+    // There are 20 broken certificates. Three of them are tested with two ways of naming callers.
     assert_eq!(driven, 2 * (20 + 3));
 }
 

@@ -1,5 +1,5 @@
-//! What OpenSSL, Go and Java think of chains and lists. Skipped where a tool is
-//! absent, unless `COUNTERSIGN_REQUIRE_TOOLS=1`.
+//! OpenSSL, Go and Java verify the chains and CRLs. A test is skipped if its tool is missing,
+//! unless `COUNTERSIGN_REQUIRE_TOOLS=1`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +9,7 @@ use countersign_testkit::skipped::has_tool;
 use super::Authority;
 use crate::support::Run;
 
-/// A server, a client and a peer, of which the client is revoked.
+/// An authority that has issued certificates with several profiles, one of them revoked.
 struct Issued {
     authority: Authority,
 }
@@ -46,7 +46,8 @@ impl Issued {
             ],
             &["revoked", "--dns", "revoked.example.org"],
             &["spiffe://example.org/batch", "--profile", "batch"],
-            // Too long for a common name: an empty subject and critical names.
+            // This name is too long for a common name. The subject is empty and the names are
+            // critical.
             &[LONG, "--spiffe", "/nameless"],
         ] {
             authority.run(&[&["issue"], arguments].concat()).done();
@@ -64,7 +65,7 @@ impl Issued {
         Self { authority }
     }
 
-    /// Issued by a root, which has no intermediate.
+    /// Creates an authority without an intermediate, whose root issues the leaves.
     fn by_a_root() -> Self {
         let home = tempfile::tempdir().unwrap();
         let authority = Authority { home };
@@ -94,7 +95,7 @@ impl Issued {
 
 const LONG: &str = "a-label-that-is-longer-than-the-sixty-four-characters-of-a-common-name";
 
-/// Leaf, purposes it has, purposes it lacks.
+/// The name of each leaf, the purposes that it must have, and the purposes that it must not have.
 const PURPOSES: [(&str, &[&str], &[&str]); 5] = [
     ("server", &["server"], &["client"]),
     ("client", &["client"], &["server"]),
@@ -103,7 +104,7 @@ const PURPOSES: [(&str, &[&str], &[&str]); 5] = [
     ("batch", &["client", "server"], &[]),
 ];
 
-/// With everything that a profile can add to a certificate.
+/// A profile with all settings that a profile can have.
 const PROFILES: &str = r#"
 [[profile]]
 name = "batch"
@@ -160,7 +161,7 @@ fn openssl_accepts_chains_and_lists() {
     );
     verify("server", &["-verify_ip", "127.0.0.1"]).done();
 
-    // Revocation of the whole chain, with both lists in one file.
+    // Checks the revocation of the whole chain, with both CRLs in one file.
     let lists = issued.path("all.crl");
     let mut content = std::fs::read(issued.path("crl/root.crl")).unwrap();
     content.extend(std::fs::read(issued.path("crl/intermediate.crl")).unwrap());

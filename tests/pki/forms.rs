@@ -1,4 +1,4 @@
-//! `pki inspect` and `pki export`: what files say, and other forms of them.
+//! `pki inspect` and `pki export`: show the content of files, and convert files.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -75,13 +75,13 @@ fn a_person_and_a_pipe_can_read_it() {
     child.stdin.take().unwrap().write_all(&der).unwrap();
     let document = Run::from(child.wait_with_output().unwrap()).done().json();
     assert_eq!(document["items"][0]["content"]["authority"], true);
-    // No private key is ever shown.
+    // The command never shows a private key.
     let key = std::fs::read_to_string(authority.path("root.key")).unwrap();
     let run = Run::of(pki(&["inspect"]).arg(authority.path("root.key"))).done();
     assert!(!run.stdout.contains(key.lines().nth(1).unwrap()));
 }
 
-/// What is no certificate: requests, key sets, and several things in one file.
+/// Files that are not certificates: requests, key sets, and files with several objects.
 #[test]
 fn requests_key_sets_and_bundles_are_read() {
     let (authority, path) = authority();
@@ -368,12 +368,12 @@ async fn a_live_server_is_inspected() {
     assert_eq!(connection["certificate_requested"], true, "{seen}");
     let issuers = connection["acceptable_issuers"].to_string();
     assert!(issuers.contains("Root CA"), "{seen}");
-    // Another name than the certificate's.
+    // The certificate is not for this host name.
     let other = look(format!("https://127.0.0.1:{port}/path")).await;
     assert_eq!(other.code, 3);
     let lints = other.json()["items"][0]["lints"].to_string();
     assert!(lints.contains("other-name"), "{lints}");
-    // A server without TLS, and a port without a server.
+    // A server without TLS, and a port on which no server listens.
     let plain = look(format!("https://{}", gateway.admin())).await;
     assert_eq!(plain.code, 1, "{}", plain.stdout);
     assert!(plain.stderr.contains("no certificate"), "{}", plain.stderr);

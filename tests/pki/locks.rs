@@ -1,5 +1,5 @@
-//! Revoking does not wait: other users cannot lock the authority, waiting for a lock
-//! has a timeout, and pipes and devices in the directory do not block.
+//! Revocation must not wait long. Other users cannot lock the authority, the wait for a lock has
+//! a timeout, and pipes and devices in the directory do not block.
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -12,15 +12,15 @@ use countersign_testkit::skipped;
 use super::{Authority, revocation_list};
 use crate::support::{BINARY, Run, mode, obstruct};
 
-/// A user that is neither the superuser, who ignores permissions, nor the owner of
-/// other files.
+/// A user that does not own files and is not root. Permissions do not apply to root.
 const NOBODY: u32 = 65_534;
 
 fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// An authority that has issued `a`, and the certificate's file.
+/// Creates an authority that has issued `a`. Returns the authority and the path of the
+/// certificate.
 fn with_a_leaf() -> (Authority, String) {
     let authority = Authority::new();
     authority.run(&["issue", "spiffe://example.org/a"]).done();
@@ -40,7 +40,7 @@ fn what_can_be_locked_is_for_its_owner_alone() {
     let files = [".lock", "inventory.db"].map(|name| authority.path(name));
     for file in &files {
         assert_eq!(mode(file), 0o600, "{}", file.display());
-        // As earlier versions made it.
+        // Earlier versions created the lock file with this mode.
         set_mode(file, 0o666);
     }
     let leaf = authority.path("issued/a.pem");
@@ -76,7 +76,7 @@ fn what_can_be_locked_is_for_its_owner_alone() {
     }
 }
 
-/// By a process that opened the lock file while its mode allowed that.
+/// A process holds the lock. It opened the lock file while the mode of the file allowed this.
 #[test]
 fn a_lock_that_stays_held_ends_the_wait_and_is_named() {
     let (authority, leaf) = with_a_leaf();
@@ -92,7 +92,7 @@ fn a_lock_that_stays_held_ends_the_wait_and_is_named() {
         "{}",
         said.stderr
     );
-    // The system may not show which process it is.
+    // The operating system may not show which process holds the lock.
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     let place = format!(":{} 0 EOF", lock.metadata().unwrap().ino());
     if locks.lines().any(|line| line.ends_with(&place)) {
@@ -122,7 +122,7 @@ fn what_is_not_a_file_does_not_block_and_is_named() {
             let (authority, leaf) = with_a_leaf();
             obstruct(&authority.path(file), what);
             let begins = file.rsplit('/').next().unwrap();
-            // A revocation that concerns only leaves succeeds nevertheless.
+            // The revocation of a leaf does not need this file, and therefore succeeds.
             let commands: [&[&str]; 2] = [
                 &["revoke", "--cert", &leaf],
                 &["issue", "spiffe://example.org/b"],
@@ -154,8 +154,8 @@ fn what_is_not_a_file_does_not_block_and_is_named() {
     }
 }
 
-/// Anything in the place of a file that is only written is replaced, or named in an
-/// error.
+/// If something else is in the place of a file that is only written, the command replaces it or
+/// names it in an error.
 #[test]
 fn what_is_not_a_list_is_replaced_by_one() {
     for (what, gives_way) in [("named pipe", true), ("device", true), ("directory", false)] {
@@ -169,7 +169,7 @@ fn what_is_not_a_list_is_replaced_by_one() {
             assert!(list.symlink_metadata().unwrap().is_file());
         } else {
             said.refused(1, "intermediate.crl");
-            // It was decided, and is done once that can be.
+            // The revocation is recorded, and is published when this is possible again.
             std::fs::remove_dir(&list).unwrap();
             authority.run(&["list"]).done();
         }
@@ -177,7 +177,8 @@ fn what_is_not_a_list_is_replaced_by_one() {
     }
 }
 
-/// Links to files are followed, as mounted secrets are links; the lock file is none.
+/// Commands follow symbolic links to files, because mounted secrets are links. They do not follow
+/// a link in the place of the lock file.
 #[test]
 fn links_are_followed_but_for_the_lock() {
     let (authority, leaf) = with_a_leaf();
@@ -195,8 +196,8 @@ fn links_are_followed_but_for_the_lock() {
     assert!(!target.exists());
 }
 
-/// What an operator names is another matter: a shell hands the output of a command
-/// over as a pipe.
+/// A file that an operator names may be a pipe, because a shell passes the output of a command as
+/// a pipe.
 #[test]
 fn a_key_to_be_imported_may_come_through_a_pipe() {
     let (authority, _) = with_a_leaf();

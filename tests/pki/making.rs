@@ -1,4 +1,4 @@
-//! `pki init` with choices: kinds of keys, lifetimes, roots there are, timers.
+//! `pki init` with options: types of keys, lifetimes, existing roots, timers.
 
 use countersign_testkit::skipped::has_tool;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};

@@ -1,5 +1,5 @@
-//! `countersign pki` as people and scripts use it: files, exit codes, output,
-//! and the verdict of other TLS libraries about the certificates.
+//! `countersign pki` as people and scripts use it: files, exit codes and output. Other TLS
+//! libraries verify the certificates.
 
 mod bulk;
 mod crashes;
@@ -29,14 +29,14 @@ use tempfile::TempDir;
 
 use crate::support::{BINARY, Run};
 
-/// `countersign pki …`, without a terminal.
+/// Returns the command `countersign pki …`, which has no terminal.
 fn pki(arguments: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
     command.arg("pki").args(arguments).stdin(Stdio::null());
     command
 }
 
-/// An authority for `example.org` with unencrypted keys, in a new directory.
+/// An authority for `example.org` with unencrypted keys, in a temporary directory.
 struct Authority {
     home: TempDir,
 }
@@ -67,7 +67,7 @@ impl Authority {
         std::fs::read(self.path(name)).unwrap()
     }
 
-    /// Whether the inventory knows of no certificate.
+    /// Returns whether the inventory contains no certificate.
     fn has_issued_nothing(&self) -> bool {
         let path = self.path("inventory.db");
         !path.exists()
@@ -80,7 +80,8 @@ impl Authority {
                 == 0
     }
 
-    /// `countersign pki VERB --dir DIR …`, where `rotate STEP` is a verb too.
+    /// Returns the command `countersign pki VERB --dir DIR …`. A verb may have two words, such as
+    /// `rotate prepare`.
     fn pki(&self, arguments: &[&str]) -> Command {
         let words = if arguments[0] == "rotate" { 2 } else { 1 };
         let (verb, rest) = arguments.split_at(words);
@@ -93,7 +94,7 @@ impl Authority {
         Run::of(&mut self.pki(arguments))
     }
 
-    /// Fails the test if a process that was killed has left something aside.
+    /// Fails the test if a killed process has left temporary files.
     #[track_caller]
     fn has_nothing_aside(&self) {
         for directory in ["", "crl", "issued"] {
@@ -106,7 +107,7 @@ impl Authority {
     }
 }
 
-/// The certificates of a PEM file as DER.
+/// Returns the certificates of a PEM file in DER.
 fn certificates(path: &Path) -> Vec<Vec<u8>> {
     let content = std::fs::read(path).unwrap();
     x509_parser::pem::Pem::iter_from_buffer(&content)
@@ -118,7 +119,7 @@ fn certificates(path: &Path) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// The number of a revocation list, and the serial numbers on it in hexadecimal.
+/// Returns the number of a CRL, and the serial numbers in the CRL in hexadecimal.
 fn revocation_list(path: &Path) -> (u64, Vec<String>) {
     let content = std::fs::read(path).unwrap();
     let (_, block) = x509_parser::pem::parse_x509_pem(&content).unwrap();

@@ -1,4 +1,4 @@
-//! Encrypted keys: where passphrases come from and what happens without one.
+//! Encrypted keys: the sources of passphrases, and commands without a passphrase.
 
 use std::fs::File;
 use std::process::Command;
@@ -55,7 +55,7 @@ fn keys_are_encrypted_and_every_source_of_the_passphrase_works() {
         .output()
         .unwrap();
     Run::from(descriptor).done();
-    // The leaf's own key is plain: its holder has to start unattended.
+    // The leaf's key is not encrypted, because the service must start without a person.
     let leaf = std::fs::read_to_string(format!("{dir}/issued/fd.key")).unwrap();
     assert!(leaf.starts_with("-----BEGIN PRIVATE KEY-----\n"));
 
@@ -77,7 +77,7 @@ fn keys_are_encrypted_and_every_source_of_the_passphrase_works() {
         &["--passphrase-fd", "0", "--passphrase-env", "X"],
     ))
     .refused(2, "cannot be used with");
-    // What is refused anyway is refused without asking for the passphrase.
+    // A command that must be refused is refused before it asks for a passphrase.
     Run::of(&mut pki(&["issue", "spiffe://example.com/a", "--dir", dir]))
         .refused(2, "trust-domain-mismatch");
     Run::of(&mut issue("file", &[])).refused(1, "exists already");

@@ -1,5 +1,5 @@
-//! PEM files as people and other programs leave them: commands read every block,
-//! or refuse the file with its line and what to do.
+//! PEM files as people and other programs write them. A command reads every block, or refuses the
+//! file with a line number and advice.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,7 +10,8 @@ use countersign_testkit::skipped::has_tool;
 
 use super::{Authority, Run, certificates, pki};
 
-/// What `cat` makes of files without a final line end.
+/// Joins blocks without the line ends between them, as `cat` does if a file does not end with a
+/// line end.
 fn glued(blocks: &[String]) -> String {
     let text = blocks.concat().replace("-----\n-----B", "----------B");
     assert!(text.contains("----------BEGIN "), "{text}");
@@ -25,7 +26,8 @@ fn four_dashes(block: &str) -> String {
     block.replacen("-----BEGIN", "----BEGIN", 1)
 }
 
-/// Damages the last of these blocks in two ways; also the line that is damaged.
+/// Damages the last of these blocks in two ways. Returns each text with the text that names the
+/// damaged line.
 fn damaged(blocks: &[String]) -> [(String, String); 2] {
     let (last, others) = blocks.split_last().unwrap();
     let others = others.concat();
@@ -218,11 +220,11 @@ fn a_damaged_list_file_loses_no_list_during_a_rotation() {
     let both = std::fs::read_to_string(&path).unwrap();
     let count = |content: &str| content.matches("-----BEGIN").count();
     assert_eq!(count(&both), 2);
-    // The END of one list and the BEGIN of the next on one line.
+    // The END line of one CRL and the BEGIN line of the next CRL are on one line.
     std::fs::write(&path, both.replace("-----\n-----B", "----------B")).unwrap();
     authority.run(&["revoke", "--serial", serial]).done();
     assert_eq!(count(&std::fs::read_to_string(&path).unwrap()), 2);
-    // What cannot be read is not thrown away, and nothing is recorded.
+    // A CRL file that cannot be read is not overwritten, and nothing is recorded.
     std::fs::write(&path, both.replace("-----\n-----B", "-----\n> -----B")).unwrap();
     let again = authority
         .run(&["revoke", "--serial", serial])
@@ -237,8 +239,8 @@ fn a_damaged_list_file_loses_no_list_during_a_rotation() {
     authority.run(&["revoke", "--serial", serial]).done();
 }
 
-/// The text that OpenSSL writes around its blocks: the certificate as text, the
-/// attributes of PKCS#12 bags, the output of `s_client`.
+/// OpenSSL writes text around its blocks: the certificate as text, the attributes of PKCS#12 bags,
+/// the output of `s_client`.
 #[test]
 fn files_of_openssl_are_read_whole() {
     if !has_tool("openssl", "version") {
@@ -277,7 +279,7 @@ fn files_of_openssl_are_read_whole() {
     openssl(&export);
     let bags = openssl(&["pkcs12", "-nodes", "-passin", "pass:x", "-in", &bag]);
     assert!(bags.contains("Bag Attributes"), "{bags}");
-    // A name that looks like a part of a block must be checked by a person.
+    // This name looks like a line of a PEM block, so that a person must check the file.
     let bags = ca.write("bags.pem", bags);
     verify(&bags, &roots, &[&lists]).refused(2, "first or last line of a PEM block");
     let plain = std::fs::read_to_string(&bags)

@@ -1,5 +1,5 @@
-//! `profiles.toml`: certificates are what the operator wrote down, and what was
-//! not allowed is refused with a reason.
+//! `profiles.toml`: certificates have the content that the operator configured. Other requests
+//! are refused with a reason.
 
 use std::path::Path;
 use std::process::Command;
@@ -39,7 +39,8 @@ fn authority(profiles: &str) -> Authority {
     authority
 }
 
-/// Seconds from the moment of issuing to the end.
+/// Returns the time from issuing to the end of validity in seconds. A certificate begins five
+/// minutes before it is issued.
 fn lifetime(path: &Path) -> i64 {
     let der = certificates(path).swap_remove(0);
     let (_, leaf) = x509_parser::parse_x509_certificate(&der).unwrap();
@@ -84,7 +85,7 @@ fn certificates_are_as_the_profile_says() {
             "bob@batch.example.org",
         ])
         .done();
-    // A built-in one that was replaced, chosen by the names.
+    // The names select a built-in profile, which the operator has replaced.
     authority.run(&["issue", "*.example.org"]).done();
     assert_eq!(
         lifetime(&authority.path("issued/_wildcard.example.org.pem")),
@@ -93,7 +94,7 @@ fn certificates_are_as_the_profile_says() {
     authority.run(&["issue", "spiffe://example.org/b"]).done();
     assert_eq!(lifetime(&authority.path("issued/b.pem")), 3_600);
 
-    // The lists still decide, although they are published elsewhere.
+    // CRLs still decide, although the profile names other URLs for CRLs.
     let verify = |path: &Path| {
         let mut command = pki(&["verify", "--purpose", "client", "--roots"]);
         command.arg(authority.path("trust.pem"));
@@ -167,7 +168,7 @@ fn a_renewed_certificate_keeps_its_profile_as_it_is_now() {
     let der = certificates(&leaf).swap_remove(0);
     let (_, read) = x509_parser::parse_x509_certificate(&der).unwrap();
     assert_eq!(read.subject().to_string(), "O=Example, OU=Night, CN=bob");
-    // No longer allowed: not renewed either.
+    // A name that the profile no longer allows cannot be renewed either.
     let closed = PROFILES.replace("mailto:*@batch.example.org", "mailto:eve@batch.example.org");
     std::fs::write(authority.path("profiles.toml"), closed).unwrap();
     authority
@@ -263,7 +264,7 @@ fn a_file_that_is_wrong_stops_everything_that_issues() {
         );
         assert!(said.stderr.contains("has no `usages`"), "{}", said.stderr);
     }
-    // Revoking does not depend on it.
+    // Revocation does not depend on `profiles.toml`.
     authority.run(&["list"]).done();
     authority.run(&["crl"]).done();
 }

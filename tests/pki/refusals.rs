@@ -1,4 +1,4 @@
-//! Bad input: every time a clear reason, the right exit code, and nothing made.
+//! Bad input: each command gives a clear reason and the right exit code, and creates nothing.
 
 use super::{Authority, pki};
 use crate::support::Run;
@@ -175,7 +175,7 @@ fn a_directory_that_is_none_is_said_so() {
 #[test]
 fn a_directory_that_cannot_be_written_loses_nothing() {
     let authority = Authority::new();
-    // This works for the superuser too, who ignores permissions.
+    // A file in the place of the directory fails for root too, to whom permissions do not apply.
     std::fs::remove_dir(authority.path("issued")).unwrap();
     std::fs::write(authority.path("issued"), "in the way").unwrap();
     authority.run(&["issue", "a"]).refused(1, "issued/a.");
@@ -264,8 +264,8 @@ fn help_shows_examples() {
     }
 }
 
-/// The clock was set back since the authority was made, or its certificates are
-/// from the future: nothing is issued that would not be valid yet.
+/// The clock was set back since the authority was created, or the authority's certificates begin
+/// in the future. Nothing is issued that would not be valid yet.
 #[test]
 fn a_clock_set_back_is_named() {
     use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};

@@ -1,4 +1,4 @@
-//! `pki sign` and `pki renew`: what a request may say, and the same again later.
+//! `pki sign` and `pki renew`: which requests are signed, and how certificates are renewed.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -211,7 +211,7 @@ fn revoked_and_foreign_certificates_are_not_renewed() {
 #[test]
 fn the_daemon_renews_when_due_and_calls_the_hook() {
     let authority = Authority::new();
-    // A lifetime of a few seconds with a start five minutes in the past: the
+    // The certificate is valid for a few seconds and begins five minutes in the past, so that its
     // renewal is due at once.
     authority
         .run(&["issue", "spiffe://example.org/a", "--lifetime", "3s"])

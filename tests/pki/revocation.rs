@@ -1,4 +1,4 @@
-//! Revoking, publishing lists, listing.
+//! Revoking certificates, publishing CRLs, and listing certificates.
 
 use super::{Authority, revocation_list};
 
@@ -33,7 +33,7 @@ fn revoked_by_file_or_serial_stays_revoked() {
     assert_eq!(document["crl"]["number"], 2);
     assert_eq!(revocation_list(&list), (2, vec![first.clone()]));
 
-    // As people paste it: upper case, with colons.
+    // People paste serial numbers in this form: upper case, with colons.
     let pasted: Vec<_> = second
         .as_bytes()
         .chunks(2)
@@ -47,7 +47,7 @@ fn revoked_by_file_or_serial_stays_revoked() {
         (3, vec![first.clone(), second.clone()])
     );
 
-    // Repeating changes nothing and publishes again.
+    // A repeated revocation changes nothing, and publishes the CRL again.
     let again = authority.run(&[
         "revoke",
         "--serial",
@@ -215,7 +215,7 @@ fn a_name_that_several_certificates_carry_is_not_guessed_at() {
     let (_, serials) = revocation_list(&authority.path("crl/intermediate.crl"));
     assert!(serials.len() == 2 && serials.contains(&first));
 
-    // Both are over: the name is free again, and unique.
+    // Both certificates are revoked, so that the next certificate is the only one of the name.
     issue_again(&authority);
     let only = authority
         .run(&["revoke", "--identity", "spiffe://example.org/a", "--json"])
@@ -296,8 +296,8 @@ fn listings_filter_and_say_so_in_their_exit_code() {
     assert_eq!(names(&["--limit", "1", "--after", "1"], 0), [long]);
 }
 
-/// A listing for machines is written as it is read: however long it is, it takes
-/// the memory of a page.
+/// The JSON listing is written while the inventory is read. A long listing needs only the memory
+/// of one page.
 #[test]
 fn a_long_listing_takes_no_memory() {
     use std::io::{BufRead as _, BufReader, Read as _};
@@ -326,7 +326,7 @@ fn a_long_listing_takes_no_memory() {
         .unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut text = Vec::new();
-    // Nearly all of it; the rest keeps the program waiting.
+    // The test reads most of the output. The rest keeps the program waiting.
     while text.len() < MANY * 500 {
         let read = out.fill_buf().unwrap().len();
         assert_ne!(read, 0, "the listing is short");
@@ -370,7 +370,7 @@ fn earlier_records_are_taken_over_and_newer_ones_refused() {
     let authority = Authority::new();
     let (serial, _) = issue(&authority, "a");
     let entry = authority.run(&["list", "--json"]).done().json()["certificates"][0].clone();
-    // What an earlier version would have left behind.
+    // An earlier version would have left these files.
     for file in ["inventory.db", "inventory.db-wal", "inventory.db-shm"] {
         let _ = std::fs::remove_file(authority.path(file));
     }

@@ -1,4 +1,4 @@
-//! Authorities without intermediate, and RSA.
+//! Authorities without an intermediate, and RSA roots.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -65,7 +65,7 @@ fn a_root_that_issues_by_itself_does_everything() {
     let renewed = authority.path("issued/b.pem");
     authority.run(&["renew", renewed.to_str().unwrap()]).done();
 
-    // Its one list says which leaves are revoked, and is good for a week.
+    // The only CRL of this authority lists revoked leaves, and is valid for a week.
     let serial = issued["serial"].as_str().unwrap();
     let revoked = authority
         .run(&["revoke", "--serial", serial, "--json"])
@@ -133,7 +133,7 @@ fn a_root_there_is_can_issue_by_itself() {
     params
         .distinguished_name
         .push(rcgen::DnType::CommonName, "Old root");
-    // No authority below it: no intermediate could be made.
+    // The path length is 0, so that the root cannot have an intermediate.
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
     params.key_usages = vec![
         rcgen::KeyUsagePurpose::KeyCertSign,
@@ -155,7 +155,7 @@ fn a_root_there_is_can_issue_by_itself() {
     verify(&authority, "issued/a.pem").done();
 }
 
-/// An RSA root made by OpenSSL.
+/// Creates an RSA root with OpenSSL.
 fn rsa_root(home: &Path) -> [PathBuf; 2] {
     let files = [home.join("rsa.pem"), home.join("rsa.key")];
     let mut command = Command::new("openssl");

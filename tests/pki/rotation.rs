@@ -1,5 +1,5 @@
-//! Replacing root and intermediate: both are trusted in between, no caller is refused
-//! without a command, and nothing is incomplete after a kill.
+//! Rotation of root and intermediate. Both generations are trusted for some time. No caller is
+//! refused without a command, and nothing is incomplete after a kill.
 
 use std::path::Path;
 use std::process::Command;
@@ -23,7 +23,7 @@ fn rotate(authority: &Authority, arguments: &[&str]) -> Run {
     authority.run(&[&["rotate"], arguments].concat())
 }
 
-/// What OpenSSL says of a leaf, with every list that is published.
+/// Verifies a leaf with OpenSSL and all published CRLs.
 fn openssl(authority: &Authority, leaf: &str) -> Run {
     let leaf = authority.path(&format!("issued/{leaf}.pem"));
     let mut command = Command::new("openssl");
@@ -36,7 +36,7 @@ fn openssl(authority: &Authority, leaf: &str) -> Run {
     Run::of(&mut command)
 }
 
-/// How many lists a file holds, and how many entries all of them have.
+/// Returns how many CRLs a file contains, and how many entries these CRLs have in total.
 fn lists(path: &Path) -> (usize, usize) {
     let content = std::fs::read(path).unwrap();
     let blocks: Vec<_> = x509_parser::pem::Pem::iter_from_buffer(&content)
@@ -75,7 +75,7 @@ fn both_generations_are_good_until_the_earlier_one_is_retired() {
     rotate(&authority, &["prepare"]).refused(1, "not retired yet");
     issue(&authority, "new");
 
-    // The earlier intermediate's certificates can still be revoked and renewed.
+    // Certificates of the earlier intermediate can still be revoked and renewed.
     let document = authority
         .run(&["revoke", "--serial", &revoked, "--json"])
         .done()
@@ -83,7 +83,7 @@ fn both_generations_are_good_until_the_earlier_one_is_retired() {
     assert_eq!(document["crl"]["generation"], 1);
     let list = authority.path("crl/intermediate.crl");
     assert_eq!(lists(&list), (2, 1));
-    // The present generation's list stands first.
+    // The CRL of the current generation is the first in the file.
     assert_eq!(revocation_list(&list), (1, Vec::new()));
     let signed = authority.run(&["crl", "--json"]).done().json();
     assert_eq!(signed["crls"].as_array().unwrap().len(), 4);
@@ -105,7 +105,7 @@ fn both_generations_are_good_until_the_earlier_one_is_retired() {
 
     let file = authority.path("issued/old.pem");
     authority.run(&["renew", file.to_str().unwrap()]).done();
-    // Renewing does not end the certificate before it.
+    // A renewal does not end the earlier certificate.
     rotate(&authority, &["retire"]).refused(1, "depend");
     authority.run(&["revoke", "--serial", &old]).done();
     rotate(&authority, &["status"]).done();
@@ -122,7 +122,7 @@ fn both_generations_are_good_until_the_earlier_one_is_retired() {
         openssl(&authority, "new").done();
         assert_ne!(openssl(&authority, "revoked").code, 0);
     }
-    // A second rotation, with its own list numbers.
+    // A second rotation has its own CRL numbers.
     rotate(&authority, &["prepare"]).done();
     rotate(&authority, &["retire", "--force"]).done();
     assert!(authority.path("retired/2/root.pem").exists());
@@ -154,7 +154,7 @@ fn a_name_of_both_generations_is_revoked_in_both() {
         .done()
         .json();
     assert_eq!(listed["certificates"].as_array().unwrap().len(), 2);
-    // The intermediate itself, too.
+    // The earlier intermediate itself can be revoked too.
     let earlier = authority.path("earlier/intermediate.pem");
     authority
         .run(&["revoke", "--cert", earlier.to_str().unwrap()])
@@ -226,7 +226,7 @@ fn a_killed_rotation_leaves_the_old_one_or_both() {
 
 #[test]
 fn a_killed_retirement_is_not_begun_or_completed() {
-    /// An authority that can retire a generation.
+    /// Creates an authority with an earlier generation that can be retired.
     fn prepared() -> Authority {
         let authority = Authority::new();
         issue(&authority, "old");
@@ -240,13 +240,13 @@ fn a_killed_retirement_is_not_begun_or_completed() {
     for delay in moments.delays() {
         let authority = prepared();
         kill_after(&authority, &RETIRE, delay);
-        // The present generation never suffers, and lists can be signed.
+        // The current generation stays valid, and its CRLs can be signed.
         if has_tool("openssl", "version") {
             openssl(&authority, "new").done();
         }
         issue(&authority, "newer");
         authority.has_nothing_aside();
-        // The next command has completed it, if it was decided.
+        // If the retirement was recorded, the next command has completed it.
         let roots = certificates(&authority.path("trust.pem")).len();
         assert_eq!(authority.path("earlier").exists(), roots == 2);
         authority.run(&["crl"]).done();
@@ -261,7 +261,7 @@ fn a_killed_retirement_is_not_begun_or_completed() {
         assert_eq!(lists(&authority.path("crl/root.crl")).0, 1);
         assert_eq!(lists(&authority.path("crl/intermediate.crl")).0, 1);
         assert!(!authority.path("earlier").exists());
-        // Keys are put aside, never lost.
+        // The keys are moved to another folder and never deleted.
         for file in [
             "root.key",
             "intermediate.key",
@@ -289,8 +289,8 @@ fn every_step_of_an_interrupted_rotation_is_completed() {
     let authority = Authority::new();
     issue(&authority, "old");
     rotate(&authority, &["prepare"]).done();
-    // As if the process had ended after the first moves: some files of the new
-    // generation are still in next/, and pki.toml says so.
+    // As if the process had ended after it moved some files: other files of the new generation
+    // are still in next/, and pki.toml records this.
     let state = String::from_utf8(authority.read("pki.toml")).unwrap();
     let unsettled = state.replace("generation = 2\n", "generation = 2\nunsettled = true\n");
     assert_ne!(state, unsettled);
@@ -315,9 +315,8 @@ fn every_step_of_an_interrupted_rotation_is_completed() {
     }
 }
 
-/// The directory in which earlier versions made a new generation, as they left it when
-/// they were killed after everything else: it went neither with the next command nor
-/// with the retirement.
+/// Earlier versions created a new generation in the directory next/. If such a version was killed
+/// at its end, the directory stayed. The next command and the retirement must remove it.
 #[test]
 fn nothing_of_a_rotation_stays_beside_the_authority() {
     let authority = Authority::new();

@@ -1,4 +1,5 @@
-//! What only a terminal shows: the prompt for a passphrase, and how far a long list is.
+//! Output that only a terminal shows: the prompt for a passphrase, and the progress of a long
+//! list.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -8,7 +9,8 @@ use countersign_testkit::skipped::has_tool;
 use super::Authority;
 use crate::support::{BINARY, Run};
 
-/// Runs `countersign pki …` in a directory, on a terminal with typed input.
+/// Runs `countersign pki …` on a terminal, with `typed` as its input. Returns `None` if the
+/// tool `script` is missing.
 fn on_a_terminal(directory: &std::path::Path, arguments: &[&str], typed: &str) -> Option<Run> {
     if !has_tool("script", "--version") {
         return None;
@@ -26,7 +28,7 @@ fn on_a_terminal(directory: &std::path::Path, arguments: &[&str], typed: &str) -
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    // Closed at once; what was typed waits in the terminal.
+    // Standard input is closed at once. The typed input waits in the terminal.
     let _ = child.stdin.take().unwrap().write_all(typed.as_bytes());
     Some(Run::from(child.wait_with_output().unwrap()))
 }

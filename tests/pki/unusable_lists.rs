@@ -1,5 +1,5 @@
-//! `pki verify` with revocation lists that cannot be used: it never says "checked"
-//! when it could not look into one.
+//! `pki verify` with CRLs that are not usable. The command must never print "checked" for a CRL
+//! that it could not use.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,7 +18,7 @@ fn verify(ca: &TestCa, lists: &[&Path]) -> Run {
     Run::of(command.arg(leaf))
 }
 
-/// Current lists of both authorities, without entries.
+/// Returns current CRLs of both authorities, without entries.
 fn good(ca: &TestCa) -> [PathBuf; 2] {
     [
         ca.write("root.crl", Crl::new().signed_by(ca.root())),
@@ -26,7 +26,7 @@ fn good(ca: &TestCa) -> [PathBuf; 2] {
     ]
 }
 
-/// Lists that cannot be used: what is said about each, and what to do.
+/// Returns CRLs that are not usable, with the expected problem and the expected advice.
 fn unusable(ca: &TestCa) -> Vec<(Vec<u8>, &'static str, &'static str)> {
     let signed = |list: Crl| list.number(2).signed_by(ca.intermediate());
     let whole = signed(Crl::new());
@@ -144,7 +144,7 @@ fn lists_of_others_decide_nothing() {
     let (ca, other) = (TestCa::new("example.org"), TestCa::new("other.org"));
     let [root, issuing] = good(&ca);
     let serial = ca.client("/a").serial().to_vec();
-    // The name of our authority, and another key.
+    // An authority with the name of our intermediate but with another key.
     let namesake = ca
         .root()
         .intermediate(&AuthoritySpec::new("example.org intermediate"));
@@ -170,7 +170,8 @@ fn lists_of_others_decide_nothing() {
         assert_eq!(run.code, 3, "{name}: {}{}", run.stdout, run.stderr);
         assert_eq!(run.json()["reason"], "revocation-unknown", "{name}");
     }
-    // One of the root's name and another key is said, since the root's key is known.
+    // A CRL with the name of the root but with another key is reported, because the root's key
+    // is known.
     let namesake = TestCa::new("example.org");
     let forged = ca.write(
         "forged.crl",

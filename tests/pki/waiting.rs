@@ -1,5 +1,5 @@
-//! Commands that wait: `revoke --wait` for gateways, `crl --every` and
-//! `renew --every` for the next time.
+//! Commands that wait: `revoke --wait` waits for gateways, and `crl --every` and `renew --every`
+//! wait for the next run.
 
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -13,10 +13,10 @@ use serde_json::Value;
 use super::{Authority, certificates, revocation_list};
 use crate::support::{BINARY, Run};
 
-/// Longest time that anything here may take.
+/// The maximum time of each operation in these tests.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// A gateway that trusts an authority, with a socket for operators.
+/// Starts a gateway that trusts an authority and has a socket for operators.
 pub(super) async fn gateway(authority: &Authority, echo: &Echo, revocation: &str) -> Gateway {
     let domain = format!(
         "name = \"example.org\"\nroots = [{:?}]\n{revocation}",
@@ -51,7 +51,7 @@ pub(super) fn issue(authority: &Authority, name: &str) -> Credentials {
     )
 }
 
-/// Runs a command while the gateways of this test go on.
+/// Runs a command, while the async tasks of the test continue.
 async fn run(authority: &Authority, arguments: &[&str]) -> Run {
     let mut command = tokio::process::Command::from(authority.pki(arguments));
     Run::of_async(&mut command).await
@@ -103,14 +103,14 @@ async fn revoking_waits_until_every_gateway_obeys() {
     assert_eq!(second["connections_closed"], 0, "{said}");
     assert!(second["closed_within_ms"].is_null(), "{said}");
 
-    // They are closed when the command says so.
+    // When the command says that the connections are closed, they are closed.
     assert!(theirs.get("/a").await.is_err());
     assert!(more.get("/a").await.is_err());
     assert_eq!(others.get("/a").await.unwrap().status, 200);
     let client = one.client("orders.example.org").with(&thief);
     assert_eq!(client.refusal().await.alert(), Some(44));
 
-    // Again, for a person.
+    // The same command without `--json`.
     let said = run(&authority, &revoke(&[])).await.done();
     assert!(said.stdout.contains("obeys after"), "{}", said.stdout);
     assert!(
@@ -231,7 +231,7 @@ async fn a_gateway_that_does_not_obey_is_named_and_the_revocation_stands() {
         .refused(2, "--wait");
 }
 
-/// A command that keeps running; killed at the end.
+/// A command that keeps running. Dropping it kills the process.
 struct Running(Child);
 
 impl Running {
@@ -273,7 +273,7 @@ fn lines(path: &Path) -> usize {
 fn lists_are_signed_again_and_again() {
     let authority = Authority::new();
     let log = authority.home.path().join("log");
-    // Fails the first time: it is run again.
+    // The hook fails the first time, so that the command runs it again.
     let hook = format!(
         "echo $COUNTERSIGN_LISTS >> {0}; test $(wc -l < {0}) -gt 1",
         log.display()
@@ -325,7 +325,7 @@ fn a_renewal_hook_that_failed_is_called_again() {
     let leaf = authority.path("issued/a.pem");
     let log = authority.home.path().join("log");
     let hook = format!("echo x >> {0}; test $(wc -l < {0}) -gt 2", log.display());
-    // Due at once, and once only.
+    // The renewal is due at once, and only once.
     let _running = Running::start(
         &authority,
         &[

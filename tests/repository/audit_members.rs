@@ -1,4 +1,4 @@
-//! `docs/audit.md` names every member of an audit line, and no others.
+//! `docs/audit.md` must name exactly the members that audit lines can have.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,8 +10,8 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap()
 }
 
-/// The members that the document names for each event, and whether they are always
-/// there.
+/// Returns the members that the document names for each event. The value says whether the member
+/// is always present.
 pub(crate) fn documented() -> BTreeMap<String, BTreeMap<String, bool>> {
     let mut events = BTreeMap::new();
     let mut event = String::new();
@@ -29,7 +29,7 @@ pub(crate) fn documented() -> BTreeMap<String, BTreeMap<String, bool>> {
     events
 }
 
-/// The name at the beginning of `text`, up to `end`.
+/// Returns the member name at the beginning of `text`, before `end`.
 fn name<'a>(text: &'a str, end: &str) -> Option<&'a str> {
     let (name, _) = text.split_once(end)?;
     let is_name = |name: &str| {
@@ -39,7 +39,7 @@ fn name<'a>(text: &'a str, end: &str) -> Option<&'a str> {
     Some(name).filter(|name| !name.is_empty() && is_name(name))
 }
 
-/// The members that code writes as text.
+/// Returns the members that the code writes as text.
 fn written(code: &str) -> Members {
     let starts = [
         ("\\\"", "\\\":"),
@@ -55,7 +55,7 @@ fn written(code: &str) -> Members {
     members
 }
 
-/// The members that a structure is written as.
+/// Returns the members that serialization writes for the fields of a struct.
 fn fields(code: &str, structure: &str) -> Members {
     let (_, rest) = code
         .split_once(&format!("struct {structure}"))

@@ -1,4 +1,4 @@
-//! The map of the source tree names files that are there.
+//! All paths in the map of the source tree (`ARCHITECTURE.md`) must exist.
 
 use crate::support::root;
 

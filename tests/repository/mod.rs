@@ -1,4 +1,4 @@
-//! Checks that the repository contains no private keys, and that its parts agree.
+//! The repository must contain no private keys, and its documents must agree with the code.
 
 pub(crate) mod audit_members;
 mod map;
@@ -6,7 +6,8 @@ mod map;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Files under version control; without git, all files outside build folders.
+/// Returns the files under version control. Without git, returns all files outside of build
+/// folders.
 fn files(root: &Path) -> Vec<PathBuf> {
     let tracked = Command::new("git")
         .args([
@@ -51,8 +52,8 @@ fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// A line that begins a private key in PEM, and the base64 that follows it. A
-/// test that only names the label is not a key.
+/// Returns whether a text contains a PEM private key: a BEGIN line and then base64. A test that
+/// contains only the BEGIN line is allowed.
 fn holds_private_key(text: &str) -> bool {
     let mut lines = text.lines().map(str::trim);
     while let Some(line) = lines.next() {

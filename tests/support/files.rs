@@ -1,11 +1,11 @@
-//! Files of a test.
+//! Temporary directories and files of a test.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-/// A directory that ends with the test.
+/// A temporary directory that is removed at the end of the test.
 pub(crate) struct Files(TempDir);
 
 impl Files {
@@ -24,20 +24,20 @@ impl Files {
     }
 }
 
-/// Replaces a file in one step, so that a gateway that watches it never reads half of
-/// it.
+/// Replaces a file atomically, so that a gateway that watches the file never reads half of the
+/// content.
 pub(crate) fn replace(path: &Path, content: impl AsRef<[u8]>) {
     let aside = path.with_extension("aside");
     std::fs::write(&aside, content).unwrap();
     std::fs::rename(&aside, path).unwrap();
 }
 
-/// A file's permissions.
+/// Returns the permission bits of a file.
 pub(crate) fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().permissions().mode() & 0o777
 }
 
-/// Replaces a file by something that blocks its readers, or has no end.
+/// Replaces a file with a file that blocks its readers or has no end. `what` selects the kind.
 pub(crate) fn obstruct(path: &Path, what: &str) {
     if path.is_dir() {
         std::fs::remove_dir_all(path).unwrap();
@@ -52,7 +52,7 @@ pub(crate) fn obstruct(path: &Path, what: &str) {
     }
 }
 
-/// Makes a named pipe.
+/// Creates a named pipe.
 pub(crate) fn named_pipe(path: &Path) {
     let made = std::process::Command::new("mkfifo").arg(path).status();
     assert!(made.unwrap().success(), "{}", path.display());

@@ -1,4 +1,4 @@
-//! Requests, and connections in the middle of a response.
+//! HTTP requests, and connections on which a response is in progress.
 
 use bytes::Bytes;
 use countersign_testkit::{Client, Connection};
@@ -14,7 +14,7 @@ pub(crate) fn request(method: &str, path: &str, body: impl Into<Bytes>) -> Reque
         .unwrap()
 }
 
-/// A GET request with these fields.
+/// Makes a GET request with these header fields.
 pub(crate) fn get_with(path: &str, fields: &[(&str, &str)]) -> Request<Bytes> {
     let mut request = Request::get(path);
     for (name, value) in fields {
@@ -23,13 +23,13 @@ pub(crate) fn get_with(path: &str, fields: &[(&str, &str)]) -> Request<Bytes> {
     request.body(Bytes::new()).unwrap()
 }
 
-/// A connection in the middle of a response from an
-/// [`Echo`](countersign_testkit::Echo).
+/// Returns a connection on which a response from an [`Echo`](countersign_testkit::Echo) is in
+/// progress.
 pub(crate) async fn streaming(client: &Client) -> Connection {
     streaming_with(client, "").await
 }
 
-/// The same for a request with more fields, each with its line end.
+/// Same as [`streaming`], with more header fields. Each field ends with CRLF.
 pub(crate) async fn streaming_with(client: &Client, fields: &str) -> Connection {
     let mut connection = client.connect().await.unwrap();
     let request = format!("GET /hang-mid-body HTTP/1.1\r\nHost: {HOST}\r\n{fields}\r\n");

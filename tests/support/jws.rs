@@ -1,10 +1,10 @@
-//! Signed tokens, taken apart without verifying them.
+//! Decodes signed tokens without verifying them.
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use countersign_testkit::{Answer, Credentials, sha256};
 use serde_json::Value;
 
-/// base64url without padding.
+/// Encodes bytes as base64url without padding.
 pub(crate) fn base64url(octets: &[u8]) -> String {
     Base64UrlUnpadded::encode_string(octets)
 }
@@ -13,7 +13,7 @@ pub(crate) fn base64url_decode(text: &str) -> Vec<u8> {
     Base64UrlUnpadded::decode_vec(text).unwrap()
 }
 
-/// Header and claims of a compact JWS.
+/// Returns the header and the claims of a compact JWS.
 #[track_caller]
 pub(crate) fn decode(token: &str) -> (Value, Value) {
     let parts: Vec<&str> = token.split('.').collect();
@@ -22,7 +22,7 @@ pub(crate) fn decode(token: &str) -> (Value, Value) {
     (part(parts[0]), part(parts[1]))
 }
 
-/// The same token with another subject.
+/// Returns the same token with another subject, so that the signature is wrong.
 pub(crate) fn altered(token: &str) -> String {
     let mut parts: Vec<String> = token.split('.').map(str::to_owned).collect();
     let mut claims: Value = serde_json::from_slice(&base64url_decode(&parts[1])).unwrap();
@@ -31,7 +31,7 @@ pub(crate) fn altered(token: &str) -> String {
     parts.join(".")
 }
 
-/// The one assertion that an [`Echo`](countersign_testkit::Echo) received.
+/// Returns the only assertion that an [`Echo`](countersign_testkit::Echo) received.
 #[track_caller]
 pub(crate) fn assertion(answer: &Answer) -> String {
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -40,13 +40,14 @@ pub(crate) fn assertion(answer: &Answer) -> String {
     received.remove(0)
 }
 
-/// The claims of the one assertion that an [`Echo`](countersign_testkit::Echo) received.
+/// Returns the claims of the only assertion that an [`Echo`](countersign_testkit::Echo)
+/// received.
 #[track_caller]
 pub(crate) fn assertion_claims(answer: &Answer) -> Value {
     decode(&assertion(answer)).1
 }
 
-/// The value that binds a token to a certificate (RFC 8705 section 3.1).
+/// Returns the `x5t#S256` value that binds a token to a certificate (RFC 8705 section 3.1).
 pub(crate) fn thumbprint(credentials: &Credentials) -> String {
     base64url(&sha256(credentials.leaf()))
 }

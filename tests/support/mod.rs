@@ -1,8 +1,8 @@
-//! What tests share: runs of the program, gateways with what belongs around them, and
-//! small tools.
+//! Helpers that several folders of tests use: runs of the program, gateways with callers and
+//! services, and small functions.
 //!
-//! Helpers of one folder are in that folder's `mod.rs`. What two folders need is here,
-//! or in `crates/testkit` if it does not depend on which program is tested.
+//! Helpers that only one folder uses are in that folder's `mod.rs`. Helpers that do not depend
+//! on the tested program are in `crates/testkit`.
 
 mod files;
 mod http;
@@ -25,23 +25,23 @@ pub(crate) use revocation::{RevocationLists, revocable};
 pub(crate) use trust::bundle_config;
 pub(crate) use world::{Front, World, resident_kib};
 
-/// The binary under test.
+/// The path of the binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_countersign");
-/// The host that requests are for unless a test says otherwise.
+/// The host in requests, unless a test uses another host.
 pub(crate) const HOST: &str = "orders.example.org";
-/// The gateway's issuer in every test.
+/// The issuer of the gateway's assertions in every test.
 pub(crate) const ISSUER: &str = "https://gateway.example.org:9080";
-/// The issuer of tokens that are checked with keys in a file.
+/// The issuer of tokens that the gateway verifies with keys in a file.
 pub(crate) const TOKEN_ISSUER: &str = "https://idp.example.org";
-/// SPIFFE path of the caller that is allowed unless a test says otherwise.
+/// The SPIFFE path of the allowed caller, unless a test uses another caller.
 pub(crate) const CALLER: &str = "/ns/shop/sa/checkout";
 
-/// The repository's root.
+/// Returns the root directory of the repository.
 pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The time, in seconds since the Unix epoch.
+/// Returns the current time in seconds since 1970.
 pub(crate) fn now() -> u64 {
     countersign_core::clock::unix_now()
 }

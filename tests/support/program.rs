@@ -1,4 +1,4 @@
-//! Runs of the program, and of others.
+//! Runs `countersign` and other programs, and checks their results.
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::BINARY;
 
-/// A finished run of a program.
+/// The result of a program that has ended.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) code: i32,
@@ -23,17 +23,17 @@ pub(crate) fn countersign(arguments: &[&str], input: impl AsRef<[u8]>) -> Run {
 }
 
 impl Run {
-    /// Without a standard input unless the command has one.
+    /// Runs a command to its end. The command has no standard input, unless the test set one.
     pub(crate) fn of(command: &mut Command) -> Self {
         Self::from(command.output().unwrap())
     }
 
-    /// While the gateways of this test go on.
+    /// Runs a command to its end, while the async tasks of the test continue.
     pub(crate) async fn of_async(command: &mut tokio::process::Command) -> Self {
         Self::from(command.output().await.unwrap())
     }
 
-    /// Fails the test if the command does not end by itself within a minute.
+    /// Runs a command. The test fails if the command does not end within a minute.
     #[track_caller]
     pub(crate) fn in_time(command: &mut Command) -> Self {
         let child = command
@@ -62,7 +62,8 @@ impl Run {
             .spawn()
             .unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        // A program that refuses its arguments ends without reading its input.
+        // The error is ignored, because a program that refuses its arguments ends without
+        // reading its input.
         let _ = stdin.write_all(input.as_ref());
         drop(stdin);
         Self::from(child.wait_with_output().unwrap())
@@ -75,8 +76,8 @@ impl Run {
         self
     }
 
-    /// Fails the test unless the program ended with `code` and said `words` on standard
-    /// error.
+    /// Fails the test unless the program ended with exit code `code` and wrote `words` to
+    /// standard error.
     #[track_caller]
     pub(crate) fn ended(self, code: i32, words: &str) -> Self {
         assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
@@ -84,7 +85,7 @@ impl Run {
         self
     }
 
-    /// The same, and fails the test if there was a result on standard output.
+    /// Same as [`Run::ended`]. Also fails the test if the program wrote to standard output.
     #[track_caller]
     pub(crate) fn refused(self, code: i32, words: &str) -> Self {
         let run = self.ended(code, words);
@@ -92,7 +93,7 @@ impl Run {
         run
     }
 
-    /// Fails the test unless the result was negative, with this reason.
+    /// Fails the test unless the program ended with exit code 3 and gave this reason.
     #[track_caller]
     pub(crate) fn says_no(&self, reason: &str) {
         assert_eq!(self.code, 3, "{self:?}");
@@ -100,7 +101,7 @@ impl Run {
         assert!(self.stderr.starts_with(&expected), "{self:?}");
     }
 
-    /// The one line of standard output as JSON.
+    /// Returns standard output as JSON. It must be exactly one line.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         assert_eq!(self.stdout.lines().count(), 1, "{self:?}");
@@ -109,7 +110,7 @@ impl Run {
 }
 
 impl From<Output> for Run {
-    /// Fails every test in which the program panics.
+    /// Takes the result of a program. The test fails if the program panicked.
     #[track_caller]
     fn from(output: Output) -> Self {
         let run = Self {

@@ -1,4 +1,4 @@
-//! Changes while a gateway runs, and waiting until it has noticed them.
+//! Changes the configuration of a running gateway, and waits for the reload.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::replace;
 
-/// Waits until this generation of the configuration, or a later one, is in service.
+/// Waits until the gateway uses generation `wanted` of its configuration, or a later one.
 pub(crate) async fn generation(gateway: &Gateway, wanted: u64) {
     until("a reload", async || {
         let ready = plain(gateway.admin(), "GET", "/readyz", &[]).await.json();
@@ -17,8 +17,8 @@ pub(crate) async fn generation(gateway: &Gateway, wanted: u64) {
     .await;
 }
 
-/// Waits until the gateway has logged that it loaded a changed configuration, or a file
-/// that the configuration names.
+/// Waits until the log says that a changed configuration, or a file that the configuration
+/// names, was loaded.
 pub(crate) async fn reloaded(gateway: &Gateway) {
     until("a reload", async || {
         let said = gateway.stderr();
@@ -27,10 +27,10 @@ pub(crate) async fn reloaded(gateway: &Gateway) {
     .await;
 }
 
-/// Changes the configuration and waits until the change is in service.
+/// Changes the configuration file and waits until the gateway uses the new configuration.
 pub(crate) async fn change(gateway: &Gateway, edit: impl Fn(String) -> String) {
-    // Files that the configuration names are read by themselves: the generation says
-    // nothing of the configuration.
+    // The function counts log messages, because the generation also increases when the gateway
+    // reloads a file that the configuration names.
     let reloads = || gateway.stderr().matches("configuration reloaded").count();
     let before = reloads();
     let config = gateway.config_file();
@@ -39,8 +39,8 @@ pub(crate) async fn change(gateway: &Gateway, edit: impl Fn(String) -> String) {
     until("a reload of the configuration", async || reloads() > before).await;
 }
 
-/// Waits until `/readyz` of the operators' listener mentions `wanted`, or no longer
-/// does, and returns what it says then.
+/// If `there` is true, waits until `/readyz` of the admin listener contains `wanted`. Otherwise
+/// waits until it does not contain `wanted`. Returns the response.
 pub(crate) async fn readyz(gateway: &Gateway, wanted: &str, there: bool) -> Value {
     let wait = async {
         loop {

@@ -1,4 +1,4 @@
-//! The revocation lists of an authority, as files that a gateway watches.
+//! The CRLs of an authority, in files that a gateway watches.
 
 use std::path::PathBuf;
 
@@ -6,15 +6,15 @@ use countersign_testkit::{Credentials, Crl, TestCa};
 
 use super::{World, replace};
 
-/// The lists of root and intermediate, which revoke nothing at first.
+/// The files with the CRLs of root and intermediate. At first, the CRLs revoke nothing.
 pub(crate) struct RevocationLists {
     root: PathBuf,
-    /// That of the intermediate, which issues the callers' certificates.
+    /// The CRL of the intermediate, which issues the callers' certificates.
     pub(crate) issuing: PathBuf,
 }
 
 impl RevocationLists {
-    /// Writes them into the authority's directory.
+    /// Writes the CRLs into the authority's directory.
     pub(crate) fn of(ca: &TestCa) -> Self {
         Self {
             root: ca.write("root.crl", Crl::new().signed_by(ca.root())),
@@ -22,23 +22,23 @@ impl RevocationLists {
         }
     }
 
-    /// The line of a `[[trust_domain]]` that names them.
+    /// Returns the `crls` line of a `[[trust_domain]]` table that names these files.
     pub(crate) fn setting(&self) -> String {
         format!("crls = [{:?}, {:?}]", self.root, self.issuing)
     }
 
-    /// Replaces the intermediate's list.
+    /// Replaces the CRL of the intermediate.
     pub(crate) fn publish(&self, ca: &TestCa, list: Crl) {
         replace(&self.issuing, list.signed_by(ca.intermediate()));
     }
 
-    /// Replaces the intermediate's list by a newer one with this certificate.
+    /// Replaces the CRL of the intermediate with a newer CRL that revokes this certificate.
     pub(crate) fn revoke(&self, ca: &TestCa, caller: &Credentials) {
         self.publish(ca, Crl::new().number(2).revoke(caller.serial()));
     }
 }
 
-/// A gateway that checks revocation by the lists of its authority.
+/// Starts a gateway that checks revocation with the CRLs of its authority.
 pub(crate) async fn revocable() -> (World, RevocationLists) {
     let ca = TestCa::new("example.org");
     let lists = RevocationLists::of(&ca);

@@ -1,4 +1,4 @@
-//! Programs in other languages (`tests/foreign`).
+//! Runs client programs in other languages (`tests/foreign`).
 
 use std::path::Path;
 use std::process::Stdio;
@@ -10,16 +10,16 @@ use tokio::process::{Child, Command};
 
 use super::{HOST, root};
 
-/// What a script ends with if the library it is about is not installed.
+/// The exit code of a script if the library that the script tests is not installed.
 pub(crate) const ABSENT: i32 = 77;
 
-/// A command that runs one of the scripts in Python.
+/// Returns a command that runs a Python script.
 pub(crate) fn python(script: &str) -> Command {
     let program = std::env::var("COUNTERSIGN_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     command(&program, script)
 }
 
-/// A command that runs one of the scripts in Node.
+/// Returns a command that runs a Node.js script.
 pub(crate) fn node(script: &str) -> Command {
     let mut command = command("node", script);
     if std::env::var_os(NODE_MODULES).is_none() {
@@ -39,8 +39,8 @@ fn command(program: &str, script: &str) -> Command {
     command
 }
 
-/// Starts a script with pipes; `None`, and a note, if its language is not installed.
-/// `what` names the library it is about.
+/// Starts a script with pipes for standard input and output. If its language is not installed,
+/// returns `None` and notes this. `what` is the name of the tested library.
 pub(crate) fn start(mut command: Command, what: &str) -> Option<Child> {
     let child = command
         .stdin(Stdio::piped())
@@ -50,7 +50,7 @@ pub(crate) fn start(mut command: Command, what: &str) -> Option<Child> {
     tool(what, child.is_ok()).then(|| child.ok()).flatten()
 }
 
-/// What a script needs to know to be a caller.
+/// Returns the address and the certificates that a script needs to call the gateway.
 pub(crate) fn told(ca: &TestCa, gateway: &Gateway) -> Value {
     let credentials = |credentials: Credentials| json!({ "chain": credentials.chain_pem(), "key": credentials.key_pem() });
     json!({

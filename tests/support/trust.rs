@@ -1,6 +1,6 @@
-//! Trust in this process, for tests and benchmarks of the library.
+//! Trust bundles for tests and benchmarks that call the library directly.
 //!
-//! Benchmarks include this file by its path, so it uses nothing else of the tests.
+//! Benchmarks include this file by its path, so that it must not use other files of the tests.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use countersign_core::identity::{IdentityPattern, NameType, TrustDomain};
 use countersign_core::trust::{RevocationDepth, RevocationPosture, TrustBundleConfig};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
-/// The trust domain `example.org`, whose authorities may certify its SPIFFE IDs.
-/// With lists, revocation is checked for the whole path.
+/// Returns the bundle of the trust domain `example.org`. Its authorities may certify SPIFFE IDs
+/// of this domain. If there are CRLs, revocation is checked for the whole path.
 pub(crate) fn bundle_config(
     roots: Vec<CertificateDer<'static>>,
     crls: Vec<CertificateRevocationListDer<'static>>,

@@ -1,4 +1,4 @@
-//! A running gateway with what belongs around it.
+//! Running gateways with an authority, a service and a caller.
 
 use std::net::SocketAddr;
 
@@ -6,14 +6,15 @@ use countersign_testkit::{Client, Credentials, Echo, Gateway, Settings, TestCa};
 
 use super::{BINARY, CALLER, HOST};
 
-/// A gateway and a caller that it knows; the service is the test's own.
+/// A running gateway and its allowed caller. The test itself provides the service.
 pub(crate) struct Front {
     pub(crate) gateway: Gateway,
     pub(crate) caller: Credentials,
 }
 
 impl Front {
-    /// An upstream with these endpoints and keys, and a route that takes everything.
+    /// Starts a gateway. It has one upstream with these endpoints and further keys (`more`), and
+    /// one route for all paths and callers.
     pub(crate) async fn open(ca: &TestCa, endpoints: &[String], more: &str) -> Self {
         let settings = Settings::new(ca)
             .upstream_at("orders", endpoints, more)
@@ -25,7 +26,7 @@ impl Front {
         Self::with(ca, &settings).await
     }
 
-    /// Settings of the test's own.
+    /// Starts a gateway with these settings.
     pub(crate) async fn with(ca: &TestCa, settings: &Settings) -> Self {
         Self {
             gateway: Gateway::start(BINARY, settings).await,
@@ -33,13 +34,13 @@ impl Front {
         }
     }
 
-    /// The caller, with its certificate.
+    /// Returns a client with the certificate of the allowed caller.
     pub(crate) fn client(&self) -> Client {
         self.gateway.client(HOST).with(&self.caller)
     }
 }
 
-/// An authority, a service that echoes, a gateway between, and a caller that it knows.
+/// A certificate authority, an echo service, a gateway in front of it, and an allowed caller.
 pub(crate) struct World {
     pub(crate) ca: TestCa,
     pub(crate) echo: Echo,
@@ -48,12 +49,12 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// One route that accepts all requests from every authenticated caller.
+    /// Starts a gateway with one route for all requests of every authenticated caller.
     pub(crate) async fn open() -> Self {
         Self::with(|settings, echo| settings.everything_to(echo)).await
     }
 
-    /// One route that accepts all requests without authentication.
+    /// Starts a gateway with one route for all requests, without authentication.
     pub(crate) async fn open_to_all() -> Self {
         Self::with(|settings, echo| {
             settings
@@ -68,13 +69,14 @@ impl World {
         .await
     }
 
-    /// Settings of the test's own, for a service at this address.
+    /// Starts a gateway. `configure` makes its settings from the address of the echo service.
     pub(crate) async fn with(configure: impl FnOnce(Settings, SocketAddr) -> Settings) -> Self {
         let ca = TestCa::new("example.org");
         Self::of(ca, |settings, _, echo| configure(settings, echo)).await
     }
 
-    /// An authority and settings of the test's own, for a service at this address.
+    /// Starts a gateway. `configure` makes its settings from the authority and the address of the
+    /// echo service.
     pub(crate) async fn of(
         ca: TestCa,
         configure: impl FnOnce(Settings, &TestCa, SocketAddr) -> Settings,
@@ -89,23 +91,23 @@ impl World {
         }
     }
 
-    /// The caller, with its certificate.
+    /// Returns a client with the certificate of the allowed caller.
     pub(crate) fn client(&self) -> Client {
         self.anonymous().with(&self.caller)
     }
 
-    /// A client without certificate.
+    /// Returns a client without a certificate.
     pub(crate) fn anonymous(&self) -> Client {
         self.gateway.client(HOST)
     }
 
-    /// A client with another SPIFFE path.
+    /// Returns a client whose certificate has this SPIFFE path.
     pub(crate) fn client_as(&self, path: &str) -> Client {
         self.anonymous().with(&self.ca.client(path))
     }
 }
 
-/// Returns the private memory of a gateway. Pages of its code are not counted.
+/// Returns the private memory of a gateway in KiB. Memory-mapped code is not counted.
 pub(crate) fn resident_kib(gateway: &Gateway) -> u64 {
     std::fs::read_to_string(format!("/proc/{}/status", gateway.pid()))
         .unwrap()

@@ -1,4 +1,4 @@
-//! `countersign api-key new`: the key once, its hash for the configuration.
+//! `countersign api-key new` prints the key once, and its hash for the configuration.
 
 use std::os::unix::fs::PermissionsExt as _;
 

@@ -1,7 +1,7 @@
-//! Wycheproof's JWS and JWK cases through `countersign token verify`.
+//! Runs the JWS and JWK test cases of Project Wycheproof with `countersign token verify`.
 //!
-//! The data is not part of the repository; see [`countersign_testkit::skipped`].
-//! The library is held against the same cases in `crates/verify`.
+//! The data is not part of the repository; see [`countersign_testkit::skipped`]. `crates/verify`
+//! tests the library with the same cases.
 
 use countersign_testkit::skipped::corpus;
 use serde_json::{Value, json};
@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use super::text;
 use crate::support::{Files, countersign};
 
-/// Valid cases that are refused: the token's algorithm differs from the key's
-/// `alg` (346, 350), and P-521 (347, 351).
+/// The numbers of valid cases that are refused. In 346 and 350, the algorithm of the token is not
+/// the `alg` of the key. 347 and 351 use P-521.
 const REFUSED: [u64; 4] = [346, 347, 350, 351];
 
-/// How many cases were accepted and refused.
+/// Runs all cases of `file`. Returns the numbers of accepted and refused cases.
 fn check(file: &str) -> Option<(usize, usize)> {
     let suite = std::fs::read(corpus("jws")?.join(file)).unwrap();
     let suite: Value = serde_json::from_slice(&suite).unwrap();
@@ -26,7 +26,7 @@ fn check(file: &str) -> Option<(usize, usize)> {
         for case in group["tests"].as_array().unwrap() {
             let number = case["tcId"].as_u64().unwrap();
             let valid = case["result"] == "valid";
-            // JSON serialisation comes as an object; it is no compact JWS.
+            // A token in JSON serialization is an object. As text, it is not a compact JWS.
             let token = match &case["jws"] {
                 Value::String(token) => token.clone(),
                 other => other.to_string(),

@@ -1,5 +1,5 @@
-//! `countersign token` and `countersign api-key` as a person or a script meets
-//! them, and the published cases for signed tokens through the real binary.
+//! `countersign token` and `countersign api-key` as people and scripts use them, and published
+//! test cases for signed tokens with the real binary.
 
 mod api_key;
 mod conformance;

@@ -1,4 +1,4 @@
-//! `countersign token verify`: files, words and exit codes.
+//! `countersign token verify`: files, output and exit codes.
 
 use countersign_testkit::{Idp, TestCa, sha256};
 use serde_json::json;
@@ -66,7 +66,7 @@ fn a_token_comes_from_standard_input_too() {
     assert_eq!(run(&["--algorithm", "ES256", "-"], &token).code, 0);
     run(&["--algorithm", "EdDSA", "-"], &token).says_no("token-algorithm");
     run(&["--algorithm", "HS256", "-"], &token).says_no("token-algorithm");
-    // Certificate-bound tokens do not turn into unbound ones for want of --cert.
+    // A certificate-bound token must not be accepted as an unbound token if `--cert` is missing.
     run(&["--issuer", "x", "--audience", "orders", "-"], &token).says_no("token-issuer");
 }
 

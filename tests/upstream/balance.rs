@@ -1,4 +1,4 @@
-//! Several endpoints: whose turn it is, and what happens when one is not there.
+//! Upstreams with several endpoints: load balancing, and endpoints that are down.
 
 use countersign_testkit::{Credentials, Echo, TestCa};
 use tokio::net::TcpListener;
@@ -55,7 +55,7 @@ async fn all_endpoints_are_used_in_turn_and_one_by_each_caller() {
     assert_eq!(used, 1);
 }
 
-/// Which of the services each caller is served by.
+/// Sends one request for each caller. Returns the name of the service that responded to each.
 async fn served_by(world: &Front, callers: &[Credentials]) -> Vec<String> {
     let mut names = Vec::new();
     for caller in callers {
@@ -116,7 +116,7 @@ async fn requests_go_where_the_fewest_are_in_progress() {
     }
     assert_eq!(echoes[busy].requests(), 1, "requests wait behind another");
     assert_eq!(echoes[free].requests(), 12);
-    // When its caller leaves, nothing is in progress there any more.
+    // When the hanging request is cancelled, its endpoint has no request in progress any more.
     hanging.abort();
     world.gateway.audit().request("/hang").await;
     for _ in 0..12 {

@@ -1,4 +1,4 @@
-//! If one caller makes a service fail, the service is ejected for that caller only.
+//! If only one caller makes a service fail, the service is ejected for that caller only.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use tokio::task::JoinHandle;
 use super::http;
 use crate::support::{Front, HOST, request};
 
-/// A service that breaks off responses below `/break`, does not respond below `/hang`,
-/// and responds to all other paths.
+/// A service that closes the connection for paths below `/break`, sends no response for paths
+/// below `/hang`, and responds to all other requests.
 struct Brittle {
     address: SocketAddr,
     asked: Arc<Asked>,
@@ -57,7 +57,7 @@ impl Brittle {
             return Ok(());
         }
         counts.answered.fetch_add(1, Ordering::SeqCst);
-        // New connections, which alone say something of a service.
+        // `Connection: close` makes the gateway open a new connection for each request.
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
         stream.write_all(answer).await
     }
@@ -77,7 +77,7 @@ impl Drop for Brittle {
     }
 }
 
-/// Not one that is sent again.
+/// Starts a gateway with these services. All requests are POST, which is not sent again.
 async fn world(ca: &TestCa, services: &[&Brittle]) -> Front {
     let endpoints: Vec<_> = services.iter().map(|one| http(one.address)).collect();
     Front::open(ca, &endpoints, "first_byte_timeout = \"200ms\"\n").await
@@ -96,7 +96,7 @@ async fn one_caller_cannot_eject_an_endpoint_for_others() {
         let world = world(&ca, &[&services[0], &services[1]]).await;
         let mut spoiler = client(&world, &ca, "spoiler").session().await.unwrap();
         let mut other = client(&world, &ca, "other").session().await.unwrap();
-        // Each request in turn: every other one of the spoiler's meets the first service.
+        // The requests alternate between the services, so that each service gets three.
         for _ in 0..6 {
             let answer = spoiler.send(request("POST", path, "")).await.unwrap();
             assert!(matches!(answer.status, 502 | 504), "{answer:?}");
@@ -108,7 +108,7 @@ async fn one_caller_cannot_eject_an_endpoint_for_others() {
         }
         assert_eq!([services[0].answered(), services[1].answered()], [1, 1]);
         for _ in 0..3 {
-            // To one of them at least it goes three more times.
+            // At least one of the services gets three more requests from the spoiler.
             for _ in 0..6 {
                 let _ = spoiler.send(request("POST", path, "")).await.unwrap();
             }
@@ -123,7 +123,8 @@ async fn one_caller_cannot_eject_an_endpoint_for_others() {
     }
 }
 
-/// Where one endpoint alone fails the spoiler, it goes elsewhere and the others stay.
+/// If only one of two endpoints fails for a caller, the caller's requests go to the other
+/// endpoint. The failing endpoint stays in use for other callers.
 #[tokio::test]
 async fn an_endpoint_that_fails_one_caller_is_ejected_for_that_caller() {
     let ca = TestCa::new("example.org");
@@ -137,7 +138,7 @@ async fn an_endpoint_that_fails_one_caller_is_ejected_for_that_caller() {
         let answer = spoiler.send(request("POST", "/break", "")).await.unwrap();
         broken += usize::from(answer.status != 200);
     }
-    // Three, and one more each time that it is tried again.
+    // Three failures eject the endpoint. Each later trial of the endpoint is one more failure.
     assert!((3..10).contains(&broken), "{broken} of 40");
     assert_eq!(brittle.failed(), broken);
     for _ in 0..8 {
@@ -162,6 +163,6 @@ async fn an_endpoint_that_fails_several_callers_is_ejected_for_all() {
             let _ = session.send(request("POST", "/break", "")).await.unwrap();
         }
     }
-    // Every one of them would have met it once.
+    // Without the ejection, each of the 20 callers would reach this endpoint once.
     assert!((3..10).contains(&brittle.failed()), "{}", brittle.failed());
 }

@@ -1,4 +1,4 @@
-//! Back-pressure, constant memory, and connections that are not needed any more.
+//! Back-pressure, constant memory use, and the closing of idle connections.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -16,17 +16,18 @@ use tokio::sync::mpsc;
 use super::{http, https};
 use crate::support::{Front, HOST, resident_kib};
 
-/// A block of content.
+/// The size of one block of content in bytes.
 const BLOCK: usize = 64 * 1024;
-/// More than the kernel keeps of one direction of two connections, many times over.
+/// Many times more bytes than the kernel can buffer for two connections.
 const MUCH: usize = 256 * 1024 * 1024;
-/// When one side is stuck it has been for this long.
+/// A side counts as blocked if it makes no progress for this time.
 const STUCK: Duration = Duration::from_millis(500);
-/// What a connection may cost the gateway, buffers of either direction included. The
-/// allocator takes memory in pages of 2 MiB where the kernel has such.
+/// The maximum growth of the gateway's memory for one connection, including the buffers of both
+/// directions. It is large, because the allocator may take memory in pages of 2 MiB.
 const ALLOWED_KIB: u64 = 16 * 1024;
 
-/// A service in HTTP/1.1 whose connections, their heads read, the test plays.
+/// Starts an HTTP/1.1 service that reads the request heads. The test plays the rest of the
+/// service on the connections that this function sends.
 async fn stage() -> (SocketAddr, mpsc::UnboundedReceiver<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -46,7 +47,7 @@ async fn a_caller_is_read_only_as_fast_as_its_service_reads_and_memory_stays_fla
     let ca = TestCa::new("example.org");
     let (address, mut connections) = stage().await;
     let world = Front::open(&ca, &[http(address)], "").await;
-    // What the first requests of either kind leave behind is not the body's.
+    // The first request over each protocol allocates memory once, which must not be counted.
     for protocol in Protocol::BOTH {
         let client = world.client().protocol(protocol);
         let answering = tokio::spawn(async move { client.get("/first").await });
@@ -92,7 +93,7 @@ async fn a_caller_is_read_only_as_fast_as_its_service_reads_and_memory_stays_fla
             grown < ALLOWED_KIB,
             "{protocol:?}: {grown} KiB for {sent} octets"
         );
-        // The service causes the delay: when it reads, more can be sent.
+        // The service causes the delay: after the service reads, the caller can send more.
         let mut buffer = vec![0; BLOCK];
         in_time("octets", service.read_exact(&mut buffer))
             .await
@@ -128,7 +129,7 @@ async fn a_service_is_read_only_as_fast_as_its_caller_reads_and_memory_stays_fla
             grown < ALLOWED_KIB,
             "{protocol:?}: {grown} KiB for {sent} octets"
         );
-        // The caller gets all of it once it reads.
+        // When the caller reads, it gets everything that the service has sent.
         let mut read = 0;
         while read < sent {
             let frame = in_time("a piece", body.frame()).await.unwrap().unwrap();
@@ -179,7 +180,7 @@ async fn a_service_that_does_not_shake_hands_is_not_waited_for() {
 
 #[tokio::test]
 async fn an_unused_connection_is_closed_when_its_time_has_come() {
-    /// What is sooner than it would be noticed by chance.
+    /// The maximum time until the close. Without its own timer, the gateway would notice later.
     const SOON: Duration = Duration::from_secs(3);
     let ca = TestCa::new("example.org");
     let (address, mut connections) = stage().await;

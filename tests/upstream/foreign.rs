@@ -1,5 +1,5 @@
-//! Other people's gRPC and WebSocket implementations on both sides of the
-//! gateway. Skipped where a library is absent, unless tools are required.
+//! gRPC and WebSocket implementations of other projects, on both sides of the gateway. A test is
+//! skipped if its library is missing, unless tools are required.
 
 use std::time::Duration;
 
@@ -10,9 +10,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::support::{BINARY, script};
 
-/// Runs a script that prints the port on which it serves, and then reads the
-/// address of the gateway in front of it. It ends with 77 if its library is not
-/// installed.
+/// Runs a script. The script prints the port on which it serves, and then reads the address of
+/// the gateway. It ends with exit code 77 if its library is not installed.
 async fn run(script: &str, what: &str, protocol: &str) {
     let Some(mut child) = script::start(script::python(script), what) else {
         return;
@@ -52,7 +51,7 @@ async fn run(script: &str, what: &str, protocol: &str) {
             gateway.stderr()
         );
     };
-    // A dozen conversations; the script has a deadline for each.
+    // The script makes about twelve calls, and has a deadline for each.
     tokio::time::timeout(Duration::from_secs(90), conversation)
         .await
         .unwrap_or_else(|_| panic!("{what}: {script} does not end"));

@@ -1,4 +1,4 @@
-//! Active health checks, host names, and how many connections an endpoint gets.
+//! Active health checks, endpoints with host names, and connection limits of endpoints.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::support::{Front, reloaded};
 
 const CHECK: &str = "health_check = { path = \"/healthz\", interval = \"100ms\", timeout = \"1s\", healthy = 2, unhealthy = 2 }\n";
 
-/// A service that says how it is, and counts what else it is asked.
+/// A service that is healthy or not, as the test sets. It counts health checks and requests.
 struct Patient {
     address: SocketAddr,
     state: Arc<State>,
@@ -60,7 +60,7 @@ impl Patient {
         self.state.requests.load(Ordering::SeqCst)
     }
 
-    /// Waits for this many more checks.
+    /// Waits until `more` further health checks have arrived.
     async fn checked(&self, more: usize) {
         let enough = self.checks() + more;
         until("health checks", async || self.checks() >= enough).await;
@@ -129,7 +129,7 @@ async fn an_endpoint_that_is_not_well_gets_nothing_until_it_is() {
     })
     .await;
 
-    // It recovers, and the other one falls ill.
+    // The bad endpoint recovers, and the good endpoint becomes unhealthy.
     bad.state.well.store(true, Ordering::SeqCst);
     good.state.well.store(false, Ordering::SeqCst);
     bad.checked(3).await;
@@ -139,7 +139,7 @@ async fn an_endpoint_that_is_not_well_gets_nothing_until_it_is() {
     }
     assert_eq!((good.requests(), bad.requests()), (6, 6));
 
-    // If none of them is healthy, requests are refused.
+    // If no endpoint is healthy, requests are refused.
     bad.state.well.store(false, Ordering::SeqCst);
     bad.checked(3).await;
     let answer = session.get("/a").await.unwrap();
@@ -149,7 +149,7 @@ async fn an_endpoint_that_is_not_well_gets_nothing_until_it_is() {
     );
     assert_eq!(answer.header("retry-after"), Some("5"));
 
-    // A gateway with checks under way stops as fast as any other.
+    // Running health checks must not delay the end of the gateway.
     drop(session);
     world.gateway.terminate().await;
     assert!(world.gateway.ended().await.success());
@@ -173,7 +173,7 @@ async fn a_reload_that_removes_an_upstream_ends_its_checks() {
     let after = after.split_once('\n').unwrap().1;
     std::fs::write(&config, format!("{before}{after}")).unwrap();
     reloaded(&world.gateway).await;
-    // A check that was under way may still arrive.
+    // A health check that was in progress may still arrive.
     kept.checked(3).await;
     let last = gone.checks();
     kept.checked(5).await;
@@ -281,13 +281,13 @@ async fn who_waits_at_another_worker_has_its_turn() {
         )
         .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
     let world = Front::with(&ca, &settings).await;
-    // They are shared out among the workers in turn.
+    // The two workers get connections in turn, so that each list belongs to one worker.
     let (mut here, mut there) = (Vec::new(), Vec::new());
     for _ in 0..4 {
         here.push(world.client().session().await.unwrap());
         there.push(world.client().session().await.unwrap());
     }
-    // A request of the same worker always waits for the connection.
+    // The worker of `here` always has a request that waits for the upstream connection.
     let busy: Vec<_> = here
         .into_iter()
         .map(|mut session| tokio::spawn(async move { while session.get("/a").await.is_ok() {} }))
@@ -313,7 +313,7 @@ async fn who_would_wait_for_a_connection_in_vain_is_refused() {
     let client = world.client();
     let hanging = tokio::spawn(async move { client.get("/hang").await });
     echo.arrived("/hang").await;
-    // One waits, and gives up after a while; the other is refused at once.
+    // One request waits until its timeout. The other request is refused at once.
     let (one, other) = tokio::join!(async { world.client().get("/a").await.unwrap() }, async {
         world.client().get("/b").await.unwrap()
     });
@@ -333,7 +333,7 @@ async fn who_would_wait_for_a_connection_in_vain_is_refused() {
 async fn endpoints_may_be_host_names() {
     let ca = TestCa::new("example.org");
     let echo = Echo::start().await;
-    // It listens on one of the addresses that this name usually has.
+    // The service listens on only one of the addresses that `localhost` usually has.
     let named = format!("http://localhost:{}", echo.address().port());
     let world = Front::open(&ca, &[named], "dns_refresh = \"1ms\"\n").await;
     let mut session = world.client().session().await.unwrap();

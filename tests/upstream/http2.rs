@@ -1,4 +1,4 @@
-//! h2 to services, and gRPC through the gateway.
+//! h2 connections to services, and gRPC calls through the gateway.
 
 use std::convert::Infallible;
 
@@ -66,7 +66,7 @@ async fn requests_of_many_callers_share_one_connection_per_worker() {
 
 #[tokio::test]
 async fn grpc_streams_both_ways_and_ends_with_filtered_trailers() {
-    // Pauses longer than both timeouts: deadlines are the service's.
+    // The pauses are longer than both timeouts, which do not apply to gRPC calls to h2 services.
     let ca = TestCa::new("example.org");
     let service = Service::start(ServiceSpec::plain(Protocol::Http2)).await;
     let settings = countersign_testkit::Settings::new(&ca)
@@ -161,7 +161,7 @@ async fn a_grpc_call_ends_at_its_deadline_even_if_neither_side_ends_it() {
         .header("grpc-timeout", "100m")
         .body(Bytes::new())
         .unwrap();
-    // The service hangs, and the caller does not give up by itself.
+    // The service hangs, and the caller waits. The gateway must end the call at the deadline.
     let answer = in_time("the deadline", client.send(request)).await.unwrap();
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("grpc-status"), Some("4"), "{answer:?}");
@@ -169,7 +169,8 @@ async fn a_grpc_call_ends_at_its_deadline_even_if_neither_side_ends_it() {
     assert_eq!(service.requests(), 1);
 }
 
-/// Responds at once and continues to read. Reports how the bodies ended.
+/// A service that responds at once and continues to read. It reports whether each body was
+/// complete.
 async fn hasty() -> (std::net::SocketAddr, mpsc::UnboundedReceiver<bool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -215,7 +216,7 @@ async fn an_upload_ends_with_the_answer() {
     in_time("its end", response.into_body().collect())
         .await
         .unwrap();
-    // The caller neither sends more nor goes away.
+    // The caller sends nothing more, and keeps the connection open.
     let complete = in_time("the end of the upload", ended.recv())
         .await
         .unwrap();
@@ -226,7 +227,7 @@ async fn an_upload_ends_with_the_answer() {
         (&line["status"], &line["complete"]),
         (&200.into(), &true.into())
     );
-    // What is sent whole arrives whole.
+    // A request body that is sent completely arrives completely.
     let request = Request::post("/a")
         .body(Bytes::from_static(b"body"))
         .unwrap();
@@ -281,7 +282,7 @@ async fn every_worker_gets_a_connection() {
         .upstream_at("orders", &[http(service.address())], more)
         .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
     let world = Front::with(&ca, &settings).await;
-    // Connections are shared out among the workers.
+    // The workers get the callers' connections in turn.
     let mut sessions = Vec::new();
     for _ in 0..4 {
         sessions.push(world.client().session().await.unwrap());
@@ -294,7 +295,8 @@ async fn every_worker_gets_a_connection() {
     assert_eq!(service.connections(), 2);
 }
 
-/// A service in h2 that never lets a caller's body through, and tells how it ended.
+/// An h2 service that never gives the window to send a body. It reports the code with which the
+/// gateway resets each stream.
 async fn shut() -> (std::net::SocketAddr, mpsc::UnboundedReceiver<h2::Reason>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -348,7 +350,7 @@ async fn an_upload_that_a_service_never_takes_is_given_up_and_it_is_the_services
             (&line["decision"], &line["reason"]),
             (&"allowed".into(), &"upstream-timeout".into())
         );
-        // Its stream is reset and its place is free.
+        // The stream is reset, and a new request is allowed although `max_requests` is 1.
         let reason = in_time("a reset", ended.recv()).await.unwrap();
         assert_eq!(reason, h2::Reason::CANCEL);
         assert_eq!(client.get("/a").await.unwrap().status, 200);
@@ -366,7 +368,7 @@ async fn a_connection_is_unused_from_the_end_of_its_last_request_on() {
         request.body(body).unwrap()
     };
     let answer = sender.send_request(request("/stream", body)).await.unwrap();
-    // Longer than that.
+    // The request takes longer than the idle timeout.
     tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
     drop(pieces);
     in_time("the end", answer.into_body().collect())
@@ -393,7 +395,7 @@ async fn a_service_in_h2_that_never_comes_to_its_answer() {
                     if stream.read_buf(&mut octets).await? == 0 {
                         return Ok(());
                     }
-                    // What comes before is the preface.
+                    // The first 24 bytes are the connection preface.
                     let said = frames::frames(octets.get(24..).unwrap_or_default());
                     if let Some(head) = said.iter().find(|frame| frame.kind == 1) {
                         break head.stream;
@@ -401,7 +403,7 @@ async fn a_service_in_h2_that_never_comes_to_its_answer() {
                 };
                 let interim = [(":status", "103"), ("link", "</a>")];
                 let interim = frames::headers(asked, false, &interim).repeat(100);
-                // For as long as it is read.
+                // Writes interim responses until the gateway closes the connection.
                 while stream.write_all(&interim).await.is_ok() {}
                 std::io::Result::Ok(())
             });

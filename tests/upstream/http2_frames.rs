@@ -1,4 +1,4 @@
-//! What goes over a connection in HTTP/2 to a service, frame by frame.
+//! The single frames on an HTTP/2 connection to a service.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::isolation::{caller, world};
 use crate::support::{HOST, request};
 
-/// The head of a request that a caller writes frame by frame.
+/// Returns the head of a request, for tests that write frames directly.
 const fn head(method: &str) -> [(&str, &str); 4] {
     [
         (":method", method),
@@ -29,9 +29,8 @@ const fn head(method: &str) -> [(&str, &str); 4] {
     ]
 }
 
-/// An HTTP/2 service that records every frame. It responds to every complete request
-/// with the frames that `answer` makes for its stream, and acknowledges PINGs if
-/// `pongs` is set.
+/// An HTTP/2 service that records every frame. To every complete request, it responds with the
+/// frames that `answer` makes for the stream. It acknowledges PINGs if `pongs` is true.
 struct Raw {
     address: SocketAddr,
     frames: Arc<std::sync::Mutex<Vec<frames::Frame>>>,
@@ -134,7 +133,7 @@ async fn trailers_that_are_all_left_out_make_no_frame() {
     drop(pieces);
     let answer = in_time("an answer", answer).await.unwrap().unwrap();
     assert_eq!(answer.status(), 200);
-    // The request's head, and no other one.
+    // The service received the HEADERS frame of the request, and no HEADERS frame for trailers.
     assert_eq!(service.count(1), 1);
     let frames = service.frames.lock().unwrap();
     let last = frames.iter().rfind(|frame| frame.stream == 1).unwrap();
@@ -144,7 +143,7 @@ async fn trailers_that_are_all_left_out_make_no_frame() {
 #[tokio::test]
 async fn a_head_that_the_service_does_not_take_is_not_sent() {
     let ca = TestCa::new("example.org");
-    // SETTINGS_MAX_HEADER_LIST_SIZE of 4 KiB; and nothing said.
+    // The first service sends SETTINGS_MAX_HEADER_LIST_SIZE of 4 KiB, the second no such setting.
     for (settings, fits, too_long) in [
         (&[0, 6, 0, 0, 16, 0][..], 2_000, 5_000),
         (&[][..], 7_000, 9_000),
@@ -173,7 +172,7 @@ async fn a_head_that_the_service_does_not_take_is_not_sent() {
         let path = format!("/a?{}", "x".repeat(too_long));
         let answer = session.send(request("GET", &path, "")).await.unwrap();
         assert_eq!(answer.status, 431);
-        // The connection goes on.
+        // The connection stays usable after the refusal.
         assert_eq!(session.send(with(fits)).await.unwrap().status, 200);
         assert_eq!(service.count(1), 2);
     }
@@ -201,7 +200,7 @@ async fn empty_frames_of_a_service_or_a_caller_are_left_out() {
         let answer = session.get("/a").await.unwrap();
         assert_eq!((answer.status, &*answer.body), (200, &b"content"[..]));
     }
-    // And the other way round, on one connection of a caller.
+    // Empty frames of a caller are left out too.
     let client = caller(&world, &ca, "alice");
     let mut connection = client.connect().await.unwrap();
     connection.write(&frames::preface()).await.unwrap();
@@ -293,10 +292,10 @@ async fn a_body_in_small_pieces_reaches_the_service_in_fewer() {
     assert!(data().count() < PIECES / 4, "{}", data().count());
 }
 
-/// Far more than the library's own account of small frames allows.
+/// The response has far more small frames than the `h2` library itself allows.
 #[tokio::test]
 async fn small_pieces_of_an_answer_wait_for_a_caller_that_pauses() {
-    // They fit into the gateway's window, which the script does not heed.
+    // All pieces fit into the gateway's window, because this service ignores windows.
     const PIECES: usize = 6_000;
     let ca = TestCa::new("example.org");
     let service = Raw::start(Script {
@@ -306,7 +305,7 @@ async fn small_pieces_of_an_answer_wait_for_a_caller_that_pauses() {
             for _ in 0..PIECES {
                 answer.extend(frames::data(stream, false, b"0123456789"));
             }
-            // More than the caller's window takes waits in the gateway.
+            // The gateway buffers what does not fit into the caller's window.
             answer.extend(frames::data(stream, true, b""));
             answer
         },
@@ -326,7 +325,7 @@ async fn small_pieces_of_an_answer_wait_for_a_caller_that_pauses() {
     assert_eq!(whole.unwrap().to_bytes().len(), PIECES * 10);
 }
 
-/// With any error code, also NO_ERROR.
+/// A response that is reset is never complete, not even with the error code NO_ERROR.
 #[tokio::test]
 async fn an_answer_that_a_service_resets_is_not_taken_for_a_whole_one() {
     let ca = TestCa::new("example.org");
@@ -369,7 +368,7 @@ async fn a_late_end_of_a_whole_answer_costs_no_reset() {
     let ca = TestCa::new("example.org");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    // Connections, resets, and ends that were sent.
+    // The three counters are connections, resets, and ends of streams that were sent.
     let counts = Arc::<Late>::default();
     let seen = Arc::clone(&counts);
     let service = tokio::spawn(async move {
@@ -388,7 +387,7 @@ async fn a_late_end_of_a_whole_answer_costs_no_reset() {
     }
     let (connections, resets) = (&counts.0, &counts.1);
     assert_eq!(resets.load(Ordering::SeqCst), 0);
-    // An end may still have been on its way to the gateway.
+    // The gateway may open another connection if the end of a stream has not arrived yet.
     assert!(connections.load(Ordering::SeqCst) <= 4);
     service.abort();
 }
@@ -415,8 +414,7 @@ async fn end_late(mut stream: TcpStream, seen: Arc<Late>) -> io::Result<()> {
                         frames::data(frame.stream, false, b"content"),
                     ];
                     stream.write_all(&begun.concat()).await?;
-                    // The gateway acknowledges it after it has read everything before
-                    // it.
+                    // A PING. The gateway acknowledges the PING only after it has read the content.
                     stream.write_all(&frames::frame(6, 0, 0, &[0; 8])).await?;
                     asked = frame.stream;
                 }

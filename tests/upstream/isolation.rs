@@ -1,5 +1,5 @@
-//! One caller makes an HTTP/2 service end its connection; the requests of other callers
-//! are not affected.
+//! One caller makes an HTTP/2 service close its connection. The requests of other callers must
+//! not fail.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,9 +18,9 @@ use tokio::task::JoinHandle;
 use super::http;
 use crate::support::{Front, HOST};
 
-/// An HTTP/2 service. `/hold` begins a response and sends another piece whenever the test
-/// asks for it. `/calm` ends the connection with ENHANCE_YOUR_CALM. All other paths get a
-/// response at once.
+/// An HTTP/2 service. For `/hold` it begins a response, and sends another piece each time the
+/// test calls `go_on`. For `/calm` it closes the connection with ENHANCE_YOUR_CALM. To all other
+/// requests it responds at once.
 struct Service {
     address: SocketAddr,
     seen: Arc<Seen>,
@@ -29,7 +29,7 @@ struct Service {
 
 #[derive(Default)]
 struct Seen {
-    /// Connections, in all and now.
+    /// The numbers of all connections so far, and of connections that are open now.
     connections: AtomicUsize,
     open: AtomicUsize,
     held: AtomicUsize,
@@ -95,7 +95,7 @@ impl Service {
         self.seen.open.load(Ordering::SeqCst)
     }
 
-    /// Makes every held response continue.
+    /// Lets every held response send another piece.
     fn go_on(&self) {
         self.seen.more.notify_waiters();
     }
@@ -129,7 +129,7 @@ pub(super) fn caller(world: &Front, ca: &TestCa, name: &str) -> Client {
     client.protocol(Protocol::Http2)
 }
 
-/// Sends a request whose response is held.
+/// Sends a request whose response the service holds.
 async fn hold(client: &Client) -> Response<hyper::body::Incoming> {
     let mut sender = client.streams().await.unwrap();
     let (body, empty) = pieces();
@@ -139,7 +139,7 @@ async fn hold(client: &Client) -> Response<hyper::body::Incoming> {
     in_time("an answer", answer).await.unwrap()
 }
 
-/// Whether another piece of a held response arrives.
+/// Returns whether another piece of a held response arrives.
 async fn goes_on(service: &Service, answer: &mut Response<hyper::body::Incoming>) -> bool {
     service.go_on();
     let frame = in_time("a piece", answer.body_mut().frame()).await;
@@ -165,7 +165,7 @@ async fn a_service_that_ends_a_connection_ends_requests_of_one_caller() {
         assert_eq!(bob.get("/a").await.unwrap().status, 200);
         assert!(goes_on(&service, &mut bobs).await);
     }
-    // Her own other request went with it, and the audit log says how.
+    // Mallory's other request failed with the connection, and the audit log gives the reason.
     let lost = in_time("the end", mallorys.body_mut().frame()).await;
     assert!(lost.is_some_and(|frame| frame.is_err()));
     let line = world
@@ -195,7 +195,7 @@ async fn a_connection_that_ended_cleanly_is_the_next_callers() {
         assert_eq!(caller.get("/a").await.unwrap().status, 200);
     }
     assert_eq!(service.connections(), 1);
-    // A connection on which a request was broken off is used only for its caller.
+    // After a caller abandons a request, only this caller may use the connection.
     let mallory = caller(&world, &ca, "mallory");
     let held = hold(&mallory).await;
     assert_eq!(service.connections(), 1);
@@ -224,7 +224,7 @@ async fn an_idle_connection_is_closed_at_the_limit() {
         .audit()
         .line("the end", |line| line["path"] == "/hold")
         .await;
-    // It is not given to another caller, but closed.
+    // The connection is closed, and not used for another caller.
     let bob = caller(&world, &ca, "bob");
     assert_eq!(bob.get("/a").await.unwrap().status, 200);
     until("one connection", async || service.open() == 1).await;
@@ -244,7 +244,7 @@ async fn a_full_endpoint_is_shared_by_callers_that_ended_no_connection() {
     assert_eq!(mallory.get("/a").await.unwrap().status, 200);
     assert_eq!(service.connections(), 1);
     assert!(goes_on(&service, &mut bobs).await);
-    // Which of the two callers caused it, the gateway cannot know.
+    // The gateway cannot know which of the two callers on the connection caused the close.
     assert_eq!(mallory.get("/calm").await.unwrap().status, 502);
     assert!(!goes_on(&service, &mut bobs).await);
     let mut carols = hold(&carol).await;
@@ -275,7 +275,7 @@ async fn the_caller_with_most_connections_yields_one() {
             .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
         let world = Front::with(&ca, &settings).await;
         let mallory = caller(&world, &ca, "mallory");
-        // Over h2 a connection has a hundred requests.
+        // An h2 connection can carry a hundred requests at the same time.
         let at_once = if protocol == "h2" { 100 } else { 1 };
         let mut held = Vec::new();
         for _ in 0..4 {
@@ -308,7 +308,7 @@ async fn the_caller_with_most_connections_yields_one() {
     }
 }
 
-/// A service that never ends a response to `/hold`, in either protocol.
+/// A service that never completes a response to `/hold`, over HTTP/1.1 and h2.
 struct Held {
     address: SocketAddr,
     open: Arc<AtomicUsize>,

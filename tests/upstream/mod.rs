@@ -1,4 +1,4 @@
-//! The services behind the gateway: TLS and h2, upgrades, balancing.
+//! Connections to services: TLS, h2, upgrades and load balancing.
 
 mod balance;
 mod fairness;
@@ -25,8 +25,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// A service that responds to every request with its name. Dropping it ends it and all
-/// its connections, as if its process had been killed.
+/// A service that responds to every request with its name. Dropping it closes all its
+/// connections, as if its process had been killed.
 struct Named {
     address: SocketAddr,
     task: JoinHandle<()>,

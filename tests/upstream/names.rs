@@ -1,7 +1,7 @@
-//! Endpoints by name: looked up again, by the resolver of the system.
+//! Endpoints with host names: the gateway resolves names again with the resolver of the system.
 //!
-//! The gateway runs in its own mount namespace, in which the test controls
-//! `/etc/hosts`. If users may not create one, the test is skipped.
+//! The gateway runs in its own mount namespace, in which the test controls `/etc/hosts`. If
+//! users of this machine may not create such a namespace, the test is skipped.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,13 @@ use crate::support::{BINARY, CALLER, Front};
 
 const NAME: &str = "orders.service.test";
 
-/// What the gateway finds in `/etc/hosts`.
+/// The file that the gateway sees as `/etc/hosts`.
 struct Hosts {
     home: TempDir,
 }
 
 impl Hosts {
-    /// None if that is not possible on this machine.
+    /// Returns `None` if this machine does not allow mount namespaces.
     fn leading_to(address: &str) -> Option<Self> {
         let hosts = Self {
             home: tempfile::tempdir().unwrap(),
@@ -45,7 +45,8 @@ impl Hosts {
     }
 
     fn lead_to(&self, address: &str) {
-        // In place: a bind mount is of the file, not of its name.
+        // The file is changed in place, because a bind mount refers to the file and not to its
+        // name.
         std::fs::write(self.file(), format!("{address} {NAME}\n")).unwrap();
     }
 
@@ -53,7 +54,7 @@ impl Hosts {
         std::fs::write(self.file(), "").unwrap();
     }
 
-    /// A command that sees this file.
+    /// Returns a command that runs in the namespace with this file.
     fn within(&self, command: &[&str]) -> Command {
         let mut within = Command::new("unshare");
         within
@@ -64,7 +65,7 @@ impl Hosts {
         within
     }
 
-    /// A program that is the gateway, and sees this file.
+    /// Returns a script that runs the gateway in the namespace with this file.
     fn program(&self) -> PathBuf {
         let path = self.home.path().join("gateway");
         let quoted = |path: &Path| format!("'{}'", path.display());
@@ -80,7 +81,7 @@ impl Hosts {
     }
 }
 
-/// Two services with one port, at two addresses.
+/// Starts two services with the same port at two addresses.
 async fn two_with_one_port() -> [Named; 2] {
     loop {
         let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -113,7 +114,8 @@ async fn a_name_is_looked_up_again_and_its_last_address_outlives_a_failure() {
         let answer = session.get("/a").await.unwrap();
         assert_eq!(&answer.body[..], b"first", "{}", world.gateway.stderr());
     }
-    // The service moves. Its connection that is there is not used any longer.
+    // The name now resolves to the second service. The connection to the first service is not
+    // used any more.
     hosts.lead_to("127.0.0.2");
     in_time("the other address", async {
         loop {
@@ -128,7 +130,7 @@ async fn a_name_is_looked_up_again_and_its_last_address_outlives_a_failure() {
     .await;
     let [first, _second] = services;
     drop(first);
-    // The name cannot be resolved any more: the last address stays in use.
+    // The name does not resolve any more, so that the last address stays in use.
     hosts.lead_nowhere();
     in_time("a look-up that fails", async {
         while !world.gateway.stderr().contains("was not found again") {

@@ -1,6 +1,5 @@
-//! An h2 service that violates the rules of h2: the caller gets one plain refusal, the
-//! request is not sent again, and other requests on the connection are affected as
-//! little as possible.
+//! An h2 service that violates the rules of h2. The caller must get one refusal, and the request
+//! must not be sent again. Other requests on the connection should not fail, if possible.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,13 +20,13 @@ const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
-/// What a service says to the n-th request of all, which came on this stream.
+/// Makes the response to a request from the number of the request and its stream.
 type Script = dyn Fn(usize, u32) -> Vec<u8> + Send + Sync;
 
-/// A malformed response on a stream.
+/// Makes a malformed response on a stream.
 type Nonsense = fn(u32) -> Vec<u8>;
 
-/// A service that writes its frames itself.
+/// An h2 service that writes the frames of its responses itself.
 struct Frames {
     address: SocketAddr,
     requests: Arc<AtomicUsize>,
@@ -79,7 +78,7 @@ async fn speak(
         if stream.read_buf(&mut octets).await? == 0 {
             return Ok(());
         }
-        // What comes before is the preface.
+        // The first 24 bytes are the connection preface.
         let said = http2::frames(octets.get(24..).unwrap_or_default());
         let asked = said.iter().filter(|frame| frame.kind == HEADERS);
         for head in asked.skip(answered) {
@@ -116,7 +115,7 @@ async fn world(services: &[&Frames]) -> Front {
     Front::with(&ca, &settings).await
 }
 
-/// A head of more than 64 KiB, in frames of the size that is allowed.
+/// Makes a head of more than 64 KiB, in frames of the allowed size.
 fn large(stream: u32) -> Vec<u8> {
     let value = "v".repeat(15_000);
     let mut fields = vec![(":status", "200")];
@@ -136,7 +135,7 @@ fn large(stream: u32) -> Vec<u8> {
     octets
 }
 
-/// Heads that are none.
+/// Returns malformed response heads, with a description of each.
 fn no_heads() -> Vec<(&'static str, Nonsense)> {
     vec![
         ("two lengths", |s| {
@@ -273,7 +272,7 @@ async fn content_of_responses_without_content_is_not_forwarded() {
             let answer = client.get(&format!("/{number}")).await.unwrap();
             assert_eq!(answer.status.to_string(), status, "{protocol:?}");
             assert_eq!(answer.body, "", "{protocol:?} {status}");
-            // In HTTP/1.1 it may be left out.
+            // The gateway may leave `Content-Length` out.
             let said = answer.header("content-length");
             assert!(said == length || said.is_none(), "{protocol:?} {said:?}");
         }
@@ -311,7 +310,7 @@ async fn an_answer_of_another_length_than_it_says_is_not_whole() {
         .await;
     for line in lines {
         assert_eq!(line["reason"], "upstream-protocol", "{line}");
-        // The gateway's own response is complete.
+        // A response with status 502 is made by the gateway, and is complete.
         assert_eq!(line["complete"], line["status"] == 502, "{line}");
     }
 }
@@ -336,10 +335,11 @@ async fn a_length_in_another_spelling_and_some_interim_answers_are_no_nonsense()
     }
 }
 
-/// Tests the effect on another caller's request, and on later requests, when a service
-/// sends a malformed response on the same connection.
+/// Sends a malformed response, and tests how this affects another caller's request on the same
+/// connection and later requests.
 async fn beside(nonsense: Nonsense) -> (Front, Frames, u16) {
-    // The first request waits until a third one comes; the second gets nonsense.
+    // The first request gets its response when the third request arrives. The second request
+    // gets the malformed response.
     let service = Frames::start(move |number, stream| match number {
         0 => Vec::new(),
         1 => nonsense(stream),
@@ -376,7 +376,7 @@ async fn beside(nonsense: Nonsense) -> (Front, Frames, u16) {
 
 #[tokio::test]
 async fn a_malformed_answer_costs_its_neighbours_nothing() {
-    // Those after which h2 knows where it is.
+    // After these five, the h2 library can continue to use the connection.
     for (name, nonsense) in no_heads().into_iter().take(5) {
         let (_world, service, victim) = beside(nonsense).await;
         assert_eq!(victim, 200, "{name}");

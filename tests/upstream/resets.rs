@@ -1,4 +1,4 @@
-//! Requests that one caller abandons, and those of others on the same connection.
+//! Requests that one caller abandons, and other callers' requests on the same connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,8 +22,8 @@ use crate::support::{Front, HOST};
 /// ENHANCE_YOUR_CALM (RFC 9113 section 7).
 const CALM: u32 = 11;
 
-/// An h2 service that responds only to requests with a body, after the body has ended.
-/// It ends a connection with more than 500 resets.
+/// An h2 service that responds only to requests with a body, after the end of the body. After
+/// more than 500 resets on a connection, it closes the connection.
 struct Touchy {
     address: SocketAddr,
     seen: Arc<Seen>,
@@ -35,7 +35,7 @@ struct Seen {
     open: AtomicUsize,
     heads: AtomicUsize,
     resets: AtomicUsize,
-    /// The most on one connection.
+    /// The maximum number of resets on one connection.
     most_resets: AtomicUsize,
     data: AtomicUsize,
     changed: Notify,
@@ -65,7 +65,7 @@ impl Touchy {
         }
     }
 
-    /// Waits until the service has seen this.
+    /// Waits until `is_so` is true for what the service has seen.
     async fn sees(&self, what: &str, is_so: impl Fn(&Seen) -> bool) {
         in_time(what, async {
             while !is_so(&self.seen) {
@@ -131,7 +131,7 @@ async fn serve(mut stream: TcpStream, seen: &Seen) -> io::Result<()> {
     }
 }
 
-/// Has a caller begin and abandon so many requests, each after it has arrived.
+/// Begins and abandons `count` requests of a caller, each after the service has seen it.
 async fn abandon(caller: &Client, service: &Touchy, count: u32) {
     const AT_ONCE: u32 = 50;
     let client = caller.clone().protocol(Protocol::Http2);
@@ -202,13 +202,15 @@ async fn abandoned_requests_do_not_end_those_of_others() {
             .sees("a piece", |seen| seen.data.load(Ordering::SeqCst) == 1)
             .await;
 
-        // Three times what the service allows, and each caller within its own allowance.
+        // These 1,600 resets are three times the number that the service allows on one
+        // connection. Each connection of the caller stays within the gateway's limit.
         let hostile = world.gateway.client(HOST).with(&ca.client("/hostile"));
         for _ in 0..4 {
             abandon(&hostile, &service, 400).await;
         }
         assert_eq!(service.seen.resets.load(Ordering::SeqCst), 1600);
-        // A hundred, and those that were under way then.
+        // After a hundred resets the gateway stops using the connection. Requests that are already
+        // in progress add some more.
         let most = service.seen.most_resets.load(Ordering::SeqCst);
         assert!((100..150).contains(&most), "{most}");
 
@@ -216,7 +218,7 @@ async fn abandoned_requests_do_not_end_those_of_others() {
         drop(pieces);
         let answer = in_time("the answer", answer).await.unwrap().unwrap();
         assert_eq!(answer.status(), 200);
-        // Of all the connections that remains which takes further requests.
+        // Only the connection that accepts further requests stays open.
         let request = Request::post("/a")
             .body(Bytes::from_static(b"body"))
             .unwrap();

@@ -1,4 +1,4 @@
-//! Requests that are sent again, and those that must not be; limits of an upstream.
+//! Requests that are sent again, requests that must not be sent again, and upstream limits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,8 +15,8 @@ use tokio::task::JoinHandle;
 use super::http;
 use crate::support::{Front, HOST, request};
 
-/// A service that breaks off the first `failures` requests, and responds to the others
-/// with their assertion.
+/// A service that closes the connection for the first `failures` requests. To all others, it
+/// responds with their assertion.
 struct Flaky {
     address: std::net::SocketAddr,
     requests: Arc<AtomicUsize>,
@@ -84,14 +84,14 @@ async fn an_idempotent_request_is_sent_again_with_an_assertion_of_its_own() {
             assert_eq!(service.requests(), 2, "{method}");
             let line = world.gateway.audit().request("/a").await;
             assert_eq!(line["attempts"], 2);
-            // The one that is recorded is the one that arrived.
+            // The audit log records the assertion that the service accepted.
             let payload = String::from_utf8(answer.body.to_vec()).unwrap();
             let payload = payload.split('.').nth(1).unwrap().to_owned();
             use base64ct::Encoding as _;
             let claims = base64ct::Base64UrlUnpadded::decode_vec(&payload).unwrap();
             let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
             assert_eq!(claims["jti"], line["jti"]);
-            // The one that may have arrived is there too.
+            // The audit log also records the assertion of the attempt that failed.
             let earlier = line["earlier_jtis"].as_array().unwrap();
             assert_eq!(earlier.len(), 1, "{line}");
             assert!(earlier[0].is_string() && earlier[0] != line["jti"]);
@@ -108,7 +108,7 @@ async fn what_may_have_had_an_effect_is_not_sent_again() {
         ("PATCH", "", "", "", 1),
         ("PUT", "streamed", "", "", 1),
         ("GET", "", "retries = 0\n", "", 1),
-        // In memory, so that it can be sent again.
+        // On this route the gateway buffers the body, and can send it again.
         ("PUT", "held", "", bound, 2),
         ("POST", "held", "", bound, 1),
     ] {
@@ -143,7 +143,7 @@ async fn a_service_in_trouble_is_not_asked_twice_as_often() {
         let answer = session.get("/a").await.unwrap();
         assert_eq!(answer.reason(), Some("upstream-protocol"));
     }
-    // Ten that are saved up at first, and ten for a hundred.
+    // The retry budget begins with ten, and 100 requests add ten.
     let sent = service.requests();
     assert!((110..=121).contains(&sent), "{sent}");
     let metrics =
@@ -172,7 +172,8 @@ async fn another_endpoint_gets_what_one_broke_off() {
     assert_eq!(echo.requests(), 10);
 }
 
-/// Most of all where what breaks requests off looks like the one with the least to do.
+/// With "least-requests", a failing endpoint must not attract all requests, although it has the
+/// fewest requests in progress.
 #[tokio::test]
 async fn an_endpoint_that_breaks_every_request_off_is_ejected() {
     let ca = TestCa::new("example.org");
@@ -185,11 +186,11 @@ async fn an_endpoint_that_breaks_every_request_off_is_ejected() {
         let mut session = world.client().session().await.unwrap();
         let mut broken = 0;
         for _ in 0..40 {
-            // These are never sent again.
+            // The gateway never sends POST requests again.
             let answer = session.send(request("POST", "/a", "")).await.unwrap();
             broken += usize::from(answer.status != 200);
         }
-        // Three, and one more each time that it is tried again.
+        // Three failures eject the endpoint. Each later trial of the endpoint is one more failure.
         assert!((3..10).contains(&broken), "{broken} of 40, {balance}");
         assert_eq!(bad.requests(), broken);
     }
@@ -228,7 +229,7 @@ async fn an_upstream_with_enough_to_do_sheds_what_is_more() {
     for task in hanging {
         task.abort();
     }
-    // Their places are free as soon as the gateway sees that they are gone.
+    // New requests are allowed as soon as the gateway notices that the old ones were cancelled.
     in_time("a place", async {
         while world.client().get("/b").await.unwrap().status != 200 {}
     })
@@ -262,7 +263,7 @@ async fn a_slow_caller_is_not_the_services_fault() {
     let other = Echo::start().await;
     let endpoints = [http(echo.address()), http(other.address())];
     let world = Front::open(&ca, &endpoints, "first_byte_timeout = \"300ms\"\n").await;
-    // Three times as long as the service may take, to each endpoint three times.
+    // Each upload takes three times the timeout of the service. Each endpoint gets three uploads.
     for _ in 0..6 {
         let mut connection = world.client().connect().await.unwrap();
         let head = format!(
@@ -309,8 +310,8 @@ async fn a_request_without_an_answer_says_why() {
     }
 }
 
-/// Resets the first stream of each connection with this code, and responds to the
-/// others.
+/// A service that resets the first stream of each connection with this code. It responds on all
+/// other streams.
 async fn refusing(code: h2::Reason) -> (std::net::SocketAddr, Arc<AtomicUsize>, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -358,8 +359,8 @@ async fn what_a_service_has_not_looked_at_is_sent_again_whatever_it_is() {
     }
 }
 
-/// Sends GOAWAY after the first request, which it reports as processed or not, and
-/// ends the connection. Responds on later connections.
+/// A service that sends GOAWAY after its first request and closes the connection. `looks`: the
+/// GOAWAY says that the request was processed. On later connections, the service responds.
 async fn leaving(looks: bool) -> (std::net::SocketAddr, Arc<AtomicUsize>, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -373,7 +374,7 @@ async fn leaving(looks: bool) -> (std::net::SocketAddr, Arc<AtomicUsize>, JoinHa
                 if stream.read_buf(&mut octets).await.unwrap_or(0) == 0 {
                     break None;
                 }
-                // What comes before is the preface.
+                // The first 24 bytes are the connection preface.
                 let frames = http2::frames(octets.get(24..).unwrap_or_default());
                 if let Some(head) = frames.iter().find(|frame| frame.kind == 1) {
                     break Some(head.stream);
@@ -385,7 +386,7 @@ async fn leaving(looks: bool) -> (std::net::SocketAddr, Arc<AtomicUsize>, JoinHa
                 let said = [last.to_be_bytes(), 0_u32.to_be_bytes()].concat();
                 let _ = stream.write_all(&http2::frame(7, 0, 0, &said)).await;
                 let _ = stream.shutdown().await;
-                // Closing with unread input would discard what was said.
+                // Closing a socket with unread input could discard the GOAWAY.
                 let _ = stream.read_to_end(&mut octets).await;
                 continue;
             }
@@ -419,7 +420,7 @@ async fn what_a_service_goes_away_from_is_sent_again_unless_it_was_looked_at() {
     }
 }
 
-/// A service that sends GOAWAY on every connection, after a request or before.
+/// The service sends GOAWAY on every connection, before or after a request.
 #[tokio::test]
 async fn a_service_that_always_goes_away_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -471,7 +472,7 @@ async fn a_body_that_is_read_whole_takes_no_place_before_it_is_there() {
         HOST
     );
     slow.write(head.as_bytes()).await.unwrap();
-    // Said when the gateway asks for the body.
+    // The gateway sends 100 Continue when it begins to read the body.
     let asked = slow.read_head().await;
     assert_eq!(asked.statuses(), [100], "{}", asked.text());
     slow.write(b"bo").await.unwrap();

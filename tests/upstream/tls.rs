@@ -1,5 +1,5 @@
-//! TLS to services: which services the gateway trusts, and the certificate that
-//! it presents.
+//! TLS connections to services: which services the gateway trusts, and which certificate it
+//! presents.
 
 use countersign_testkit::{Leaf, Protocol, Service, ServiceSpec, TestCa};
 

@@ -1,4 +1,4 @@
-//! Trailers of requests and responses: forbidden fields are removed.
+//! Trailers of requests and responses: the gateway removes forbidden fields.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::support::{Front, HOST};
 
 const FORGED: &str = "forged";
 
-/// What belongs into a head or is the gateway's to say.
+/// Trailers that the gateway removes: fields of a head, and fields that only the gateway may set.
 const FORBIDDEN: [&str; 24] = [
     "authorization",
     "client_cert",
@@ -43,7 +43,7 @@ const FORBIDDEN: [&str; 24] = [
     "x_api.key",
     "x-forwarded-for",
 ];
-/// What passes.
+/// Trailers that the gateway forwards.
 const KEPT: [&str; 4] = [
     "x-checksum",
     "grpc-status",
@@ -56,7 +56,7 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
     FORBIDDEN.iter().map(|name| (*name, FORGED)).chain(kept)
 }
 
-/// Names of trailers that the service has received.
+/// Returns the names of the trailers that the service has received.
 fn received(seen: &serde_json::Value) -> Vec<&str> {
     let fields = seen["trailers"].as_array().unwrap();
     let mut names: Vec<_> = fields.iter().map(|f| f[0].as_str().unwrap()).collect();
@@ -70,8 +70,8 @@ fn kept() -> Vec<&'static str> {
     kept
 }
 
-/// The trailers as chunks end with them, of those that are `wanted`, and as a Trailer
-/// field declares them.
+/// Returns the `wanted` trailers in two forms: as the value of a `Trailer` field, and as the
+/// lines after the last chunk.
 fn in_chunks(wanted: impl Fn(&str) -> bool) -> (String, String) {
     let wanted: Vec<_> = all().filter(|(name, _)| wanted(name)).collect();
     let names: Vec<_> = wanted.iter().map(|(name, _)| *name).collect();
@@ -120,7 +120,7 @@ async fn nor_do_others_of_http1() {
         };
         let more = format!("protocol = \"{name}\"\n");
         let world = Front::open(&ca, &[http(service.address())], &more).await;
-        // A request with one of these is refused as a whole.
+        // The gateway refuses a whole request if its trailers contain one of these fields.
         let refused = ["content", "transfer", "host"];
         let (declared, lines) =
             in_chunks(|name| !refused.iter().any(|start| name.starts_with(start)));
@@ -140,7 +140,7 @@ async fn nor_do_others_of_http1() {
     }
 }
 
-/// The trailers that a caller in h2 gets.
+/// Returns the trailers that a caller receives over h2.
 async fn trailers_of(client: &Client) -> HeaderMap {
     let client = client.clone().protocol(Protocol::Http2);
     let mut sender = client.streams().await.unwrap();
@@ -163,7 +163,7 @@ async fn of_an_answers_trailers_only_those_that_may_be_some_arrive() {
     );
     let service = Scripted::start(octets, Afterwards::Again).await;
     let world = Front::open(&ca, &[http(service.address())], "").await;
-    // API keys and the fields about callers are only sent to services.
+    // These fields are removed only from requests, because they are only for services.
     let one_way = |name: &str| {
         matches!(
             name,

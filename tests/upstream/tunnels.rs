@@ -1,4 +1,4 @@
-//! WebSocket to services that are spoken to in h2: extended CONNECT (RFC 8441).
+//! WebSocket tunnels to h2 services, with extended CONNECT (RFC 8441).
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::upgrade::{head_for, over_h2_for, tunnel};
 use super::{http, https};
 use crate::support::Front;
 
-/// A gateway in front of a service in h2 that announces tunnels.
+/// Starts a gateway in front of an h2 service that announces extended CONNECT.
 async fn world(more: &str) -> (Front, Switching) {
     let service = Switching::http2(true, None).await;
     (before(&service, more).await, service)
@@ -27,7 +27,8 @@ async fn before(service: &Switching, more: &str) -> Front {
     Front::open(&ca, &[http(service.address())], &more).await
 }
 
-/// Sends an Upgrade in HTTP/1.1, and returns a response that is not a switch.
+/// Sends an HTTP/1.1 upgrade request. Returns the head of a response that does not switch
+/// protocols.
 async fn over_http1(world: &Front, path: &str, protocol: &str) -> countersign_testkit::RawAnswer {
     let mut connection = world.client().connect().await.unwrap();
     let octets = head_for(path, protocol);
@@ -35,8 +36,7 @@ async fn over_http1(world: &Front, path: &str, protocol: &str) -> countersign_te
     connection.read_head().await
 }
 
-/// Checks that the request of an h2 service contains no fields of the HTTP/1.1
-/// handshake.
+/// Checks that the request to an h2 service contains no fields of the HTTP/1.1 handshake.
 fn expect_connect(head: &str) {
     let head = head.to_ascii_lowercase();
     assert!(
@@ -59,7 +59,7 @@ async fn bytes_pass_both_ways_for_callers_in_h2() {
     assert_eq!(response.status(), 200, "{}", world.gateway.stderr());
     assert!(!response.headers().contains_key("sec-websocket-accept"));
     let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
-    // More than any window holds.
+    // The message is larger than any flow-control window.
     let message = vec![b'x'; 300 * 1024];
     let (mut reader, mut writer) = tokio::io::split(&mut stream);
     let mut answer = vec![0; message.len()];
@@ -73,7 +73,7 @@ async fn bytes_pass_both_ways_for_callers_in_h2() {
     let heads = service.heads();
     assert_eq!(heads.len(), 1);
     expect_connect(&heads[0]);
-    // The assertion is about the request that the service gets.
+    // The assertion is bound to the CONNECT request that the service gets.
     let wire = heads[0]
         .lines()
         .find_map(|line| line.strip_prefix("countersign-assertion: "))
@@ -90,7 +90,7 @@ async fn bytes_pass_both_ways_for_callers_in_h2() {
             .lines()
             .all(|line| !line.contains("/socket"))
     );
-    // The service sees the end, and says its own.
+    // The service sees the end of the tunnel, and ends its own direction.
     stream.shutdown().await.unwrap();
     assert_eq!(
         in_time("the end", stream.read(&mut answer)).await.unwrap(),
@@ -125,7 +125,7 @@ async fn bytes_pass_both_ways_for_callers_in_http1() {
         (&101.into(), &"allowed".into())
     );
     service.all_closed().await;
-    // The caller can tell that its own key was read (RFC 6455 section 1.3).
+    // The accept value proves that the server read the caller's key (RFC 6455 section 1.3).
     let answer = over_http1(&world, "/socket", "websocket").await;
     let text = answer.text().to_ascii_lowercase();
     assert!(
@@ -209,7 +209,7 @@ async fn without_the_announcement_there_is_no_tunnel_and_the_reason_is_said() {
         assert!(text.contains("RFC 8441"), "{text}");
     }
     assert!(service.heads().is_empty());
-    // RFC 9110 section 7.8: an Upgrade may be ignored.
+    // RFC 9110 section 7.8: a server may ignore an Upgrade field.
     let answer = over_http1(&world, "/socket", "websocket").await;
     assert_eq!(answer.statuses(), [426], "{}", answer.text());
     let heads = service.heads();
@@ -248,7 +248,7 @@ async fn without_the_announcement_http1_serves_where_it_is_allowed() {
             .unwrap();
         assert_eq!(&answer, b"HELLO");
         drop((stream, sender));
-        // What extended CONNECT has no name for goes that way too.
+        // Extended CONNECT has no name for the protocol `foo`. Its tunnels use HTTP/1.1 too.
         for protocol in ["websocket", "foo"] {
             let mut connection = tunnel(&world, protocol).await;
             connection.write(b"hello").await.unwrap();
@@ -260,7 +260,7 @@ async fn without_the_announcement_http1_serves_where_it_is_allowed() {
         for head in &heads {
             assert!(head.starts_with("GET /socket HTTP/1.1\r\n"), "{head}");
         }
-        // Requests stay with h2, and connections of tunnels are not used for them.
+        // Other requests still use h2. They never use the connections of tunnels.
         let answer = world.client().get("/a").await.unwrap();
         assert_eq!(answer.status, 426);
         assert!(
@@ -317,7 +317,7 @@ async fn a_tunnel_ends_when_nothing_is_said() {
 #[tokio::test]
 async fn tunnels_count_among_the_connections_of_their_endpoint() {
     let (world, service) = world("max_connections = 1\nconnect_timeout = \"2s\"\n").await;
-    // An idle connection is closed.
+    // The gateway closes an idle connection, so that the tunnel can have its slot.
     let mut session = world.client().session().await.unwrap();
     assert_eq!(session.get("/a").await.unwrap().status, 426);
     assert_eq!(service.open(), 1);
@@ -343,7 +343,7 @@ async fn a_tunnel_gets_the_connection_of_a_request_that_ends_while_it_waits() {
         let held = tokio::spawn(async move { client.get("/held").await });
         until("the request", async || !service.heads().is_empty()).await;
         let (connection, ()) = tokio::join!(tunnel(&world, "websocket"), async {
-            // Nothing tells that it waits: it most likely does by then.
+            // The tunnel probably waits for a connection after this time. The test cannot check it.
             tokio::time::sleep(Duration::from_millis(300)).await;
             match is_answered {
                 true => service.release(),
@@ -371,14 +371,14 @@ async fn a_connection_without_a_slot_is_not_closed_in_place_of_one_that_has_it()
     let world = Front::with(&ca, &settings).await;
     let mut first = world.client().session().await.unwrap();
     first.get("/a").await.unwrap();
-    // Each is at a different worker: the tunnel gets the slot, and the next request
+    // The connections are at different workers. The tunnel gets the slot, and the next request
     // gets a connection without a slot.
     let carried = tunnel(&world, "websocket").await;
     first.get("/a").await.unwrap();
     assert_eq!(service.open(), 2);
     drop(carried);
     until("the tunnel's end", async || service.open() <= 1).await;
-    // A request at the other worker takes the slot that is free again.
+    // A request at the other worker takes the free slot.
     let mut others = Vec::new();
     while service.open() == 1 {
         assert!(others.len() < 8, "no connection at the other worker");
@@ -417,7 +417,7 @@ async fn a_service_out_of_order_is_not_taken_for_one_without_tunnels() {
     let behind = service.address();
     let relay = tokio::spawn(async move {
         let (mut first, _) = listener.accept().await.unwrap();
-        // It begins with a PING.
+        // The first connection begins with a PING instead of SETTINGS, which is an error.
         let ping = countersign_testkit::http2::frame(6, 0, 0, &[0; 8]);
         first.write_all(&ping).await.unwrap();
         let _ = first.read_to_end(&mut Vec::new()).await;
@@ -436,7 +436,7 @@ async fn a_service_out_of_order_is_not_taken_for_one_without_tunnels() {
         response.headers()["countersign-reason"],
         "upstream-unavailable"
     );
-    // It was never said that there are no tunnels.
+    // The failed connection did not say that the service has no tunnels, so that this one opens.
     drop(tunnel(&world, "websocket").await);
     relay.abort();
 }

@@ -1,5 +1,5 @@
-//! Connections that a service closes before a request can be sent: such a request may be
-//! sent again with any method, but not for ever.
+//! Connections that a service closes before the gateway can send a request. Such a request may be
+//! sent again with any method, but only a limited number of times.
 
 use countersign_testkit::{Answer, Protocol, Service, ServiceSpec, Settings, TestCa, until};
 use serde_json::Value;
@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use super::{http, https};
 use crate::support::{Front, HOST, request};
 
-/// More connections than any test makes.
+/// A number that is larger than the number of connections in any test.
 const ALL: usize = usize::MAX;
 
 async fn cutting(ca: &TestCa, protocol: Protocol, connections: usize) -> Service {
@@ -51,7 +51,7 @@ async fn what_was_never_sent_is_sent_again_with_its_body() {
             assert_eq!(answer.received("countersign-assertion").len(), 1);
             assert_eq!((service.cut(), service.heard()), (1, 0));
             assert_eq!(service.requests(), 1);
-            // It was sent once.
+            // The request was sent only once.
             let line = world.gateway.audit().request("/a").await;
             assert_eq!(line["attempts"], Value::Null, "{line}");
             assert_eq!(line["earlier_jtis"], Value::Null, "{line}");
@@ -59,8 +59,8 @@ async fn what_was_never_sent_is_sent_again_with_its_body() {
     }
 }
 
-/// A caller with `Expect` gets the 100 of the service that gets the body. A body without
-/// a length is not read before.
+/// A caller with `Expect` gets 100 Continue only when a service will receive the body. The
+/// gateway does not read a chunked body before that.
 #[tokio::test]
 async fn a_body_that_is_still_to_come_is_whole_when_it_was_never_sent() {
     let ca = TestCa::new("example.org");
@@ -92,7 +92,7 @@ async fn a_body_that_is_still_to_come_is_whole_when_it_was_never_sent() {
             let interim = caller.read_head().await;
             assert_eq!(interim.statuses(), [100], "{}", interim.text());
         } else {
-            // The rest comes when the service has been asked a second time.
+            // The caller sends the rest when the gateway has opened a second connection.
             until("a second connection", async || service.connections() != 0).await;
         }
         for piece in rest {
@@ -141,13 +141,13 @@ async fn what_is_never_sent_has_a_budget_too() {
     for _ in 0..50 {
         assert_given_up(&session.send(request("POST", "/a", "")).await.unwrap());
     }
-    // Ten that are saved up at first, and five for fifty.
+    // The retry budget begins with ten, and 50 requests add five.
     let made = service.cut();
     assert!((60..=66).contains(&made), "{made}");
 }
 
-/// Its bytes are not a response, whether they arrive before the request is written or
-/// after.
+/// The bytes of this service are not an HTTP response, whether they arrive before or after the
+/// gateway writes the request.
 #[tokio::test]
 async fn a_service_that_speaks_first_does_not_speak_http() {
     let ca = TestCa::new("example.org");
@@ -177,7 +177,7 @@ async fn a_service_that_speaks_first_does_not_speak_http() {
     task.abort();
 }
 
-/// It accepts connections but no requests on them, and is ejected for some time.
+/// The bad endpoint accepts connections but no requests, and is ejected for some time.
 #[tokio::test]
 async fn another_endpoint_gets_what_one_did_not_take() {
     let ca = TestCa::new("example.org");
@@ -200,9 +200,9 @@ async fn another_endpoint_gets_what_one_did_not_take() {
             assert_eq!(answer.status, 200, "{answer:?} {}", world.gateway.stderr());
         }
         assert_eq!(good.requests(), 40);
-        // Over h2 a caller's side of the connection begins with the preface.
+        // Over h2 the bad endpoint receives the connection preface, which `heard` counts.
         assert!(protocol == Protocol::Http2 || bad.heard() == 0);
-        // Once, and once more each time that it is tried again.
+        // The first failure ejects the endpoint. Each later trial is one more failure.
         assert!((1..8).contains(&bad.cut()), "{} {balance}", bad.cut());
     }
 }

@@ -1,4 +1,4 @@
-//! WebSocket and other protocols that begin with an upgrade.
+//! WebSocket and other protocols that begin with an HTTP/1.1 upgrade.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub(super) fn head_for(path: &str, protocol: &str) -> String {
     )
 }
 
-/// A tunnel that is open.
+/// Opens a tunnel.
 pub(super) async fn tunnel(world: &Front, protocol: &str) -> Connection {
     let mut connection = world.client().connect().await.unwrap();
     connection.write(head(protocol).as_bytes()).await.unwrap();
@@ -58,7 +58,7 @@ async fn bytes_pass_both_ways_and_the_audit_line_comes_at_the_end() {
     for protocol in ["websocket", "foo"] {
         let (world, service) = world("").await;
         let mut connection = tunnel(&world, protocol).await;
-        // Neither HTTP nor text.
+        // The messages are neither valid HTTP nor plain text.
         for text in ["\u{1}hello\r\n", "GET / HTTP/1.1\n\n", "bare\nlf"] {
             connection.write(text.as_bytes()).await.unwrap();
             let upper = text.to_ascii_uppercase();
@@ -95,13 +95,13 @@ async fn over_h2(world: &Front) -> (SendRequest<PieceBody>, Response<Incoming>) 
     over_h2_for(world, "/socket").await
 }
 
-/// Asks for a tunnel over h2.
+/// Opens a tunnel over h2.
 pub(super) async fn over_h2_for(
     world: &Front,
     path: &str,
 ) -> (SendRequest<PieceBody>, Response<Incoming>) {
     let mut sender = world.client().streams().await.unwrap();
-    // The gateway's settings allow it once they have arrived.
+    // The pause is for the gateway's SETTINGS, which allow extended CONNECT.
     sender.ready().await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     let (nothing, body) = pieces();
@@ -207,7 +207,7 @@ async fn no_switch_without_a_wish_and_none_to_another_protocol() {
     for octets in [
         head("foo"),
         format!("GET /a HTTP/1.1\r\nHost: {HOST}\r\n\r\n"),
-        // Upgrade without Connection, and with a body.
+        // `Upgrade` without `Connection`, and `Upgrade` in a request with a body.
         format!("GET /a HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: bar\r\n\r\n"),
         format!(
             "POST /a HTTP/1.1\r\nHost: {HOST}\r\nConnection: upgrade\r\nUpgrade: bar\r\nContent-Length: 1\r\n\r\nx"
@@ -307,7 +307,7 @@ async fn a_tunnel_over_h2_ends_with_the_certificate_even_if_the_caller_does_not_
     let ca = TestCa::new("example.org");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let world = Front::open(&ca, &[http(listener.local_addr().unwrap())], "").await;
-    // Switches protocols, and reads nothing from then on.
+    // This service switches protocols, and then reads nothing from the tunnel.
     let service = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         read_head(&mut stream).await.unwrap();
@@ -345,7 +345,8 @@ async fn an_answer_without_a_switch_opens_no_tunnel() {
         assert_eq!(reason, "upstream-protocol");
         let line = world.gateway.audit().request("/socket").await;
         assert_eq!(line["reason"], "upstream-protocol", "{line}");
-        // In HTTP/1.1 the caller sees for itself that nothing was switched.
+        // Over HTTP/1.1 the caller gets the status of the service, which shows that there is no
+        // tunnel.
         let mut caller = world.client().connect().await.unwrap();
         caller.write(head("websocket").as_bytes()).await.unwrap();
         let answer = caller.read_head().await;
@@ -411,7 +412,7 @@ async fn a_route_has_to_name_the_protocols() {
     let (_sender, response) = over_h2_for(&world, "/socket").await;
     assert_eq!(response.status(), 403);
     assert_eq!(service.heads(), [""; 0]);
-    // Only the protocols that the route names reach the service.
+    // Only the protocols that the route allows reach the service.
     let mut connection = world.client().connect().await.unwrap();
     let octets = head("websocket, Foo");
     connection.write(octets.as_bytes()).await.unwrap();

@@ -11,12 +11,12 @@ use tokio::net::UnixStream;
 use crate::telemetry::audit::AuditSink;
 use crate::telemetry::operator::{OperatorFacts, OperatorRecord};
 
-/// The operator who makes a request.
+/// The operator who sent a request.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Actor(pub(super) OperatorFacts);
 
 impl Actor {
-    /// Reads the user at the other end of the private socket.
+    /// Reads the credentials of the process that is connected to the private socket.
     pub(super) fn at(stream: &UnixStream) -> Self {
         Self(OperatorFacts {
             operator: Some(match stream.peer_cred() {
@@ -28,17 +28,19 @@ impl Actor {
     }
 }
 
-/// Describes the action of a request. An extension of its response.
+/// The description of what a request has changed. Handlers store it in the extensions of the
+/// response.
 #[derive(Debug, Clone)]
 struct Done(String);
 
-/// Adds the description of the action to a response.
+/// Adds the description of an action to a response.
 pub(super) fn done(mut response: Response, what: impl Into<String>) -> Response {
     response.extensions_mut().insert(Done(what.into()));
     response
 }
 
-/// Records every request that may change something.
+/// Adds a layer that writes an audit line for every request except GET and HEAD, which change
+/// nothing.
 pub(super) fn recorded(router: Router, audit: AuditSink) -> Router {
     router.layer(middleware::from_fn(move |request: Request, next: Next| {
         let audit = audit.clone();

@@ -9,20 +9,21 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-/// How long a TLS handshake may take.
+/// Maximum time for a TLS handshake.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the first byte of a handshake may take: clients send it right after connecting.
+/// Maximum time until the first byte of a handshake. It is short, because clients send this byte
+/// right after connecting.
 pub(super) const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a request's head may take to arrive, and a connection may be idle.
+/// Maximum time until a request's head has arrived, and maximum time that a connection may be idle.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a connection may last; one request takes milliseconds.
+/// Maximum lifetime of a connection. One request takes milliseconds only.
 const MAX_DURATION: Duration = Duration::from_secs(300);
-/// How long a connection may take to end when it should.
+/// Maximum time until a connection ends after the process has begun to stop.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most bytes of a request's head.
+/// Maximum number of bytes of a request's head.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// Serves HTTP on one connection until it ends or the process stops.
+/// Serves HTTP on one connection until the connection ends or the process stops.
 pub(super) async fn serve_http(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     router: Router,
@@ -48,12 +49,12 @@ pub(super) async fn serve_http(
     }
 }
 
-/// Resolves when the process stops, or when the sender is gone.
+/// Resolves when the process stops, or when the sender was dropped.
 pub(super) async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
-/// Lets the request in progress finish, for a limited time.
+/// Lets the request in progress finish, for at most `CLOSE_TIMEOUT`.
 async fn end<I, S>(mut connection: std::pin::Pin<&mut http1::Connection<I, S>>) -> hyper::Result<()>
 where
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = axum::body::Body>,

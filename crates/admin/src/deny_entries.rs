@@ -1,7 +1,7 @@
-//! The deny list for operators: add, list, remove.
+//! The deny list for operators: add, list and remove entries.
 //!
-//! The response is sent when the change is in force and on disk, or when writing to the disk
-//! has failed. An entry is in force before the disk is touched.
+//! A new entry takes effect in memory first, and is then written to disk. The response is sent
+//! after the write has succeeded or failed.
 
 use std::sync::Arc;
 
@@ -24,12 +24,12 @@ use crate::trust::{DenyEntry, DenyList, DenyTarget};
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewDenyEntry {
-    /// The identity or certificate that is refused.
+    /// The identity or certificate to refuse.
     pub target: DenyTarget,
-    /// The reason, in the operator's words.
+    /// The reason, as the operator wrote it.
     #[serde(default)]
     pub reason: String,
-    /// When the entry ends, in seconds since the Unix epoch; never if absent.
+    /// When the entry expires, in seconds since the Unix epoch. `None` means never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
 }
@@ -61,7 +61,7 @@ pub(super) async fn add(
         Ok(list) => list,
         Err(response) => return *response,
     };
-    // In force first, even if the disk fails.
+    // The entry takes effect in memory first, even if the write to disk fails later.
     let entry = match list.put_in_force(denial.target, &denial.reason, denial.expires_at, now()) {
         Ok(entry) => entry,
         Err(error) => return refused(&ChangeError::List(error)),
@@ -70,7 +70,7 @@ pub(super) async fn add(
     let what = format!("{}: {target}: {}", entry.id, entry.reason);
     let added = Arc::clone(&entry);
     let saving = move || list.save(&added, now());
-    // The entry is in force even if the disk fails, so the audit log names it in both cases.
+    // The entry is in effect even if the write fails, so the audit log names it in both cases.
     match operations.deny_writes.on_disk(saving).await {
         Ok(()) => done(respond_json(StatusCode::CREATED, &entry), what),
         Err(error) => {

@@ -7,13 +7,13 @@ use tokio::sync::Semaphore;
 
 use crate::trust::DenyListError;
 
-/// Maximum number of changes that wait for the disk. While the disk hangs, each occupies a
+/// Maximum number of changes that wait for the disk. If the disk hangs, each of them occupies a
 /// thread.
 const MAX_WAITING: usize = 8;
-/// How long a write to the disk may take.
+/// Maximum time for a write to the disk.
 const DISK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Limits the changes that wait for a disk.
+/// Limits how many changes wait for the disk.
 #[derive(Debug)]
 pub(super) struct DenyWrites(Arc<Semaphore>);
 
@@ -24,8 +24,8 @@ impl Default for DenyWrites {
 }
 
 impl DenyWrites {
-    /// Does `work` on a thread that may block. On a network mount that hangs, the work may
-    /// never end. The request then gets its response after a timeout, and nothing else waits.
+    /// Runs `work` on a blocking thread, because on a network mount that hangs, `work` may never
+    /// return. In that case this method fails after `DISK_TIMEOUT`, and the thread is left behind.
     pub(super) async fn on_disk<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, DenyListError> + Send + 'static,
@@ -47,7 +47,7 @@ impl DenyWrites {
     }
 }
 
-/// The reason why a change is not on disk.
+/// The reason why a change was not written to disk.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ChangeError {
     #[error(transparent)]

@@ -1,7 +1,7 @@
 //! Checks of `Host` and `Origin` that refuse requests of foreign web pages.
 //!
-//! A web page can make a browser connect to any address under the page's own name (DNS
-//! rebinding), but it cannot make the browser send another `Host`, or omit `Origin`.
+//! A web page can make a browser connect to any address under the page's own name (DNS rebinding).
+//! But the page cannot make the browser send another `Host`, or omit `Origin`.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,8 @@ use axum::http::{HeaderMap, Uri};
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// Whether every destination in the request is this machine's loopback interface and `port`.
+/// Whether the request names this machine's loopback interface and `port`. `Host` has to name them.
+/// If the request target has an authority, it has to name them too.
 pub(super) fn is_loopback_request(headers: &HeaderMap, uri: &Uri, port: u16) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
@@ -22,19 +23,19 @@ pub(super) fn is_loopback_request(headers: &HeaderMap, uri: &Uri, port: u16) -> 
     let host_is_loopback = host
         .to_str()
         .is_ok_and(|host| is_loopback_authority(host, port));
-    // The target's authority, if it has one, overrides `Host` (RFC 9112
-    // section 3.2.2).
+    // If the request target has an authority, it overrides `Host` (RFC 9112 section 3.2.2).
     let target_is_loopback = uri
         .authority()
         .is_none_or(|authority| is_loopback_authority(authority.as_str(), port));
     host_is_loopback && target_is_loopback
 }
 
-/// Whether an authority is loopback and `port`. Names can be made to resolve to loopback; only
-/// `localhost` always does (RFC 6761 section 6.3), and addresses need no resolution.
+/// Whether an authority names the loopback interface and `port`. Of all names, only `localhost` is
+/// accepted, because it always resolves to loopback (RFC 6761 section 6.3). Any other name could
+/// resolve to another address.
 fn is_loopback_authority(authority: &str, port: u16) -> bool {
-    // `host`, `host:port`, `[v6]`, `[v6]:port`: a port follows the last colon
-    // that is not inside the brackets.
+    // The forms are `host`, `host:port`, `[v6]` and `[v6]:port`. A port follows the last colon that
+    // is not inside brackets.
     let (host, given_port) = match authority.rsplit_once(':') {
         Some((host, digits)) if !digits.contains(']') => (host, Some(digits)),
         _ => (authority, None),
@@ -54,12 +55,13 @@ fn is_loopback_authority(authority: &str, port: u16) -> bool {
             || address.is_some_and(|address| address.is_loopback()))
 }
 
-/// Refuses requests that web pages make in the browser of an operator. A page cannot make the
-/// browser omit `Origin` from a request that changes something, and a request under the page's
-/// own host name does not match this listener's name.
+/// Refuses requests that a web page makes in an operator's browser. `server_name` is the name in
+/// the TLS handshake. The browser sends `Origin` with every such request that can change something.
+/// A page that makes its own name resolve to this listener has another `Host` than the listener's
+/// name.
 pub(super) fn check_origin(request: &Request, server_name: Option<&str>) -> Result<(), Denial> {
-    // Browsers send this field with every request, even without `Origin` (Fetch Metadata).
-    // "none" means that the user typed the address.
+    // Browsers send `Sec-Fetch-Site` with every request, even without `Origin` (Fetch Metadata).
+    // The value "none" means that the user has typed the address.
     let by_page = request.headers().get_all("sec-fetch-site");
     if request.headers().contains_key(ORIGIN) || by_page.iter().any(|site| site != "none") {
         return Err(Denial::new(
@@ -74,8 +76,7 @@ pub(super) fn check_origin(request: &Request, server_name: Option<&str>) -> Resu
     };
     let host = host.and_then(|host| host.parse::<Authority>().ok());
     let is_ours = |authority: &Authority| is_own_name(authority.host(), server_name);
-    // The target's authority, if it has one, overrides `Host` (RFC 9112 section
-    // 3.2.2).
+    // If the request target has an authority, it overrides `Host` (RFC 9112 section 3.2.2).
     if host.as_ref().is_some_and(is_ours) && request.uri().authority().is_none_or(is_ours) {
         return Ok(());
     }
@@ -85,8 +86,8 @@ pub(super) fn check_origin(request: &Request, server_name: Option<&str>) -> Resu
     ))
 }
 
-/// Whether a host is the listener's own. A name can be made to lead anywhere; an address
-/// cannot.
+/// Whether `host` is an IP address or `server_name`. A web page can make any other name resolve to
+/// this listener (DNS rebinding).
 fn is_own_name(host: &str, server_name: Option<&str>) -> bool {
     let plain = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
     plain.unwrap_or(host).parse::<IpAddr>().is_ok()

@@ -1,10 +1,9 @@
-//! Tracks which connections of the public listener are idle, and limits the requests in
-//! progress, except health checks.
+//! Tracks which connections of the public listener are idle, and limits the requests in progress.
 //!
-//! Any client may connect, and stay for the next request. An idle connection yields to a new
-//! one; a connection with a request in progress does not. Requests could occupy all
-//! connections, so that health checks would find none. All other requests are therefore limited
-//! to fewer.
+//! Any client may connect and keep its connection for the next request. If a new connection needs a
+//! slot, an idle connection is evicted. A connection with a request in progress is not evicted. If
+//! requests occupied all connections, health checks could not connect. Requests other than health
+//! checks therefore have a lower limit.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,18 +22,18 @@ use http_body::{Frame, SizeHint};
 use crate::connection_slots::ConnectionSlot;
 use crate::descriptors::ControlShare;
 
-/// Paths of health checks.
+/// The paths of health checks, for which the limit does not apply.
 const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
 
-/// Limits the requests in progress on one listener, except health checks.
+/// Limits the requests in progress on one listener. Health checks do not count.
 #[derive(Debug)]
 pub(super) struct RequestLimit {
     free: AtomicUsize,
 }
 
 impl RequestLimit {
-    /// Creates a limit of as many requests as there are connections, less those that may be
-    /// pending. A health check that connects therefore always finds a slot.
+    /// Creates a limit of `share.let_in` requests. The listener has more connections than that, so
+    /// a health check always finds one.
     pub(super) const fn of(share: ControlShare) -> Self {
         Self {
             free: AtomicUsize::new(share.let_in),
@@ -59,7 +58,7 @@ impl Drop for RequestPermit {
     }
 }
 
-/// A request in progress, until its response has been taken.
+/// Marks a request as in progress until its response was sent.
 struct InProgress {
     slot: Arc<ConnectionSlot>,
     _permit: Option<RequestPermit>,
@@ -71,7 +70,7 @@ impl Drop for InProgress {
     }
 }
 
-/// Keeps the slot of a connection while requests are in progress on it.
+/// Adds a layer that protects a connection from eviction while requests are in progress on it.
 pub(super) fn track(router: Router, slot: Arc<ConnectionSlot>, limit: Arc<RequestLimit>) -> Router {
     let keep = move |request: Request, next: Next| {
         let (slot, limit) = (Arc::clone(&slot), Arc::clone(&limit));
@@ -83,7 +82,8 @@ pub(super) fn track(router: Router, slot: Arc<ConnectionSlot>, limit: Arc<Reques
                     None => return busy(),
                 },
             };
-            // If the connection was evicted meanwhile, this changes nothing, and it is closed.
+            // If the connection was already evicted, `establish` changes nothing, and `serve`
+            // closes the connection.
             let _ = slot.establish();
             let in_progress = InProgress {
                 slot,
@@ -107,7 +107,7 @@ fn busy() -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, fields, text).into_response()
 }
 
-/// A response's body, with the request that ends together with it.
+/// A response's body. When it is dropped, the request is no longer in progress.
 struct TrackedBody {
     body: Body,
     #[expect(dead_code, reason = "held for its drop")]
@@ -168,7 +168,8 @@ mod tests {
             slots.try_take(None, 1).is_none(),
             "its request is under way"
         );
-        // No other request has a place, except a health check.
+        // One request is in progress, which is the limit. A second request is refused, unless it is
+        // a health check.
         let other = router.call(get_request("/")).await.unwrap();
         assert_eq!(other.status(), StatusCode::SERVICE_UNAVAILABLE);
         let health = router.call(get_request("/healthz")).await.unwrap();

@@ -1,10 +1,10 @@
 //! The control plane: reports the gateway's state, and lets operators change it.
 //!
-//! The public listener and the operators' loopback listener are read-only, and their responses
-//! name no callers. Only `operations` changes the gateway's behaviour. It can be reached only
-//! through the private socket or with an operator's certificate, and delegates to other modules.
+//! The public listener and the operators' loopback listener are read-only, and their responses name
+//! no callers. Only `operations` can change the gateway's behaviour. Operators reach it through the
+//! private socket, or with an operator's certificate.
 //!
-//! - `server`: the listeners: accepts connections and serves a router on them
+//! - `server`: the listeners, which accept connections and serve a router on them
 //! - `operator_access`: admits operators by their certificates
 //! - `host_check`: refuses requests of foreign web pages
 //! - `idle_connections`: tracks which connections of the public listener are idle
@@ -12,14 +12,14 @@
 //! - `socket`: the operators' private socket
 //! - `routes`: the requests that operators can make
 //! - `status`, `revocation`: the state of the process and of revocation
-//! - `deny_entries`, `tokens`: change the deny list; forget tokens
+//! - `deny_entries`, `tokens`: change the deny list; remove tokens from the cache
 //! - `operations`: the changes that operators can make
 //! - `deny_writes`: limits the changes of the deny list that wait for a disk
-//! - `reload`: asks for a reload and reports its outcome
+//! - `reload`: requests a reload and reports its outcome
 //! - `actions`: records each change that an operator requests
 //! - `public`: documents that all listeners serve
 //! - `reasons`: pages about reason codes
-//! - `state`: the state that responses are made from
+//! - `state`: the state that responses report
 //! - `readiness`: the stage of the process, and its problems
 //! - `responses`: responses in plain text, HTML and JSON
 

@@ -1,8 +1,8 @@
-//! `Operations`: the changes that operators can make: reload, drain, change the deny list,
-//! forget tokens.
+//! `Operations`: the changes that operators can make: reload, drain, change the deny list, remove
+//! tokens from the cache.
 //!
-//! This is the only part of the control plane that changes anything, and it does so by asking
-//! other parts. The socket and `operator_access` decide who may connect.
+//! This is the only part of the control plane that changes the gateway. Other modules do the work.
+//! The socket and `operator_access` decide which peers may connect.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,13 +23,13 @@ use crate::descriptors::DescriptorPlan;
 use crate::snapshot::Snapshot;
 use crate::trust::DenyList;
 
-/// The state that operators' requests act on.
+/// The parts of the gateway that operators' requests read and change.
 #[derive(Debug)]
 pub struct Operations {
     state: Arc<ControlState>,
     reloads: ReloadRequests,
     drain: watch::Sender<bool>,
-    /// Addresses and paths, as they are shown.
+    /// The gateway's addresses and paths, as `status` shows them.
     pub(super) addresses: serde_json::Value,
     pub(super) descriptors: DescriptorPlan,
     pub(super) started: Instant,
@@ -38,7 +38,7 @@ pub struct Operations {
 }
 
 impl Operations {
-    /// Creates the operations. `drain` becomes true when the process should end.
+    /// Creates the operations. `drain` is set to true when an operator asks the process to end.
     #[must_use]
     pub fn new(
         state: Arc<ControlState>,

@@ -1,9 +1,9 @@
 //! `OperatorAccess`: the `[admin]` listener over mutual TLS.
 //!
-//! A connection is verified as a caller's is, by the same trust domains, CRLs and deny list;
-//! then the identity has to be one of `[admin] operators`. Both are checked again for every
-//! request after it was read completely, and whenever trust changes. A peer that is not an
-//! operator any more is cut off. Every refusal is recorded.
+//! The same trust domains, CRLs and deny list verify a connection here as on the callers' listener.
+//! The identity must also match one of `[admin] operators`. The gateway checks both again after it
+//! has read a request completely, and whenever trust changes. If a peer is no longer an operator,
+//! the gateway closes its connection. Every refusal is recorded.
 
 use std::fmt;
 use std::io;
@@ -45,17 +45,17 @@ use crate::telemetry::operator::{OperatorFacts, OperatorRecord};
 use crate::tls::handshake_notes::with_notes;
 use crate::tls::{HandshakeNotes, PLAIN_HTTP_ANSWER};
 
-/// Most bytes of a request's body.
+/// Maximum number of bytes of a request's body.
 const MAX_BODY: usize = 64 * 1024;
-/// How long responses in progress may take when the peer is not an operator any more.
+/// If a peer is no longer an operator, its responses in progress may take this long.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(400);
-/// How long a refused peer may take to read the reason.
+/// Maximum time for a refused peer to read the reason.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
-/// Most bytes that are read from a peer that is refused.
+/// Maximum number of bytes that are read and discarded from a refused peer.
 const MAX_LINGER: u64 = 64 * 1024;
-/// The detail of the record when a connection is closed for newer ones.
+/// The detail in the audit record if a connection is evicted for newer ones.
 const EVICTED: &str = "it yielded to newer connections before it was let in";
-/// Maximum time of one sleep, because the wall clock may be changed in between.
+/// Maximum time of one sleep. It is short, because the wall clock may be changed during the sleep.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 /// Admits operators by their certificates.
@@ -67,27 +67,27 @@ pub struct OperatorAccess {
     evictions: EvictionLog,
 }
 
-/// A peer that has proven an identity.
+/// A peer that has proven an identity with its certificate.
 struct Operator {
     identity: Arc<PeerIdentity>,
     chain: Vec<CertificateDer<'static>>,
     peer: SocketAddr,
-    /// The TLS server name, if one was asked for.
+    /// The server name of the TLS handshake, if the client sent one.
     server_name: Option<String>,
-    /// The reason why the peer is not an operator, if it was refused at the start.
+    /// The reason why the peer is not an operator, if the first check refused it.
     denial: Option<Denial>,
 }
 
 /// The reason why a connection was not admitted.
 enum AdmissionError {
-    /// The peer closed the connection before it sent anything. Nothing is recorded.
+    /// The peer closed the connection before it sent any data. Nothing is recorded.
     Gone,
     Refused {
         reason: ReasonCode,
         detail: String,
         alert: Option<&'static str>,
         notes: Box<HandshakeNotes>,
-        /// The connection, if the peer still has to read what was sent on it.
+        /// The connection, if the peer still has to read the last data that was sent on it.
         stream: Option<TcpStream>,
     },
 }
@@ -112,8 +112,8 @@ impl AdmissionError {
 }
 
 impl OperatorAccess {
-    /// Creates the access for the operators of the newest snapshot. `changes` is incremented
-    /// after trust has changed.
+    /// Creates the access check for the operators of the newest snapshot. The counter `changes` is
+    /// incremented after each change of trust.
     #[must_use]
     pub fn new(
         snapshot: Arc<ArcSwap<Snapshot>>,
@@ -128,7 +128,8 @@ impl OperatorAccess {
         }
     }
 
-    /// Resolves when the connection is evicted before it was admitted.
+    /// Counts a connection that was evicted before it was admitted. Returns an error with the
+    /// number of evictions if it is time to record them, and [`AdmissionError::Gone`] otherwise.
     async fn evicted(&self) -> AdmissionError {
         match self.evictions.note().await {
             Some(count) => AdmissionError::because(
@@ -148,7 +149,7 @@ impl OperatorAccess {
         mut stopping: watch::Receiver<bool>,
     ) {
         let Ok(peer) = stream.peer_addr() else { return };
-        // Subscribed before anything is verified, so that no change in between is missed.
+        // Subscribes before the verification, so that no change during the verification is missed.
         let mut changes = self.changes.clone();
         changes.mark_unchanged();
         let shaking =
@@ -270,7 +271,7 @@ impl OperatorAccess {
         Ok((stream, operator))
     }
 
-    /// Records the refusal at once. Returns the connection if the peer may still read from it.
+    /// Records the refusal. Returns the connection if the peer may still have to read from it.
     fn record_refusal(&self, error: AdmissionError, peer: SocketAddr) -> Option<TcpStream> {
         let AdmissionError::Refused {
             reason,
@@ -303,7 +304,7 @@ impl OperatorAccess {
         OperatorRecord::refused(&self.audit, operator.facts(), why, None)
     }
 
-    /// Lets only requests of an operator pass.
+    /// Passes on a request only if the peer is an operator.
     async fn guard(&self, operator: &Operator, request: Request, next: Next) -> Response {
         if let Some(denial) = &operator.denial {
             return refusal(denial);
@@ -321,7 +322,7 @@ impl OperatorAccess {
             drop(self.refused(operator, &denial));
             return refusal(&denial);
         };
-        // Checked again now that the whole request was read, because trust may have changed.
+        // The check is repeated after the whole request was read, because trust may have changed.
         if let Err(denial) = operator.check(&self.snapshot.load_full()) {
             drop(self.refused(operator, &denial));
             return refusal(&denial);
@@ -331,7 +332,8 @@ impl OperatorAccess {
         next.run(request).await
     }
 
-    /// Resolves when an operator that was admitted is not an operator any more.
+    /// Waits until an admitted operator is no longer an operator, and returns the reason. Never
+    /// returns if the peer was not admitted.
     async fn until_refused(
         &self,
         operator: &Operator,
@@ -340,7 +342,7 @@ impl OperatorAccess {
     ) -> Denial {
         loop {
             let now = clock::certificate_now();
-            // Never zero, because the check has already refused an expired identity.
+            // Time is left, because the last check would have refused an expired identity.
             let left = clock::certificate_time_left(holds_until, now)
                 .clamp(Duration::from_secs(1), MAX_SLEEP);
             tokio::select! {
@@ -361,8 +363,8 @@ impl OperatorAccess {
 }
 
 impl Operator {
-    /// Checks that the identity is valid under a snapshot and is an operator's. Returns until
-    /// when that holds, in seconds since the Unix epoch.
+    /// Checks that the identity is valid under a snapshot and belongs to an operator. Returns until
+    /// when the result is valid, in seconds since the Unix epoch.
     fn check(&self, snapshot: &Snapshot) -> Result<i64, Denial> {
         let not_allowed = |detail: String| Denial::new(ReasonCode::CallerNotAllowed, detail);
         let operators = snapshot.operators.as_ref().ok_or_else(|| {
@@ -421,7 +423,7 @@ fn explained(error: &io::Error, notes: HandshakeNotes) -> AdmissionError {
     }
 }
 
-/// Creates the response to a peer that is refused. The connection ends with it.
+/// Creates the response to a refused peer. The connection is closed after it.
 fn refusal(denial: &Denial) -> Response {
     let reason = denial.reason;
     let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::FORBIDDEN);
@@ -444,8 +446,9 @@ fn refusal(denial: &Denial) -> Response {
     (status, fields, body.to_string()).into_response()
 }
 
-/// Closes a connection so that the peer can read what was sent last. Closing a socket with
-/// unread input would reset the connection and discard that.
+/// Closes a connection after the peer has had time to read the last data. Until then reads and
+/// discards the peer's input: closing a socket with unread input resets the connection, and the
+/// peer loses that data.
 async fn linger(mut stream: TcpStream) {
     if stream.shutdown().await.is_err() {
         return;

@@ -1,8 +1,8 @@
-//! Documents that both listeners serve: keys and metadata, health, metrics, and explanations of
-//! reasons.
+//! Documents that all listeners serve: keys and metadata, health, metrics, and explanations of
+//! reason codes.
 //!
-//! GET and HEAD only. Of a request only the path and `If-None-Match` are read, and no part of
-//! it is sent back.
+//! Only GET and HEAD are allowed. The code reads only the path and `If-None-Match` of a request,
+//! and sends no part of the request back.
 
 use std::sync::Arc;
 
@@ -24,29 +24,29 @@ use crate::reason::ReasonCode;
 use crate::snapshot::PublicSettings;
 use crate::telemetry::metrics;
 
-/// How long consumers may keep the documents. Keys are published at least three
-/// times as long before they sign.
+/// How long consumers may cache the documents. A key is published at least three times as long
+/// before it signs anything.
 const MAX_AGE: &str = "max-age=300";
-/// Pages have one inline style sheet and nothing else.
+/// The pages contain one inline style sheet, and no other active content.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
                            form-action 'none'; frame-ancestors 'none'";
 
-/// The pages that a listener offers. The pages about reasons are always served.
+/// Which documents a listener serves. It always serves the pages about reason codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offered {
-    /// Key set and metadata.
+    /// Whether the listener serves the key set and the metadata.
     pub keys: bool,
-    /// `/healthz` and `/readyz`.
+    /// Whether the listener serves `/healthz` and `/readyz`.
     pub health: bool,
-    /// `/metrics`.
+    /// Whether the listener serves `/metrics`.
     pub metrics: bool,
-    /// Whether `/readyz` gives details, and whether `/revocation` exists. Both may reveal names
-    /// of files and authorities.
+    /// Whether `/readyz` gives details, and whether `/revocation` exists. Both may reveal the names
+    /// of files and of authorities.
     pub details: bool,
 }
 
 impl Offered {
-    /// Offers everything.
+    /// Serves all documents.
     pub const ALL: Self = Self {
         keys: true,
         health: true,
@@ -66,7 +66,7 @@ impl From<&PublicSettings> for Offered {
     }
 }
 
-/// Creates the router. Methods other than GET and HEAD get 405 with `Allow`.
+/// Creates the router. Other methods than GET and HEAD get status 405 with `Allow`.
 pub fn router(state: Arc<ControlState>, offered: Offered) -> Router {
     let mut router = Router::new()
         .route("/reasons", get(all_reasons))
@@ -161,8 +161,8 @@ async fn one_reason(Path(code): Path<String>) -> Response {
     }
 }
 
-/// Responds with a document, or with "not modified" if the consumer has it (RFC 9110 section
-/// 13.1.2).
+/// Responds with a document. If the client already has the current version, responds with 304 (RFC
+/// 9110 section 13.1.2).
 fn document(document: &Document, headers: &HeaderMap) -> Response {
     let tags = [
         (ETAG, document.etag.clone()),
@@ -174,8 +174,8 @@ fn document(document: &Document, headers: &HeaderMap) -> Response {
     (tags, typed(JSON), document.body.clone()).into_response()
 }
 
-/// Whether the consumer has the current document. `If-None-Match` compares weakly: a prefix
-/// `W/` does not count.
+/// Whether the client has the current document. `If-None-Match` uses weak comparison, which ignores
+/// a prefix `W/`.
 fn has_current(headers: &HeaderMap, etag: &str) -> bool {
     headers
         .get_all(IF_NONE_MATCH)

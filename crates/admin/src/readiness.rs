@@ -1,7 +1,8 @@
 //! `Readiness`: whether the gateway should get traffic, and which problems it has.
 //!
-//! A part that notices a problem raises it here and clears it when it is over; `/readyz` shows
-//! them. A problem alone does not make the gateway unready: an alarm is never an outage.
+//! If a part of the gateway detects a problem, it raises the problem here, and clears it when the
+//! problem is over. `/readyz` shows all problems. A problem alone does not make the gateway
+//! unready, so that an alarm never causes an outage.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,59 +12,59 @@ use serde::Serialize;
 use crate::clock;
 use crate::identity::text::printable;
 
-/// The stage of the process's life.
+/// The stage in the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// The process does not serve yet.
+    /// The process does not serve requests yet.
     Starting,
-    /// Serving.
+    /// The process serves requests.
     Ready,
-    /// Requests in progress are served; no new ones should come.
+    /// The process finishes the requests in progress, and should get no new ones.
     Draining,
 }
 
-/// How much a problem matters.
+/// How severe a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Nothing is lost yet.
+    /// Everything still works, but an operator should act before that changes.
     Warning,
-    /// Something does not work, or soon will not.
+    /// A part does not work, or will soon stop working.
     Error,
 }
 
-/// The kinds of problems: stable names for people, alerts and scripts.
+/// The kinds of problems. Their names are stable, because people, alerts and scripts use them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProblemCode {
-    /// The configuration file was refused: the earlier configuration stays in service.
+    /// The configuration file was refused, and the earlier configuration stays in service.
     ConfigurationRefused,
-    /// A file that the configuration in service names cannot be used: its last good content
-    /// stays in service.
+    /// A file that the configuration in service names cannot be used. Its last good content stays
+    /// in service.
     MaterialUnreadable,
-    /// A file system hangs: changes of the files on it are not noticed.
+    /// A file system hangs, so that changes of the files on it are not detected.
     MaterialStalled,
-    /// Entries of the deny list are in force, but not on disk.
+    /// Entries of the deny list are in force, but were not written to disk.
     DenyListUnsaved,
     /// A revocation list cannot be fetched.
     CrlUnavailable,
-    /// A revocation list is past half of its life.
+    /// More than half of a revocation list's validity is over.
     CrlHalfLife,
-    /// A revocation list is past its nextUpdate, or not valid yet.
+    /// A revocation list is past its nextUpdate, or is not valid yet.
     CrlStale,
     /// A root certificate or a revocation list in service has a problem.
     Trust,
     /// The shared store of rate limits does not respond.
     StoreUnreachable,
-    /// The keys or the introspection of a token issuer are not available.
+    /// The keys or the introspection endpoint of a token issuer are not available.
     TokenIssuerUnavailable,
-    /// There are fewer file descriptors than the limits allow connections.
+    /// The process has fewer file descriptors than its limits allow connections.
     DescriptorsLow,
 }
 
 impl ProblemCode {
-    /// Whether the problem is about files that do not take effect.
+    /// Whether the problem means that files on disk differ from the state in service.
     #[must_use]
     pub const fn concerns_files(self) -> bool {
         matches!(
@@ -75,7 +76,7 @@ impl ProblemCode {
         )
     }
 
-    /// How much problems of this kind matter.
+    /// Returns how severe problems of this kind are.
     #[must_use]
     pub const fn severity(self) -> Severity {
         match self {
@@ -92,7 +93,7 @@ impl ProblemCode {
     }
 }
 
-/// The state of the process, shared by the parts that change or show it.
+/// The stage and the problems of the process, shared by all parts that change or show them.
 #[derive(Debug)]
 pub struct Readiness {
     state: Mutex<State>,
@@ -101,7 +102,7 @@ pub struct Readiness {
 #[derive(Debug)]
 struct State {
     stage: Stage,
-    /// The problems, by kind and subject.
+    /// The problems. The string is the subject: the file, URL or other thing that has the problem.
     problems: BTreeMap<(ProblemCode, String), Problem>,
 }
 
@@ -112,18 +113,19 @@ pub struct Problem {
     pub code: ProblemCode,
     /// The problem's severity.
     pub severity: Severity,
-    /// When the problem began, RFC 3339, if that is known.
+    /// When the problem began, in RFC 3339 format, if that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// The problem, and what still works, on one line.
+    /// Describes on one line the problem, and what still works.
     pub detail: String,
-    /// The command that helps, or shows more.
+    /// A command that fixes the problem or shows more about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
 }
 
 impl Problem {
-    /// Creates a problem. `detail` may quote files and peers, and is made safe to print.
+    /// Creates a problem. `detail` may contain text from files and peers, so unsafe characters are
+    /// replaced.
     #[must_use]
     pub fn new(code: ProblemCode, detail: &str) -> Self {
         Self {
@@ -135,7 +137,7 @@ impl Problem {
         }
     }
 
-    /// Adds the command that fixes the problem.
+    /// Adds a command that fixes the problem or shows more about it.
     #[must_use]
     pub fn command(mut self, command: &str) -> Self {
         self.command = Some(printable(command));
@@ -144,7 +146,7 @@ impl Problem {
 }
 
 impl Readiness {
-    /// Creates the state of a process that has just begun.
+    /// Creates the state of a process that has just started.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -155,24 +157,24 @@ impl Readiness {
         }
     }
 
-    /// Notes that everything listens.
+    /// Records that all listeners are open.
     pub fn set_ready(&self) {
         self.state().stage = Stage::Ready;
     }
 
-    /// Notes that the process is about to end.
+    /// Records that the process is about to end.
     pub fn set_draining(&self) {
         self.state().stage = Stage::Draining;
     }
 
-    /// Returns the stage of the process's life.
+    /// Returns the stage in the life of the process.
     #[must_use]
     pub fn stage(&self) -> Stage {
         self.state().stage
     }
 
-    /// Raises a problem of a subject, for example a file. A problem that was raised before gets
-    /// the new detail and keeps its beginning. Returns whether the problem is new.
+    /// Raises a problem of a subject, for example of a file. If the problem was raised before,
+    /// updates its detail and keeps its `since`. Returns whether the problem is new.
     pub fn raise(&self, subject: &str, problem: Problem) -> bool {
         let mut state = self.state();
         let key = (problem.code, subject.to_owned());
@@ -189,13 +191,13 @@ impl Readiness {
         is_news
     }
 
-    /// Clears a problem that is over. Returns whether there was one.
+    /// Clears a problem that is over. Returns whether the problem existed.
     pub fn clear(&self, code: ProblemCode, subject: &str) -> bool {
         let mut state = self.state();
         state.problems.remove(&(code, subject.to_owned())).is_some()
     }
 
-    /// Clears all problems of a kind whose subjects are not among these.
+    /// Clears all problems of a kind, except for those whose subject `keep` accepts.
     pub fn clear_others(&self, code: ProblemCode, mut keep: impl FnMut(&str) -> bool) {
         let mut state = self.state();
         state
@@ -203,14 +205,15 @@ impl Readiness {
             .retain(|(other, subject), _| *other != code || keep(subject));
     }
 
-    /// Returns all problems, by kind and subject.
+    /// Returns all problems, sorted by code and subject.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         self.state().problems.values().cloned().collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is complete before the lock is released.
+        // A poisoned lock is safe to use, because every change is complete before the lock is
+        // released.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,6 @@
-//! The pages that the `type` of a problem document leads to: one per reason.
+//! The web pages that the `type` of a problem document links to: one page for each reason code.
 //!
-//! Written from `reason` alone, without scripts and without anything that came
-//! with the request.
+//! The pages are generated from `reason` alone. They contain no scripts and no part of the request.
 
 use std::fmt::Write as _;
 

@@ -1,14 +1,14 @@
-//! Asks for a reload and reports its outcome.
+//! Requests a reload and reports its outcome.
 //!
-//! A request gets the outcome of a reload that began after it; requests that wait together
-//! share one reload. `app` does the work of a reload.
+//! A request gets the outcome of a reload that starts after the request. Requests that wait at the
+//! same time share one reload. `app` does the work of a reload.
 
 use tokio::sync::{mpsc, oneshot};
 
-/// Most requests that wait at once.
+/// Maximum number of requests that wait at the same time.
 const MAX_WAITING: usize = 1024;
 
-/// The outcome of a reload: the new generation, or the reason why the old one stays.
+/// The outcome of a reload: the new generation, or the reason why the old configuration stays.
 pub type ReloadOutcome = Result<u64, String>;
 
 /// The task that reloads has ended.
@@ -20,7 +20,7 @@ pub struct ReloadUnavailable;
 #[derive(Debug, Clone)]
 pub struct ReloadRequests(mpsc::Sender<Option<oneshot::Sender<ReloadOutcome>>>);
 
-/// The requests, for the task that reloads.
+/// The receiving end of the queue, for the task that reloads.
 #[derive(Debug)]
 pub struct ReloadQueue(mpsc::Receiver<Option<oneshot::Sender<ReloadOutcome>>>);
 
@@ -36,7 +36,8 @@ pub fn reload_channel() -> (ReloadRequests, ReloadQueue) {
 }
 
 impl ReloadRequests {
-    /// Requests a reload without waiting. If the queue is full, a reload happens anyway.
+    /// Requests a reload without waiting. If the queue is full, this request is dropped, because
+    /// the waiting requests cause a reload.
     pub fn notify(&self) {
         let _ = self.0.try_send(None);
     }
@@ -56,7 +57,7 @@ impl ReloadRequests {
 }
 
 impl ReloadQueue {
-    /// Waits for a request, and takes all that have arrived.
+    /// Waits for a request. Returns this request and all others in the queue.
     pub async fn next(&mut self) -> ReloadWaiters {
         let mut waiters = ReloadWaiters::default();
         match self.0.recv().await {
@@ -67,7 +68,7 @@ impl ReloadQueue {
         waiters
     }
 
-    /// Takes all requests that have arrived in the meantime.
+    /// Adds all requests that are in the queue now.
     pub fn join(&mut self, waiters: &mut ReloadWaiters) {
         while let Ok(more) = self.0.try_recv() {
             waiters.0.extend(more);
@@ -76,13 +77,13 @@ impl ReloadQueue {
 }
 
 impl ReloadWaiters {
-    /// Whether there are no waiters.
+    /// Whether no request waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Adds other waiters.
+    /// Adds the waiters of `others`.
     pub fn join(&mut self, others: Self) {
         self.0.extend(others.0);
     }
@@ -90,7 +91,7 @@ impl ReloadWaiters {
     /// Sends the outcome to all waiters.
     pub fn answer(self, outcome: &ReloadOutcome) {
         for waiter in self.0 {
-            // A waiter that is gone needs no outcome.
+            // The send fails if the waiter was dropped, which is no problem.
             let _ = waiter.send(outcome.clone());
         }
     }

@@ -11,7 +11,7 @@ pub(super) const HTML: &str = "text/html; charset=utf-8";
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 pub(super) const JSON: &str = "application/json";
 
-/// Creates a response with a body of one of these media types.
+/// Creates a response whose body has one of the supported media types.
 pub(super) fn respond(
     status: StatusCode,
     media_type: &'static str,
@@ -21,7 +21,7 @@ pub(super) fn respond(
     (status, [(CACHE_CONTROL, caching)], typed(media_type), body).into_response()
 }
 
-/// Returns the fields that describe a body.
+/// Returns the header fields that describe a body of this media type.
 pub(super) const fn typed(media_type: &'static str) -> [(HeaderName, &'static str); 2] {
     [
         (CONTENT_TYPE, media_type),
@@ -29,7 +29,7 @@ pub(super) const fn typed(media_type: &'static str) -> [(HeaderName, &'static st
     ]
 }
 
-/// Creates a response in JSON.
+/// Creates a response with a JSON body.
 pub(super) fn respond_json(status: StatusCode, document: &impl Serialize) -> Response {
     let caching = [(CACHE_CONTROL, NO_STORE)];
     (status, caching, Json(document)).into_response()

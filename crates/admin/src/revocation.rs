@@ -1,6 +1,6 @@
-//! Reports the state of revocation: which CRLs have been in service since when, and how many
-//! connections were cut off since the start. The report shows that a published CRL is in
-//! effect. It names authorities, but no callers.
+//! Reports the state of revocation: since when each CRL is in service, and how many connections
+//! were closed since the process started. Operators use the report to check that a published CRL
+//! has taken effect. It names authorities, but no callers.
 
 use serde::Serialize;
 use x509_parser::prelude::{FromDer as _, X509Name};
@@ -19,27 +19,26 @@ pub(super) struct Revocation {
     #[serde(flatten)]
     cuts: Cuts,
     trust_domains: Vec<Domain>,
-    /// Problems that keep files or the configuration from taking effect.
+    /// Problems that keep files on disk, or the configuration on disk, from taking effect.
     problems: Vec<Problem>,
 }
 
-/// Connections that were cut off. Also a part of `/status`.
+/// Statistics about connections that were closed after a change of trust. `/status` shows them too.
 #[derive(Serialize)]
 pub(super) struct Cuts {
-    /// When this generation came into service, in milliseconds since the Unix
-    /// epoch.
+    /// When the current generation came into service, in milliseconds since the Unix epoch.
     in_service_since_ms: u64,
     connections_cut: Counts,
 }
 
 #[derive(Serialize)]
 struct Counts {
-    /// Connections that were cut off because their identity or permission was not valid any
-    /// more.
+    /// Number of connections that were closed because their identity or permission was no longer
+    /// valid.
     total: u64,
-    /// Number of cut connections whose certificate had been revoked.
+    /// Number of closed connections whose certificate was revoked.
     revoked: u64,
-    /// When the last connection was cut off, in milliseconds since the Unix epoch.
+    /// When the last connection was closed for such a reason, in milliseconds since the Unix epoch.
     last_ms: Option<u64>,
 }
 
@@ -78,7 +77,7 @@ impl Cuts {
     }
 }
 
-/// A trust domain and its lists.
+/// A trust domain and its revocation lists.
 #[derive(Serialize)]
 pub(super) struct Domain {
     name: String,

@@ -1,4 +1,4 @@
-//! The requests that operators can make, through the private socket or with a certificate.
+//! The requests that operators can make, through the private socket or with a client certificate.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::status::status;
 use super::{deny_entries, tokens};
 use crate::telemetry::audit::AuditSink;
 
-/// Creates the router of the private socket. Actions are written to `audit`.
+/// Creates the router of the private socket. Every action is recorded in `audit`.
 pub fn socket_router(operations: Arc<Operations>, audit: AuditSink) -> Router {
     let router = routes()
         .route("/revocation", get(revocation))
@@ -26,8 +26,8 @@ pub fn socket_router(operations: Arc<Operations>, audit: AuditSink) -> Router {
     recorded(router, audit)
 }
 
-/// Creates the router of the operators' TLS listener: everything that the socket offers, and
-/// all documents.
+/// Creates the router of the operators' TLS listener: all requests of the private socket, and all
+/// documents.
 pub fn admin_router(operations: Arc<Operations>, audit: AuditSink) -> Router {
     let reading = router(Arc::clone(operations.state()), Offered::ALL);
     recorded(routes().with_state(operations).merge(reading), audit)

@@ -1,8 +1,7 @@
-//! The listeners: accept connections and serve a router on them.
+//! The listeners of the control plane: they accept connections and serve a router on them.
 //!
-//! Every connection has a slot, and deadlines for its handshake, for each request head, and for
-//! the whole connection. Strangers can therefore neither hold all slots nor any of them for
-//! long.
+//! Every connection has a slot. It also has timeouts for its handshake, for each request head, and
+//! for the whole connection. An unknown client can therefore not hold a slot for long.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -39,7 +38,7 @@ use crate::descriptors::{ControlShare, is_shortage, release_spare};
 use crate::snapshot::Snapshot;
 use crate::tls::Credentials;
 
-/// Pause after an error of `accept`.
+/// The pause after `accept` has failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Whether a listener speaks TLS.
@@ -51,12 +50,12 @@ pub enum ListenerTls {
     On(Arc<ServerConfig>),
 }
 
-/// Creates the router of the operators' listener on loopback. It serves everything that can be
-/// read, to requests that name this machine and `port` in `Host`.
+/// Creates the router of the operators' loopback listener. The router serves all documents, but
+/// only to requests whose `Host` names this machine and `port`.
 ///
-/// A web page can make a browser connect to loopback under the page's own name (DNS rebinding),
-/// but it cannot make the browser send another `Host`. No response has CORS fields, so that
-/// pages cannot read the responses without that trick.
+/// A web page can make a browser connect to loopback under the page's own name (DNS rebinding). But
+/// the page cannot make the browser send another `Host`. No response has CORS fields, so a page
+/// cannot read a response in another way.
 pub fn operators_router(state: Arc<ControlState>, port: u16) -> Router {
     let check = move |request: Request, next: Next| async move {
         if is_loopback_request(request.headers(), request.uri(), port) {
@@ -68,7 +67,7 @@ pub fn operators_router(state: Arc<ControlState>, port: u16) -> Router {
     router(state, Offered::ALL).layer(middleware::from_fn(check))
 }
 
-/// Creates a TLS configuration that asks for no client certificate.
+/// Creates a TLS configuration that requests no client certificate.
 ///
 /// # Errors
 /// If rustls refuses the configuration.
@@ -87,8 +86,8 @@ fn with_resolver(
     Ok(Arc::new(tls))
 }
 
-/// Same as [`server_only_config`], with the certificate of the newest snapshot: a renewed one
-/// is presented without a restart.
+/// Same as [`server_only_config`], but uses the certificate of the newest snapshot. A renewed
+/// certificate therefore takes effect without a restart.
 ///
 /// # Errors
 /// If rustls refuses the configuration.
@@ -98,15 +97,15 @@ pub fn following_config(
     with_resolver(Arc::new(Newest(snapshot)))
 }
 
-/// Limits on the connections of a listener, and the signal to stop.
+/// The limits on the connections of a listener, and the signal to stop.
 #[derive(Debug, Clone)]
 pub struct Serving {
-    /// Becomes true when the listener should stop. Requests in progress may finish within a
+    /// Becomes true when the listener should stop. Requests in progress may then finish within a
     /// short time.
     pub stopping: watch::Receiver<bool>,
-    /// Maximum numbers of connections.
+    /// Maximum numbers of connections on the listener.
     pub share: ControlShare,
-    /// The snapshot, which says which addresses are not counted.
+    /// The snapshot in service. It tells for which client addresses connections are counted.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
 }
 
@@ -136,11 +135,12 @@ pub async fn serve(listener: TcpListener, router: Router, tls: ListenerTls, serv
     serve_all(listener, converse, serving).await;
 }
 
-/// Serves `router` on the operators' private socket, within the same limits.
+/// Serves `router` on the operators' private socket until `serving.stopping` becomes true.
 pub async fn serve_on_socket(socket: ServedSocket, router: Router, serving: Serving) {
     let converse = |stream, slot: ConnectionSlot, stopping| {
         let router = router.clone().layer(Extension(Actor::at(&stream)));
-        // Only the gateway's own user can connect to the socket.
+        // The connection is established before it sends data, because only the gateway's own user
+        // can connect.
         let is_open = slot.establish();
         async move {
             if is_open {
@@ -152,7 +152,7 @@ pub async fn serve_on_socket(socket: ServedSocket, router: Router, serving: Serv
     serve_all(socket, converse, serving).await;
 }
 
-/// Serves `router` to operators who prove their identity, within the same limits.
+/// Serves `router` to operators who prove their identity, until `serving.stopping` becomes true.
 pub async fn serve_operators(
     listener: TcpListener,
     router: Router,
@@ -165,12 +165,12 @@ pub async fn serve_operators(
     serve_all(listener, converse, serving).await;
 }
 
-/// A listening socket of either kind.
+/// A listening TCP or Unix socket.
 trait Accept: Sync {
     type Stream: Send;
     /// Whether only the gateway's own user can connect.
     const IS_PRIVATE: bool;
-    /// Accepts the next connection. Returns it with the peer's address.
+    /// Accepts the next connection. Returns the connection and the peer's address.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<IpAddr>)>> + Send;
 }
 
@@ -192,7 +192,7 @@ impl Accept for ServedSocket {
     }
 }
 
-/// Accepts until `stopping` becomes true, then lets connections end.
+/// Accepts connections until `stopping` becomes true. Then lets the open connections end.
 async fn serve_all<L: Accept, C>(
     listener: L,
     converse: impl Fn(L::Stream, ConnectionSlot, watch::Receiver<bool>) -> C,
@@ -207,8 +207,8 @@ async fn serve_all<L: Accept, C>(
         ..
     } = serving;
     loop {
-        // Takes a slot first, then a connection, so that connections that cannot be served stay
-        // in the operating system's queue.
+        // Takes a slot before it accepts a connection. If no slot is free, new connections stay in
+        // the queue of the operating system.
         let next = async {
             slots.room().await;
             let (stream, from) = Accept::accept(&listener).await?;
@@ -227,7 +227,8 @@ async fn serve_all<L: Accept, C>(
             Ok((stream, slot)) => {
                 tokio::spawn(converse(stream, slot, stopping.clone()));
             }
-            // The reserved descriptor is for the operator, who uses the private socket.
+            // If no file descriptor is free, the private socket releases the spare one, so that
+            // operators can connect.
             Err(error) if L::IS_PRIVATE && is_shortage(&error) && release_spare() => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection of the control plane");
@@ -246,7 +247,8 @@ async fn converse(
     (slot, mut stopping): (&ConnectionSlot, watch::Receiver<bool>),
 ) {
     let timeout = match tls {
-        // Longer without TLS, because browsers open connections before they need them.
+        // The timeout is longer without TLS, because browsers open connections before they need
+        // them.
         ListenerTls::Off => HEAD_TIMEOUT,
         ListenerTls::On(_) => FIRST_BYTE_TIMEOUT,
     };
@@ -261,7 +263,7 @@ async fn converse(
     slot.spoke();
     match tls {
         ListenerTls::Off => {
-            // Without TLS a connection is established at once.
+            // Without TLS, a connection needs no handshake and is established after its first byte.
             if slot.establish() {
                 slot.rest();
                 serve_http(stream, router, stopping).await;
@@ -291,7 +293,7 @@ fn refuse_host() -> Response {
     )
 }
 
-/// Presents one certificate, whatever the client asks for.
+/// Always presents the same certificate.
 #[derive(Debug)]
 struct Always(Arc<CertifiedKey>);
 

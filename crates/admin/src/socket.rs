@@ -1,7 +1,7 @@
 //! The operators' socket: a file that only the gateway's own user can connect to.
 //!
-//! A user who can open the file can change what the gateway does, so it is private from the
-//! beginning. `routes` defines the requests that the socket serves.
+//! A user who can open the file can change how the gateway behaves. The file is therefore private
+//! from the moment it exists. `routes` defines the requests that the socket serves.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -10,28 +10,28 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-/// Connections that may wait to be accepted.
+/// Maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 256;
 const PRIVATE: u32 = 0o600;
 
-/// The reason why there is no socket.
+/// The reason why the socket could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// A gateway listens at the path.
+    /// Another gateway already listens at the path.
     #[error(
         "a running gateway listens at {} already; stop it, or give this one another [admin] socket",
         .0.display()
     )]
     Taken(PathBuf),
-    /// The path belongs to something that is not a socket.
+    /// The file at the path is not a socket.
     #[error("{} is not a socket; remove it, or choose another [admin] socket", .0.display())]
     NotASocket(PathBuf),
-    /// The system refused.
+    /// The operating system reported an error.
     #[error("cannot listen at {} ([admin] socket): {error}", path.display())]
     System {
-        /// The path.
+        /// The path of the socket.
         path: PathBuf,
-        /// The system's error.
+        /// The error of the operating system.
         error: io::Error,
     },
 }
@@ -39,21 +39,21 @@ pub enum SocketError {
 /// A listening socket. When it is dropped, its file is removed.
 #[derive(Debug)]
 pub struct AdminSocket {
-    // Dropped first, while this process still listens. No other process replaces the file in
-    // this time, so that the removed file is this socket's.
+    // Field order matters: the file is removed while this process still listens. No other process
+    // replaces the file in that time, so the removed file is always this socket's.
     place: SocketPlace,
     listener: UnixListener,
 }
 
-/// An [`AdminSocket`] that a runtime serves.
+/// An [`AdminSocket`] that is registered with a tokio runtime.
 #[derive(Debug)]
 pub struct ServedSocket {
-    // Dropped first, as in [`AdminSocket`].
+    // Field order matters, as in [`AdminSocket`].
     _place: SocketPlace,
     listener: tokio::net::UnixListener,
 }
 
-/// Removes the file of a socket when dropped, if the file is still the same.
+/// Removes the file of a socket on drop, unless another file has replaced it.
 #[derive(Debug)]
 struct SocketPlace {
     path: PathBuf,
@@ -65,7 +65,7 @@ impl AdminSocket {
     /// Listens at `path`. Replaces a socket file at which no process listens any more.
     ///
     /// # Errors
-    /// If a process listens there, the path belongs to something else, or the system refuses.
+    /// If a process listens there, the file is not a socket, or the operating system refuses.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         let failed = |error| SocketError::System {
             path: path.to_owned(),
@@ -75,15 +75,15 @@ impl AdminSocket {
         let socket = private_socket().map_err(failed)?;
         let address = socket2::SockAddr::unix(path).map_err(failed)?;
         socket.bind(&address).map_err(failed)?;
-        // From here on the socket file is removed if something fails.
+        // From here on, `place` removes the socket file if a step fails.
         let metadata = fs::symlink_metadata(path).map_err(failed)?;
         let place = SocketPlace {
             path: path.to_owned(),
             device: metadata.dev(),
             inode: metadata.ino(),
         };
-        // No process can connect before `listen`, so that a permissive umask never takes
-        // effect, on systems that use it for sockets.
+        // Some systems ignore the mode of the socket and use the umask. It is early enough to
+        // change the mode here, because no process can connect before `listen`.
         if metadata.mode() & 0o777 != PRIVATE {
             fs::set_permissions(path, Permissions::from_mode(PRIVATE)).map_err(failed)?;
         }
@@ -101,10 +101,10 @@ impl AdminSocket {
         &self.place.path
     }
 
-    /// Registers the socket with the runtime.
+    /// Registers the socket with the current tokio runtime.
     ///
     /// # Errors
-    /// If the runtime refuses it.
+    /// If the runtime refuses the socket.
     pub fn into_served(self) -> io::Result<ServedSocket> {
         Ok(ServedSocket {
             _place: self.place,
@@ -129,16 +129,16 @@ impl Drop for SocketPlace {
     }
 }
 
-/// Creates a socket whose file will be private: Linux takes the file's mode from the socket.
+/// Creates a socket whose file will be private. On Linux, the file gets its mode from the socket.
 fn private_socket() -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
     let file = File::from(OwnedFd::from(socket));
-    // Other systems refuse this; the mode is checked afterwards.
+    // Other systems refuse this call. The caller checks the mode of the file later.
     let _ = file.set_permissions(Permissions::from_mode(PRIVATE));
     Ok(OwnedFd::from(file).into())
 }
 
-/// Removes the file of a socket at which no process listens. Refuses to remove anything else.
+/// Removes the file of a socket at which no process listens. Refuses to remove any other file.
 fn make_room(path: &Path) -> Result<(), SocketError> {
     let failed = |error| SocketError::System {
         path: path.to_owned(),
@@ -176,7 +176,7 @@ mod tests {
             AdminSocket::bind(&path),
             Err(SocketError::Taken(_))
         ));
-        // As after a kill: the file is there and no process listens.
+        // Simulates a killed process: the file exists, but no process listens.
         let AdminSocket { place, listener } = socket;
         std::mem::forget(place);
         drop(listener);

@@ -1,4 +1,4 @@
-//! `ControlState`: the state that the responses of all listeners are made from.
+//! `ControlState`: the state that the responses of all listeners report.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::telemetry::handshake_sources::HandshakeSources;
 use crate::telemetry::metrics::Metrics;
 use crate::trust::Freshness;
 
-/// The state that responses are made from.
+/// The state that responses report.
 #[derive(Debug)]
 pub struct ControlState {
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -23,7 +23,7 @@ pub struct ControlState {
 }
 
 impl ControlState {
-    /// Creates the state for both listeners.
+    /// Creates the state for all listeners.
     #[must_use]
     pub fn new(
         snapshot: Arc<ArcSwap<Snapshot>>,
@@ -56,7 +56,7 @@ impl ControlState {
         &self.metrics
     }
 
-    /// Lists problems that an operator should look at, although requests are served.
+    /// Returns the problems that an operator should look at, although requests are served.
     pub(super) fn problems(&self, snapshot: &Snapshot) -> Vec<Problem> {
         let now = clock::certificate_now();
         let mut problems = self.readiness.problems();

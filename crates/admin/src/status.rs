@@ -1,4 +1,4 @@
-//! `/status`: the state of the process at a glance.
+//! `/status`: a summary of the state of the process.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ struct Status<'a> {
     addresses: &'a serde_json::Value,
     connections: i64,
     connections_limit: usize,
-    /// The address that most handshakes of the last minute come from, if there is one.
+    /// The address from which most handshakes of the last minute came, if there is such an address.
     busiest_address: Option<Busiest>,
     descriptors: DescriptorPlan,
     routes: usize,
@@ -40,12 +40,12 @@ struct Status<'a> {
     #[serde(flatten)]
     cuts: Cuts,
     trust_domains: Vec<Domain>,
-    /// Entries of the deny list; null if there is no list.
+    /// Number of entries of the deny list. `None` if no deny list is configured.
     denied: Option<usize>,
 }
 
-/// An address that most handshakes come from, although they are of several callers: a load
-/// balancer that does not send its clients' addresses.
+/// An address from which most handshakes come, although the handshakes are of several callers. It
+/// probably belongs to a load balancer that does not forward its clients' addresses.
 #[derive(Serialize)]
 struct Busiest {
     address: IpAddr,
@@ -54,7 +54,7 @@ struct Busiest {
     remedy: &'static str,
 }
 
-/// The remedy if the busiest address belongs to a load balancer.
+/// What to do if the busiest address belongs to a load balancer.
 const BALANCER_REMEDY: &str = "if it is a load balancer, let it send the PROXY protocol and list \
                                it in [listener] proxy_protocol; if many callers share the \
                                address, list it in [limits.address] trusted_networks";
@@ -62,7 +62,7 @@ const BALANCER_REMEDY: &str = "if it is a load balancer, let it send the PROXY p
 impl Busiest {
     fn of(sources: &HandshakeSources, snapshot: &Snapshot) -> Option<Self> {
         let busiest = sources.busiest()?;
-        // Returns early if the address is known to be shared by many peers.
+        // Returns `None` if the configuration already says that many peers share the address.
         snapshot.counted_address(busiest.address)?;
         Some(Self {
             address: busiest.address,

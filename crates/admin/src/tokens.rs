@@ -1,4 +1,4 @@
-//! Removes remembered tokens, so that a revoked token is not accepted any more.
+//! Removes tokens from the cache, so that a revoked token is not accepted any more.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::responses::respond_json;
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Purge {
-    /// The hash of one token, as in audit lines; every token if absent.
+    /// The hash of one token, as audit lines show it. If absent, all tokens are removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
 }

@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-/// The environment variable that names the configuration file.
+/// The environment variable with the path of the configuration file.
 pub const PATH_VARIABLE: &str = "COUNTERSIGN_CONFIG";
 
-/// Paths of the configuration file if there is neither `--config` nor [`PATH_VARIABLE`], in this
-/// order.
+/// The paths at which the configuration file is searched, in this order, if neither `--config` nor
+/// [`PATH_VARIABLE`] gives its path.
 pub const DEFAULT_PATHS: [&str; 2] = ["./countersign.toml", "/etc/countersign/countersign.toml"];
 
-/// No configuration file is named, and there is none at the default paths.
+/// The error if neither `--config` nor [`PATH_VARIABLE`] gives a path and no file of
+/// [`DEFAULT_PATHS`] exists.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "no configuration file: ${PATH_VARIABLE} is not set, and neither {} nor {} exists; \
@@ -19,20 +20,20 @@ pub const DEFAULT_PATHS: [&str; 2] = ["./countersign.toml", "/etc/countersign/co
 )]
 pub struct NoConfiguration;
 
-/// Returns the configuration file to use without `--config`: the file that `$COUNTERSIGN_CONFIG`
-/// names (whether it exists or not), or the first that exists of `./countersign.toml` and
-/// `/etc/countersign/countersign.toml`.
+/// Returns the path of the configuration file if there is no `--config`. If [`PATH_VARIABLE`] is
+/// set, this is its path, even if no such file exists. Otherwise, this is the first path of
+/// [`DEFAULT_PATHS`] that exists.
 ///
 /// # Errors
-/// When there is none; the error lists all three.
+/// If [`PATH_VARIABLE`] is not set and no file of [`DEFAULT_PATHS`] exists.
 pub fn default_path() -> Result<PathBuf, NoConfiguration> {
     choose_path(std::env::var_os(PATH_VARIABLE), Path::exists)
 }
 
-/// Returns the configuration file to use: the named one, or [`default_path`].
+/// Returns `named`, which is the path in `--config`. If it is `None`, returns [`default_path`].
 ///
 /// # Errors
-/// When none is named and there is none in the usual places.
+/// If `named` is `None` and there is no default path.
 pub fn path(named: Option<&Path>) -> Result<PathBuf, NoConfiguration> {
     match named {
         Some(path) => Ok(path.to_owned()),

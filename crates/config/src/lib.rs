@@ -1,23 +1,24 @@
-//! The configuration file: reading it and building what it describes.
+//! The configuration file: reads it, and builds what it describes.
 //!
-//! Domain modules own their types and know nothing of the file; only this module knows both. It
-//! never opens a socket and never writes a file.
+//! Other modules own the types that are built, and do not depend on the file. Only this module
+//! knows the file and these types. It never opens a socket and never writes a file.
 //!
-//! On top:
+//! Files:
 //!
-//! - `load`: loads a configuration with everything that it names
+//! - `load`: loads a configuration with all files that it names
 //! - `running`: the configuration in service, and loads of its material
 //! - `default_path`: the default paths of the configuration file
-//! - `socket`: the operators' socket alone, also of a file that does not load
-//! - `profiles`: `profiles.toml` of an authority, with the same machinery
-//! - `template`: the first file, for `countersign init`
+//! - `socket`: reads only the path of the operators' socket, even if the rest of the file is
+//!   invalid
+//! - `profiles`: reads `profiles.toml`, the certificate profiles of an authority
+//! - `template`: the first configuration, for `countersign init`
 //!
-//! Below, from top to bottom; a folder imports only from those after it:
+//! Folders below these files. Each folder imports only from folders below it in this list:
 //!
-//! - `resolve`: what the values mean together; builds the domain types
-//! - `material`: reads certificates, keys and lists, as units that take effect as a whole
-//! - `document`: the file as it is written, and the one table of known keys
-//! - `diagnostics`: every error with file, line, caret and remedy; all at once
+//! - `resolve`: decides what the values mean together, and builds the types of other modules
+//! - `material`: reads certificates, keys and CRLs, as units that take effect as a whole
+//! - `document`: the file as it is written, and the table of all known keys
+//! - `diagnostics`: collects all errors, each with file, line, caret (`^`) and remedy
 
 use countersign_core::{
     assertion, authn, clock, crl_fetch, crypto, descriptors, file_read, file_stamp, http_client,

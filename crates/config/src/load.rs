@@ -1,4 +1,4 @@
-//! Loading a configuration with everything that it names.
+//! Loads a configuration with all files that it names.
 
 use std::path::{Path, PathBuf};
 
@@ -11,43 +11,43 @@ use super::resolve::{self, ResolveInput};
 use super::running::Running;
 use crate::snapshot::{Settings, Snapshot};
 
-/// A configuration, loaded and ready to serve.
+/// A configuration that was loaded without errors, with everything that was built from it.
 #[derive(Debug)]
 pub struct Loaded {
-    /// Settings that cannot change without a restart.
+    /// The settings that cannot change without a restart.
     pub settings: Settings,
-    /// The state for requests.
+    /// The immutable state that decides about requests.
     pub snapshot: Snapshot,
-    /// Warnings: an operator should look at them, although nothing is wrong.
+    /// Warnings for the operator. The configuration is used in spite of warnings.
     pub warnings: Vec<String>,
-    /// Every file that was read, the configuration itself first, and every directory
-    /// that was listed.
+    /// Every file that was read, starting with the configuration file, and every directory that was
+    /// listed.
     pub files: Vec<PathBuf>,
-    /// The configuration itself, from which its files can be loaded again.
+    /// The configuration as it was read. Later loads of certificates, keys and CRLs use it.
     pub running: Running,
 }
 
-/// Loads a configuration with everything it names: certificates, keys,
-/// revocation lists. Relative paths in it start at its own directory.
+/// Loads a configuration with all files that it names: certificates, keys, CRLs. Relative paths
+/// start at the directory of the configuration file.
 ///
 /// # Errors
-/// Everything that is wrong with it, at once.
+/// All errors in the configuration and in the files that it names.
 pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
     inspect(path).map(|(loaded, _)| loaded)
 }
 
-/// Like [`load`], with a summary of the configuration.
+/// Same as [`load`], but also returns a summary of the configuration's certificates and CRLs.
 ///
 /// # Errors
-/// Everything that is wrong with it, at once.
+/// All errors in the configuration and in the files that it names.
 pub fn inspect(path: &Path) -> Result<(Loaded, Inventory), ConfigErrors> {
     inspect_with(path, &Progress::default())
 }
 
-/// Like [`inspect`]. Meanwhile `progress` shows which file is being read.
+/// Same as [`inspect`]. While this function runs, `progress` shows which file is being read.
 ///
 /// # Errors
-/// Everything that is wrong with it, at once.
+/// All errors in the configuration and in the files that it names.
 pub fn inspect_with(path: &Path, progress: &Progress) -> Result<(Loaded, Inventory), ConfigErrors> {
     read(path, None, UnitLoad::default(), progress)
 }
@@ -89,11 +89,11 @@ fn read(
     }
 }
 
-/// Loads a configuration with everything that it names, to replace the one in service. Blocks as
-/// long as the file system does.
+/// Loads the configuration file again, with all files that it names, to replace `running`, the
+/// configuration in service. Blocks without a time limit if the file system does not respond.
 ///
 /// # Errors
-/// Everything that is wrong with it, at once.
+/// All errors in the configuration and in the files that it names.
 pub fn load_after(
     running: &Running,
     previous: &Snapshot,

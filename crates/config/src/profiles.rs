@@ -1,5 +1,6 @@
-//! `profiles.toml`: the certificate profiles that an operator has written. It is read as strictly
-//! as the gateway's configuration, and with the same errors: file, line, caret, remedy.
+//! Reads `profiles.toml`: the certificate profiles that an operator has written for an authority.
+//! Unknown keys are refused, and errors have the same form as those of the gateway's configuration:
+//! file, line, caret (`^`), remedy.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +25,7 @@ sections! {
     "docs/pki.md" SECTIONS
 
     "[[profile]]"
-    /// One profile of certificates.
+    /// A certificate profile: which certificates it allows, and their lifetime.
     ProfileSection {
         name: String = Required,
         usages: Several<Usage> = Optional,
@@ -40,10 +41,11 @@ sections! {
     }
 }
 
-/// Reads the profiles of an authority. Returns the built-in ones if the file does not exist.
+/// Reads the profiles of an authority from the file at `path`. Returns the built-in profiles if the
+/// file does not exist. `domain` is the trust domain of the authority.
 ///
 /// # Errors
-/// Everything that is wrong with the file, at once.
+/// All errors in the file.
 pub fn profiles(path: &Path, domain: &TrustDomain) -> Result<Profiles, ConfigErrors> {
     if !path.exists() {
         return Ok(Profiles::default());
@@ -116,7 +118,7 @@ fn sections(root: &Spanned<DeTable<'_>>, diagnostics: &mut Diagnostics) -> Vec<P
     found
 }
 
-/// The context in which the values of one profile are interpreted.
+/// One `[[profile]]` section, and what is needed to check its values.
 struct Reading<'a> {
     section: &'a ProfileSection,
     name: &'a At<String>,
@@ -292,7 +294,8 @@ impl Reading<'_> {
         })
     }
 
-    /// Refuses patterns of another trust domain, which would allow nothing.
+    /// Refuses patterns of SPIFFE IDs in another trust domain. The authority issues no such names,
+    /// so these patterns could never allow a name.
     fn check_identities(
         &self,
         field: &Field<Several<IdentityPattern>>,

@@ -1,9 +1,8 @@
-//! `Running`: the configuration that is in service, kept as it was read, and the
-//! loading of its material.
+//! `Running`: the configuration in service, as it was read, and loads of its material.
 //!
-//! The present content of the file on disk does not matter here: a load of material reads the files
-//! that the configuration in service names, one unit at a time. So no edit, typo or permission of
-//! the configuration delays a revocation.
+//! A load of material reads again the files that the configuration in service names, one unit at a
+//! time ([`Unit`]). It does not read the configuration file. So an edit or a mistake in that file
+//! never delays a revocation.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,34 +18,39 @@ use crate::file_stamp::{FileStamp, FileStamps};
 use crate::identity::TrustDomain;
 use crate::snapshot::Snapshot;
 
-/// A configuration as it was read, with its units of material.
+/// A configuration as it was read, with its units of material. A unit is a set of files that are
+/// read and take effect together.
 #[derive(Debug, Clone)]
 pub struct Running {
     path: PathBuf,
     source: Arc<str>,
-    /// Stamp of the configuration file, taken before it was read.
+    /// The stamp of the configuration file, taken before it was read.
     stamp: Option<FileStamp>,
     units: Units,
     suspended: BTreeMap<TrustDomain, i64>,
     unanswered: Unanswered,
 }
 
-/// A unit that was loaded.
+/// A unit of material that was read again.
 #[derive(Debug)]
 pub struct LoadedUnit {
     unit: Arc<Unit>,
-    /// Whether the unit is identical to the one in service.
+    /// Whether the unit has the same content as the unit in service. Only trust domains are
+    /// compared.
     pub is_unchanged: bool,
-    /// Warnings for the operator.
+    /// The warnings about the unit.
     pub warnings: Vec<String>,
-    /// Parts that cannot be used and are replaced by the last good ones.
+    /// Errors in files, patterns and URLs that cannot be used. Their last good content stays in
+    /// use.
     pub degraded: Vec<String>,
-    /// Whether the system failed to read a file that may exist.
+    /// Whether the operating system failed to read a file or to list a directory, for example
+    /// because of too few descriptors.
     pub system_failure: bool,
 }
 
 impl LoadedUnit {
-    /// Whether every part of the unit could be used, so that no last good part replaces it.
+    /// Whether all files of the unit could be read and used. If not, the last good content of some
+    /// files may be in use.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.degraded.is_empty() && !self.system_failure
@@ -59,19 +63,21 @@ impl LoadedUnit {
     }
 }
 
-/// Why a unit cannot be loaded: the last good one stays.
+/// The error if a unit cannot be loaded. The unit in service stays in service.
 #[derive(Debug, Clone)]
 pub struct UnitError {
-    /// The errors, each with file, line and remedy.
+    /// The errors, each with the file, the line and how to fix it.
     pub errors: Vec<String>,
-    /// The files that were read, as they were before.
+    /// The stamps of the unit's files, taken before they were read.
     pub stamps: FileStamps,
-    /// Whether the system failed to read a file that may exist.
+    /// Whether the operating system failed to read a file or to list a directory, for example
+    /// because of too few descriptors.
     pub system_failure: bool,
 }
 
 impl UnitError {
-    /// Creates the error for a unit that cannot be read because the system refuses a thread.
+    /// Creates the error for a unit that cannot be read because the operating system
+    /// refused to start a thread.
     pub fn system(error: &io::Error) -> Self {
         Self {
             errors: vec![format!("it cannot be read now: {error}")],
@@ -80,7 +86,7 @@ impl UnitError {
         }
     }
 
-    /// Creates the error for a panic while the unit was read.
+    /// Creates the error for a load of a unit that ended in a panic.
     #[must_use]
     pub fn panicked(panic: &str) -> Self {
         Self {
@@ -90,7 +96,7 @@ impl UnitError {
         }
     }
 
-    /// Creates the error for a unit from the errors of a configuration that contains the unit.
+    /// Creates the error for a unit from the errors of a whole configuration.
     #[must_use]
     pub fn of(errors: &ConfigErrors) -> Self {
         Self {
@@ -127,14 +133,14 @@ impl Running {
         &self.path
     }
 
-    /// Returns the configuration file's stamp before it was read.
+    /// Returns the stamp of the configuration file, taken before the file was read.
     #[must_use]
     pub const fn stamp(&self) -> Option<&FileStamp> {
         self.stamp.as_ref()
     }
 
-    /// Iterates over all units with the stamps of their files. Units without files are omitted,
-    /// because they never change.
+    /// Returns all units with the stamps of their files. Units without files are left out, because
+    /// no file can change them.
     pub fn units(&self) -> impl Iterator<Item = (&UnitKey, &FileStamps)> {
         self.units
             .iter()
@@ -146,7 +152,8 @@ impl Running {
         &self.units
     }
 
-    /// Takes the stamps of a unit's files again; files whose file system does not respond have none.
+    /// Returns the current stamps of a unit's files. The stamp is `None` if a file does not exist
+    /// or its file system does not respond. Returns `None` if there is no such unit.
     #[must_use]
     pub fn stamps_now(&self, key: &UnitKey, progress: &Progress) -> Option<FileStamps> {
         let access = Access {
@@ -161,45 +168,46 @@ impl Running {
         )
     }
 
-    /// Puts a unit in the place of the one before.
+    /// Replaces a unit by `loaded`, which was read again.
     pub fn replace(&mut self, key: &UnitKey, loaded: &LoadedUnit) {
         self.units.insert(key.clone(), Arc::clone(&loaded.unit));
-        // Revocation lists that could be read are valid again.
+        // If all files of a trust domain could be read, its suspension ends (see
+        // [`Self::suspend`]).
         if loaded.is_whole() {
             self.suspended
                 .retain(|domain, _| UnitKey::trust_domain(domain) != *key);
         }
     }
 
-    /// Suspends a trust domain's revocation lists, because nothing newer could be read since
-    /// `since` (seconds since the Unix epoch).
+    /// Suspends a trust domain: all its certificates are refused, because its CRLs may be outdated.
+    /// The files of the domain could not be read since `since` (in seconds since the Unix epoch).
     pub fn suspend(&mut self, domain: &TrustDomain, since: i64) {
         self.suspended.entry(domain.clone()).or_insert(since);
     }
 
-    /// Whether the unit belongs to a trust domain whose revocation lists are suspended.
+    /// Whether the unit belongs to a suspended trust domain.
     #[must_use]
     pub fn is_suspended_unit(&self, key: &UnitKey) -> bool {
         self.suspended()
             .any(|domain| UnitKey::trust_domain(domain) == *key)
     }
 
-    /// Iterates over the trust domains whose revocation lists are suspended.
+    /// Returns the suspended trust domains.
     pub fn suspended(&self) -> impl Iterator<Item = &TrustDomain> {
         self.suspended.keys()
     }
 
-    /// Whether the revocation lists of a trust domain are suspended.
+    /// Whether a trust domain is suspended.
     #[must_use]
     pub fn is_suspended(&self, domain: &TrustDomain) -> bool {
         self.suspended.contains_key(domain)
     }
 
-    /// Reads the files of one unit and builds a snapshot with the new unit instead of the one in
-    /// service. Blocks as long as the file system does.
+    /// Reads the files of one unit, and builds a snapshot with the new unit. Waits at most 250 ms
+    /// for each file. Only reading a directory of signing keys has no time limit.
     ///
     /// # Errors
-    /// The errors in the unit's files. Nothing has changed in that case.
+    /// The errors in the unit's files. The unit in service stays in service.
     pub fn load_unit(
         &self,
         key: &UnitKey,
@@ -210,8 +218,9 @@ impl Running {
             Err(error) if key.is_trust_domain() => error,
             outcome => return outcome,
         };
-        // New roots may contradict another trust domain. That must not keep a new
-        // revocation list out.
+        // The first attempt may have failed because of new roots, for example if another trust
+        // domain has the same root. That must not delay a new CRL, so the second attempt reads only
+        // the CRLs.
         match self.try_unit(key, previous, progress, true) {
             Ok((mut loaded, snapshot)) => {
                 loaded.degraded.extend(first.errors);
@@ -235,7 +244,8 @@ impl Running {
             crls_only,
             ..UnitLoad::default()
         };
-        // Revocation lists that can be read are valid again.
+        // This attempt assumes that all files can be read, and ends a suspension of the domain. If
+        // some files cannot be read, the code below restores the suspension.
         units
             .suspended
             .retain(|domain, _| UnitKey::trust_domain(domain) != *key);
@@ -264,7 +274,8 @@ impl Running {
                 if !was_suspended || loaded.is_whole() {
                     return Ok((loaded, snapshot));
                 }
-                // A part could be read, and others still cannot.
+                // The domain was suspended, and some of its files still cannot be read or used.
+                // `assemble` builds a snapshot in which the domain is still suspended.
                 let mut running = self.clone();
                 running.replace(key, &loaded);
                 match running.assemble(previous) {
@@ -280,11 +291,11 @@ impl Running {
         }
     }
 
-    /// Builds the snapshot of this configuration with the units that it has now.
-    /// Reads no file.
+    /// Builds a snapshot of this configuration from its current units. Reads no files.
     ///
     /// # Errors
-    /// When units that were loaded side by side do not fit each other.
+    /// If the units contradict each other, for example if two trust domains got the same root at
+    /// the same time.
     pub fn assemble(&self, previous: &Snapshot) -> Result<Snapshot, ConfigErrors> {
         let units = UnitLoad {
             known: self.units.clone(),
@@ -329,7 +340,8 @@ impl Running {
 
     fn unit_error(&self, errors: &[Diagnostic], report: ResolveReport) -> UnitError {
         let mut stamps = report.stamps;
-        // Only a load of the configuration reads the configuration file.
+        // The resolution also recorded the stamp of the configuration file, which is not part of
+        // the unit.
         stamps.remove(&self.path);
         UnitError {
             errors: self.lines(errors),

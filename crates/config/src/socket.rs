@@ -1,25 +1,25 @@
-//! The operators' socket of a configuration, without loading anything else:
-//! `countersign status` has to work when the rest of the file does not.
+//! Reads only the path of the operators' socket. `countersign status` needs the path even if the
+//! rest of the configuration file is invalid.
 
 use std::path::{Path, PathBuf};
 
 use super::material::files::{Access, Files};
 
-/// Why the socket is not known.
+/// The reason why the path of the operators' socket is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminSocketError {
-    /// The file cannot be read.
+    /// The configuration file cannot be read.
     #[error("{}: {error}", path.display())]
     Unreadable {
-        /// The file.
+        /// The path of the configuration file.
         path: PathBuf,
-        /// The error of the system.
+        /// The error of the operating system.
         error: std::io::Error,
     },
-    /// The file is not TOML.
+    /// The configuration file is not TOML.
     #[error("{}: it is not TOML; name the socket with --socket PATH", .0.display())]
     NotToml(PathBuf),
-    /// The file names no socket.
+    /// The configuration file has no key `socket` in `[admin]`.
     #[error(
         "{}: [admin] has no `socket`; add one and restart the gateway, or name it with --socket PATH",
         .0.display()
@@ -27,10 +27,10 @@ pub enum AdminSocketError {
     None(PathBuf),
 }
 
-/// Returns the path of the private socket of the gateway with this configuration.
+/// Returns the path of the operators' socket, which the key `socket` of `[admin]` names.
 ///
 /// # Errors
-/// When the file does not say.
+/// If the file cannot be read, is not TOML, or does not name the socket.
 pub fn admin_socket(config: &Path) -> Result<PathBuf, AdminSocketError> {
     let text = std::fs::read_to_string(config).map_err(|error| AdminSocketError::Unreadable {
         path: config.to_owned(),

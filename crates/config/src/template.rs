@@ -1,7 +1,6 @@
-//! [`Starter`]: the commented first configuration that `countersign init` writes.
+//! [`Starter`]: the first configuration with comments, which `countersign init` writes.
 //!
-//! It is in this module so that a test can compare it with the reader: the template loads without
-//! an error or warning.
+//! The template is in this module because a test checks that it loads without errors and warnings.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -12,12 +11,12 @@ use crate::identity::pattern::HostPattern;
 const LISTENER_PORT: u16 = 8443;
 const PUBLIC_PORT: u16 = 9080;
 
-/// Why there can be no configuration for these values.
+/// The reason why a [`Starter`] cannot be created.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct StarterError(String);
 
-/// The content of a first configuration.
+/// The values that differ between first configurations: trust domain, names and addresses.
 #[derive(Debug, Clone)]
 pub struct Starter {
     trust_domain: TrustDomain,
@@ -28,11 +27,11 @@ pub struct Starter {
 }
 
 impl Starter {
-    /// Describes a gateway that callers know as `host` (a name or an IP address), in front of the
-    /// service at `upstream` (`http://HOST:PORT`), for one `caller`.
+    /// Creates the first configuration of a gateway for one `caller` and one service. `host` is the
+    /// gateway's name or IP address. `upstream` is the service's URL `http://HOST:PORT`.
     ///
     /// # Errors
-    /// When host or upstream is not one.
+    /// If `host` or `upstream` is invalid.
     pub fn new(
         trust_domain: &TrustDomain,
         host: &str,
@@ -70,25 +69,25 @@ impl Starter {
         })
     }
 
-    /// Returns the host, normalized.
+    /// Returns the gateway's name or IP address in its normal form.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Whether requests to the service cross the network unencrypted.
+    /// Whether the service is not on this machine, so that requests cross the network without TLS.
     #[must_use]
     pub const fn plaintext(&self) -> bool {
         self.plaintext
     }
 
-    /// Returns the URL for callers.
+    /// Returns the URL to which callers connect.
     #[must_use]
     pub fn url(&self) -> String {
         self.url_with(LISTENER_PORT)
     }
 
-    /// Returns the issuer by which services recognize the gateway.
+    /// Returns the issuer of assertions, which is the URL of the public listener.
     #[must_use]
     pub fn issuer(&self) -> String {
         self.url_with(PUBLIC_PORT)
@@ -102,7 +101,8 @@ impl Starter {
         }
     }
 
-    /// Returns the listening address. If the host is only this machine, the address is on loopback.
+    /// Returns the address to listen on. If the host is a loopback address or `localhost`, the
+    /// address accepts connections only from this machine.
     fn address(&self, port: u16) -> SocketAddr {
         let ip = match self.host.parse::<IpAddr>() {
             Ok(ip) if ip.is_loopback() => ip,
@@ -113,7 +113,8 @@ impl Starter {
         SocketAddr::new(ip, port)
     }
 
-    /// Returns the file's text. Certificates and keys are expected below `certs/`.
+    /// Returns the text of the configuration file. The file expects certificates and keys in
+    /// `certs/`.
     #[must_use]
     pub fn render(&self) -> String {
         let allow_plaintext = if self.plaintext {

@@ -1,4 +1,4 @@
-//! Whole files through [`load`]: every error with its place and remedy.
+//! Tests of whole configuration files through [`load`]: every error has its place and remedy.
 
 #![allow(
     clippy::string_slice,
@@ -61,7 +61,7 @@ upstream = "orders"
 audience = "orders"
 "#;
 
-/// The key of RFC 7515 appendix A.3, public half.
+/// The public key of RFC 7515 appendix A.3, as a JWK set.
 const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256",
 "x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
 "y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
@@ -70,7 +70,8 @@ fn whole() -> String {
     [LISTENER, TRUST, ASSERTION, PUBLIC, UPSTREAM, ROUTE].join("\n")
 }
 
-/// A directory with the files that the constants name.
+/// A temporary directory with an authority's certificates and the files that the test
+/// configurations name.
 struct Place(TempDir);
 
 impl Place {
@@ -127,7 +128,8 @@ impl Place {
         }
     }
 
-    /// The one error names the line with `marker` and says all of `parts`.
+    /// Checks that the configuration `text` has exactly one error. The error must be at the line
+    /// that contains `marker`, contain all `parts` and give help.
     #[track_caller]
     fn refuses(&self, text: &str, marker: &str, parts: &[&str]) {
         let shown = self.errors(text);
@@ -161,7 +163,7 @@ fn line_of(text: &str, marker: &str) -> usize {
     text[..position].matches('\n').count() + 1
 }
 
-/// The whole file with one text replaced.
+/// Returns the text of [`whole`] with the first `from` replaced by `to`.
 #[track_caller]
 fn with(from: &str, to: &str) -> String {
     let whole = whole();
@@ -169,7 +171,7 @@ fn with(from: &str, to: &str) -> String {
     whole.replacen(from, to, 1)
 }
 
-/// The whole file with more keys at the end of a section.
+/// Returns the text of [`whole`] with the keys `more` added directly after the line `section`.
 fn plus(section: &str, more: &str) -> String {
     with(section, &format!("{section}{more}\n"))
 }
@@ -456,7 +458,8 @@ chains = "chains"
     let loaded = place.good(text);
     assert_eq!(loaded.warnings, [""; 0]);
     for section in document::raw::SECTIONS.sections {
-        // Said in a test of its own: not every build knows it.
+        // The text above does not contain `[rate_limits.redis]`, because a build without the
+        // feature `redis` refuses it. Another test checks the section.
         let elsewhere = section.title == "[rate_limits.redis]";
         for (key, _) in section.keys {
             if elsewhere || *key == "redis" {

@@ -1,5 +1,6 @@
-//! What a token and a rate limit add to a request. Budgets: a remembered bound
-//! token 3 µs, an ES256 token that is new 120 µs, a rate limit 0.5 µs.
+//! Measures the time that a token and a rate limit add to a request. The times should be at most
+//! 3 µs for a bound token that is in the cache, 120 µs for a new ES256 token, and 0.5 µs for a
+//! rate limit.
 
 #![allow(
     clippy::unwrap_used,
@@ -37,7 +38,8 @@ fn main() {
     divan::main();
 }
 
-/// An issuer with one key, a bound token of its, and a route's demands.
+/// Returns an issuer with one key, a token of this issuer that is bound to [`THUMBPRINT`], and
+/// the requirements of a route.
 fn prepared() -> (TokenIssuer, String, RouteDemands) {
     let scheme = SignatureScheme::EcdsaP256Sha256;
     let document = SigningKeyPair::generate_pkcs8(scheme).unwrap();

@@ -1,8 +1,8 @@
 //! The only place that reads the wall clock.
 //!
-//! Monotonic time (`std::time::Instant`) may be read anywhere, because it
-//! cannot be changed. Code that compares the time with dates of certificates or
-//! tokens must use this module.
+//! Monotonic time (`std::time::Instant`) may be read anywhere, because the system clock does not
+//! change it. Code that compares the current time with dates in certificates or tokens must use
+//! this module.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -48,36 +48,34 @@ pub mod testing {
     }
 }
 
-/// Returns the seconds since 1970-01-01T00:00:00Z; 0 if the clock is set to an
-/// earlier time.
+/// Returns the seconds since 1970-01-01T00:00:00Z. Returns 0 if the clock is set to an earlier
+/// time.
 #[must_use]
 pub fn unix_now() -> u64 {
     unix(now())
 }
 
-/// Returns the seconds since the Unix epoch as certificates count them; 0 if the clock is set
-/// to an earlier time.
+/// Returns the seconds since the Unix epoch as a signed number, as certificates use it. Returns 0
+/// if the clock is set to an earlier time.
 #[must_use]
 pub fn certificate_now() -> i64 {
     certificate_time(unix_now())
 }
 
-/// Converts seconds since the Unix epoch to the signed form of certificates, which also allow
-/// earlier times.
+/// Converts seconds since the Unix epoch to a signed number. Certificates may contain dates before
+/// the epoch.
 #[must_use]
 pub fn certificate_time(unix_seconds: u64) -> i64 {
     i64::try_from(unix_seconds).unwrap_or(i64::MAX)
 }
 
-/// Returns the duration since the Unix epoch; zero if the clock is set to an
-/// earlier time.
+/// Returns the duration since the Unix epoch. Returns zero if the clock is set to an earlier time.
 #[must_use]
 pub fn since_epoch() -> Duration {
     now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Returns the whole seconds from the Unix epoch to `time`; 0 if `time` is
-/// earlier.
+/// Returns the whole seconds from the Unix epoch to `time`. Returns 0 if `time` is earlier.
 #[must_use]
 pub fn unix(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
@@ -85,12 +83,11 @@ pub fn unix(time: SystemTime) -> u64 {
         .unwrap_or_default()
 }
 
-/// Whether a certificate has expired. Both times are in seconds since the Unix
-/// epoch.
+/// Returns whether a certificate has expired. Both times are in seconds since the Unix epoch.
 ///
-/// notAfter is inclusive (RFC 5280 section 4.1.2.5): a certificate is valid
-/// until the end of this second. The ends of tokens (`exp`) and keys are
-/// exclusive, and are not compared here.
+/// `notAfter` is inclusive (RFC 5280 section 4.1.2.5): a certificate is valid until the end of this
+/// second. The end of a token (`exp`) or a key is exclusive. Do not use this function for tokens or
+/// keys.
 #[must_use]
 pub const fn certificate_is_over(not_after: i64, now: i64) -> bool {
     now > not_after
@@ -103,9 +100,8 @@ pub fn certificate_time_left(not_after: i64, now: i64) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
-/// Formats a time as RFC 3339 in UTC with whole seconds, for example
-/// `2026-01-31T12:00:00Z`. A time after the year 9999 is formatted as a number
-/// of seconds.
+/// Formats a time as RFC 3339 in UTC with whole seconds, for example `2026-01-31T12:00:00Z`. A time
+/// after the year 9999 is formatted as a number of seconds.
 #[must_use]
 pub fn rfc3339(unix_seconds: i64) -> String {
     time::OffsetDateTime::from_unix_timestamp(unix_seconds)

@@ -1,12 +1,12 @@
-//! `ConnectionSlots`: limits the connections of a listener, and decides which connection
-//! is evicted for a new one if there is no free slot.
+//! `ConnectionSlots`: limits the connections of a listener. If there is no free slot, it decides
+//! which connection is evicted for a new connection.
 //!
-//! It costs a peer almost nothing to open a connection without a handshake. Such
-//! connections are therefore evicted for newer ones, in this order: first those of the
-//! address that has most of them. Among these, connections that have sent nothing are
-//! evicted before those whose handshake has begun, and older ones before newer ones. An
-//! established connection is never evicted for them, unless its listener has marked it as
-//! idle. While there is a free slot, no connection is evicted.
+//! A connection without a complete handshake costs a peer almost nothing. Such pending connections
+//! are therefore evicted for newer connections. The address with the most pending connections loses
+//! one first. Among the connections of this address, a connection that has sent no byte is evicted
+//! before one that has sent bytes, and an older connection before a newer one. An established
+//! connection is evicted only if its listener has marked it as idle. While there is a free slot, no
+//! connection is evicted.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -17,11 +17,10 @@ use tokio::sync::Notify;
 
 use crate::identity::ShareKey;
 
-/// Maximum number of connections that were evicted and have not closed yet. They still use
-/// their file descriptors.
+/// Maximum number of evicted connections that have not closed yet. They still use file descriptors.
 const MAX_LEAVING: usize = 64;
-/// How long a new connection waits for load balancers to send the addresses of their
-/// callers, before a connection of a balancer is evicted.
+/// The time that a new connection waits for load balancers to send their PROXY headers. Only after
+/// this time, a connection whose balancer has sent no header may be evicted.
 const NAMING_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// The limits of a listener.
@@ -29,27 +28,27 @@ const NAMING_TIMEOUT: Duration = Duration::from_millis(50);
 pub struct SlotLimits {
     /// Maximum number of all connections.
     pub total: usize,
-    /// Maximum number of connections that are not established.
+    /// Maximum number of connections with an incomplete handshake.
     pub pending: usize,
 }
 
-/// The source of a connection: connections of the same source are counted together.
+/// The source of a connection. Connections of the same source are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
-    /// An address: all its connections are counted together.
+    /// A source address. All its connections are counted together.
     Address(ShareKey),
-    /// One connection by itself, because its address is shared by many peers.
+    /// A single connection, which is counted alone because many peers share its address.
     Connection(u64),
 }
 
-/// The origin of a new connection.
+/// The origin of a new connection, as far as the gateway knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// An address whose connections are counted.
+    /// An address whose connections are counted together.
     Address(ShareKey),
-    /// An address that is shared by many peers.
+    /// An address that many peers share.
     Many,
-    /// A load balancer that has not sent the address of its caller yet.
+    /// A load balancer that has not sent the caller's address yet.
     Balancer,
 }
 
@@ -59,16 +58,16 @@ impl From<Option<ShareKey>> for Origin {
     }
 }
 
-/// Why another connection was evicted.
+/// The reason why another connection was evicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Yielded {
-    /// The address of the evicted connection had more connections than its share.
+    /// The address of the evicted connection had more pending connections than its share.
     AddressShare,
     /// There was no free slot.
     Full,
 }
 
-/// The connections of one listener.
+/// The connection slots of one listener.
 #[derive(Debug)]
 pub struct ConnectionSlots {
     limits: SlotLimits,
@@ -78,16 +77,18 @@ pub struct ConnectionSlots {
 
 #[derive(Debug, Default)]
 struct State {
+    /// The last number that was given to a connection, or to a change of its [`Stage`].
     next: u64,
     entries: HashMap<u64, Entry>,
-    /// Connections that have sent nothing.
+    /// Connections that have sent no byte.
     silent: Ranking,
-    /// Connections that are not established, silent or not.
+    /// All connections with an incomplete handshake, including those in `silent`.
     pending: Ranking,
-    /// Connections of balancers that have not sent the address of their caller.
+    /// Connections of balancers that have not sent the caller's address.
     unnamed: Ranking,
-    /// Established connections without a request.
+    /// Established connections that the listener has marked as idle.
     idle: Ranking,
+    /// Number of connections that were evicted and have not closed yet.
     leaving: usize,
 }
 
@@ -95,8 +96,9 @@ struct State {
 struct Entry {
     source: Source,
     stage: Stage,
-    /// A number that orders the entries by the time when they entered their stage.
+    /// Orders the entries by the time at which they entered their stage.
     since: u64,
+    /// Tells the connection that it was evicted.
     leave: Arc<Notify>,
 }
 
@@ -109,12 +111,13 @@ enum Stage {
     Idle,
 }
 
-/// Connections by source. Finds the source with most connections without a search.
+/// Connections by source. Finds the source with the most connections without a search.
 #[derive(Debug, Default)]
 struct Ranking {
+    /// The connections of each source, as (`Entry::since`, identifier) pairs.
     sources: HashMap<Source, BTreeSet<(u64, u64)>>,
-    /// Count, oldest connection and source. The last entry has most connections. If
-    /// several have the same count, it is the one with the oldest connection.
+    /// Number of connections, oldest connection and source. The last entry has the most
+    /// connections. Among sources with the same number, the last entry has the oldest connection.
     order: BTreeSet<(usize, Reverse<u64>, Source)>,
     count: usize,
 }
@@ -148,13 +151,13 @@ impl Ranking {
         }
     }
 
-    /// Returns the source with most connections, and their number.
+    /// Returns the source with the most connections, and the number of its connections.
     fn busiest(&self) -> Option<(Source, usize)> {
         let (count, _, source) = self.order.last()?;
         Some((*source, *count))
     }
 
-    /// Returns the oldest connection of a source.
+    /// Returns the identifier of the oldest connection of a source.
     fn oldest(&self, source: Source) -> Option<u64> {
         Some(self.sources.get(&source)?.first()?.1)
     }
@@ -206,7 +209,9 @@ impl State {
         }
     }
 
-    /// Returns the connection to evict, if there is one.
+    /// Returns the connection to evict, and the reason. An address with more than `share` pending
+    /// connections loses one first. If `idle_first` is true, an idle connection is evicted before
+    /// all others. Returns `None` if no connection can be evicted.
     fn chosen(&self, share: usize, idle_first: bool) -> Option<(u64, Yielded)> {
         let of_idle = || {
             let (source, _) = self.idle.busiest()?;
@@ -223,9 +228,9 @@ impl State {
             if count > share {
                 return Some((of(source)?, Yielded::AddressShare));
             }
-            // If several sources have the same number of connections, one with only silent
-            // connections is chosen first. A source with more connections is chosen even
-            // if all of them have sent something.
+            // If several sources have the same number of connections, a source with only silent
+            // connections is chosen. A source with more connections is chosen even if all its
+            // connections have sent bytes.
             let silent = self.silent.busiest().filter(|(_, silent)| *silent >= count);
             let (source, _) = silent.unwrap_or((source, count));
             return Some((of(source)?, Yielded::Full));
@@ -237,7 +242,7 @@ impl State {
         })
     }
 
-    /// Whether a connection whose source is known can be evicted.
+    /// Returns whether there is a connection to evict whose source address is known.
     const fn has_named(&self) -> bool {
         self.pending.count > 0 || self.idle.count > 0
     }
@@ -253,7 +258,7 @@ impl State {
 }
 
 impl ConnectionSlots {
-    /// Creates the slots of a listener, all of them free.
+    /// Creates the slots of a listener. All slots are free.
     #[must_use]
     pub fn new(limits: SlotLimits) -> Arc<Self> {
         Arc::new(Self {
@@ -263,14 +268,14 @@ impl ConnectionSlots {
         })
     }
 
-    /// Waits until there is a free slot, or one that can be freed by an eviction.
+    /// Waits until there is a free slot, or a slot that an eviction can free.
     pub async fn room(&self) {
         self.until(|state| self.has_room(state)).await;
     }
 
-    /// Takes a slot for a new connection that has sent nothing yet. Waits until there is
-    /// one. Returns why another connection was evicted, if one was. Connections of an
-    /// address with more than `share` pending connections are evicted first.
+    /// Takes a slot for a new connection that has sent no byte yet. Waits until there is a slot. If
+    /// another connection was evicted, also returns the reason. Connections of an address with more
+    /// than `share` pending connections are evicted first.
     pub async fn take(
         self: &Arc<Self>,
         from: impl Into<Origin>,
@@ -278,8 +283,8 @@ impl ConnectionSlots {
     ) -> (ConnectionSlot, Option<Yielded>) {
         let origin = from.into();
         if self.is_full(&self.state()) {
-            // In a burst, connections are accepted faster than they are read. Yields, so
-            // that the bytes that they have sent are seen before one of them is evicted.
+            // In a burst, connections are accepted faster than their bytes are read. The yield lets
+            // the other tasks read these bytes before a connection is evicted.
             tokio::task::yield_now().await;
             let named = self.until(|state| !self.is_full(state) || state.has_named());
             let _ = tokio::time::timeout(NAMING_TIMEOUT, named).await;
@@ -292,7 +297,7 @@ impl ConnectionSlots {
         }
     }
 
-    /// Same as [`Self::take`], but returns none instead of waiting.
+    /// Does the same as [`Self::take`], but returns `None` if it would have to wait.
     #[must_use]
     pub fn try_take(
         self: &Arc<Self>,
@@ -305,7 +310,7 @@ impl ConnectionSlots {
             return None;
         }
         // If the listener is full although few connections are pending, established connections
-        // hold the slots. An idle one of them is then evicted first.
+        // occupy the slots. An idle established connection is then evicted first.
         let few_pending = state.pending.count < self.limits.pending;
         let is_full = state.entries.len() >= self.limits.total || !few_pending;
         let yielded = match is_full {
@@ -334,7 +339,7 @@ impl ConnectionSlots {
         Some((slot, yielded))
     }
 
-    /// Waits until all connections have closed.
+    /// Waits until all connections have closed, including evicted connections.
     pub async fn emptied(&self) {
         self.until(|state| state.entries.is_empty() && state.leaving == 0)
             .await;
@@ -373,7 +378,7 @@ const fn source(origin: Origin, id: u64) -> Source {
     }
 }
 
-/// The slot of one connection. It is freed when this is dropped.
+/// The slot of one connection. The slot is freed on drop.
 #[derive(Debug)]
 pub struct ConnectionSlot {
     id: u64,
@@ -382,7 +387,7 @@ pub struct ConnectionSlot {
 }
 
 impl ConnectionSlot {
-    /// Returns the source that the connection is counted for.
+    /// Returns the source under which the connection is counted.
     #[must_use]
     pub fn source(&self) -> Source {
         let state = self.slots.state();
@@ -390,7 +395,8 @@ impl ConnectionSlot {
         entry.map_or(Source::Connection(self.id), |entry| entry.source)
     }
 
-    /// Records the address that a balancer has sent for the connection.
+    /// Records the caller's address, which the balancer has sent for this connection. `None` means
+    /// that many peers share this address.
     pub fn comes_from(&self, from: Option<ShareKey>) {
         let mut state = self.slots.state();
         if let Some(entry) = state.unrank(self.id) {
@@ -404,21 +410,21 @@ impl ConnectionSlot {
         self.slots.changed.notify_waiters();
     }
 
-    /// Records that the peer has sent something.
+    /// Records that the peer has sent bytes.
     pub fn spoke(&self) {
         self.enter(Stage::Speaking, |stage| {
             matches!(stage, Stage::Unnamed | Stage::Silent)
         });
     }
 
-    /// Records that the connection is established and cannot be evicted any more. Returns
-    /// false if it was evicted before.
+    /// Records that the connection is established. It cannot be evicted until [`Self::rest`] is
+    /// called. Returns `false` if it was evicted before.
     #[must_use]
     pub fn establish(&self) -> bool {
         self.enter(Stage::Established, |_| true)
     }
 
-    /// Records that an established connection is idle and may be evicted again.
+    /// Records that an established connection is idle. From now on it may be evicted.
     pub fn rest(&self) {
         self.enter(Stage::Idle, |stage| stage == Stage::Established);
         self.slots.changed.notify_waiters();
@@ -429,8 +435,8 @@ impl ConnectionSlot {
         self.leave.notified().await;
     }
 
-    /// Changes the stage, if `may` allows it for the present one. Returns false if the
-    /// connection was evicted.
+    /// Changes the stage if `may` returns `true` for the current stage. Returns `false` if the
+    /// connection was evicted before.
     fn enter(&self, stage: Stage, may: impl Fn(Stage) -> bool) -> bool {
         let mut state = self.slots.state();
         let since = state.number();

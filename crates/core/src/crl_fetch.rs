@@ -1,11 +1,10 @@
-//! Fetches revocation lists from the configured URLs, and keeps them while they cannot be
-//! fetched again.
+//! Fetches CRLs from the configured URLs, and keeps the last document of each URL.
 //!
-//! Addresses come from the configuration alone, never from a certificate. The last fetched
-//! document of each URL is kept in memory over reloads. If a directory is configured, it is
-//! also written there once it is in use, so that after a restart an older document is
-//! recognized. [`crate::trust`] decides about the content of a list, and whether it may replace
-//! the earlier one.
+//! URLs come only from the configuration, never from a certificate. The last fetched document of
+//! each URL stays in memory over reloads. If a directory is configured, a document is also written
+//! to disk when it is put in use. After a restart, this copy makes it possible to detect that a
+//! server sends an older document. [`crate::trust`] checks the content of a CRL, and decides
+//! whether it may replace an earlier CRL.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,74 +28,75 @@ use crate::pem;
 use crate::secret::{Existing, write_private};
 use crate::trust;
 
-/// The URL of a revocation list, and how to fetch it.
+/// The URL of a document with CRLs, and the rules for fetching it.
 #[derive(Clone)]
 pub struct CrlSource {
-    /// The trust domain that the lists belong to.
+    /// The trust domain whose certificates the CRLs revoke.
     pub trust_domain: TrustDomain,
-    /// An `https` URL.
+    /// The `https` URL of the document.
     pub url: Uri,
-    /// The rules for fetching.
+    /// The rules for fetching the document.
     pub policy: Arc<CrlFetchPolicy>,
-    /// The document with which the source's configuration was built.
+    /// The document that the configuration in service uses.
     pub in_use: Bytes,
 }
 
-/// The rules by which lists are fetched.
+/// The rules for fetching CRLs.
 #[derive(Debug, Clone)]
 pub struct CrlFetchPolicy {
-    /// Authorities that may issue the servers' certificates.
+    /// The authorities that may issue the servers' certificates.
     pub roots: Arc<RootCertStore>,
-    /// Timeout of a whole fetch, from connecting to the last byte.
+    /// Timeout of a whole fetch, from the connection attempt to the last byte.
     pub timeout: Duration,
-    /// Most bytes of one document.
+    /// Maximum size of one document in bytes.
     pub max_bytes: usize,
-    /// How long a list is used before it is fetched again, at the latest.
+    /// Maximum time between two fetches of the same document.
     pub interval: Duration,
-    /// The directory in which the newest list of each URL is kept for the next start.
+    /// The directory in which the last document of each URL is kept for the next start.
     pub directory: Option<PathBuf>,
 }
 
-/// The reason why there is no list.
+/// The reason why a document could not be fetched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CrlFetchError {
-    /// The document was not fetched.
+    /// The document could not be fetched.
     #[error("{0}")]
     Fetch(#[from] FetchError),
-    /// No connection can be set up, whatever the URL is.
+    /// The HTTP client could not be set up. The reason does not depend on the URL.
     #[error("{0}")]
     Setup(String),
-    /// The response is not a document of revocation lists.
+    /// The response is not a document with CRLs.
     #[error("{0}")]
     Unusable(String),
 }
 
-/// The newest list of each URL.
+/// Fetches documents, and keeps the last document of each URL.
 #[derive(Default)]
 pub struct CrlFetcher {
+    /// The last document of each URL.
     kept: Mutex<HashMap<String, Kept>>,
 }
 
 struct Kept {
     document: CrlDocument,
-    /// When the document was last known to be the server's current one, in seconds since the
-    /// Unix epoch; 0 for a copy from disk.
+    /// The last time at which the server returned this document, in seconds since the Unix epoch. 0
+    /// for a copy from disk.
     fetched_at: u64,
 }
 
-/// A document that holds revocation lists and nothing else.
+/// A document that contains CRLs and nothing else.
 #[derive(Debug, Clone)]
 pub struct CrlDocument {
     bytes: Bytes,
-    /// When the first list of the document is to be replaced, in seconds since the Unix epoch.
+    /// The earliest `nextUpdate` of the CRLs, in seconds since the Unix epoch.
     next_update: Option<i64>,
 }
 
 impl CrlDocument {
-    /// Decodes a document, which takes a while if it is large. Also returns the lists.
+    /// Decodes a document, and also returns its CRLs. Decoding a large document takes long.
     ///
     /// # Errors
-    /// Same as [`crls_in`].
+    /// Returns the same errors as [`crls_in`].
     pub fn decode(
         bytes: Bytes,
     ) -> Result<(Self, Vec<CertificateRevocationListDer<'static>>), String> {
@@ -114,23 +114,24 @@ impl CrlDocument {
     }
 }
 
-/// The document of a source that is not in service yet: fetched, or read from the copy on disk.
+/// The document of a source for a configuration that is not in service yet.
 #[derive(Debug)]
 pub struct Obtained {
-    /// The document.
+    /// The document, fetched from the server or read from the copy on disk.
     pub bytes: Bytes,
-    /// The document that was in use before according to the copy on disk, if it differs. The
-    /// new document may have to be compared with it.
+    /// The document in the copy on disk, if it differs from the fetched document. It was in use
+    /// before the restart, and the new document may have to be compared with it.
     pub before: Option<Bytes>,
 }
 
 impl CrlFetcher {
-    /// Obtains a source's document: fetches it, or reads the copy on disk if that fails. Blocks
-    /// while it fetches; must not be called on a runtime's threads other than its blocking
-    /// ones.
+    /// Returns a source's document. Fetches the document, or reads the copy on disk if the fetch
+    /// fails.
+    ///
+    /// Blocks the thread during the fetch. On a tokio runtime, call this only on blocking threads.
     ///
     /// # Errors
-    /// If neither works.
+    /// Returns the error of the fetch if there is no copy on disk either.
     pub fn obtain(&self, source: &CrlSource) -> Result<Obtained, CrlFetchError> {
         let copy = source.read_copy();
         let fetched = fetch_blocking(source)
@@ -155,19 +156,20 @@ impl CrlFetcher {
         }
     }
 
-    /// Keeps the copy on disk in place of the fetched document. The source is fetched again at
-    /// once. Decodes the copy, as [`CrlDocument::decode`] does.
+    /// Keeps the copy on disk in place of the fetched document. The time of the last fetch is then
+    /// 0, so the next check fetches the document again. Decodes the copy like
+    /// [`CrlDocument::decode`].
     pub fn fall_back(&self, source: &CrlSource, copy: Bytes) {
-        // Never fails, because the copy was decoded before, when it was read from the disk.
+        // Decoding always succeeds here, because the copy was decoded when it was read from disk.
         if let Ok(copy) = CrlDocument::alone(copy) {
             self.put(source, copy, 0);
         }
     }
 
-    /// Fetches a source's document. Returns it if it differs from the kept one.
+    /// Fetches a source's document. Returns `None` if the kept document is the same.
     ///
     /// # Errors
-    /// If it cannot be fetched.
+    /// Returns an error if the document cannot be fetched.
     pub async fn fetch(&self, source: &CrlSource) -> Result<Option<Bytes>, CrlFetchError> {
         let bytes = fetch(source).await?;
         let url = source.url.to_string();
@@ -180,8 +182,8 @@ impl CrlFetcher {
         Ok(Some(bytes))
     }
 
-    /// Writes the document in use to disk, if that is configured and the file differs. The
-    /// document stays in use even if it cannot be written.
+    /// Writes the document in use to disk, if a directory is configured and the file differs. The
+    /// document stays in use even if the write fails.
     pub fn save(source: &CrlSource) {
         if let Some(path) = source.copy()
             && source.read(&path).ok().as_deref() != Some(&*source.in_use)
@@ -204,7 +206,8 @@ impl CrlFetcher {
         self.all().insert(source.url.to_string(), kept);
     }
 
-    /// Whether the kept document is the one in use.
+    /// Returns whether the kept document is the document in use. Also returns `true` if no document
+    /// is kept.
     #[must_use]
     pub fn is_in_use(&self, source: &CrlSource) -> bool {
         let all = self.all();
@@ -212,15 +215,15 @@ impl CrlFetcher {
             .is_none_or(|kept| kept.document.bytes == source.in_use)
     }
 
-    /// Returns when the first list of a source is to be replaced, in seconds since the Unix
-    /// epoch, if that is known.
+    /// Returns the earliest `nextUpdate` of a source's CRLs, in seconds since the Unix epoch.
+    /// Returns `None` if it is not known.
     #[must_use]
     pub fn next_update(&self, source: &CrlSource) -> Option<i64> {
         let all = self.all();
         all.get(&source.url.to_string())?.document.next_update
     }
 
-    /// Returns the kept document of a source, if there is one.
+    /// Returns the kept document of a source. Returns `None` if no document is kept.
     #[must_use]
     pub fn kept(&self, source: &CrlSource) -> Option<Bytes> {
         let all = self.all();
@@ -228,8 +231,8 @@ impl CrlFetcher {
         Some(kept.document.bytes.clone())
     }
 
-    /// Returns when a source's list was last fetched, in seconds since the Unix epoch; 0 if
-    /// this process has never fetched it.
+    /// Returns when a source's document was last fetched, in seconds since the Unix epoch. Returns
+    /// 0 if this process has never fetched it, or if the kept document is a copy from disk.
     #[must_use]
     pub fn fetched_at(&self, source: &CrlSource) -> u64 {
         let kept = self.all();
@@ -242,31 +245,32 @@ impl CrlFetcher {
     }
 }
 
-/// Returns the revocation lists in a document: PEM with one or more, or one in DER.
+/// Returns the CRLs in a document. The document is PEM with one or more CRLs, or a single CRL in
+/// DER.
 ///
 /// # Errors
-/// If the document contains anything else, because nothing is skipped.
+/// Returns an error if the document contains anything else. No part of a document is skipped.
 pub fn crls_in(document: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
     pem::revocation_lists(document)
         .map_err(|error| format!("what came is no revocation list: {error}"))
 }
 
 impl CrlSource {
-    /// Returns the source's file in the directory of copies. A hash of the URL names the file,
-    /// because a URL is not a valid file name.
+    /// Returns the path of the copy on disk. The file name is a hash of the URL, because a URL is
+    /// not a valid file name.
     fn copy(&self) -> Option<PathBuf> {
         let directory = self.policy.directory.as_ref()?;
         let name = hex(&crypto::sha256(self.url.to_string().as_bytes()));
         Some(directory.join(format!("{name}.crl")))
     }
 
-    /// Reads a copy of limited size, because a longer document was never fetched.
+    /// Reads a copy of at most `max_bytes` bytes. Fetched documents have the same limit.
     fn read(&self, copy: &Path) -> io::Result<Vec<u8>> {
         let max = u64::try_from(self.policy.max_bytes).unwrap_or(u64::MAX);
         read_regular(copy, max)
     }
 
-    /// Reads the copy of the document that was last in use, if there is a readable one.
+    /// Reads the copy on disk. Returns `None` if there is no readable copy.
     fn read_copy(&self) -> Option<CrlDocument> {
         let path = self.copy()?;
         let bytes = match self.read(&path) {
@@ -307,7 +311,8 @@ async fn fetch(source: &CrlSource) -> Result<Bytes, CrlFetchError> {
     Ok(client.fetch(&source.url, source.policy.max_bytes).await?)
 }
 
-/// Fetches on a separate thread with a separate runtime, because the caller may be inside one.
+/// Fetches on a new thread with a new runtime, because the current thread may already run a
+/// runtime.
 fn fetch_blocking(source: &CrlSource) -> Result<Bytes, CrlFetchError> {
     let failed = |error: &dyn fmt::Display| CrlFetchError::Setup(error.to_string());
     std::thread::scope(|scope| {
@@ -357,7 +362,7 @@ mod tests {
         }
     }
 
-    /// What the copy holds, which must be known at once.
+    /// Reads the copy in a thread, so that the test fails if the read blocks.
     fn read(source: &CrlSource) -> Option<Bytes> {
         let (said, hears) = mpsc::channel();
         let source = source.clone();
@@ -391,7 +396,7 @@ mod tests {
                 .success()
         );
         assert_eq!(read(&exact), None);
-        // The next one that is kept takes its place.
+        // The next saved document replaces the named pipe.
         CrlFetcher::save(&exact);
         assert_eq!(read(&exact), Some(list));
     }

@@ -1,8 +1,8 @@
 //! The only module that names the cryptography provider.
 //!
-//! It is `ring` by default, and AWS-LC with the feature `aws-lc-rs`. If both
-//! features are on, AWS-LC is used. All other modules get algorithms, digests and
-//! the rustls provider from here.
+//! The provider is `ring` by default, and AWS-LC with the feature `aws-lc-rs`. If both features are
+//! on, AWS-LC is used. All other modules get algorithms, digests and the rustls provider from this
+//! module.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -35,8 +35,7 @@ pub const PROVIDER: &str = if cfg!(feature = "aws-lc-rs") {
     "ring"
 };
 
-/// The text that `--version` prints: the program's version and the provider's
-/// name.
+/// The text that `--version` prints: the program's version and the provider's name.
 pub const VERSION: &str = if cfg!(feature = "aws-lc-rs") {
     concat!(env!("CARGO_PKG_VERSION"), " (aws-lc-rs)")
 } else {
@@ -51,7 +50,7 @@ static RUSTLS_PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     Arc::new(provider)
 });
 
-/// Returns the provider as rustls defines it.
+/// Returns the provider with the defaults of rustls.
 fn given_provider() -> CryptoProvider {
     #[cfg(feature = "aws-lc-rs")]
     let provider = rustls::crypto::aws_lc_rs::default_provider();
@@ -66,7 +65,7 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&RUSTLS_PROVIDER)
 }
 
-/// The system's random generator could not be read.
+/// The error if the system's random generator could not be read.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the system's random generator does not answer")]
 pub struct NoRandomness;
@@ -74,7 +73,7 @@ pub struct NoRandomness;
 /// Fills an array with random bytes from the operating system.
 ///
 /// # Errors
-/// [`NoRandomness`] if the system's generator fails.
+/// Returns [`NoRandomness`] if the system's random generator fails.
 pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     use rand::SecureRandom as _;
     let mut bytes = [0_u8; N];
@@ -84,9 +83,10 @@ pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     Ok(bytes)
 }
 
-/// A supply of random bytes that each thread keeps for identifiers.
+/// Random bytes for identifiers. Each thread has a store of its own.
 struct Store {
     bytes: [u8; Self::SIZE],
+    /// Number of bytes that were not used yet.
     left: usize,
 }
 
@@ -103,11 +103,11 @@ thread_local! {
     };
 }
 
-/// Returns 128 random bits for a public identifier. The operating system is asked
-/// once for many identifiers. Do not use these bits for secrets: use [`random`].
+/// Returns 128 random bits for a public identifier. One call to the operating system provides the
+/// bits for many identifiers. Do not use these bits for secrets: use [`random`].
 ///
 /// # Errors
-/// [`NoRandomness`] if the system's generator fails.
+/// Returns [`NoRandomness`] if the system's random generator fails.
 pub fn random_id() -> Result<[u8; 16], NoRandomness> {
     STORE.with_borrow_mut(|store| {
         if store.left < 16 {
@@ -123,13 +123,13 @@ pub fn random_id() -> Result<[u8; 16], NoRandomness> {
     })
 }
 
-/// Computes the SHA-256 of `data`.
+/// Computes the SHA-256 hash of `data`.
 #[must_use]
 pub fn sha256(data: &[u8]) -> [u8; 32] {
     sha256_of_parts([data])
 }
 
-/// Computes the SHA-256 of several parts, as if they were joined.
+/// Computes the SHA-256 hash of the concatenation of `parts`.
 #[must_use]
 pub fn sha256_of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
@@ -144,8 +144,8 @@ pub fn sha256_of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32
     output
 }
 
-/// Computes the SHA-1 of `data`. Only for the handshake of WebSocket (RFC 6455
-/// section 4.2.2), which does not need a secure hash.
+/// Computes the SHA-1 hash of `data`. Use it only for the WebSocket handshake (RFC 6455 section
+/// 4.2.2), which does not need a secure hash.
 #[must_use]
 pub fn sha1(data: &[u8]) -> [u8; 20] {
     let mut output = [0_u8; 20];
@@ -167,11 +167,11 @@ pub fn hmac_sha256(key: &[u8], data: &[u8]) -> [u8; 32] {
     output
 }
 
-/// Derives 32 bytes from a secret by HKDF-SHA-256 (RFC 5869). `info` names the
-/// purpose; different purposes get unrelated bytes.
+/// Derives 32 bytes from a secret with HKDF-SHA-256 (RFC 5869). `info` names the purpose. Different
+/// purposes result in unrelated bytes.
 ///
 /// # Errors
-/// [`ProviderFailed`] if the provider fails.
+/// Returns [`ProviderFailed`] if the provider fails.
 pub fn derive_key(secret: &[u8], info: &[u8]) -> Result<Zeroizing<[u8; 32]>, ProviderFailed> {
     let mut output = Zeroizing::new([0_u8; 32]);
     hkdf::Salt::new(hkdf::HKDF_SHA256, b"countersign")
@@ -182,24 +182,23 @@ pub fn derive_key(secret: &[u8], info: &[u8]) -> Result<Zeroizing<[u8; 32]>, Pro
     Ok(output)
 }
 
-/// Encrypts and authenticates with AES-256-GCM and a random nonce. A key may be
-/// used for at most 2^32 messages.
+/// Encrypts and authenticates with AES-256-GCM and random nonces. One key may encrypt at most 2^32
+/// messages.
 pub struct SealingKey(aead::LessSafeKey);
 
 impl SealingKey {
     /// Makes a key from 32 secret bytes.
     ///
     /// # Errors
-    /// [`ProviderFailed`] if the provider does not accept the key.
+    /// Returns [`ProviderFailed`] if the provider rejects the key.
     pub fn new(key: &[u8; 32]) -> Result<Self, ProviderFailed> {
         aead::UnboundKey::new(&aead::AES_256_GCM, key)
             .map(|key| Self(aead::LessSafeKey::new(key)))
             .map_err(|_| ProviderFailed)
     }
 
-    /// Returns `header`, followed by the encrypted `parts`. The header stays
-    /// readable, but it cannot be changed without the key either. None if the
-    /// provider fails.
+    /// Returns `header`, followed by the encrypted `parts`. The header stays readable, but
+    /// [`Self::open`] fails if it was changed. Returns `None` if the provider fails.
     #[must_use]
     pub fn seal(&self, header: &[u8], parts: &[&[u8]]) -> Option<Vec<u8>> {
         let nonce = random::<{ aead::NONCE_LEN }>().ok()?;
@@ -221,8 +220,8 @@ impl SealingKey {
         Some(sealed)
     }
 
-    /// Decrypts `sealed`, which followed this header. None if the two were not
-    /// sealed together with this key.
+    /// Decrypts `sealed`, the bytes that followed `header` in the output of [`Self::seal`]. Returns
+    /// `None` unless `sealed` and `header` are from the same call of `seal` with this key.
     #[must_use]
     pub fn open(&self, header: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, message) = sealed.split_at_checked(aead::NONCE_LEN)?;
@@ -244,7 +243,7 @@ impl fmt::Debug for SealingKey {
     }
 }
 
-/// Compares two byte strings in a time that depends only on their lengths.
+/// Compares two byte strings. The time depends only on their lengths.
 #[must_use]
 pub fn constant_time_equal(left: &[u8], right: &[u8]) -> bool {
     if left.len() != right.len() {
@@ -257,22 +256,21 @@ pub fn constant_time_equal(left: &[u8], right: &[u8]) -> bool {
     difference == 0
 }
 
-/// The signature scheme of a [`SigningKeyPair`]. Signatures of both schemes have
-/// 64 bytes.
+/// The signature scheme of a [`SigningKeyPair`]. Signatures of both schemes have 64 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignatureScheme {
-    /// ECDSA with P-256 and SHA-256; signatures are `r ‖ s`.
+    /// ECDSA with P-256 and SHA-256. A signature is `r ‖ s`.
     EcdsaP256Sha256,
     /// Ed25519 (RFC 8032).
     Ed25519,
 }
 
-/// The provider could not make a key or a signature.
+/// The error if the provider could not make a key or a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the cryptography provider failed")]
 pub struct ProviderFailed;
 
-/// A private key is damaged or has another type.
+/// The error for a private key that is damaged or has another type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the private key is damaged or of another kind")]
 pub struct KeyRefused;
@@ -285,17 +283,18 @@ enum KeyPair {
     Ed25519(signature::Ed25519KeyPair),
 }
 
-/// The bytes before the 32 bytes of an Ed25519 key in PKCS#8 version 1 (RFC 8410
-/// section 7). Providers write version 2, which few other programs can read.
+/// The bytes before the 32 bytes of an Ed25519 key in PKCS#8 version 1 (RFC 8410 section 7). The
+/// providers write version 2, which few programs can read. The gateway therefore writes version 1
+/// itself.
 const ED25519_PKCS8_PREFIX: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
 
 impl SigningKeyPair {
-    /// Makes a new private key, as PKCS#8 in DER.
+    /// Makes a new private key, encoded as PKCS#8 in DER.
     ///
     /// # Errors
-    /// [`ProviderFailed`] if the system provides no random bytes.
+    /// Returns [`ProviderFailed`] if the system provides no random bytes.
     pub fn generate_pkcs8(scheme: SignatureScheme) -> Result<Secret, ProviderFailed> {
         match scheme {
             SignatureScheme::EcdsaP256Sha256 => signature::EcdsaKeyPair::generate_pkcs8(
@@ -317,7 +316,7 @@ impl SigningKeyPair {
     /// Reads a private key from PKCS#8 in DER.
     ///
     /// # Errors
-    /// [`KeyRefused`] if the key is damaged or for another scheme.
+    /// Returns [`KeyRefused`] if the key is damaged or for another scheme.
     pub fn from_pkcs8(scheme: SignatureScheme, document: &[u8]) -> Result<Self, KeyRefused> {
         let pair = match scheme {
             SignatureScheme::EcdsaP256Sha256 => {
@@ -340,8 +339,7 @@ impl SigningKeyPair {
         pair.map(Self).map_err(|_| KeyRefused)
     }
 
-    /// Returns the public key: an uncompressed SEC 1 point, or the 32 bytes of an
-    /// Ed25519 key.
+    /// Returns the public key: an uncompressed SEC 1 point, or the 32 bytes of an Ed25519 key.
     #[must_use]
     pub fn public_key(&self) -> &[u8] {
         use signature::KeyPair as _;
@@ -354,7 +352,7 @@ impl SigningKeyPair {
     /// Signs `message`.
     ///
     /// # Errors
-    /// [`ProviderFailed`] if the system provides no random bytes.
+    /// Returns [`ProviderFailed`] if the system provides no random bytes.
     pub fn sign(&self, message: &[u8]) -> Result<[u8; 64], ProviderFailed> {
         let signature = match &self.0 {
             KeyPair::P256(pair) => pair

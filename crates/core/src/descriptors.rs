@@ -1,10 +1,9 @@
-//! File descriptors: raises the limit of the process, divides it among the uses, and
-//! keeps a few descriptors in reserve for the case that there are no others.
+//! File descriptors: raises the limit of the process, and divides the descriptors among their uses.
+//! Keeps a few descriptors in reserve for a shortage.
 //!
-//! Callers and services can open any number of connections. Operators and revocations
-//! must still get the descriptors that they need. Therefore a part of the descriptors is
-//! never used for connections. The reserve is global, because descriptors belong to the
-//! process.
+//! Callers and services can open any number of connections. Operators and revocations must still
+//! get the descriptors that they need. A part of the descriptors is therefore never used for
+//! connections. The reserve is global, because descriptors belong to the process.
 
 use std::fs::File;
 use std::io;
@@ -12,20 +11,19 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors that are always needed: standard streams, listeners, the audit log.
+/// Number of descriptors that are always needed: standard streams, listeners, audit log.
 const FIXED: usize = 48;
-/// Descriptors of one worker: event queue and wake-up.
+/// Number of descriptors of one worker: event queue and wake-up.
 const EACH_WORKER: usize = 8;
-/// Descriptors for files that are read, and for CRLs and keys that are fetched, at the
-/// same time.
+/// Number of descriptors for reading files and for fetching CRLs and keys.
 const MATERIAL: usize = 64;
 /// Number of descriptors that are kept open in reserve.
 const SPARE: usize = 8;
-/// Number of listeners of the control plane: public listener, operators' listener,
-/// private socket.
+/// Number of listeners of the control plane: public listener, operators' listener, and operators'
+/// socket.
 const CONTROL_LISTENERS: usize = 3;
 
-/// The number of descriptors, and the share of each use.
+/// The descriptor limit of the process, and the part for each use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct DescriptorPlan {
     /// Maximum number of descriptors of the process.
@@ -34,28 +32,29 @@ pub struct DescriptorPlan {
     pub connections: usize,
     /// Maximum number of open connections to services.
     pub services: usize,
-    /// Maximum numbers of open connections of each control-plane listener.
+    /// The limits of each control-plane listener.
     pub control: ControlShare,
 }
 
-/// The connections of one control-plane listener.
+/// The limits of one control-plane listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct ControlShare {
-    /// Maximum number of connections that were admitted.
+    /// Maximum number of requests in progress, without health checks. In addition to the pending
+    /// connections, the listener has this number of connections.
     pub let_in: usize,
-    /// Maximum number of connections that have sent nothing yet. The same number may have
-    /// sent something without being admitted yet.
+    /// Half of the maximum number of pending connections. A connection is pending until its
+    /// handshake is complete.
     pub outside: usize,
 }
 
 impl ControlShare {
-    /// The share of a listener if there are enough descriptors.
+    /// The limits of a listener if there are enough descriptors.
     pub const FULL: Self = Self {
         let_in: 256,
         outside: 96,
     };
 
-    /// Returns the number of all connections.
+    /// Returns the maximum number of all connections of the listener.
     #[must_use]
     pub const fn total(self) -> usize {
         self.let_in + 2 * self.outside
@@ -63,9 +62,9 @@ impl ControlShare {
 }
 
 impl DescriptorPlan {
-    /// Divides `limit` descriptors for a gateway with this number of workers. Callers get
-    /// two thirds of the descriptors that remain for connections. The rest is for
-    /// services, because each request may need a connection to a service.
+    /// Divides `limit` descriptors for a gateway with `workers` workers. Two thirds of the
+    /// descriptors for connections are for callers. The rest is for services, because each request
+    /// may need a connection to a service.
     #[must_use]
     pub fn divide(limit: usize, workers: usize) -> Self {
         let control = ControlShare {
@@ -81,16 +80,16 @@ impl DescriptorPlan {
         let connections = left / 3 * 2;
         Self {
             limit,
-            // With zero connections no caller could connect, and the cause would not be
-            // visible.
+            // At least 1, because with 0 no caller could connect, and no error would show the
+            // cause.
             connections: connections.max(1),
             services: (left - connections).max(1),
             control,
         }
     }
 
-    /// Returns the number of callers' connections that are possible, if the configuration
-    /// allows `configured`.
+    /// Returns the maximum number of callers' connections. It is `configured`, or less if there are
+    /// too few descriptors.
     #[must_use]
     pub const fn connections_of(&self, configured: usize) -> usize {
         if configured < self.connections {
@@ -100,19 +99,18 @@ impl DescriptorPlan {
         }
     }
 
-    /// Returns the descriptor limit that would allow the configured number of
-    /// connections.
+    /// Returns a descriptor limit that is high enough for `configured` connections of callers.
     #[must_use]
     pub fn limit_for(&self, configured: usize) -> usize {
         let kept = self.limit.saturating_sub(self.connections + self.services);
-        // The share of the control plane grows with the limit, up to a maximum.
+        // The control plane's part grows with the limit, up to a maximum.
         let most = CONTROL_LISTENERS * ControlShare::FULL.total();
         (configured.saturating_mul(3) / 2 + kept + most).next_multiple_of(1024)
     }
 }
 
-/// Raises the descriptor limit of the process to the maximum that the system allows.
-/// Returns the new limit.
+/// Raises the descriptor limit of the process to the maximum that the system allows. Returns the
+/// new limit.
 pub fn raise_limit() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {
@@ -120,8 +118,7 @@ pub fn raise_limit() -> usize {
             current: maximum,
             maximum,
         };
-        // Some systems allow fewer descriptors than they report. Then the limit does not
-        // change.
+        // Some systems allow fewer descriptors than they report. The limit then stays the same.
         let _ = setrlimit(Resource::Nofile, raised);
     }
     let current = getrlimit(Resource::Nofile).current;
@@ -130,10 +127,10 @@ pub fn raise_limit() -> usize {
     })
 }
 
-/// The reserve: descriptors that are open only to be closed when there are no others.
+/// The reserve. These files are open only so that they can be closed during a shortage.
 static SPARES: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
-/// Fills the reserve of descriptors. Call this at the start, and again regularly.
+/// Fills the reserve of descriptors. Call this at the start, and then regularly.
 pub fn keep_spares() {
     let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
     while spares.len() < SPARE {
@@ -144,15 +141,15 @@ pub fn keep_spares() {
     }
 }
 
-/// Closes a descriptor of the reserve, so that the next open can use it. Returns whether
-/// there was one.
+/// Closes a descriptor of the reserve, so that the next open can use it. Returns whether the
+/// reserve had a descriptor.
 #[must_use]
 pub fn release_spare() -> bool {
     let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
     spares.pop().is_some()
 }
 
-/// Whether the process, or the system, has no descriptors left.
+/// Returns whether the error means that the process or the system has no free descriptors.
 #[must_use]
 pub fn is_shortage(error: &io::Error) -> bool {
     let code = error.raw_os_error();
@@ -162,15 +159,15 @@ pub fn is_shortage(error: &io::Error) -> bool {
         .any(|errno| code == Some(errno.raw_os_error()))
 }
 
-/// Calls `open`. If there are no descriptors, uses one of the reserve.
+/// Calls `open`. If there is a shortage of descriptors, releases a reserve descriptor and tries
+/// again.
 ///
 /// # Errors
-/// The error of `open`.
+/// Returns the error of `open`.
 pub fn open_with_spare<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match open() {
-            // Another thread may use the released descriptor first. Then the next one of
-            // the reserve is tried.
+            // If another thread uses the released descriptor first, the loop releases the next one.
             Err(error) if is_shortage(&error) && release_spare() => {}
             outcome => return outcome,
         }

@@ -1,8 +1,8 @@
-//! `DirectoryLock`: one process at a time changes a directory.
+//! `DirectoryLock`: makes sure that only one process at a time changes a directory.
 //!
-//! Only the owner may open the lock file, `DIR/.lock`. Another user who can open it could
-//! hold the lock, and prevent an operator from revoking a certificate. Therefore the file
-//! has mode 0600, a wider mode is corrected, and waiting for the lock has a timeout.
+//! Only the owner may open the lock file, `DIR/.lock`. If other users could open the file, they
+//! could hold the lock and prevent an operator from revoking a certificate. The file therefore has
+//! mode 0600, and a wider mode is corrected. Waiting for the lock has a timeout.
 
 use std::fmt;
 use std::fs::{File, Metadata, Permissions, TryLockError};
@@ -16,25 +16,25 @@ use rustix::fs::{Mode, OFlags};
 use crate::file_read::require_regular;
 use crate::kill_point::kill_point;
 
-/// How long to wait until another process has released the directory.
+/// Maximum time to wait until another process has released the lock.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Time between two attempts.
+/// Time between two attempts to take the lock.
 const INTERVAL: Duration = Duration::from_millis(20);
 /// The mode of the lock file.
 const PRIVATE: u32 = 0o600;
 
-/// Why a directory cannot be locked.
+/// The reason why a directory cannot be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// The path of the lock file belongs to something that is not a regular file.
+    /// The file at the lock file's path is not a regular file.
     #[error(
         "cannot lock {}: {error}; remove it, and the next command makes a new one",
         .path.display()
     )]
     NotRegular {
-        /// The lock file.
+        /// The path of the lock file.
         path: PathBuf,
-        /// The error that says what is there.
+        /// The error, which names the type of the file.
         error: io::Error,
     },
     /// The lock file cannot be opened or locked.
@@ -42,9 +42,9 @@ pub enum LockError {
     Io {
         /// The operation that failed.
         act: &'static str,
-        /// The lock file.
+        /// The path of the lock file.
         path: PathBuf,
-        /// The error of the system.
+        /// The error from the system.
         error: io::Error,
     },
     /// Another process held the lock until the timeout.
@@ -54,11 +54,11 @@ pub enum LockError {
         .path.display(), .waited.as_secs()
     )]
     Busy {
-        /// The lock file.
+        /// The path of the lock file.
         path: PathBuf,
         /// The process that holds the lock.
         holder: Holder,
-        /// How long this process has waited.
+        /// The time that this process has waited.
         waited: Duration,
     },
 }
@@ -66,9 +66,9 @@ pub enum LockError {
 /// The process that holds a lock, if the system reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
-    /// Its process id and, while it runs, the name of its program.
+    /// The process ID and, if the process still runs, the name of its program.
     Process(u32, Option<String>),
-    /// The system does not report it.
+    /// The system does not report the process.
     Unknown,
 }
 
@@ -82,36 +82,37 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The lock of a directory. It is released when this is dropped.
+/// The lock of a directory. The lock is released on drop.
 #[derive(Debug)]
 pub struct DirectoryLock {
-    /// When this file is closed, the operating system releases the lock, even if the
+    /// The open lock file. When it is closed, the operating system releases the lock, even if the
     /// process is killed.
     file: File,
 }
 
 impl Drop for DirectoryLock {
     fn drop(&mut self) {
-        // Unlocked explicitly: if another thread starts a process at this moment, that
-        // process has a copy of the open file until its program runs, and would keep the
-        // lock.
+        // Unlocked explicitly, because a copy of the open file would keep the lock. If another
+        // thread starts a process at this moment, that process has such a copy until it runs its
+        // program.
         let _ = self.file.unlock();
     }
 }
 
 impl DirectoryLock {
-    /// Waits for the lock, up to a timeout.
+    /// Waits for the lock, at most for `TIMEOUT`.
     ///
     /// # Errors
-    /// If another process holds it until the timeout, or if the lock file cannot be used.
+    /// Returns an error if another process holds the lock until the timeout, or if the lock file
+    /// cannot be used.
     pub fn acquire(directory: &Path) -> Result<Self, LockError> {
         Self::acquire_within(directory, TIMEOUT)
     }
 
-    /// Takes the lock if it is free.
+    /// Takes the lock if no other process holds it.
     ///
     /// # Errors
-    /// Same as [`Self::acquire`].
+    /// Returns the same errors as [`Self::acquire`].
     pub fn try_acquire(directory: &Path) -> Result<Self, LockError> {
         Self::acquire_within(directory, Duration::ZERO)
     }
@@ -144,14 +145,14 @@ fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LockError
     move |error| LockError::Io { act, path, error }
 }
 
-/// Opens the lock file, or creates it. Only a regular file is opened: a link could lead
-/// anywhere, and to open a pipe or a device may block or have side effects.
+/// Opens the lock file, or creates it. Only a regular file is opened. A link could point to any
+/// file, and opening a pipe or a device may block or have side effects.
 fn open(path: &Path) -> Result<(File, Metadata), LockError> {
     let not_regular = |error| LockError::NotRegular {
         path: path.to_owned(),
         error,
     };
-    // Checked before the open, whose error does not say what kind of file is at the path.
+    // Checked before the open, because the error of the open does not name the type of the file.
     match path.symlink_metadata() {
         Ok(found) => require_regular(found.file_type()).map_err(not_regular)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -169,13 +170,12 @@ fn open(path: &Path) -> Result<(File, Metadata), LockError> {
         .map_err(|error| failed("open", path)(error.into()))?;
     let file = File::from(opened);
     let metadata = file.metadata().map_err(failed("look at", path))?;
-    // Checked again: the file may have been replaced between the first check and the
-    // open.
+    // Checked again, because the file may have been replaced between the first check and the open.
     require_regular(metadata.file_type()).map_err(not_regular)?;
     if metadata.permissions().mode() & 0o077 != 0 {
         match file.set_permissions(Permissions::from_mode(PRIVATE)) {
-            // The file belongs to another user, who can hold the lock with any mode, or
-            // its file system is read-only.
+            // Ignored. Either the file belongs to another user, who can hold the lock with any
+            // mode. Or the file system is read-only.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -187,7 +187,7 @@ fn open(path: &Path) -> Result<(File, Metadata), LockError> {
     Ok((file, metadata))
 }
 
-/// Finds the holder of the lock. Only Linux lists the holders of all locks.
+/// Returns the process that holds the lock. Only Linux lists the holders of all locks.
 #[cfg(target_os = "linux")]
 fn holder(lock_file: &Metadata) -> Holder {
     use crate::file_read::read_regular;
@@ -215,12 +215,13 @@ const fn holder(_: &Metadata) -> Holder {
     Holder::Unknown
 }
 
-/// Finds the process that holds a file in the list of `/proc/locks` (proc_locks(5)):
+/// Finds the process that holds a file's lock in `/proc/locks` (proc_locks(5)). A line looks like
+/// this:
 ///
 /// `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`
 ///
-/// Waiting processes have an arrow after their number. A process of another namespace has
-/// the number 0.
+/// The line of a waiting process has an arrow after the first number. A process of another PID
+/// namespace has the ID 0.
 #[cfg(target_os = "linux")]
 fn holder_in(locks: &str, device: (u32, u32), inode: u64) -> Option<u32> {
     let place = format!("{:02x}:{:02x}:{inode}", device.0, device.1);
@@ -301,8 +302,7 @@ mod tests {
         );
         drop(held);
         drop(DirectoryLock::try_acquire(directory.path()).unwrap());
-        // The lock can also be held by a process that opened the file while its mode
-        // allowed that.
+        // Any process that has opened the lock file can hold the lock, even without this program.
         let elsewhere = File::open(&path).unwrap();
         elsewhere.lock().unwrap();
         assert!(refusal(directory.path()).contains("is locked by"));
@@ -333,7 +333,7 @@ nonsense
     fn a_copy_of_the_open_file_does_not_keep_the_lock() {
         let directory = tempfile::tempdir().unwrap();
         let lock = DirectoryLock::acquire(directory.path()).unwrap();
-        // A process that is being started has such a copy.
+        // While a process is being started, it has a copy of the open file like this one.
         let copy = lock.file.try_clone().unwrap();
         drop(lock);
         DirectoryLock::try_acquire(directory.path()).unwrap();
@@ -360,13 +360,13 @@ nonsense
             assert!(said.contains(&format!("{place}: it is {what}")), "{said}");
             assert!(said.contains("remove it"), "{said}");
             if what == "a named pipe" {
-                // A reader of the pipe must not change the result.
+                // An open reader of the pipe must not change the result.
                 let mut options = std::fs::OpenOptions::new();
                 let flags = OFlags::NONBLOCK.bits().cast_signed();
                 let _reader = options.read(true).custom_flags(flags).open(&path).unwrap();
                 assert!(refusal(directory.path()).contains(what));
             }
-            // The link was neither followed nor changed.
+            // The link is neither followed nor changed.
             assert!(!elsewhere.exists());
             if path.is_dir() {
                 std::fs::remove_dir(&path).unwrap();

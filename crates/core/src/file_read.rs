@@ -1,11 +1,10 @@
-//! Reads whole files safely: only regular files, up to a maximum size, and without
-//! waiting for a writer.
+//! Reads whole files safely: only regular files, up to a maximum size, and without waiting for a
+//! writer.
 //!
-//! No person watches the program while it runs. If a path that should be a key file
-//! is a named pipe, reading could block for ever, and a device could return bytes for
-//! ever. Either can replace a file after its path was checked. Therefore the path is
-//! first opened without blocking, and then the opened file is checked. Symbolic links
-//! are followed, because mounted secrets are links.
+//! The program runs unattended. If the path of a key file points to a named pipe, a read could
+//! block without limit. A device could return an endless stream of bytes. A pipe or device can also
+//! replace a file after its path was checked. The path is therefore opened without blocking, and
+//! the opened file is checked. Symbolic links are followed, because mounted secrets are links.
 
 use std::fmt;
 use std::fs::{File, FileType, Metadata};
@@ -20,15 +19,15 @@ use crate::descriptors::open_with_spare;
 
 /// The content and the permission bits of a private file.
 pub struct PrivateFile {
-    /// Wiped when it is dropped.
+    /// The content. It is wiped on drop.
     pub content: Zeroizing<Vec<u8>>,
-    /// The permission bits of the file that was read, not of what is at its path now.
+    /// The permission bits of the file that was read. The path may lead to another file now.
     pub mode: u32,
 }
 
 impl fmt::Debug for PrivateFile {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The content is never printed.
+        // The content is secret and never printed.
         formatter
             .debug_struct("PrivateFile")
             .field("mode", &format_args!("{:04o}", self.mode))
@@ -39,10 +38,10 @@ impl fmt::Debug for PrivateFile {
 /// Reads a regular file of at most `max` bytes.
 ///
 /// # Errors
-/// [`io::ErrorKind::FileTooLarge`] if the file is larger than `max`,
-/// [`io::ErrorKind::IsADirectory`] or [`io::ErrorKind::InvalidInput`] if it is not a
-/// regular file, otherwise the error of the system. Messages do not contain the path,
-/// because callers add it with its purpose.
+/// Returns [`io::ErrorKind::FileTooLarge`] if the file is larger than `max`. Returns
+/// [`io::ErrorKind::IsADirectory`] or [`io::ErrorKind::InvalidInput`] if it is not a regular file.
+/// Otherwise returns the error from the system. Messages do not contain the path, because the
+/// calling function adds the path and its purpose.
 pub fn read_regular(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let (file, metadata) = open_regular(path)?;
     let mut content = Vec::new();
@@ -50,13 +49,13 @@ pub fn read_regular(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Reads a regular file of at most `max` bytes that holds a secret.
+/// Reads a regular file of at most `max` bytes that contains a secret.
 ///
 /// # Errors
-/// Same as [`read_regular`].
+/// Returns the same errors as [`read_regular`].
 pub fn read_private(path: &Path, max: u64) -> io::Result<PrivateFile> {
     let (file, metadata) = open_regular(path)?;
-    // The buffer is wiped also if there is an error.
+    // The buffer is wiped even if the read fails.
     let mut content = Zeroizing::new(Vec::new());
     read_to_end(file, &metadata, max, &mut content)?;
     Ok(PrivateFile {
@@ -65,12 +64,12 @@ pub fn read_private(path: &Path, max: u64) -> io::Result<PrivateFile> {
     })
 }
 
-/// Reads at most `max` bytes of a file that was named on the command line. It may
-/// also be a pipe, because shells pass the output of a command as a pipe. A pipe
-/// without a writer is empty. If there is a writer, this waits for it.
+/// Reads at most `max` bytes of a file that was named on the command line. The file may also be a
+/// pipe, because shells pass the output of a command as a pipe. A pipe without a writer counts as
+/// empty. If the pipe has a writer, the function waits for the data.
 ///
 /// # Errors
-/// Same as [`read_regular`], except that pipes and devices are read.
+/// Returns the same errors as [`read_regular`], except that pipes and devices are read.
 pub fn read_named(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let (file, metadata) = open(path)?;
     if metadata.is_file() || metadata.is_dir() {
@@ -87,18 +86,18 @@ pub fn read_named(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 /// Opens a regular file for reading, and returns it with its metadata.
 ///
 /// # Errors
-/// Same as [`read_regular`], without a limit on the size.
+/// Returns the same errors as [`read_regular`], except that there is no size limit.
 pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
     let (file, metadata) = open(path)?;
     require_regular(metadata.file_type())?;
     Ok((file, metadata))
 }
 
-/// Opens any type of file without blocking.
+/// Opens a file of any type without blocking.
 fn open(path: &Path) -> io::Result<(File, Metadata)> {
-    // NONBLOCK: to open a pipe without a writer does not block; for regular files the
-    // flag has no effect. NOCTTY: a terminal that is opened must not become the
-    // controlling terminal of this process.
+    // With NONBLOCK, opening a pipe without a writer does not block. The flag has no effect on
+    // regular files. With NOCTTY, an opened terminal does not become the controlling terminal of
+    // this process.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let open = || rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()));
     let file = File::from(open_with_spare(|| open().map_err(io::Error::from))?);
@@ -106,10 +105,10 @@ fn open(path: &Path) -> io::Result<(File, Metadata)> {
     Ok((file, metadata))
 }
 
-/// Refuses everything except regular files. The error says what is there.
+/// Returns an error unless `file_type` is a regular file. The error names the type.
 ///
 /// # Errors
-/// [`io::ErrorKind::IsADirectory`] for a directory, otherwise
+/// Returns [`io::ErrorKind::IsADirectory`] for a directory, otherwise
 /// [`io::ErrorKind::InvalidInput`].
 pub fn require_regular(file_type: FileType) -> io::Result<()> {
     let what = if file_type.is_file() {
@@ -130,8 +129,8 @@ pub fn require_regular(file_type: FileType) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
 
-/// Whether an error of this module means that the path is not a regular file. Then
-/// the remedy is to put a regular file there.
+/// Returns whether an error of this module means that the path is not a regular file. The remedy is
+/// then to put a regular file at the path.
 #[must_use]
 pub fn is_not_regular(error: &io::Error) -> bool {
     matches!(
@@ -140,8 +139,8 @@ pub fn is_not_regular(error: &io::Error) -> bool {
     )
 }
 
-/// Reads a file to its end. The size that the system reports is only a hint: files of
-/// /proc report 0, and others may grow while they are read.
+/// Reads a file to its end. The size that the system reports is only a hint: files in /proc report
+/// 0, and other files may grow during the read.
 fn read_to_end(file: File, metadata: &Metadata, max: u64, content: &mut Vec<u8>) -> io::Result<()> {
     let too_large = || {
         let message = format!("it is larger than {max} bytes");
@@ -150,8 +149,8 @@ fn read_to_end(file: File, metadata: &Metadata, max: u64, content: &mut Vec<u8>)
     if metadata.len() > max {
         return Err(too_large());
     }
-    // Reserves enough space for the whole file and for the byte that is read after
-    // its end. If the buffer had to grow, copies of a secret would remain in memory.
+    // Reserves space for the whole file, and for one more byte that detects a longer file. If the
+    // buffer had to grow, copies of a secret would remain in memory.
     let expected = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
     content
         .try_reserve_exact(expected.saturating_add(1))
@@ -173,8 +172,8 @@ mod tests {
 
     use super::*;
 
-    /// Returns the error of reading a path. A read that blocks is left on its thread,
-    /// and the test fails.
+    /// Returns the error of reading a path. If the read blocks, the test fails after a timeout and
+    /// leaves the thread behind.
     fn refusal(path: &Path, max: u64) -> io::Error {
         let (said, hears) = mpsc::channel();
         let path = path.to_owned();
@@ -216,7 +215,7 @@ mod tests {
                 .success()
         );
         assert_eq!(read_named(&pipe, 10).unwrap(), b"");
-        // Opened for reading and writing, because that does not wait for a reader.
+        // Opened for reading and writing, because such an open does not wait for a reader.
         let mut options = std::fs::OpenOptions::new();
         let mut writer = options.read(true).write(true).open(&pipe).unwrap();
         writer.write_all(b"123").unwrap();
@@ -224,7 +223,7 @@ mod tests {
         writer.write_all(b"45").unwrap();
         drop(writer);
         let read = reader.join().unwrap().unwrap();
-        // The pipe may have been opened after the writer had ended. Then it is empty.
+        // If the pipe was opened after the writer had ended, it is empty.
         assert!(read.is_empty() || read == b"12345", "{read:?}");
         let path = directory.path().join("a");
         std::fs::write(&path, "12345").unwrap();
@@ -256,7 +255,7 @@ mod tests {
         let error = refusal(directory.path(), 10);
         assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
         assert!(error.to_string().contains("a directory"), "{error}");
-        // The system refuses to open a socket.
+        // open(2) fails for the path of a socket, so `read_regular` returns the system's error.
         let socket = directory.path().join("socket");
         let _listener = UnixListener::bind(&socket).unwrap();
         refusal(&socket, 10);
@@ -274,7 +273,7 @@ mod tests {
         assert_eq!(error.to_string(), "it is larger than 4 bytes");
         std::fs::write(&path, "").unwrap();
         assert_eq!(read_regular(&path, 0).unwrap(), b"");
-        // The reported size of this file is 0.
+        // The system reports the size 0 for files in /proc.
         #[cfg(target_os = "linux")]
         {
             let status = Path::new("/proc/self/status");
@@ -288,7 +287,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a");
         assert_eq!(refusal(&path, 10).kind(), io::ErrorKind::NotFound);
-        // A regular file whose first page cannot be read: EIO.
+        // A regular file whose first page cannot be read. The error is EIO.
         #[cfg(target_os = "linux")]
         {
             symlink("/proc/self/mem", &path).unwrap();

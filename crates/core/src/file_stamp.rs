@@ -1,8 +1,8 @@
-//! `FileStamp`: the `stat` data of a file. It shows whether the file has changed.
+//! `FileStamp`: the `stat` data of a file, which shows whether the file has changed.
 //!
-//! No content is read. Links are followed, so that atomic renames and replaced
-//! symbolic links are noticed on every kind of file system. If a file system hangs,
-//! it blocks the calling thread. Never call this on a thread of a runtime.
+//! Taking a stamp does not read the file's content. It follows links, so that atomic renames and
+//! replaced symbolic links are noticed on every file system. If a file system hangs, the calling
+//! thread blocks. Never take a stamp on a thread of a runtime.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,28 +12,28 @@ use std::path::{Path, PathBuf};
 
 use crate::descriptors::open_with_spare;
 
-/// The state of one file or directory when its stamp was taken.
+/// The state of a file or directory when the stamp was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileStamp {
     device: u64,
     inode: u64,
     size: u64,
     modified: (i64, i64),
-    /// The time of the last status change. It also changes if a program restores an
-    /// old modification time, as archive programs do, and if permissions or the
-    /// owner change: an unreadable file may be readable now.
+    /// The time of the last status change (ctime). It changes even if a program sets the
+    /// modification time back, as archive programs do. It also changes with the permissions or the
+    /// owner, after which an unreadable file may be readable.
     changed: (i64, i64),
-    /// The names in a directory. Empty for a file.
+    /// The sorted names in a directory. Empty for a file.
     names: Vec<OsString>,
 }
 
-/// The stamps of several paths; `None` for a path at which there is no file.
+/// The stamps of several paths. `None` if there is no file at the path.
 pub type FileStamps = BTreeMap<PathBuf, Option<FileStamp>>;
 
 impl FileStamp {
-    /// Takes the stamp of a file or directory; `None` if there is none. Of a
-    /// directory only the names are recorded, so that the growth of a log file in it
-    /// is not a change.
+    /// Takes the stamp of a file or directory. Returns `None` if there is none. The stamp of a
+    /// directory contains only the names in it. A log file that grows in the directory therefore
+    /// does not change the stamp.
     #[must_use]
     pub fn at(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
@@ -63,7 +63,7 @@ impl FileStamp {
     }
 }
 
-/// Takes the stamps of the same files again.
+/// Takes new stamps of the same paths.
 #[must_use]
 pub fn take_again(stamps: &FileStamps) -> FileStamps {
     stamps
@@ -99,8 +99,8 @@ mod tests {
         let renamed = look_at(&watched);
         assert_ne!(renamed, before);
 
-        // A file that became readable, and a file whose modification time was set to
-        // an earlier time.
+        // The stamp changes if the permissions change, and if the content changes but the
+        // modification time is set back.
         let mut permissions = fs::metadata(&file).unwrap().permissions();
         std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
         fs::set_permissions(&file, permissions).unwrap();
@@ -128,8 +128,7 @@ mod tests {
         fs::write(lists.join("new.crl"), "x").unwrap();
         assert_ne!(look_at(&watched), renamed);
 
-        // Kubernetes replaces a mounted volume like this: a link to a directory
-        // changes.
+        // Kubernetes updates a mounted volume in this way: it replaces a link to a directory.
         for name in ["one", "two"] {
             fs::create_dir(directory.path().join(name)).unwrap();
             fs::write(directory.path().join(name).join("f"), "same").unwrap();

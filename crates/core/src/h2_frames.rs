@@ -1,69 +1,67 @@
-//! `FrameScanner`: finds the frames of an HTTP/2 connection in its bytes (RFC 9113
-//! section 4.1), and reads the few fields that the HTTP library does not report.
-//! [`merged_data`] merges small DATA frames into larger ones.
+//! `FrameScanner`: finds the frames in the bytes of an HTTP/2 connection (RFC 9113 section 4.1). It
+//! reads the few fields that the HTTP library does not report. [`merged_data`] merges small DATA
+//! frames into larger frames.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod fixture;
 pub mod merged_data;
 
-/// Length of the client's connection preface (RFC 9113 section 3.4).
+/// Length of the client's connection preface in bytes (RFC 9113 section 3.4).
 pub const PREFACE: u32 = 24;
-/// Length of a frame header.
+/// Length of a frame header in bytes.
 const HEADER: usize = 9;
 
-/// Frame type of content (RFC 9113 section 6.1).
+/// Type of frames with content (RFC 9113 section 6.1).
 pub const DATA: u8 = 0;
-/// Frame type of heads and trailers (section 6.2).
+/// Type of frames with a head or trailers (section 6.2).
 pub const HEADERS: u8 = 1;
-/// Frame type that resets a stream (section 6.4).
+/// Type of frames that reset a stream (section 6.4).
 pub const RST_STREAM: u8 = 3;
-/// Frame type of a peer's settings (section 6.5).
+/// Type of frames with a peer's settings (section 6.5).
 pub const SETTINGS: u8 = 4;
-/// Frame type that ends a connection (section 6.8).
+/// Type of frames that end a connection (section 6.8).
 pub const GOAWAY: u8 = 7;
-/// Frame type that enlarges a window (section 6.9).
+/// Type of frames that enlarge a flow-control window (section 6.9).
 pub const WINDOW_UPDATE: u8 = 8;
 /// Flag of the last DATA or HEADERS frame that a peer sends on a stream.
 pub const END_STREAM: u8 = 1;
-/// Flag of a SETTINGS frame that only acknowledges settings.
+/// Flag of a SETTINGS frame that only acknowledges the other peer's settings.
 pub const ACK: u8 = 1;
 
-/// SETTINGS_INITIAL_WINDOW_SIZE and SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113 section
-/// 6.5.2), and SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 section 3).
+/// Identifiers of the settings SETTINGS_INITIAL_WINDOW_SIZE and SETTINGS_MAX_HEADER_LIST_SIZE (RFC
+/// 9113 section 6.5.2), and SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 section 3).
 const INITIAL_WINDOW: u16 = 4;
 const MAX_HEADER_LIST_SIZE: u16 = 6;
 const ENABLE_CONNECT_PROTOCOL: u16 = 8;
-/// Length of one setting.
+/// Length of one setting in bytes.
 pub const SETTING: usize = 6;
 
-/// The frame scanner of one direction of a connection.
+/// The frame scanner for one direction of a connection.
 #[derive(Debug)]
 pub struct FrameScanner {
     header: [u8; HEADER],
-    /// How many bytes of `header` were read.
+    /// Number of bytes of `header` that were read.
     have: usize,
-    /// Number of bytes to skip.
+    /// Number of bytes to skip: the preface, or the rest of a frame's payload.
     skip: u32,
-    /// The part of a frame's payload that is read.
+    /// The part of the current frame's payload that the scanner reads.
     payload: Payload,
-    /// The settings of the present SETTINGS frame.
+    /// The settings of the current SETTINGS frame that were read until now.
     settings: Settings,
 }
 
-/// The settings in one SETTINGS frame. If a setting occurs several times, the last value
-/// counts.
+/// The settings in one SETTINGS frame. If a setting occurs several times, its last value is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Settings {
-    /// The initial window of streams, in bytes.
+    /// The initial window of each stream in bytes.
     pub initial_window: Option<u32>,
-    /// Maximum size of a head that the peer accepts, counted as in RFC 9113 section
-    /// 6.5.2.
+    /// Maximum size of a head that the peer accepts, computed as in RFC 9113 section 6.5.2.
     pub max_header_list_size: Option<u32>,
     /// Whether extended CONNECT is allowed.
     pub connect_protocol: Option<bool>,
 }
 
-/// The first bytes of a payload. For SETTINGS, it contains one setting at a time.
+/// The first bytes of a payload. For SETTINGS, the bytes of one setting at a time.
 #[derive(Debug)]
 struct Payload {
     bytes: [u8; 8],
@@ -71,28 +69,28 @@ struct Payload {
     want: usize,
 }
 
-/// A frame. Its header, and the needed part of its payload, have been read.
+/// A frame after its header and the needed part of its payload were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
     /// The frame's type.
     pub kind: u8,
     /// The frame's flags.
     pub flags: u8,
-    /// The stream to which it belongs; 0 for the connection.
+    /// The stream of the frame. 0 means the whole connection.
     pub stream: u32,
-    /// Length of its payload in bytes.
+    /// Length of the payload in bytes.
     pub length: u32,
-    /// RST_STREAM and GOAWAY: the error code.
+    /// The error code in RST_STREAM and GOAWAY.
     pub code: u32,
-    /// WINDOW_UPDATE: the increment. SETTINGS: the initial window of streams, if the
-    /// frame sets it.
+    /// The increment in WINDOW_UPDATE. In SETTINGS, the initial window of streams, if the frame
+    /// sets it.
     pub window: Option<u32>,
-    /// SETTINGS: the values that the frame sets.
+    /// The values that a SETTINGS frame sets.
     pub settings: Settings,
 }
 
 impl FrameScanner {
-    /// Creates the scanner of a direction whose frames begin after `skip` bytes.
+    /// Creates the scanner for one direction. The frames begin after `skip` bytes.
     #[must_use]
     pub const fn new(skip: u32) -> Self {
         Self {
@@ -112,7 +110,7 @@ impl FrameScanner {
         }
     }
 
-    /// Reads the next bytes, and calls `each` with every frame that they complete.
+    /// Reads the next bytes, and calls `each` for every frame that they complete.
     pub fn advance(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
         while !bytes.is_empty() {
             if self.payload.have < self.payload.want {
@@ -165,8 +163,8 @@ impl FrameScanner {
         }
     }
 
-    /// Returns whether the needed part of the payload is complete. If another setting
-    /// follows, prepares to read it.
+    /// Returns whether the needed part of the payload is complete. If the SETTINGS frame has a
+    /// further setting, prepares to read that setting.
     fn is_whole(&mut self) -> bool {
         let [_, _, _, kind, ..] = self.header;
         if kind != SETTINGS {

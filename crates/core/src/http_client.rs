@@ -1,10 +1,10 @@
-//! Outbound HTTP to identity providers and servers of revocation lists: bounded, verified, and
-//! to configured addresses only.
+//! Outbound HTTP to identity providers and CRL servers: limited, verified, and to configured URLs
+//! only.
 //!
-//! No redirects, no proxies, no cookies. The time of a request and the size of a response are
-//! limited, whatever the other side does. No part of a token becomes part of an address.
-//! Callers pass URLs of the configuration, or URLs on the same origin that the provider's
-//! metadata name.
+//! The client uses no redirects, proxies or cookies. The time of a request and the size of a
+//! response are limited, whatever the server does. No part of a token becomes part of a URL.
+//! Calling code passes only URLs from the configuration, or URLs from the provider's metadata that
+//! have the same origin.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -27,62 +27,62 @@ use tokio::sync::Semaphore;
 
 use crate::crypto;
 
-/// The longest JSON document that is read, in bytes.
+/// Maximum size of a JSON document in bytes.
 const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 
-/// Most exchanges with one provider at once, even if no request waits for them any more.
+/// Maximum number of exchanges with one provider at the same time. An exchange counts until it
+/// ends, even if its request was dropped.
 pub(crate) const MAX_EXCHANGES: usize = 64;
 
-/// How long a request waits until one of these exchanges ends.
+/// Maximum time that a request waits while the maximum number of exchanges is running.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Timeout of a connection attempt to each address of a provider.
+/// Timeout of a connection attempt to one address of a provider.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How a client connects, and which authorities it trusts.
+/// The settings of a client: trusted authorities, client certificate and timeout.
 #[derive(Clone)]
 pub struct ClientSettings {
-    /// Authorities that may issue the server's certificate.
+    /// The authorities that may issue the server's certificate.
     pub roots: Arc<RootCertStore>,
-    /// The gateway's own certificate, if the provider asks for one
-    /// (RFC 8705 section 2).
+    /// The gateway's own certificate, if the provider requires one (RFC 8705 section 2).
     pub certificate: Option<Arc<dyn ResolvesClientCert>>,
     /// Timeout of a whole exchange, from connecting to the last byte of the response.
     pub timeout: Duration,
 }
 
-/// The reason why there is no response. Never contains parts of the request or the response.
+/// The reason why there is no response. It never contains parts of the request or response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
     /// The connection, its TLS handshake, or the exchange failed.
     #[error("it cannot be reached")]
     Unreachable,
-    /// The exchange took too long.
+    /// The exchange took longer than the configured timeout.
     #[error("it does not answer in time")]
     TimedOut,
     /// The response is larger than the maximum.
     #[error("its answer has more octets than are read")]
     TooLarge,
-    /// The status is not 200; redirects are not followed.
+    /// The status is not 200. The client does not follow redirects.
     #[error("it answers with status {0}")]
     Status(u16),
-    /// The response is not JSON by its content type, or by its content.
+    /// The response is not JSON according to its content type or its content.
     #[error("its answer is not the JSON document that was asked for")]
     NotJson,
-    /// The metadata name another issuer, or addresses on another origin.
+    /// The metadata contain another issuer than the configured issuer, or URLs on another origin.
     #[error("its metadata do not fit the configured issuer")]
     Metadata,
-    /// The maximum number of exchanges is already running.
+    /// The maximum number of exchanges was still running after the request had waited.
     #[error("too many questions to it are under way")]
     Busy,
 }
 
-/// A client cannot be created with the settings.
+/// The error if a client cannot be created with the settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("TLS to the identity provider cannot be set up: {0}")]
 pub struct SettingsError(String);
 
-/// The address is not an allowed one.
+/// The error for a URL that is not allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected an absolute https URL (http only to loopback) without user and fragment")]
 pub struct UrlError;
@@ -99,9 +99,9 @@ pub(crate) struct JsonResponse {
 pub struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     timeout: Duration,
-    /// The runtime that exchanges run on. If it is not set, they run on their caller's runtime.
+    /// The runtime on which exchanges run. If it is not set, they run on the caller's runtime.
     runtime: Arc<OnceLock<tokio::runtime::Handle>>,
-    /// One permit for each exchange that may be in progress.
+    /// Has one permit for each exchange that may be in progress.
     turns: Arc<Semaphore>,
 }
 
@@ -109,7 +109,7 @@ impl HttpClient {
     /// Creates a client with these settings.
     ///
     /// # Errors
-    /// [`SettingsError`] if the TLS provider refuses them.
+    /// Returns [`SettingsError`] if rustls rejects the settings.
     pub fn new(settings: &ClientSettings) -> Result<Self, SettingsError> {
         let tls = ClientConfig::builder_with_provider(crypto::provider())
             .with_safe_default_protocol_versions()
@@ -141,20 +141,20 @@ impl HttpClient {
         })
     }
 
-    /// From now on, runs all exchanges, and connections that they leave open, on this runtime.
+    /// Runs all later exchanges, and the connections that they leave open, on this runtime.
     pub fn run_on(&self, runtime: &tokio::runtime::Handle) {
         let _ = self.runtime.set(runtime.clone());
     }
 
-    /// Sends a request and reads the JSON document of the response. `held` is dropped when the
+    /// Sends a request and reads the JSON document in the response. `held` is dropped when the
     /// exchange has ended.
     pub(crate) async fn send(
         &self,
         request: Request<Full<Bytes>>,
         held: impl Send + 'static,
     ) -> Result<JsonResponse, FetchError> {
-        // The request that waits may be dropped, but the exchange continues. The semaphore
-        // limits the number of exchanges.
+        // If the waiting request is dropped, the exchange continues on its runtime. The semaphore
+        // therefore limits the number of exchanges, not of waiting requests.
         let turn = Arc::clone(&self.turns).acquire_owned();
         let turn = tokio::time::timeout(QUEUE_TIMEOUT.min(self.timeout), turn).await;
         let Ok(Ok(turn)) = turn else {
@@ -167,7 +167,7 @@ impl HttpClient {
             answered
         });
         let answered = match self.runtime.get() {
-            // If the runtime ends, its tasks end too.
+            // If the runtime ends, its tasks end too, and `await` returns an error.
             Some(runtime) => match runtime.spawn(exchange).await {
                 Ok(answered) => answered,
                 Err(_) => return Err(FetchError::Unreachable),
@@ -244,7 +244,7 @@ impl fmt::Debug for ClientSettings {
     }
 }
 
-/// Whether the content type is `application/json`, or JSON by its suffix (RFC 6839).
+/// Returns whether the content type is `application/json`, or has the suffix `+json` (RFC 6839).
 fn is_json(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_TYPE)
@@ -254,10 +254,10 @@ fn is_json(headers: &HeaderMap) -> bool {
         .is_some_and(|media_type| media_type == "application/json" || media_type.ends_with("+json"))
 }
 
-/// Parses an address of the configuration: `https`, or `http` to loopback.
+/// Parses a URL of the configuration. The URL must use `https`, or `http` to loopback.
 ///
 /// # Errors
-/// [`UrlError`] for any other address.
+/// Returns [`UrlError`] for any other URL.
 pub fn checked_url(url: &str) -> Result<Uri, UrlError> {
     if url.contains('#') {
         return Err(UrlError);
@@ -275,7 +275,7 @@ pub fn checked_url(url: &str) -> Result<Uri, UrlError> {
     }
 }
 
-/// Whether two addresses have the same scheme, host and port.
+/// Returns whether two URLs have the same scheme, host and port.
 pub(crate) fn same_origin(left: &Uri, right: &Uri) -> bool {
     let port = |url: &Uri| {
         let default = if url.scheme() == Some(&Scheme::HTTPS) {

@@ -1,18 +1,18 @@
-//! Points between two file operations at which tests end a process.
+//! Points between two file operations at which unit tests end a process.
 //!
-//! A process can be killed, or the machine can lose power, between any two changes of
-//! files. [`kill_point`] is called between them. In the program it does nothing. In
-//! unit tests, a child process ends at one selected point without running
-//! destructors, as if it were killed.
+//! A process can be killed, or the machine can lose power, between any two changes of files. The
+//! code calls [`kill_point`] between such changes. In production the function does nothing. In unit
+//! tests, a child process ends at one selected point without running destructors, as if it were
+//! killed.
 
-/// Does nothing, except in tests.
+/// Does nothing. In unit tests, `tests::kill_point` replaces this function.
 #[cfg(not(any(test, feature = "testing")))]
 pub const fn kill_point() {}
 
 #[cfg(any(test, feature = "testing"))]
 pub use tests::kill_point;
 
-/// Runs a child process in tests, and kills it at each point in turn.
+/// Runs a child process in unit tests, and ends it at each kill point in turn.
 #[cfg(any(test, feature = "testing"))]
 pub mod tests {
     use std::path::Path;
@@ -22,10 +22,10 @@ pub mod tests {
 
     const TARGET: &str = "COUNTERSIGN_TEST_KILL_AT";
     const DIRECTORY: &str = "COUNTERSIGN_TEST_DIRECTORY";
-    /// The exit code of a child that ended at its point.
+    /// The exit code of a child process that ended at its point.
     const KILLED: i32 = 86;
 
-    /// The point at which this process ends, counted from 0.
+    /// The point at which this process ends. Points are counted from 0.
     static KILL_AT: LazyLock<Option<u32>> =
         LazyLock::new(|| std::env::var(TARGET).ok()?.parse().ok());
     static REACHED: AtomicU32 = AtomicU32::new(0);
@@ -39,13 +39,13 @@ pub mod tests {
         }
     }
 
-    /// Returns the directory to work in, if this process is a child.
+    /// Returns the directory to work in. Returns `None` if this process is not a child process.
     pub fn directory() -> Option<std::path::PathBuf> {
         std::env::var_os(DIRECTORY).map(Into::into)
     }
 
-    /// Runs the ignored test `name` of this binary on a directory, and ends it at a
-    /// point. Returns whether it reached that point.
+    /// Runs the ignored test `name` of this binary in a child process on `directory`, and ends it
+    /// at `point`. Returns whether the child reached that point.
     pub fn kill_at(point: u32, name: &str, directory: &Path) -> bool {
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name, "--ignored", "--nocapture"])
@@ -66,9 +66,9 @@ pub mod tests {
         }
     }
 
-    /// Runs the ignored test `name` once for each of its points, and ends it there.
-    /// `prepare` makes the directory of each run, and `check` is called with what the
-    /// run has left. The last run is not ended early.
+    /// Runs the ignored test `name` once for each of its points, and ends it there. `prepare` makes
+    /// the directory of each run. `check` checks the directory after the run. The last run reaches
+    /// no point and is not ended early.
     pub fn at_each_point(name: &str, mut prepare: impl FnMut(&Path), mut check: impl FnMut(&Path)) {
         for point in 0.. {
             let home = tempfile::tempdir().unwrap();
@@ -77,7 +77,7 @@ pub mod tests {
             eprintln!("{name}: killed at point {point}: {was_killed}");
             check(home.path());
             if !was_killed {
-                // Every operation on files has several points.
+                // Every operation that is tested has more than two points.
                 assert!(point > 2, "{name} has {point} points");
                 return;
             }

@@ -1,18 +1,18 @@
-//! `NowOrLater`: a result that is usually available at once, and sometimes has to be awaited.
+//! `NowOrLater`: a result that is usually available immediately, and otherwise must be awaited.
 
 use std::fmt;
 use std::pin::Pin;
 
-/// A result. Only a result that has to be awaited costs an allocation.
+/// A result, or the future that produces it. Only the future costs an allocation.
 pub enum NowOrLater<'a, T> {
-    /// The result is already there.
+    /// The result is available.
     Now(T),
-    /// The result has to be awaited.
+    /// The result must be awaited.
     Later(Pin<Box<dyn Future<Output = T> + Send + 'a>>),
 }
 
 impl<T> NowOrLater<'_, T> {
-    /// Returns the result, and awaits it if necessary.
+    /// Returns the result. Awaits the future if there is one.
     pub async fn outcome(self) -> T {
         match self {
             Self::Now(outcome) => outcome,

@@ -1,22 +1,22 @@
-//! PEM files (RFC 7468): the one reader of the project, and the writer of
-//! certificates and lists.
+//! PEM files (RFC 7468): the only PEM reader of the project, and the writer of certificates and
+//! CRLs.
 //!
-//! If a block were skipped, a root would not be trusted, or a revoked certificate would be
-//! accepted. So a file is read completely or refused. Every line is part of a block, blank, or
-//! explanatory text. A line that may be the rest of a damaged block is an error with its line
-//! number. The exact rule is in `parse`.
+//! If the reader skipped a damaged block, a root would not be trusted, or a revoked certificate
+//! would be accepted. The reader therefore reads a file completely or rejects it. Every line is
+//! part of a block, blank, or explanatory text. A line that may belong to a damaged block is an
+//! error with its line number. The exact rule is in `parse`.
 //!
-//! These forms are accepted: a byte order mark, every kind of line end, blanks
-//! around lines, blank lines, explanatory text between blocks (`openssl x509
-//! -text`, `Bag Attributes`, comments), and `-----END X----------BEGIN X-----`,
-//! which `cat` makes if the first file has no final line end.
+//! The reader accepts a byte order mark, every kind of line end, blanks around lines, and blank
+//! lines. It accepts explanatory text between blocks (`openssl x509 -text`, `Bag Attributes`,
+//! comments). It also accepts `-----END X----------BEGIN X-----`, which `cat` makes if the first
+//! file has no line end at its end.
 //!
-//! The reader knows nothing of ASN.1. Errors never quote the content of a block:
-//! it may be a private key.
+//! The reader does not parse ASN.1. Errors never quote the content of a block, because it may be a
+//! private key.
 //!
 //! - `parse`: finds the blocks of a file
-//! - `error`: why a file is refused, with the number of the line and a remedy
-//! - `block`: one block, and what a file is expected to hold
+//! - `error`: the reason why a file is rejected, with the line number and a remedy
+//! - `block`: one block, and the kinds of content that a file may have to contain
 
 mod block;
 mod error;
@@ -33,10 +33,10 @@ use self::block::{CERTIFICATE, REQUEST, REVOCATION_LIST, Wanted};
 pub use self::error::PemError;
 use self::error::Problem;
 
-/// Characters of base64 on a line (RFC 7468 section 2).
+/// Number of base64 characters on a line (RFC 7468 section 2).
 const LINE_LENGTH: usize = 64;
 
-/// How a private key is encoded.
+/// The encoding of a private key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum KeyForm {
     /// PKCS#8 (RFC 5958).
@@ -83,14 +83,14 @@ impl Pkcs8Key {
         })
     }
 
-    /// Whether a passphrase is needed to read the key.
+    /// Returns whether the key is encrypted with a passphrase.
     #[must_use]
     pub const fn is_encrypted(&self) -> bool {
         self.is_encrypted
     }
 
-    /// Returns the DER, encrypted or not. Keep the borrow short, and never log
-    /// it.
+    /// Returns the DER of the key, which may be encrypted. Keep the borrow short, and never log the
+    /// bytes.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.der
@@ -106,10 +106,10 @@ impl std::fmt::Debug for Pkcs8Key {
     }
 }
 
-/// Reads all blocks with any label; at least one.
+/// Reads all blocks of a file, with any label. Returns at least one block.
 ///
 /// # Errors
-/// If the file has no block, or if a part of it could be a damaged block.
+/// Returns an error if the file has no block, or if a part of it may be a damaged block.
 pub fn blocks(content: &[u8]) -> Result<Vec<Block>, PemError> {
     if is_der(content) {
         return Err(Problem::Der(None).in_file());
@@ -121,11 +121,11 @@ pub fn blocks(content: &[u8]) -> Result<Vec<Block>, PemError> {
     Ok(blocks)
 }
 
-/// Reads the certificates of a file that must not contain anything else; at least
-/// one.
+/// Reads the certificates of a file that must not contain anything else. Returns at least one
+/// certificate.
 ///
 /// # Errors
-/// Same as [`blocks`], and if a block is not a certificate.
+/// Returns the errors of [`blocks`]. Also returns an error if a block is not a certificate.
 pub fn certificates(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let wanted = Wanted::Certificate;
     let blocks = blocks(content).map_err(|error| error.wanting(wanted))?;
@@ -138,11 +138,12 @@ pub fn certificates(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemE
     certificates.collect()
 }
 
-/// Reads the certificates of a file that may also contain their private key, as some programs
-/// need. Returns at least one certificate.
+/// Reads the certificates of a file that may also contain their private key, because some programs
+/// need both in one file. Returns at least one certificate.
 ///
 /// # Errors
-/// Same as [`blocks`], and if a block is neither a certificate nor a key.
+/// Returns the errors of [`blocks`]. Also returns an error if there is no certificate, or if a
+/// block is neither a certificate nor a key.
 pub fn certificates_beside_key(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let wanted = Wanted::Certificate;
     let mut certificates = Vec::new();
@@ -159,12 +160,12 @@ pub fn certificates_beside_key(content: &[u8]) -> Result<Vec<CertificateDer<'sta
     Ok(certificates)
 }
 
-/// Reads the private key of a file, in any form without a passphrase, for rustls.
-/// The file may also contain the key's certificates.
+/// Reads the private key of a file, in any encoding without a passphrase, for rustls. The file may
+/// also contain the key's certificates.
 ///
 /// # Errors
-/// Same as [`blocks`], and if there is no key, more than one key, or another kind
-/// of block.
+/// Returns the errors of [`blocks`]. Also returns an error if the key is encrypted, or if there is
+/// no key, more than one key, or a block of another type.
 pub fn private_key(content: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
     let (form, block) = key_block(content)?;
     let line = block.line;
@@ -177,21 +178,22 @@ pub fn private_key(content: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
     })
 }
 
-/// Reads the private key of a file, in PKCS#8, with or without a passphrase. The
-/// file may also contain the key's certificates.
+/// Reads the PKCS#8 private key of a file, with or without a passphrase. The file may also contain
+/// the key's certificates.
 ///
 /// # Errors
-/// Same as [`private_key`], and if the key is in another form.
+/// Returns the errors of [`private_key`], except for an encrypted key. Also returns an error if the
+/// key has another encoding.
 pub fn pkcs8_key(content: &[u8]) -> Result<Pkcs8Key, PemError> {
     let (form, block) = key_block(content)?;
     Pkcs8Key::from_block(form, block)
 }
 
-/// Reads the private key of a file, in PKCS#8 without a passphrase. The file may
-/// also contain the key's certificates.
+/// Reads the PKCS#8 private key of a file, without a passphrase. The file may also contain the
+/// key's certificates.
 ///
 /// # Errors
-/// Same as [`pkcs8_key`], and if the key is encrypted.
+/// Returns the errors of [`pkcs8_key`]. Also returns an error if the key is encrypted.
 pub fn plain_pkcs8_key(content: &[u8]) -> Result<Pkcs8Key, PemError> {
     let (form, block) = key_block(content)?;
     match form {
@@ -200,8 +202,8 @@ pub fn plain_pkcs8_key(content: &[u8]) -> Result<Pkcs8Key, PemError> {
     }
 }
 
-/// Returns the block of the private key. There must be exactly one, because the
-/// reader does not guess which of several is meant.
+/// Returns the block of the private key. There must be exactly one, because the reader cannot know
+/// which of several keys is the right one.
 fn key_block(content: &[u8]) -> Result<(KeyForm, Block), PemError> {
     let wanted = Wanted::PrivateKey;
     let mut found = None;
@@ -221,11 +223,11 @@ fn key_block(content: &[u8]) -> Result<(KeyForm, Block), PemError> {
     })
 }
 
-/// Reads the revocation lists of a file that must not contain anything else: one
-/// or more in PEM, or one in DER.
+/// Reads the CRLs of a file that must not contain anything else. The file contains one or more CRLs
+/// in PEM, or a single CRL in DER.
 ///
 /// # Errors
-/// Same as [`blocks`], and if a block is not a revocation list.
+/// Returns the errors of [`blocks`]. Also returns an error if a block is not a CRL.
 pub fn revocation_lists(
     content: &[u8],
 ) -> Result<Vec<CertificateRevocationListDer<'static>>, PemError> {
@@ -243,10 +245,10 @@ pub fn revocation_lists(
     lists.collect()
 }
 
-/// Reads the only PKCS#10 request of a file, in PEM or DER.
+/// Reads the PKCS#10 request of a file, in PEM or DER. There must be exactly one.
 ///
 /// # Errors
-/// Same as [`blocks`], and if there is another block.
+/// Returns the errors of [`blocks`]. Also returns an error if there is another block.
 pub fn request(content: &[u8]) -> Result<Vec<u8>, PemError> {
     if is_der(content) {
         return Ok(content.to_vec());
@@ -254,7 +256,7 @@ pub fn request(content: &[u8]) -> Result<Vec<u8>, PemError> {
     let wanted = Wanted::Request;
     let mut found = None;
     for block in blocks(content).map_err(|error| error.wanting(wanted))? {
-        // Older tools write the second label (RFC 7468 section 7).
+        // Older tools write `NEW CERTIFICATE REQUEST` (RFC 7468 section 7).
         if !matches!(block.label(), REQUEST | "NEW CERTIFICATE REQUEST") {
             return Err(unwanted(&block, wanted));
         }
@@ -266,22 +268,23 @@ pub fn request(content: &[u8]) -> Result<Vec<u8>, PemError> {
     found.ok_or_else(|| Problem::NoBlock(Some(wanted)).in_file())
 }
 
-/// Whether the content is DER of a certificate, request, list or key: a SEQUENCE
-/// in the long form. No text begins with these bytes.
+/// Returns whether the content is DER of a certificate, request, CRL or key. Such DER begins with a
+/// SEQUENCE in the long form. No text begins with these bytes.
 #[must_use]
 pub const fn is_der(content: &[u8]) -> bool {
     matches!(content, [0x30, length, ..] if *length >= 0x80)
 }
 
-/// Old programs write `X509 CERTIFICATE`; OpenSSL reads it as `CERTIFICATE`.
-/// `TRUSTED CERTIFICATE` is different: OpenSSL's trust settings follow the
-/// certificate.
+/// Returns whether the label is that of a certificate. Old programs write `X509 CERTIFICATE`, and
+/// OpenSSL reads it as `CERTIFICATE`. `TRUSTED CERTIFICATE` is not accepted, because its block also
+/// contains OpenSSL's trust settings.
 fn is_certificate(label: &str) -> bool {
     matches!(label, CERTIFICATE | "X509 CERTIFICATE")
 }
 
-/// `openssl ecparam -genkey` writes `EC PARAMETERS` with each key, and files for
-/// other servers may contain `DH PARAMETERS`. Neither is a certificate or a key.
+/// Returns whether the label is that of parameters, which the reader ignores.
+/// `openssl ecparam -genkey` writes `EC PARAMETERS` with each key. Files for other servers may
+/// contain `DH PARAMETERS`.
 fn is_parameters(label: &str) -> bool {
     label.ends_with(" PARAMETERS")
 }
@@ -300,7 +303,7 @@ pub fn encode_certificate(der: &[u8]) -> String {
     encode(CERTIFICATE, der)
 }
 
-/// Encodes one revocation list as PEM.
+/// Encodes one CRL as PEM.
 #[must_use]
 pub fn encode_revocation_list(der: &[u8]) -> String {
     encode(REVOCATION_LIST, der)

@@ -1,10 +1,9 @@
-//! `ReasonCode`: the codes that say why a request or handshake was refused.
+//! `ReasonCode`: the codes for the reasons why a request or handshake is refused.
 //!
-//! The same word is used in audit lines, metric labels, problem bodies, gRPC
-//! error details, `countersign explain` and `countersign reasons`. For each
-//! code, this module holds the text, the HTTP and gRPC status, the TLS alert,
-//! and the party that can fix the cause. It must not depend on the code that
-//! uses a reason.
+//! The same code is used in audit lines, metric labels, problem details, gRPC error details,
+//! `countersign explain` and `countersign reasons`. For each code, this module contains the text,
+//! the HTTP and gRPC status, the TLS alert, and the party that can fix the cause. The module must
+//! not depend on the code that uses a reason.
 
 use std::fmt;
 
@@ -17,12 +16,12 @@ pub enum FixedBy {
     Operator,
     /// The operator of the service behind the gateway.
     Service,
-    /// No action: it is enough to wait.
+    /// The caller only has to wait.
     Time,
 }
 
 impl FixedBy {
-    /// The word used in documents and JSON.
+    /// Returns the word that is used in documents and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -34,18 +33,18 @@ impl FixedBy {
     }
 }
 
-/// The subject of a reason, and a section of `docs/reasons.md`.
+/// What a reason concerns. Each category is a section of `docs/reasons.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Category {
-    /// The caller's certificate chain.
+    /// The reason concerns the caller's certificate chain.
     Certificate,
-    /// A token that is sent in addition to the certificate.
+    /// The reason concerns a token that is sent in addition to the certificate.
     Token,
-    /// The request itself.
+    /// The reason concerns the request itself.
     Request,
-    /// The service behind the gateway.
+    /// The reason concerns the service behind the gateway.
     Upstream,
-    /// The state of the gateway itself.
+    /// The reason concerns the state of the gateway itself.
     Gateway,
 }
 
@@ -63,18 +62,20 @@ impl Category {
     }
 }
 
-/// TLS alerts that the gateway sends for a reason (RFC 8446 section 6).
+/// The TLS alerts that the gateway sends if a handshake fails (RFC 8446 section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsAlert {
-    /// 44 `certificate_revoked`
+    /// 44 `certificate_revoked`: sent if a certificate of the chain is revoked
     CertificateRevoked,
-    /// 45 `certificate_expired`, also for one not yet valid
+    /// 45 `certificate_expired`: sent if a certificate of the chain has expired or is not valid yet
     CertificateExpired,
-    /// 46 `certificate_unknown`: any other reason
+    /// 46 `certificate_unknown`: sent for all other reasons that concern the certificate
     CertificateUnknown,
-    /// 48 `unknown_ca`, also for an unknown revocation list
+    /// 48 `unknown_ca`: sent if no trusted authority has issued the chain, or there is no usable
+    /// CRL
     UnknownCa,
-    /// 116 `certificate_required` (TLS 1.2: 40 `handshake_failure`)
+    /// 116 `certificate_required` (in TLS 1.2: 40 `handshake_failure`): sent if the caller presents
+    /// no certificate
     CertificateRequired,
 }
 
@@ -91,7 +92,7 @@ impl TlsAlert {
         }
     }
 
-    /// Returns the registered name of the alert.
+    /// Returns the name of the alert in RFC 8446.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -104,29 +105,29 @@ impl TlsAlert {
     }
 }
 
-/// gRPC status numbers in responses to gRPC callers.
+/// The gRPC status codes in responses to gRPC callers.
 pub mod grpc {
-    /// `INVALID_ARGUMENT`
+    /// `INVALID_ARGUMENT`: the request is malformed.
     pub const INVALID_ARGUMENT: u8 = 3;
-    /// `DEADLINE_EXCEEDED`
+    /// `DEADLINE_EXCEEDED`: the caller or the service took too long.
     pub const DEADLINE_EXCEEDED: u8 = 4;
-    /// `PERMISSION_DENIED`
+    /// `PERMISSION_DENIED`: the caller's certificate, token or identity is not sufficient.
     pub const PERMISSION_DENIED: u8 = 7;
-    /// `RESOURCE_EXHAUSTED`
+    /// `RESOURCE_EXHAUSTED`: the request exceeds a limit.
     pub const RESOURCE_EXHAUSTED: u8 = 8;
-    /// `UNIMPLEMENTED`
+    /// `UNIMPLEMENTED`: no route matches, or the route does not allow the method.
     pub const UNIMPLEMENTED: u8 = 12;
-    /// `INTERNAL`
+    /// `INTERNAL`: an error inside the gateway.
     pub const INTERNAL: u8 = 13;
-    /// `UNAVAILABLE`
+    /// `UNAVAILABLE`: the service, the gateway or the token issuer cannot serve the request now.
     pub const UNAVAILABLE: u8 = 14;
-    /// `UNAUTHENTICATED`
+    /// `UNAUTHENTICATED`: the token is missing or not accepted.
     pub const UNAUTHENTICATED: u8 = 16;
 }
 
 macro_rules! reasons {
     ($( $variant:ident = $code:literal, $category:ident, $status:literal, $grpc:ident, $alert:expr, $mender:ident, $title:literal, $hint:literal; )+) => {
-        /// A stable, kebab-case cause of a refusal.
+        /// The reason of a refusal. The codes are stable and in kebab case.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum ReasonCode {
@@ -137,13 +138,13 @@ macro_rules! reasons {
             /// All codes, in the order of the documentation.
             pub const ALL: &'static [Self] = &[ $( Self::$variant, )+ ];
 
-            /// Returns the code itself, for example `certificate-revoked`.
+            /// Returns the text of the code, for example `certificate-revoked`.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $( Self::$variant => $code, )+ }
             }
 
-            /// Returns the subject of the reason.
+            /// Returns the category of the reason.
             #[must_use]
             pub const fn category(self) -> Category {
                 match self { $( Self::$variant => Category::$category, )+ }
@@ -155,14 +156,14 @@ macro_rules! reasons {
                 match self { $( Self::$variant => $status, )+ }
             }
 
-            /// Returns the gRPC status number of a response to a gRPC caller.
+            /// Returns the gRPC status code of a response to a gRPC caller.
             #[must_use]
             pub const fn grpc_status(self) -> u8 {
                 match self { $( Self::$variant => grpc::$grpc, )+ }
             }
 
-            /// Returns the TLS alert for a handshake that fails for this
-            /// reason.
+            /// Returns the TLS alert for a handshake that fails for this reason. Returns `None` if
+            /// the reason does not concern the certificate.
             #[must_use]
             pub const fn alert(self) -> Option<TlsAlert> {
                 match self { $( Self::$variant => $alert, )+ }
@@ -174,13 +175,13 @@ macro_rules! reasons {
                 match self { $( Self::$variant => FixedBy::$mender, )+ }
             }
 
-            /// Returns a short sentence that is safe to show to a caller.
+            /// Returns a short sentence about the reason. A caller may see it.
             #[must_use]
             pub const fn title(self) -> &'static str {
                 match self { $( Self::$variant => $title, )+ }
             }
 
-            /// Returns a sentence that says what to do.
+            /// Returns a sentence that says how to fix the cause.
             #[must_use]
             pub const fn hint(self) -> &'static str {
                 match self { $( Self::$variant => $hint, )+ }
@@ -350,7 +351,7 @@ reasons! {
 }
 
 impl ReasonCode {
-    /// Returns the code with this word.
+    /// Returns the reason with this text. Returns `None` if there is none.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|code| code.as_str() == word)

@@ -1,12 +1,13 @@
 //! Routes: select a rule and an upstream by host, path and method.
 //!
-//! The most specific route wins: exact host before wildcard host before any host, exact path
-//! before the longest pattern, then the method. The order in the file means nothing; two routes
-//! that tie are a configuration error. Once a host and path have selected routes, a refusal is
-//! final.
+//! The most specific route is selected. An exact host precedes a wildcard host, and a wildcard host
+//! precedes any host. An exact path precedes a path pattern, and a longer pattern precedes a
+//! shorter one. The method is compared last. The order of routes in the file has no meaning. If two
+//! routes are equally specific, the configuration is rejected. After host and path have selected
+//! routes, no less specific route is tried.
 //!
-//! - `rewrite`: the one change that a route may make to a path
-//! - `upgrade`: protocols that a connection may change to
+//! - `rewrite`: the change that a route may make to a path
+//! - `upgrade`: the protocols to which a connection may switch
 
 mod rewrite;
 mod upgrade;
@@ -26,61 +27,62 @@ use crate::policy::throttle::RouteLimit;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::upstream::Upstream;
 
-/// The path at which the gateway itself tells callers their identity, on every host. No route
-/// is selected for it.
+/// The path at which the gateway tells callers their identity. The path exists on every host, and
+/// no route is selected for it.
 pub const WHOAMI_PATH: &str = "/.well-known/countersign/whoami";
 
-/// The scope of an assertion.
+/// The requests for which an assertion is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// The assertion is valid for one request.
+    /// The assertion is valid for one request only.
     Request,
-    /// The assertion is valid for requests of the caller for a while.
+    /// The assertion is valid for all requests of the caller until it expires.
     Caller,
 }
 
-/// A route: the requests it matches, their rule, and their upstream.
+/// A route: the requests that it matches, their rule, and their upstream.
 #[derive(Debug)]
 pub struct Route {
     /// The route's name in the configuration.
     pub name: String,
-    /// The hosts of the route's requests; empty for any host.
+    /// The host patterns of the route. Empty for any host.
     pub hosts: Vec<HostPattern>,
-    /// The paths of the route's requests; at least one.
+    /// The path patterns of the route. There is at least one.
     pub paths: Vec<PathPattern>,
-    /// Methods that the route allows; empty for any that is registered, except TRACE.
+    /// The methods that the route allows. If empty, all registered methods except TRACE.
     pub methods: Vec<Method>,
-    /// The requirements for callers.
+    /// The rule that decides which callers may use the route.
     pub rule: Rule,
-    /// How callers prove their identity, if that takes more than the connection's
-    /// certificate.
+    /// The authenticators of the route. Empty if the connection's certificate is sufficient or no
+    /// authentication is needed.
     pub authenticators: Authenticators,
-    /// The metadata about the route's tokens for clients, if the route accepts tokens.
+    /// The RFC 9728 metadata for clients. `None` if the route accepts no tokens.
     pub resource: Option<ProtectedResource>,
     /// The rate limits of the route.
     pub limits: Vec<RouteLimit>,
-    /// Whether an accepted token is passed on to the service.
+    /// Whether the caller's accepted token is forwarded to the service.
     pub forward_token: bool,
-    /// The upstream that requests go to.
+    /// The upstream that receives the requests.
     pub upstream: Arc<Upstream>,
-    /// The audience of the assertion.
+    /// The `aud` claim of assertions for the service.
     pub audience: String,
-    /// The scope of the assertion.
+    /// The requests for which an assertion is valid.
     pub binding: Binding,
-    /// The change of the path before the request is forwarded.
+    /// The change of the path before a request is forwarded. `None` if there is no change.
     pub rewrite: Option<PathRewrite>,
-    /// If set, whole bodies of at most this size are read, and assertions are bound to them.
+    /// `Some` if assertions are bound to the body. The number is the maximum size of the body in
+    /// bytes.
     pub bind_body: Option<u64>,
-    /// Whether the transaction of an assertion that the caller presents is continued.
+    /// Whether the new assertion keeps the transaction of the assertion that the caller presents.
     pub continue_transaction: bool,
-    /// The protocols that a connection may change to; most routes have none.
+    /// The protocols to which a connection may switch. Empty for most routes.
     pub upgrade: Vec<UpgradeProtocol>,
-    /// The route's counters, once it is in service.
+    /// The request counters of the route, for the metrics.
     pub meter: RouteMeter,
 }
 
 impl Route {
-    /// Returns the protocols in an `Upgrade` field that a connection may change to.
+    /// Returns the protocols in an `Upgrade` field that the route allows.
     pub fn allowed_upgrades<'a>(
         &'a self,
         protocols: &'a HeaderValue,
@@ -91,58 +93,59 @@ impl Route {
     }
 }
 
-/// The metadata about a route's tokens that clients get (RFC 9728).
+/// The metadata about a route's tokens that clients can fetch (RFC 9728).
 #[derive(Debug, Clone)]
 pub struct ProtectedResource {
-    /// The resource's identifier. None if it is the URL of the request.
+    /// The identifier of the resource. `None` if the URL of the request is the identifier.
     pub identifier: Option<String>,
-    /// The `iss` of the issuer whose tokens the route accepts.
+    /// The `iss` claim of the tokens that the route accepts.
     pub issuer: String,
     /// The scopes that the route requires.
     pub scopes: Vec<String>,
-    /// Whether tokens have to be bound to the client's certificate.
+    /// Whether tokens must be bound to the client's certificate.
     pub bound: bool,
 }
 
-/// The counters of a route, set when its snapshot is put into service.
+/// The counters of a route. They are set before the route's snapshot is put into service.
 #[derive(Debug, Default)]
 pub struct RouteMeter(OnceLock<Arc<RouteMetrics>>);
 
 impl RouteMeter {
-    /// Returns the counters, if the route is in service.
+    /// Returns the counters. Returns `None` if the route was never in service.
     #[must_use]
     pub fn counters(&self) -> Option<&Arc<RouteMetrics>> {
         self.0.get()
     }
 }
 
-/// Two routes that match the same requests equally well.
+/// The error for two routes that match the same requests and are equally specific.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "routes {first} and {second} match {what} equally well; make one of them more specific or give them different methods"
 )]
 pub struct RouteTie {
-    /// Name of the earlier route.
+    /// Name of the route that is earlier in the configuration file.
     pub first: String,
-    /// Name of the later route.
+    /// Name of the route that is later in the configuration file.
     pub second: String,
-    /// Host and path patterns that tie.
+    /// The host and path patterns for which the routes are equally specific.
     pub what: String,
 }
 
-/// The result of the selection by host and path.
+/// The result of selecting a route by host, path and method.
 #[derive(Debug)]
 pub enum Selected<'a> {
-    /// A route that matches.
+    /// The route that matches.
     Route(&'a Arc<Route>),
-    /// Routes match the host and path, but not the method; these methods are allowed.
+    /// Routes match the host and path, but not the method. The list has the methods that these
+    /// routes name.
     MethodNotAllowed(Vec<Method>),
     /// No route matches.
     Nothing,
 }
 
-/// All routes, indexed by host and path segments so that the cost of a look-up
-/// does not grow with their number.
+/// All routes, indexed by host and path segments. The cost of a look-up therefore does not grow
+/// with the number of routes.
 #[derive(Default)]
 pub struct RouteTable {
     routes: Vec<Arc<Route>>,
@@ -154,23 +157,29 @@ pub struct RouteTable {
     keeps_headers: bool,
 }
 
-/// Routes by path: one node for each segment of the pattern.
+/// The routes of one host, as a tree with one level for each path segment.
 #[derive(Default)]
 struct PathTree {
+    /// The subtrees for literal segments.
     literal: HashMap<Box<str>, Self>,
+    /// The subtree for the pattern segment that matches any one segment.
     any: Option<Box<Self>>,
+    /// Routes whose pattern ends at this node.
     here: Vec<Arc<Route>>,
+    /// Routes whose pattern ends at this node with `/**`.
     below: Vec<Arc<Route>>,
 }
 
-/// The precedence of a matching path pattern; a greater rank wins. An exact path ranks before
-/// patterns. Among patterns, more segments win, then more literal segments, then patterns
-/// without `/**`.
+/// The precedence of a matching path pattern. The greatest rank wins. An exact path has a greater
+/// rank than any pattern. Among patterns, the number of segments is compared first, then the number
+/// of literal segments. Finally, a pattern without `/**` has the greater rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
+    /// The pattern has only literal segments and no `/**`.
     exact: bool,
     segments: usize,
     literals: usize,
+    /// The pattern does not end with `/**`.
     closed: bool,
 }
 
@@ -194,7 +203,7 @@ impl RouteTable {
     /// Builds the table.
     ///
     /// # Errors
-    /// Lists every pair of routes that tie.
+    /// Returns every pair of routes that are equally specific for the same requests.
     pub fn build(routes: Vec<Route>) -> Result<Self, Vec<RouteTie>> {
         let ties = find_ties(&routes);
         if !ties.is_empty() {
@@ -231,19 +240,19 @@ impl RouteTable {
         Ok(table)
     }
 
-    /// Returns all routes in the order of the file.
+    /// Returns all routes, in the order of the configuration file.
     #[must_use]
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
     }
 
-    /// Whether any upstream keeps fields that are removed by default.
+    /// Returns whether any upstream keeps forgeable fields, which are removed by default.
     #[must_use]
     pub const fn keeps_headers(&self) -> bool {
         self.keeps_headers
     }
 
-    /// Whether any route continues transactions.
+    /// Returns whether any route continues transactions.
     #[must_use]
     pub const fn continues_transactions(&self) -> bool {
         self.continues_transactions
@@ -265,8 +274,8 @@ impl RouteTable {
         }
     }
 
-    /// Selects a route by normalized host (lower case, no port), decoded path with its leading
-    /// slash, and method.
+    /// Selects a route. `host` must be normalized (lower case, no port). `path` must be decoded and
+    /// begin with a slash.
     #[must_use]
     pub fn select(&self, host: &str, path: &str, method: &Method) -> Selected<'_> {
         match self.at(host, path) {
@@ -275,7 +284,7 @@ impl RouteTable {
         }
     }
 
-    /// Returns the routes of the most specific pattern that matches, for any method.
+    /// Returns the routes of the most specific matching pattern, for any method.
     #[must_use]
     pub fn at(&self, host: &str, path: &str) -> &[Arc<Route>] {
         let wildcard = host
@@ -306,10 +315,11 @@ fn by_method<'a>(routes: &'a [Arc<Route>], method: &Method) -> Selected<'a> {
     }
 }
 
-/// Whether a method is in IANA's registry of HTTP methods (RFC 9110 section 16.1.1), and is not
-/// TRACE. A route that names no methods allows these. Other methods have to be named, because
-/// it is not known what a service does with an unknown one, and TRACE makes a service send back
-/// the request, including the assertion.
+/// Returns whether a method is in IANA's registry of HTTP methods (RFC 9110 section 16.1.1), and is
+/// not TRACE. A route that names no methods allows these methods.
+///
+/// A route must name all other methods. The effect of an unregistered method on a service is
+/// unknown. TRACE would make a service send back the request, including the assertion.
 #[must_use]
 pub fn is_ordinary(method: &Method) -> bool {
     const REGISTERED: &[&str] = &[
@@ -370,7 +380,7 @@ impl PathTree {
         }
     }
 
-    /// Returns the routes of the most specific pattern that matches.
+    /// Returns the routes of the most specific matching pattern.
     fn find(&self, path: &str) -> Option<&[Arc<Route>]> {
         let mut best: Option<(Rank, &[Arc<Route>])> = None;
         self.walk(
@@ -386,8 +396,8 @@ impl PathTree {
         best.map(|(_, routes)| routes)
     }
 
-    /// Searches below this node. `rest` is the path after the slash behind this node; none at
-    /// the end.
+    /// Searches this node and the nodes below. `rest` is the path after the slash that follows this
+    /// node. `None` means that the path ends at this node.
     fn walk<'a>(
         &'a self,
         rest: Option<&str>,
@@ -456,19 +466,20 @@ fn find_ties(routes: &[Route]) -> Vec<RouteTie> {
     ties
 }
 
-/// Returns the host and path for which two routes tie.
+/// Returns the host and path patterns for which two routes are equally specific. Returns `None` if
+/// there are none.
 fn tie(first: &Route, second: &Route) -> Option<String> {
     let methods_meet = match (first.methods.is_empty(), second.methods.is_empty()) {
         (true, true) => true,
         (false, false) => first.methods.iter().any(|m| second.methods.contains(m)),
-        // Named methods are more specific than "any".
+        // A route that names methods is more specific than a route for any method.
         _ => false,
     };
     let host = if first.hosts.is_empty() && second.hosts.is_empty() {
         "any host".to_owned()
     } else {
-        // Only hosts of the same kind tie: an exact host wins over a wildcard, and a wildcard
-        // over any host.
+        // Only equal host patterns tie. An exact host precedes a wildcard host, and a wildcard host
+        // precedes any host.
         first
             .hosts
             .iter()
@@ -479,8 +490,8 @@ fn tie(first: &Route, second: &Route) -> Option<String> {
         second
             .paths
             .iter()
-            // Methods distinguish routes only if their patterns are equal, because the pattern
-            // is selected before the method.
+            // Different methods prevent a tie only if the path patterns are equal, because the path
+            // pattern is selected before the method.
             .find(|theirs| {
                 Rank::of(mine) == Rank::of(theirs)
                     && mine.overlaps(theirs)

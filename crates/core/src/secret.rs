@@ -1,8 +1,8 @@
-//! `Secret`: bytes that are never printed and are wiped when dropped.
-//! [`write_private`] writes such bytes to a file.
+//! `Secret`: bytes that are never printed, and that are wiped on drop. [`write_private`] writes
+//! such bytes to a file.
 //!
-//! A `Secret` holds private keys, passphrases and tokens until they are used. The
-//! content can only be read with [`Secret::expose`], which is easy to search for.
+//! A `Secret` contains a private key, a passphrase or a token. Only [`Secret::expose`] returns its
+//! content. All uses of the content are therefore easy to find.
 
 use std::fmt;
 use std::fs::{File, Permissions};
@@ -15,7 +15,8 @@ use zeroize::Zeroizing;
 use crate::descriptors::open_with_spare;
 use crate::kill_point::kill_point;
 
-/// Secret bytes: redacted `Debug`, no `Display`, no `Serialize`, zeroized on drop.
+/// Secret bytes. `Debug` prints no content, there is no `Display` or `Serialize`, and the bytes are
+/// zeroized on drop.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
@@ -26,7 +27,7 @@ impl Secret {
         Self(Zeroizing::new(bytes))
     }
 
-    /// Returns the secret. Keep the borrow short, and never log it.
+    /// Returns the secret bytes. Keep the borrow short, and never log the bytes.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -45,34 +46,32 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What to do if the file already exists.
+/// The action if the file already exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// Keep it and fail.
+    /// Keeps the existing file and returns an error.
     Refuse,
-    /// Replace it.
+    /// Replaces the existing file.
     Replace,
 }
 
-/// Writes a file that only its owner can read. The file is written completely or not
-/// at all.
+/// Writes a file that only its owner can read. The file is written completely or not at all.
 ///
-/// A new file is created in the same directory, exclusively and with mode 0600 from
-/// the beginning. It is written, synced and renamed to `path`. Then the directory is
-/// synced.
+/// A temporary file is created in the same directory, exclusively, with mode 0600 from the
+/// beginning. It is written, synced and renamed to `path`. Then the directory is synced.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] with [`Existing::Refuse`], or the error of the
-/// file system.
+/// Returns [`io::ErrorKind::AlreadyExists`] if the file exists and `existing` is
+/// [`Existing::Refuse`]. Otherwise returns the error of the file system.
 pub fn write_private(path: &Path, content: &[u8], existing: Existing) -> io::Result<()> {
     write_private_by(path, content, existing, ".countersign-")
 }
 
-/// Same as [`write_private`], but the temporary name begins with `prefix`. A temporary file
-/// that a killed process has left can be recognized by this prefix.
+/// Does the same as [`write_private`] with a temporary file name that begins with `prefix`. If a
+/// process is killed, the prefix identifies the temporary file that the process left.
 ///
 /// # Errors
-/// Same as [`write_private`].
+/// Returns the same errors as [`write_private`].
 pub fn write_private_by(
     path: &Path,
     content: &[u8],
@@ -83,7 +82,7 @@ pub fn write_private_by(
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    // The temporary file is removed on every early return.
+    // `tempfile` removes the temporary file on every early return.
     let create = || {
         tempfile::Builder::new()
             .prefix(prefix)

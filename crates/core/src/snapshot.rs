@@ -1,5 +1,5 @@
-//! `Snapshot`: the immutable state that decides about requests, and the settings of the
-//! process around it.
+//! `Snapshot`: the immutable state that decides about requests. Also contains the settings of the
+//! process that need a restart.
 //!
 //! - `fixture`: a snapshot for tests
 
@@ -31,16 +31,17 @@ use crate::upstream::Upstream;
 /// The state that decides about requests, built from one configuration and its material.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Counts the snapshots put into service: configurations and changed material.
+    /// The number of the snapshot. It grows with each new configuration and each change of material
+    /// (certificates, keys, CRLs).
     pub generation: u64,
-    /// TLS configurations by server name.
+    /// The TLS configurations by server name.
     pub server_names: ServerNames,
-    /// All trust bundles.
+    /// The trust bundles of all trust domains.
     pub bundles: Vec<Arc<TrustBundle>>,
-    /// How long the files of a trust domain may stay unreadable before its `hard`
-    /// posture refuses; trust domains without such a bound are left out.
+    /// For each trust domain, the time for which its files may be unreadable. After this time, its
+    /// `hard` revocation posture refuses callers. A trust domain without such a limit has no entry.
     pub max_unread: BTreeMap<TrustDomain, Duration>,
-    /// The routes.
+    /// The table that selects a route for each request.
     pub routes: RouteTable,
     /// All upstreams.
     pub upstreams: Vec<Arc<Upstream>>,
@@ -54,44 +55,45 @@ pub struct Snapshot {
     pub api_keys: Arc<ApiKeys>,
     /// The limits of connections, requests and time.
     pub limits: Limits,
-    /// Peers whose connections begin with a PROXY header.
+    /// Networks of load balancers. Their connections begin with a PROXY header.
     pub balancers: Vec<IpNet>,
-    /// The gateway's certificate on the public listener, if the listener speaks TLS.
+    /// The gateway's certificate on the public listener. `None` if the listener uses plain HTTP.
     pub public_credentials: Option<Credentials>,
-    /// Verified chains; shared with earlier and later snapshots.
+    /// Caches verified chains. Earlier and later snapshots share it.
     pub path_cache: Arc<PathCache>,
-    /// The keys of session tickets; continues over reloads.
+    /// The keys of session tickets. Earlier and later snapshots share them.
     pub tickets: TicketSource,
-    /// Callers and certificates that are refused immediately; continues over reloads.
+    /// Callers and certificates that are refused. Earlier and later snapshots share the list.
     pub deny_list: Option<Arc<DenyList>>,
-    /// Fetches CRLs by URL; continues over reloads.
+    /// Fetches CRLs by URL. Earlier and later snapshots share it.
     pub crl_fetcher: Arc<CrlFetcher>,
-    /// The CRLs that are fetched by URL.
+    /// The URLs from which CRLs are fetched.
     pub crl_sources: Vec<CrlSource>,
-    /// The operators that may connect over the network; absent if there are none.
+    /// The operators that may connect over the network. `None` if there are none.
     pub operators: Option<Operators>,
 }
 
-/// The identities that may operate the gateway with a certificate, and the TLS settings of
-/// their connections.
+/// The identities that may operate the gateway with a certificate, and the TLS settings for their
+/// connections.
 #[derive(Debug)]
 pub struct Operators {
-    /// The gateway's certificate, and the trust domains that callers are verified by.
+    /// The gateway's certificate, and the trust domains that verify operators.
     pub entry: ServerEntry,
-    /// The identities of operators.
+    /// The patterns that an operator's identity must match.
     pub patterns: Vec<IdentityPattern>,
 }
 
 impl Snapshot {
-    /// Returns the fields that only the gateway may send: assertion and API key.
+    /// Returns the names of two header fields: the assertion's field, which only the gateway may
+    /// set, and the API key's field, which only the gateway may see.
     #[must_use]
     pub fn private_fields(&self) -> [http::HeaderName; 2] {
         let assertion = &self.signer.settings().header;
         [assertion.clone(), self.api_keys.header().clone()]
     }
 
-    /// Returns a stamp of the state that decisions about identities depend on, except the time.
-    /// A different stamp means that decisions have to be made again.
+    /// Returns a stamp of the state that decides about identities. If the stamp differs from an
+    /// earlier stamp, identities must be verified again. The stamp does not depend on the time.
     #[must_use]
     pub fn trust_stamp(&self) -> TrustStamp {
         TrustStamp {
@@ -100,7 +102,8 @@ impl Snapshot {
         }
     }
 
-    /// Returns the origin of a connection to the listener.
+    /// Returns the [`Origin`] of a connection to the listener from the peer's address, for the
+    /// limits on connections.
     #[must_use]
     pub fn origin(&self, address: IpAddr) -> Origin {
         match self.is_balancer(address) {
@@ -109,15 +112,15 @@ impl Snapshot {
         }
     }
 
-    /// Whether connections from this address begin with a PROXY header.
+    /// Returns whether connections from this address begin with a PROXY header.
     #[must_use]
     pub fn is_balancer(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.balancers.iter().any(|net| net.contains(&address))
     }
 
-    /// Returns the key by which connections from this address are counted. None if many peers
-    /// share the address, such as that of a balancer.
+    /// Returns the key under which connections from this address are counted. Returns `None` if
+    /// many peers share the address, for example the address of a balancer.
     #[must_use]
     pub fn counted_address(&self, address: IpAddr) -> Option<ShareKey> {
         if self.is_balancer(address) {
@@ -126,7 +129,7 @@ impl Snapshot {
         self.limits.address.key_of(address)
     }
 
-    /// Registers the counters of all routes and upstreams. To be called before the snapshot is
+    /// Registers the counters of all routes and upstreams. Must be called before the snapshot is
     /// put into service.
     pub fn meter(&self, metrics: &Metrics) {
         self.routes.meter(metrics);
@@ -135,15 +138,15 @@ impl Snapshot {
         }
     }
 
-    /// Forgets all remembered tokens, so that each is verified again.
+    /// Removes all tokens from the caches, so that each token is verified again.
     pub fn forget_tokens(&self) {
         for issuer in &self.token_issuers {
             issuer.cache().purge();
         }
     }
 
-    /// Starts tasks on this runtime that fetch keys of token issuers and keep them fresh. To be
-    /// called before the snapshot is put into service.
+    /// Starts tasks on this runtime that fetch the keys of token issuers and keep them fresh. Must
+    /// be called before the snapshot is put into service.
     pub fn start(&self, runtime: &tokio::runtime::Handle) {
         for issuer in &self.token_issuers {
             issuer.start(runtime);
@@ -154,34 +157,34 @@ impl Snapshot {
     }
 }
 
-/// Identifies the state of a snapshot and its deny list.
+/// Identifies the state of a snapshot and of its deny list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrustStamp {
     generation: u64,
     deny_epoch: u64,
 }
 
-/// Limits of connections, requests and time.
+/// The limits of connections, requests and time.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Most connections at once.
+    /// Maximum number of connections at the same time.
     pub connections: usize,
-    /// How long a TLS handshake may take.
+    /// Maximum time of a TLS handshake.
     pub handshake_timeout: Duration,
-    /// How long a request's head may take to arrive, and how long a connection
+    /// Maximum time in which a request's head must arrive. Also the maximum time that a connection
     /// may be idle between requests.
     pub header_timeout: Duration,
-    /// How long a request's body may pause.
+    /// Maximum time that a request's body may pause.
     pub body_timeout: Duration,
-    /// Most bytes of a request's head.
+    /// Maximum size of a request's head in bytes.
     pub header_bytes: usize,
-    /// Most bytes of a request's body; none for no limit.
+    /// Maximum size of a request's body in bytes. `None` if there is no limit.
     pub body_bytes: Option<u64>,
-    /// Maximum total memory of bodies that are read whole.
+    /// Maximum number of bytes of all buffered request bodies together.
     pub held_bytes: u64,
-    /// Most concurrent streams of one h2 connection.
+    /// Maximum number of concurrent streams on one HTTP/2 connection.
     pub streams: u32,
-    /// How long connections may go on after a signal to stop.
+    /// Maximum time that connections may continue after a signal to stop.
     pub drain_timeout: Duration,
     /// Limits for one caller.
     pub caller: CallerLimits,
@@ -192,13 +195,13 @@ pub struct Limits {
 /// Limits for one caller (`[limits.caller]`).
 #[derive(Debug, Clone, Copy)]
 pub struct CallerLimits {
-    /// Share of all connections.
+    /// The part of all connections that the caller may hold.
     pub connections: Share,
-    /// Share of the requests in progress at one upstream.
+    /// The part of the requests in progress at one upstream that the caller may have.
     pub requests_in_flight: Share,
-    /// Most tunnels at once.
+    /// Maximum number of tunnels of one caller at the same time.
     pub tunnels: usize,
-    /// Share of the memory for buffered bodies.
+    /// The part of the memory for buffered bodies that the caller may use.
     pub buffered_bodies: Share,
 }
 
@@ -213,19 +216,19 @@ impl Default for CallerLimits {
     }
 }
 
-/// Limits for one address (IPv4, or IPv6 network of 64 bits) of resources that need no
-/// authentication.
+/// Limits for one address, before the caller is authenticated. An IPv6 network of 64 bits counts as
+/// one address.
 #[derive(Debug, Clone)]
 pub struct AddressLimits {
-    /// Number of connections with an incomplete handshake. An address with more of them yields
-    /// before others if there is no free slot for a new connection.
+    /// Number of connections with an incomplete handshake. If there is no free slot, connections of
+    /// addresses with more are evicted first.
     pub handshakes_in_progress: usize,
-    /// Networks whose addresses are shared by many peers each: such addresses are not counted.
+    /// Networks in which many peers share each address. These addresses are not counted.
     pub trusted_networks: Vec<IpNet>,
 }
 
 impl AddressLimits {
-    /// Whether the address is in one of the `trusted_networks`, so that many peers may share it.
+    /// Returns whether the address is in `trusted_networks`, so that many peers may share it.
     #[must_use]
     pub fn is_trusted(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
@@ -234,7 +237,7 @@ impl AddressLimits {
             .any(|network| network.contains(&address))
     }
 
-    /// Returns the key by which an address is counted; none if it is not counted.
+    /// Returns the key under which an address is counted. Returns `None` if it is not counted.
     #[must_use]
     pub fn key_of(&self, address: IpAddr) -> Option<ShareKey> {
         (!self.is_trusted(address)).then(|| ShareKey::of_address(address))
@@ -268,46 +271,48 @@ impl Default for Limits {
     }
 }
 
-/// Settings that cannot change without a restart.
+/// The settings that can change only with a restart.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The listener's address.
+    /// The address of the callers' listener.
     pub address: SocketAddr,
-    /// Worker threads; one per core if absent.
+    /// Number of worker threads. `None` means one per CPU core.
     pub workers: Option<usize>,
-    /// The public, read-only listener.
+    /// The public, read-only listener. `None` if it is not configured.
     pub public: Option<PublicSettings>,
-    /// The operators' listener.
+    /// The operators' listener. `None` if it is not configured.
     pub admin: Option<AdminSettings>,
     /// The destination of audit lines.
     pub audit: AuditDestination,
-    /// The directory in which the chains of callers are kept, if they are.
+    /// The directory in which callers' chains are stored. `None` if they are not stored.
     pub audit_chains: Option<PathBuf>,
 }
 
-/// The settings of `[public]`.
+/// The settings of the public listener (`[public]`).
 #[derive(Debug, Clone)]
 pub struct PublicSettings {
-    /// The listener's address.
+    /// The address of the public listener.
     pub address: SocketAddr,
-    /// TLS with these credentials; plain HTTP if absent.
+    /// The certificate and key for TLS. `None` for plain HTTP.
     pub tls: Option<Credentials>,
-    /// Serve JWKS and metadata.
+    /// Whether to serve the JWKS and the metadata.
     pub keys: bool,
-    /// Serve `/healthz` and `/readyz`.
+    /// Whether to serve `/healthz` and `/readyz`.
     pub health: bool,
-    /// Serve `/metrics`.
+    /// Whether to serve `/metrics`.
     pub metrics: bool,
 }
 
-/// The settings of `[admin]`.
+/// The settings of the operators' listener (`[admin]`).
 #[derive(Debug, Clone)]
 pub struct AdminSettings {
-    /// The listener's address: on loopback, unless operators need a certificate.
+    /// The address of the operators' listener. It must be on loopback, unless operators need a
+    /// certificate.
     pub address: SocketAddr,
-    /// Identities that may do more than read. If there are any, no other peer may do anything.
+    /// The identities that may change the state of the gateway. If there are any, all other peers
+    /// are refused.
     pub operators: Vec<IdentityPattern>,
-    /// The private socket that the command line uses.
+    /// The path of the operators' socket, which the command line uses.
     pub socket: Option<PathBuf>,
 }
 
@@ -316,6 +321,6 @@ pub struct AdminSettings {
 pub enum AuditDestination {
     /// Standard output.
     Stdout,
-    /// Appended to this file.
+    /// A file to which audit lines are appended.
     File(PathBuf),
 }

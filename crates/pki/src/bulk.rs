@@ -1,9 +1,10 @@
-//! Issuing many leaves at once.
+//! Issues many leaves in one run.
 //!
-//! A part of [`Pki`]. Leaves are made in batches, each of them one `Transaction`: keys and
-//! certificates are written aside and made durable by one barrier, the batch is recorded, and only
-//! then put in place. The files that a killed run has recorded are put in place by the next
-//! command, and skipped by the next run with the same list.
+//! A part of [`Pki`]. Leaves are issued in batches, and each batch is one `Transaction`. Keys and
+//! certificates are first written to temporary files, which one call makes durable. Then the
+//! inventory records the batch. After that, the files are renamed to their final paths. If a run is
+//! killed after recording, the next command renames the files. The next run with the same list
+//! skips these leaves.
 
 use std::collections::HashSet;
 use std::num::NonZero;
@@ -25,21 +26,22 @@ use super::store::key::{self, KeyProtection};
 use super::store::{self, Audience, Existing};
 use crate::clock;
 
-/// Leaves in one transaction.
+/// Number of leaves in one batch. Each batch is one transaction.
 const BATCH: usize = 1_000;
 
-/// Progress of a bulk run through its list.
+/// The progress of one call of [`Pki::issue_many`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BulkProgress {
-    /// Leaves asked for.
+    /// Number of leaves that were requested.
     pub total: usize,
-    /// Issued by this run.
+    /// Number of leaves that were issued until now.
     pub issued: usize,
-    /// Issued earlier, and in their places.
+    /// Number of leaves that were skipped until now, because they were issued earlier and their
+    /// files exist.
     pub skipped: usize,
 }
 
-/// A leaf that is to be made.
+/// A leaf that must be issued, with the paths of its files.
 struct Task<'a> {
     request: &'a IssueRequest,
     profile: CertificateProfile,
@@ -48,7 +50,7 @@ struct Task<'a> {
     existing: Existing,
 }
 
-/// A leaf that is made, in memory only.
+/// A leaf that was signed but not written or recorded yet.
 struct Made<'a> {
     task: Task<'a>,
     record: NewEntry,
@@ -56,22 +58,22 @@ struct Made<'a> {
     chain: String,
 }
 
-/// A part of the list whose leaves are made, but not written yet.
+/// The leaves of one batch that were signed but not written or recorded yet. `size` is the number
+/// of requests, including those that were skipped.
 struct Batch<'a> {
     size: usize,
     made: Vec<Made<'a>>,
 }
 
 impl Pki {
-    /// Issues leaves with new keys, in order, a batch at a time. Those of which
-    /// the inventory has a live certificate, and whose files are in their places,
-    /// are skipped, unless they are to be overwritten. `progress` is called after
-    /// each batch.
+    /// Issues leaves with new keys, in the order of `requests`, batch by batch. A request without
+    /// `overwrite` is skipped if its leaf was issued before: the inventory has a live certificate
+    /// for it, and its files exist. `progress` is called after each batch.
     ///
     /// # Errors
-    /// Before anything is issued when the gateway would refuse one of them or two
-    /// share files; later when files are there already or cannot be written.
-    /// Earlier batches stay issued then.
+    /// If the gateway would refuse one of the leaves, or if two leaves have the same files, nothing
+    /// is issued. If a file already exists or cannot be written, the batches before the error stay
+    /// issued.
     pub fn issue_many(
         &mut self,
         requests: &[IssueRequest],
@@ -100,7 +102,7 @@ impl Pki {
         Ok(done)
     }
 
-    /// Returns the directories that files are written to.
+    /// Returns the directories into which the files of the leaves are written.
     fn places(&self, requests: &[IssueRequest]) -> Result<Vec<PathBuf>, PkiError> {
         let mut places = Vec::new();
         for request in requests {
@@ -113,7 +115,7 @@ impl Pki {
         Ok(places)
     }
 
-    /// Leaves of the next batch are made while those of this one are written.
+    /// Issues all batches. While one batch is written, another thread signs the next batch.
     fn issue_batches(
         &self,
         signer: &CertificateAuthority,
@@ -130,7 +132,8 @@ impl Pki {
                 for part in requests.chunks(BATCH) {
                     let batch = self.make_batch(signer, &known, part);
                     let failed = batch.is_err();
-                    // The receiver is dropped after writing has failed.
+                    // `send` fails if the receiver is gone. It is gone if an earlier batch could
+                    // not be written.
                     if finished.send(batch).is_err() || failed {
                         return;
                     }
@@ -171,7 +174,8 @@ impl Pki {
                         .collect::<Result<Vec<_>, _>>()
                 }));
             }
-            // The parts were taken from the end.
+            // The parts were split off from the end of `tasks`. So the last worker has the first
+            // part, and the reverse order restores the order of the requests.
             for worker in workers.into_iter().rev() {
                 let part = worker
                     .join()
@@ -202,8 +206,8 @@ impl Pki {
         })
     }
 
-    /// Writes everything aside, makes it durable at once, records it in one
-    /// transaction, and puts it in its places.
+    /// Writes a batch to temporary files, makes them durable with one call, records the batch, and
+    /// renames the files to their final paths.
     fn deliver_batch(
         &self,
         inventory: &mut Inventory,
@@ -233,7 +237,8 @@ impl Pki {
         change.commit_recorded(inventory, &records)
     }
 
-    /// Returns the task for a request. None if the leaf exists already.
+    /// Returns what must be issued for a request. Returns `None` if the leaf was issued before and
+    /// its files exist.
     fn task<'a>(
         &self,
         inventory: &Inventory,
@@ -253,7 +258,8 @@ impl Pki {
             if recorded && certificate.exists() && key.exists() {
                 return Ok(None);
             }
-            // Recorded and not in its place: it was removed, or could not be put there.
+            // If the leaf is recorded but a file is missing, the file was removed or could not be
+            // written. The leaf is then issued again, and the remaining file may be replaced.
             if !recorded {
                 store::refuse_existing(&key)?;
                 store::refuse_existing(&certificate)?;

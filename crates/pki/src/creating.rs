@@ -1,8 +1,8 @@
-//! Making an authority in a directory, from nothing or from an existing root.
+//! Creates an authority in a directory, with a new root or with an existing one.
 //!
-//! A part of [`Pki`]. All files appear in one `Transaction`, so that a crash at any point leaves
-//! either the earlier files or the new authority. Certificates are made by
-//! [`super::signing::authority`].
+//! A part of [`Pki`]. One `Transaction` writes all files. So after a crash, the directory contains
+//! either the earlier files or the complete new authority. [`super::signing::authority`] signs the
+//! certificates.
 
 use std::path::{Path, PathBuf};
 
@@ -25,34 +25,35 @@ use crate::clock;
 use crate::identity::TrustDomain;
 use crate::secret::Secret;
 
-/// Options of a new authority.
+/// Options for [`Pki::create_as`].
 #[derive(Debug, Clone)]
 pub struct AuthorityOptions {
-    /// Whether the private keys are sealed with a passphrase.
+    /// Whether the private keys are written encrypted with a passphrase.
     pub protection: KeyProtection,
-    /// The kind of both keys; otherwise the intermediate's profile says, or P-256.
+    /// The algorithm of the keys of root and intermediate. If `None`, the intermediate has the
+    /// first key type of its profile, and P-256 is used otherwise.
     pub algorithm: Option<KeyAlgorithm>,
-    /// The root signs leaves itself; there is no intermediate.
+    /// Whether the root signs leaves itself, so that there is no intermediate.
     pub root_only: bool,
-    /// The profiles. One of them says how the intermediate is made.
+    /// The certificate profiles of the authority, also the one for the intermediate.
     pub profiles: Profiles,
-    /// Lifetime of the root.
+    /// Lifetime of the root. If `None`, that of the built-in profile.
     pub root_lifetime: Option<Lifetime>,
-    /// Lifetime of the intermediate.
+    /// Lifetime of the intermediate. If `None`, that of its profile.
     pub intermediate_lifetime: Option<Lifetime>,
-    /// Path length constraint of the root: how many authorities may follow below it.
+    /// Path length constraint of a new root: how many intermediates may follow below it in a path.
     pub path_length: Option<u8>,
-    /// The root, if there is one already.
+    /// The existing root that becomes the root of the authority. If `None`, a new root is made.
     pub import: Option<ExistingRoot>,
-    /// Public files below the directory, with their contents. They appear together with
-    /// the authority's, and replace existing ones.
+    /// Additional public files with their contents, which are written in the same transaction. They
+    /// replace existing files.
     pub beside: Vec<(PathBuf, String)>,
-    /// Whether an existing authority is replaced.
+    /// Whether an authority that already exists in the directory is replaced.
     pub overwrite: bool,
 }
 
 impl AuthorityOptions {
-    /// Selects a new root and intermediate with P-256 keys.
+    /// Returns the options for a new root and intermediate with P-256 keys.
     #[must_use]
     pub fn new(protection: KeyProtection) -> Self {
         Self {
@@ -70,23 +71,23 @@ impl AuthorityOptions {
     }
 }
 
-/// A root made by another program.
+/// A root that another program has made, for [`AuthorityOptions::import`].
 #[derive(Debug, Clone)]
 pub struct ExistingRoot {
-    /// File with the certificate of the root, in PEM form.
+    /// The file with the root's certificate, in PEM.
     pub certificate: PathBuf,
-    /// File with the private key of the root, PKCS#8 in PEM form.
+    /// The file with the root's private key, as PKCS#8 in PEM.
     pub key: PathBuf,
-    /// The passphrase of the key, if the key is sealed.
+    /// The passphrase of the private key, if the key is encrypted.
     pub passphrase: Option<Secret>,
 }
 
 impl Pki {
-    /// Makes a root, an intermediate and their revocation lists in a directory,
-    /// which is created if it is not there.
+    /// Creates a root, an intermediate and their revocation lists in `directory`. Creates the
+    /// directory if it does not exist.
     ///
     /// # Errors
-    /// When files of an authority are there already, or cannot be written.
+    /// If files of an authority already exist, or files cannot be written.
     pub fn create(
         directory: &Path,
         domain: &TrustDomain,
@@ -99,13 +100,14 @@ impl Pki {
         )
     }
 
-    /// Checks that [`Pki::create`] would find nothing in its way.
+    /// Checks that the directory does not contain an authority.
     ///
     /// # Errors
-    /// When files of an authority are there already.
+    /// If files of an authority already exist.
     pub fn check_absent(directory: &Path) -> Result<(), PkiError> {
         let layout = Layout::new(directory);
-        // Completes an authority whose process was killed after its commit.
+        // Another process may have been killed after it had committed a new authority. Then the
+        // lock completes the files of that authority.
         let _lock = match layout.is_unsettled() {
             true => Some(layout.lock()?),
             false => None,
@@ -113,11 +115,11 @@ impl Pki {
         refuse_existing_authority(&layout)
     }
 
-    /// Like [`Pki::create`], but replaces an existing authority. Certificates of the earlier one
-    /// are no longer trusted.
+    /// Same as [`Pki::create`], but replaces an authority that already exists. Its certificates are
+    /// then no longer trusted.
     ///
     /// # Errors
-    /// When files cannot be written.
+    /// If files cannot be written.
     pub fn replace(
         directory: &Path,
         domain: &TrustDomain,
@@ -128,12 +130,11 @@ impl Pki {
         Self::create_as(directory, domain, &options)
     }
 
-    /// Like [`Pki::create`], with options.
+    /// Same as [`Pki::create`], with options.
     ///
     /// # Errors
-    /// When files of an authority are there already (unless they shall be
-    /// replaced), the root to be imported is none or its key another's, or files
-    /// cannot be written.
+    /// If files of an authority already exist and `overwrite` is false. If the imported root is not
+    /// an authority, or its key belongs to another certificate. If files cannot be written.
     pub fn create_as(
         directory: &Path,
         domain: &TrustDomain,
@@ -141,10 +142,10 @@ impl Pki {
     ) -> Result<Self, PkiError> {
         let layout = Layout::new(directory);
         let now = clock::certificate_now();
-        // Makes the certificates before anything is written, because the options may be impossible.
+        // Signs the certificates before any file is written, so an invalid option leaves no files.
         let (root, intermediate) = authorities(&layout, domain, options, now)?;
-        // If the process is killed, empty directories and a lock file remain. A new attempt can
-        // begin with them.
+        // If the process is killed before the commit, only empty directories and a lock file
+        // remain. They do not prevent a new attempt.
         store::create_directory(directory)?;
         let lock = layout.lock()?;
         let existing = if options.overwrite {
@@ -236,7 +237,8 @@ fn authorities(
             (root, path)
         }
     };
-    // Either branch finds out whether the root's name can be repeated exactly as an issuer name.
+    // In both cases, a certificate is signed, which checks that its issuer name equals the name of
+    // the root exactly. An imported root can have a name that rcgen cannot copy.
     if options.root_only {
         root.check_name(now).map_err(PkiError::authority(&path))?;
         return Ok((root, None));
@@ -247,7 +249,7 @@ fn authorities(
     Ok((root, Some(intermediate)))
 }
 
-/// Signs a new intermediate by its profile.
+/// Makes a new intermediate according to its profile, and signs it with `root`.
 pub(super) fn new_intermediate(
     root: &CertificateAuthority,
     profiles: &Profiles,

@@ -1,8 +1,8 @@
-//! Publishing revocation lists.
+//! Signs and publishes revocation lists.
 //!
-//! A part of [`Pki`]. While two generations are trusted, `crl/NAME.crl` holds one list for each,
-//! the current generation's first. Gateways then need no other configuration during a
-//! rotation.
+//! A part of [`Pki`]. During a rotation, two generations of root and intermediate are trusted. The
+//! file `crl/NAME.crl` then contains one list for each generation, the current one first. So
+//! gateways need no configuration change during a rotation.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,34 +22,35 @@ use crate::clock;
 use crate::directory_lock::DirectoryLock;
 use crate::pem::{self, PemError};
 
-/// A revocation list that was signed.
+/// A signed revocation list.
 #[derive(Debug, Clone)]
 pub struct SignedCrl {
-    /// The authority that issued the list.
+    /// The authority that signed the list.
     pub authority: AuthorityName,
-    /// The generation of that authority.
+    /// The generation of the authority that signed the list.
     pub generation: Generation,
-    /// The subject of that authority, in RFC 4514 form.
+    /// The subject of the authority that signed the list, in RFC 4514 form.
     pub issuer: String,
-    /// The file of the list.
+    /// The path of the file that contains the list.
     pub path: PathBuf,
     /// The CRL number of the list.
     pub number: u64,
-    /// Seconds since the Unix epoch.
+    /// thisUpdate in seconds since the Unix epoch.
     pub this_update: i64,
-    /// Seconds since the Unix epoch.
+    /// nextUpdate in seconds since the Unix epoch.
     pub next_update: i64,
     /// Number of certificates that the list revokes.
     pub entries: usize,
 }
 
 impl Pki {
-    /// Signs an authority's revocation list anew, with the next number; during a
-    /// rotation that of the earlier generation as well, as far as its key is here
-    /// and its time is not over. The present generation's list comes first.
+    /// Signs a new revocation list of the authority `name`, with the next CRL number. During a
+    /// rotation, the same authority of the earlier generation signs a list too, if its key is in
+    /// the directory and it has not expired. The list of the current generation is the first in the
+    /// result.
     ///
     /// # Errors
-    /// When the authority cannot sign or files cannot be written.
+    /// If the authority cannot sign, or files cannot be written.
     pub fn sign_crls(
         &mut self,
         name: AuthorityName,
@@ -66,10 +67,11 @@ impl Pki {
         self.publish(&authorities, lifetime, &mut state, &lock)
     }
 
-    /// Reads the present state. The caller holds the directory's lock.
+    /// Reads the current `pki.toml`. The caller of this function must hold the lock of the
+    /// directory.
     ///
-    /// Fails if the authority was rotated since it was opened: the generation that this process
-    /// holds is then no longer the present one.
+    /// Fails if another process has rotated the authority since this process opened it, because the
+    /// generation in memory is then outdated.
     pub(super) fn current_state(&self) -> Result<State, PkiError> {
         let state = self.states.read(&self.layout().state())?;
         let earlier = state.earlier.map(|earlier| earlier.generation);
@@ -81,13 +83,10 @@ impl Pki {
         Ok(state)
     }
 
-    /// Signs the lists that follow from `state`, and publishes them together with `state`. So
-    /// `state` knows of every published list, and no CRL number is used twice. Omits the list of an
-    /// earlier generation that has expired, if there is another list: the certificates of that
-    /// generation are refused anyway.
-    ///
-    /// Leaves out the list of an earlier generation that has expired, if there is
-    /// another: its certificates are refused anyway.
+    /// Signs the lists of `authorities` with the revocations in `state`. Publishes the lists and
+    /// writes `state` in one transaction. So `pki.toml` has the CRL number of every published list,
+    /// and no CRL number is used twice. If an authority has expired and another list was already
+    /// signed, it signs no list. Gateways refuse its certificates anyway.
     pub(super) fn publish(
         &self,
         authorities: &[(Signatory, CertificateAuthority)],
@@ -112,7 +111,7 @@ impl Pki {
         }
         let directory = self.layout().crls();
         let mut change = Transaction::begin(self.layout(), Scope::Authority, &[directory], lock)?;
-        // Lists first: gateways wait for them.
+        // The lists are renamed before `pki.toml`, because gateways wait for them.
         for name in AuthorityName::ALL {
             if signed.iter().any(|(signatory, _)| signatory.name == name) {
                 let content = self.with_the_others(name, &signed)?;
@@ -170,8 +169,8 @@ impl Pki {
         Ok((signed, pem))
     }
 
-    /// Returns the new content of the authority's CRL file. A generation that is not in `signed`
-    /// keeps its list from the current file.
+    /// Returns the new content of an authority's CRL file, with one list for each generation. If
+    /// `signed` has no new list for a generation, takes its list from the current file.
     fn with_the_others(
         &self,
         name: AuthorityName,
@@ -187,8 +186,9 @@ impl Pki {
         Ok(content)
     }
 
-    /// Reads the list of an authority that does not sign now from its file. Returns an empty text
-    /// if there is none. Refuses a damaged file, because the list would be lost.
+    /// Returns the list of an authority from the current CRL file. Returns an empty text if there
+    /// is no list. If the file is damaged, returns an error, because otherwise the list would be
+    /// lost.
     fn kept_list(&self, signatory: Signatory) -> Result<String, PkiError> {
         let path = self.layout().crl(signatory.name);
         let content = match store::read(&path) {
@@ -211,7 +211,8 @@ impl Pki {
     }
 }
 
-/// Finds the list of one issuer in a file of lists, as PEM.
+/// Returns the list of one issuer (a name in DER) as PEM, from a file that may contain several
+/// lists.
 pub(super) fn list_of(content: &[u8], issuer: &[u8]) -> Result<Option<String>, PemError> {
     let lists = pem::revocation_lists(content)?;
     let list = lists.iter().find(|der| {

@@ -1,7 +1,7 @@
-//! `Pki`: an authority in a directory. Opening it.
+//! `Pki`: an authority in a directory. This file opens it.
 //!
-//! Creating is in [`super::creating`], issuing in [`super::issuing`], revoking in
-//! [`super::revoking`]. Nothing here talks to a terminal.
+//! [`super::creating`] creates an authority, [`super::issuing`] issues leaves, and
+//! [`super::revoking`] revokes certificates. This module never uses a terminal.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use super::store::key;
 use crate::identity::TrustDomain;
 use crate::secret::Secret;
 
-/// The root and intermediate before the present ones.
+/// The certificates of the earlier generation: the root and intermediate before the current ones.
 #[derive(Debug)]
 pub(super) struct EarlierGeneration {
     pub(super) generation: Generation,
@@ -27,8 +27,8 @@ pub(super) struct EarlierGeneration {
     pub(super) intermediate: Option<AuthorityCertificate>,
 }
 
-/// An authority in a directory: a root, an intermediate below it (unless the root issues by
-/// itself), and the certificates that they issued.
+/// An authority in a directory: a root, its intermediate, and the certificates that they have
+/// signed. There is no intermediate if the root signs leaves itself.
 #[derive(Debug)]
 pub struct Pki {
     pub(super) layout: Layout,
@@ -36,20 +36,20 @@ pub struct Pki {
     pub(super) generation: Generation,
     pub(super) root: AuthorityCertificate,
     pub(super) intermediate: Option<AuthorityCertificate>,
-    /// The generation before, while it is not retired.
+    /// The earlier generation, which is still trusted. `None` if no rotation is in progress.
     pub(super) earlier: Option<EarlierGeneration>,
     pub(super) passphrase: Option<Secret>,
-    /// The authority that signs leaves, with its key. Loaded when it is first needed.
+    /// The authority that signs leaves, with its private key. `None` until it is first needed.
     pub(super) signer: Option<CertificateAuthority>,
     pub(super) profiles: Profiles,
     pub(super) states: StateCache,
 }
 
 impl Pki {
-    /// Opens an authority. Private keys are read when they are needed.
+    /// Opens an authority. Private keys are not read until they are needed.
     ///
     /// # Errors
-    /// When the directory holds no complete authority or its files disagree.
+    /// If the directory contains no complete authority, or if its files contradict each other.
     pub fn open(directory: &Path) -> Result<Self, PkiError> {
         let layout = Layout::new(directory);
         let opened = match Self::read_unlocked(&layout)? {
@@ -65,15 +65,16 @@ impl Pki {
         Ok(opened)
     }
 
-    /// Reads it without the lock. Returns nothing if another process changes its files
-    /// meanwhile, or was killed while it did.
+    /// Reads the authority without the lock of the directory. Returns `None` if a process is
+    /// changing the files, or was killed before the change was complete.
     fn read_unlocked(layout: &Layout) -> Result<Option<Self>, PkiError> {
         if layout.is_unsettled() {
             return Ok(None);
         }
         let (states, state) = read_state(layout)?;
         let opened = Self::read(layout, &state);
-        // A rotation may also have begun and ended in between.
+        // Another process may have rotated the authority while the files were read. They could then
+        // belong to different generations.
         let after = states.read(&layout.state())?;
         if layout.is_unsettled()
             || after.generation != state.generation
@@ -111,7 +112,7 @@ impl Pki {
         })
     }
 
-    /// Returns the file layout of the directory.
+    /// Returns the paths of the authority's files.
     #[must_use]
     pub const fn layout(&self) -> &Layout {
         &self.layout
@@ -123,18 +124,18 @@ impl Pki {
         &self.trust_domain
     }
 
-    /// Returns the profiles for leaves and intermediates.
+    /// Returns the certificate profiles: those for leaves, and the one for intermediates.
     #[must_use]
     pub const fn profiles(&self) -> &Profiles {
         &self.profiles
     }
 
-    /// Takes an operator's profiles in place of the built-in ones.
+    /// Sets the certificate profiles. The default are the built-in profiles.
     pub fn set_profiles(&mut self, profiles: Profiles) {
         self.profiles = profiles;
     }
 
-    /// Returns the authorities of the directory: root and intermediate, or the root alone.
+    /// Returns the names of the authorities: root and intermediate, or only the root.
     #[must_use]
     pub const fn authorities(&self) -> &'static [AuthorityName] {
         match self.intermediate {
@@ -152,13 +153,14 @@ impl Pki {
         }
     }
 
-    /// Returns the lifetime of an authority's revocation list if none is requested.
+    /// Returns the default lifetime of the revocation lists that the authority `name` signs.
     #[must_use]
     pub fn crl_lifetime(&self, name: AuthorityName) -> Lifetime {
         revocation_list::default_lifetime(name == self.issuer())
     }
 
-    /// Returns the certificate of an authority. Without an intermediate, returns the root.
+    /// Returns the certificate of the authority `name`, of the current generation. If there is no
+    /// intermediate, returns the root's certificate.
     #[must_use]
     pub fn authority(&self, name: AuthorityName) -> &AuthorityCertificate {
         match name {
@@ -167,7 +169,7 @@ impl Pki {
         }
     }
 
-    /// Returns the generation that signs at present.
+    /// Returns the number of the current generation, which signs new certificates.
     #[must_use]
     pub const fn generation(&self) -> Generation {
         self.generation
@@ -187,8 +189,8 @@ impl Pki {
         })
     }
 
-    /// Iterates over the present authority of that name, then the earlier one. Empty if the
-    /// intermediate is requested but the root issues by itself.
+    /// Iterates over the authorities with this name: that of the current generation, then that of
+    /// the earlier generation. Empty if there is no intermediate and `name` is the intermediate.
     pub(super) fn signatories(&self, name: AuthorityName) -> impl Iterator<Item = Signatory> {
         [Some(self.present(name)), self.earlier_signatory(name)]
             .into_iter()
@@ -196,7 +198,8 @@ impl Pki {
             .filter(move |signatory| self.authorities().contains(&signatory.name))
     }
 
-    /// Iterates over the authorities that sign leaves: the present one first, then the earlier one.
+    /// Iterates over the authorities that have signed leaves: that of the current generation, then
+    /// that of the earlier generation.
     pub(super) fn issuers(&self) -> impl Iterator<Item = Signatory> {
         self.signatories(self.issuer())
     }
@@ -213,7 +216,7 @@ impl Pki {
         }
     }
 
-    /// Returns the layout with the certificate and key of an authority.
+    /// Returns the paths of an authority's certificate and key, which depend on its generation.
     pub(super) fn layout_of(&self, signatory: Signatory) -> Layout {
         if signatory.generation == self.generation {
             self.layout.clone()
@@ -229,10 +232,11 @@ impl Pki {
             .map_err(PkiError::authority(&layout.certificate(signatory.name)))
     }
 
-    /// Whether a passphrase is needed before this authority can sign.
+    /// Whether the authority needs a passphrase to sign: its key is encrypted, and no passphrase is
+    /// set.
     ///
     /// # Errors
-    /// When its key file cannot be read.
+    /// If the key file cannot be read.
     pub fn needs_passphrase(&self, name: AuthorityName) -> Result<bool, PkiError> {
         if self.passphrase.is_some() {
             return Ok(false);
@@ -240,12 +244,12 @@ impl Pki {
         Ok(key::is_sealed(&self.layout.key(name))?)
     }
 
-    /// Sets the passphrase for encrypted keys.
+    /// Sets the passphrase with which encrypted private keys are read.
     pub fn set_passphrase(&mut self, passphrase: Secret) {
         self.passphrase = Some(passphrase);
     }
 
-    /// Returns the passphrase, if it was set.
+    /// Returns the passphrase for private keys, if it is set.
     #[must_use]
     pub const fn passphrase(&self) -> Option<&Secret> {
         self.passphrase.as_ref()
@@ -267,7 +271,8 @@ impl Pki {
     }
 }
 
-/// Reads `pki.toml`. If it is missing, reports whether there is no authority or an incomplete one.
+/// Reads `pki.toml`. If the file is missing, the error depends on whether there are keys of an
+/// authority.
 fn read_state(layout: &Layout) -> Result<(StateCache, State), PkiError> {
     if !layout.state().exists() {
         let directory = layout.directory().to_owned();
@@ -285,7 +290,8 @@ fn read_state(layout: &Layout) -> Result<(StateCache, State), PkiError> {
     Ok((states, state))
 }
 
-/// Reads root and intermediate of one generation, and checks that they belong together.
+/// Reads the root and the intermediate of one generation. Checks that the root has signed the
+/// intermediate.
 fn read_generation(
     layout: &Layout,
     state: &State,

@@ -1,8 +1,8 @@
-//! Certificates in the forms that other programs want.
+//! Exports certificates in the formats of other programs.
 //!
-//! PEM, DER, PKCS#12 for browsers and Java, a Java truststore, and the bundle of
-//! a SPIFFE trust domain. Reads files and returns bytes; the caller writes
-//! them.
+//! The formats are PEM, DER, PKCS#12 for browsers and Java, a Java truststore, and the bundle of a
+//! SPIFFE trust domain. The functions read files and return bytes. The command writes the bytes to
+//! a file.
 
 use std::path::{Path, PathBuf};
 
@@ -24,19 +24,20 @@ use super::store::{self, Audience, Existing, key};
 use crate::clock;
 use crate::secret::Secret;
 
-/// Iterations of the key derivation of a PKCS#12 file. They make it slow to guess the passphrase.
+/// Number of iterations of the key derivation in a PKCS#12 file. A high number makes guessing the
+/// passphrase slow.
 const ITERATIONS: u32 = 100_000;
 
-/// The cipher of a PKCS#12 file.
+/// The algorithms that encrypt and authenticate a PKCS#12 file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pkcs12Cipher {
-    /// AES-256 and HMAC-SHA-256: OpenSSL 3, Java 8u301 and later, Windows 11.
+    /// AES-256 and HMAC-SHA-256, for OpenSSL 3, Java 8u301 and later, and Windows 11.
     Modern,
-    /// Triple DES and HMAC-SHA-1: older systems, and the keychain of macOS.
+    /// Triple DES and HMAC-SHA-1, for older systems and the keychain of macOS.
     Legacy,
 }
 
-/// A certificate file: the leaf, then its intermediates.
+/// The content of a certificate file: the leaf, then its intermediates.
 #[derive(Debug)]
 pub struct ChainFile {
     path: PathBuf,
@@ -44,10 +45,10 @@ pub struct ChainFile {
 }
 
 impl ChainFile {
-    /// Reads a PEM file.
+    /// Reads a PEM file of certificates.
     ///
     /// # Errors
-    /// When it holds no certificate.
+    /// If the file contains no certificate.
     pub fn read(path: &Path) -> Result<Self, PkiError> {
         Ok(Self {
             path: path.to_owned(),
@@ -76,10 +77,11 @@ impl ChainFile {
         self.chain.first().map_or(&[], AsRef::as_ref)
     }
 
-    /// Key, leaf and intermediates as PKCS#12.
+    /// Returns a PKCS#12 file with the private key, the leaf and the intermediates. Reads the
+    /// private key from `key_path`.
     ///
     /// # Errors
-    /// When the key cannot be read or belongs to another certificate.
+    /// If the key cannot be read, or belongs to another certificate.
     pub fn pkcs12(
         &self,
         key_path: &Path,
@@ -115,10 +117,10 @@ impl ChainFile {
 }
 
 impl Pki {
-    /// Returns the trusted roots as a PKCS#12 file that Java takes for a truststore.
+    /// Returns a PKCS#12 file with the trusted roots. Java can use the file as truststore.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// If the roots cannot be read.
     pub fn truststore(
         &self,
         passphrase: &Secret,
@@ -135,10 +137,10 @@ impl Pki {
         sealed(&store, passphrase, cipher).map_err(|error| PkiError::unreadable(&path, error))
     }
 
-    /// Returns the trust domain's bundle (SPIFFE Trust Domain and Bundle section 4).
+    /// Returns the SPIFFE bundle of the trust domain (SPIFFE Trust Domain and Bundle section 4).
     ///
     /// # Errors
-    /// When the roots cannot be read.
+    /// If the roots cannot be read.
     pub fn spiffe_bundle(&self) -> Result<Value, PkiError> {
         let path = self.layout().trust();
         let keys = certificates::read(&path)?
@@ -148,7 +150,8 @@ impl Pki {
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(json!({
-            // Must never go back; this program keeps no other counter of roots.
+            // SPIFFE requires that the sequence number never decreases. The authority has no
+            // counter, so the current time is used.
             "spiffe_sequence": clock::certificate_now(),
             "spiffe_refresh_hint": 300,
             "keys": keys,
@@ -156,10 +159,10 @@ impl Pki {
     }
 }
 
-/// Writes bytes to a file, whole or not at all.
+/// Writes a file completely, or not at all. If `private` is true, only its owner can read it.
 ///
 /// # Errors
-/// When it is there already (unless `overwrite`), or cannot be written.
+/// If the file already exists and `overwrite` is false, or if it cannot be written.
 pub fn write(path: &Path, content: &[u8], private: bool, overwrite: bool) -> Result<(), PkiError> {
     let audience = if private {
         Audience::Owner
@@ -192,7 +195,8 @@ fn sealed(store: &KeyStore, passphrase: &Secret, cipher: Pkcs12Cipher) -> Result
     .map_err(|error| error.to_string())
 }
 
-/// Returns a root as a JWK with its certificate, without `kid` as the standard demands.
+/// Returns a root certificate as a JWK of a SPIFFE bundle. Such a JWK must have no `kid`. Returns
+/// `None` if the key is not P-256, P-384 or Ed25519.
 fn jwk(der: &CertificateDer<'_>) -> Option<Value> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let info = certificate.public_key();

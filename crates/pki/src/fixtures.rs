@@ -1,11 +1,11 @@
-//! Broken certificates for testers: one for each way in which a gateway refuses.
+//! Makes test certificates (fixtures) with faults: at least one for each reason why a gateway
+//! refuses a certificate.
 //!
-//! A throw-away authority below the output directory signs them, so that no
-//! authority in use ever signs a broken certificate. Each file is named after
-//! the reason that the gateway gives, and `manifest.json` says what to expect.
-//! What is broken, and how, is the table in `faults`.
+//! A separate authority below the output directory signs the certificates. So an authority in use
+//! never signs a certificate with a fault. Each file is named after the gateway's reason code.
+//! `manifest.json` contains the expected decisions. The table in `faults` lists all faults.
 
-/// What is wrong with each fixture.
+/// The table of all faults.
 mod faults;
 
 use std::path::{Path, PathBuf};
@@ -33,61 +33,64 @@ use crate::identity::TrustDomain;
 use crate::identity::text::hex;
 use crate::reason::ReasonCode;
 
-/// How long fixtures, and the lists that cover them, are good for.
+/// The lifetime of the test certificates and of their revocation lists.
 const GOOD_FOR: Lifetime = Lifetime::days(365);
 
-/// What `manifest.json` says. Paths are relative to it.
+/// The content of `manifest.json`. All paths are relative to the directory of this file.
 #[derive(Debug, Clone, Serialize)]
 pub struct Manifest {
-    /// The trust domain a gateway needs for these expectations.
+    /// The trust domain for which the gateway must be configured.
     pub trust_domain: String,
-    /// Its `roots`.
+    /// The value for the key `roots` of the gateway's trust domain.
     pub roots: Vec<String>,
-    /// Its `crls`.
+    /// The value for the key `crls` of the gateway's trust domain.
     pub crls: Vec<String>,
-    /// Its `revocation`.
+    /// The value for the key `revocation` of the gateway's trust domain.
     pub revocation: &'static str,
-    /// Its `identity_from`.
+    /// The value for the key `identity_from` of the gateway's trust domain.
     pub identity_from: Vec<&'static str>,
-    /// When the fixtures have to be made again.
+    /// When the test certificates expire, in RFC 3339 format. They must be made again then.
     pub valid_until: String,
-    /// The certificates.
+    /// The descriptions of all test certificates.
     pub fixtures: Vec<Fixture>,
 }
 
-/// One certificate and what a gateway makes of it.
+/// One test certificate, with the decision that the gateway must make about it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Fixture {
-    /// The leaf, then what a peer sends with it.
+    /// The path of the certificate file. It contains the leaf, then the intermediates that a peer
+    /// sends.
     pub certificate: String,
-    /// Its private key; none if no provider can make such a key.
+    /// The path of the private key. `None` for the certificate with a weak key, whose private key
+    /// is unknown.
     pub key: Option<String>,
-    /// What is wrong with it.
+    /// What is wrong with the certificate, in words.
     pub description: &'static str,
-    /// What the gateway decides; nothing for the one that is in order.
+    /// The gateway's decision with the settings in the manifest.
     #[serde(flatten)]
     pub expected: Expected,
-    /// What it decides when the caller's name is read from host names.
+    /// The gateway's decision with `identity_from = ["dns"]`. Only present if it differs from
+    /// `expected`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub with_identity_from_dns: Option<Expected>,
 }
 
-/// A decision of the gateway.
+/// A decision of the gateway about a certificate.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Expected {
-    /// The reason code; null if the certificate is accepted.
+    /// The reason code. `None` if the certificate is accepted.
     pub reason: Option<&'static str>,
-    /// The TLS alert that ends the handshake, whether a certificate is required or
-    /// optional: one that is presented has to be in order.
+    /// The TLS alert that ends the handshake. It does not depend on whether the gateway requires a
+    /// client certificate, because a certificate that is presented must always be valid.
     pub tls_alert: Option<Alert>,
 }
 
-/// A TLS alert.
+/// A TLS alert (RFC 8446 section 6).
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Alert {
-    /// Its number on the wire.
+    /// The number of the alert in TLS.
     pub number: u8,
-    /// Its registered name.
+    /// The name of the alert in TLS.
     pub name: &'static str,
 }
 
@@ -103,10 +106,10 @@ impl From<Option<ReasonCode>> for Expected {
     }
 }
 
-/// Makes every fixture for a trust domain below `out`.
+/// Makes all test certificates for a trust domain in the directory `out`.
 ///
 /// # Errors
-/// When files are there already (unless `overwrite`), or cannot be written.
+/// If files already exist and `overwrite` is false, or if files cannot be written.
 pub fn create(domain: &TrustDomain, out: &Path, overwrite: bool) -> Result<Manifest, PkiError> {
     let existing = if overwrite {
         Existing::Replace
@@ -147,8 +150,8 @@ pub fn create(domain: &TrustDomain, out: &Path, overwrite: bool) -> Result<Manif
     let mut text = serde_json::to_string_pretty(&manifest)
         .map_err(|error| PkiError::unreadable(&manifest_path, error))?;
     text.push('\n');
-    // Last: a manifest means that everything it names is there. Without one
-    // nothing uses what a killed run left, and --force makes it anew.
+    // The manifest is written last, so every file that it names exists. If the run is killed
+    // before, there is no manifest, and a run with `--force` makes all files again.
     store::write(&manifest_path, text.as_bytes(), Audience::Public, existing)?;
     Ok(manifest)
 }
@@ -160,7 +163,7 @@ struct Workshop {
     now: i64,
 }
 
-/// An authority that signs whatever it is given.
+/// An additional authority below the intermediate. It signs any certificate without checks.
 struct Link {
     der: CertificateDer<'static>,
     issuer: rcgen::Issuer<'static, KeyPair>,
@@ -193,7 +196,7 @@ impl Workshop {
         })
     }
 
-    /// The certificates a peer presents, the leaf first.
+    /// Returns the certificates of the fixture that a peer presents, starting with the leaf.
     fn chain(
         &mut self,
         fault: &Fault,
@@ -211,8 +214,8 @@ impl Workshop {
     }
 }
 
-/// Puts the leaf, and authorities between it and the intermediate, before what
-/// is in `chain`.
+/// Makes the leaf with its fault, and inserts it at the start of `chain`. If the fault needs more
+/// authorities between the leaf and the intermediate, inserts them too.
 fn build(
     fault: &Fault,
     leaf_key: &KeyPair,
@@ -257,7 +260,7 @@ fn build(
     Ok(())
 }
 
-/// A leaf that is in order.
+/// Returns the content of a leaf without faults, before it is signed.
 fn leaf_params(
     label: &str,
     domain: &TrustDomain,
@@ -286,7 +289,8 @@ fn dated_params(now: i64) -> Result<CertificateParams, AuthorityError> {
     Ok(params)
 }
 
-/// An authority below another, whatever that one's path length says.
+/// Makes an authority and signs it with `above`, even if the path length constraint of `above`
+/// forbids this.
 fn below(
     above: &rcgen::Issuer<'static, KeyPair>,
     domain: &TrustDomain,

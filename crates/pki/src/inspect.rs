@@ -1,7 +1,7 @@
-//! Reading certificate files of many kinds: PEM bundles, DER, PKCS#12, requests, revocation lists,
-//! key sets. Shows the content, with lints; nothing is verified.
+//! Describes the content of certificate files, with lints. The files can be PEM bundles, DER,
+//! PKCS#12, requests, revocation lists and key sets. Nothing is verified.
 //!
-//! Private keys are named and never shown.
+//! For a private key, only its form is described, never its content.
 
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
@@ -23,44 +23,45 @@ use crate::identity::text::{hex, printable};
 use crate::pem::{self, PemError};
 use crate::secret::Secret;
 
-/// Why nothing could be read.
+/// The reason why a file cannot be described.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InspectError {
-    /// The content has none of the known forms.
+    /// The content has none of the forms that this file recognizes.
     #[error(
         "this is no certificate, request, revocation list, PKCS#12 file or key set, in PEM or DER form"
     )]
     Unknown,
-    /// The PEM file is damaged.
+    /// The file contains PEM, but its PEM is damaged.
     #[error("{error}; {}", .error.remedy())]
     Damaged {
-        /// The position and kind of the error.
+        /// What is wrong with the PEM text, and in which line.
         error: PemError,
     },
-    /// PKCS#12 needs a passphrase.
+    /// The content is an encrypted PKCS#12 file, and no passphrase was given.
     #[error("this PKCS#12 file needs its passphrase")]
     PassphraseNeeded,
-    /// The passphrase is wrong, or the file damaged.
+    /// The passphrase is wrong, or the PKCS#12 file is damaged.
     #[error("the passphrase does not open this PKCS#12 file, or the file is damaged")]
     WrongPassphrase,
 }
 
-/// One item that was found in the content.
+/// One object in a file, for example a certificate or a revocation list.
 #[derive(Debug, Clone, Serialize)]
 pub struct Item {
-    /// `certificate`, `request`, `revocation-list`, `key-set`, `private-key`, `other`.
+    /// The kind of the object: `certificate`, `request`, `revocation-list`, `key-set`,
+    /// `private-key` or `other`.
     pub kind: &'static str,
-    /// The facts of the item.
+    /// The facts about the object, as JSON.
     pub content: Value,
-    /// Errors and warnings about the item.
+    /// The errors and warnings that lints have found.
     pub lints: Vec<Finding>,
 }
 
 /// Whether the content is a PKCS#12 file, which needs a passphrase.
 #[must_use]
 pub fn needs_passphrase(content: &[u8]) -> bool {
-    // PFX (RFC 7292 section 4) is a SEQUENCE that begins with INTEGER 3; no
-    // certificate, request or list begins with an integer.
+    // A PKCS#12 file (PFX, RFC 7292 section 4) is a SEQUENCE that begins with INTEGER 3. No
+    // certificate, request or revocation list begins with an INTEGER.
     let header = match content {
         [0x30, length, rest @ ..] if *length < 0x80 => rest,
         [0x30, length, rest @ ..] => rest.get(usize::from(length & 0x7f)..).unwrap_or_default(),
@@ -69,10 +70,10 @@ pub fn needs_passphrase(content: &[u8]) -> bool {
     header.starts_with(&[0x02, 0x01, 0x03])
 }
 
-/// Reads everything in `content`.
+/// Describes all objects in `content`.
 ///
 /// # Errors
-/// When nothing in it is known.
+/// If `content` has an unknown form, is damaged, or needs another passphrase.
 pub fn inspect(content: &[u8], passphrase: Option<&Secret>) -> Result<Vec<Item>, InspectError> {
     if needs_passphrase(content) {
         return pkcs12(content, passphrase);
@@ -98,7 +99,7 @@ pub fn inspect(content: &[u8], passphrase: Option<&Secret>) -> Result<Vec<Item>,
     Ok(bundle(&blocks))
 }
 
-/// Certificates as they were presented, the leaf first.
+/// Describes a certificate chain that a peer has presented. The leaf is the first certificate.
 #[must_use]
 pub fn chain(certificates: &[CertificateDer<'_>]) -> Vec<Item> {
     let blocks: Vec<(&str, &[u8])> = certificates
@@ -108,14 +109,15 @@ pub fn chain(certificates: &[CertificateDer<'_>]) -> Vec<Item> {
     bundle(&blocks)
 }
 
-/// Inspects blocks, given as label and content.
+/// Describes the PEM blocks of a file. Each block consists of its label and its decoded content.
 fn bundle(blocks: &[(&str, &[u8])]) -> Vec<Item> {
     blocks
         .iter()
         .enumerate()
         .map(|(index, (label, der))| match *label {
             "CERTIFICATE" | "X509 CERTIFICATE" | "TRUSTED CERTIFICATE" => {
-                // In a chain, the next certificate is the issuer.
+                // If the next block is the issuer of this certificate, the lints compare both
+                // certificates.
                 let next = blocks.get(index + 1).map(|(_, der)| *der);
                 certificate(der, next.filter(|next| is_issuer(der, next)))
             }
@@ -232,7 +234,7 @@ fn request(der: &[u8]) -> Item {
     }
 }
 
-/// Longest part of a revocation list that is shown.
+/// Maximum number of entries of a revocation list that the description contains.
 const SHOWN_ENTRIES: usize = 100;
 
 fn revocation_list(der: &[u8]) -> Item {

@@ -1,8 +1,8 @@
-//! Issuing leaves: from a checked request to files in their places.
+//! Issues leaves: checks the request, signs the certificate, and writes the files.
 //!
-//! A part of [`Pki`]. Everything that can fail for want of space or rights is
-//! done before the certificate is recorded, and it is recorded before it is put
-//! in its place.
+//! A part of [`Pki`]. The files are first written to temporary files, so an error such as a full
+//! disk comes before anything is recorded. Then the inventory records the certificate. After that,
+//! the files are renamed to their final paths.
 
 use std::path::PathBuf;
 
@@ -26,64 +26,65 @@ use super::store::key::{self, KeyProtection};
 use super::store::{self, Audience, Existing};
 use crate::clock;
 
-/// A leaf that was issued, and the paths of its files.
+/// A leaf that was issued, with the paths of its files.
 #[derive(Debug, Clone)]
 pub struct Issued {
-    /// `PREFIX.pem`: the leaf, then the intermediate.
+    /// The path `PREFIX.pem`: the leaf, then the intermediate.
     pub certificate: PathBuf,
-    /// `PREFIX.key`; not written if the key stays as it is, or stays with the
-    /// requester.
+    /// The path `PREFIX.key`. This command has not written the file if the leaf has its old key, or
+    /// if the key is the requester's.
     pub key: PathBuf,
     /// The names in printed form, for example `spiffe://example.org/a` or `dns:a`.
     pub names: Vec<String>,
-    /// The profile it was issued under.
+    /// The profile under which the leaf was issued.
     pub profile: CertificateProfile,
-    /// The permitted usages.
+    /// What the leaf may be used for: TLS clients, TLS servers, or both.
     pub usages: Usages,
-    /// Lower-case hexadecimal.
+    /// The serial number in lower-case hexadecimal.
     pub serial: String,
-    /// `x5t#S256`: SHA-256 of the certificate in base64url.
+    /// The SHA-256 hash of the certificate in base64url (`x5t#S256`).
     pub thumbprint: String,
-    /// Seconds since the Unix epoch.
+    /// notBefore in seconds since the Unix epoch.
     pub not_before: i64,
-    /// Seconds since the Unix epoch.
+    /// notAfter in seconds since the Unix epoch.
     pub not_after: i64,
-    /// Differences from the request, in sentences.
+    /// Sentences about differences between the request and the certificate, for example a shorter
+    /// lifetime.
     pub notes: Vec<String>,
 }
 
 impl Issued {
-    /// Returns the first name, which identifies the holder.
+    /// Returns the first name of the leaf, which identifies its holder.
     #[must_use]
     pub fn identity(&self) -> &str {
         self.names.first().map_or("", String::as_str)
     }
 }
 
-/// The origin of a leaf's key.
+/// Where the key of a leaf comes from.
 pub(super) enum LeafKey<'a> {
     New,
-    /// The key is in its file already.
+    /// The key that is already in the leaf's key file.
     Kept(&'a KeyPair),
-    /// The private key is with the requester. Only the public key is known.
+    /// The key of a PKCS#10 request. Only the public key is known here.
     Requested(&'a SubjectPublicKeyInfo),
 }
 
 impl Pki {
-    /// Checks a request as far as that is possible without the private key, and
-    /// gives the profile it will be issued under.
+    /// Makes all checks of a request that do not need the authority's private key. Returns the
+    /// profile under which the leaf will be issued.
     ///
     /// # Errors
-    /// When the gateway would refuse such a leaf, the intermediate is revoked,
-    /// or files are there already.
+    /// If the gateway would refuse the leaf, if the intermediate is revoked, or if the files of the
+    /// leaf already exist and `overwrite` is false.
     pub fn check(&self, request: &IssueRequest) -> Result<CertificateProfile, PkiError> {
         self.check_with(request, true)
     }
 
-    /// Like [`Pki::check`], for a key that is not made here.
+    /// Same as [`Pki::check`], but the key file may exist, because the leaf gets no new key.
     ///
     /// # Errors
-    /// As [`Pki::check`].
+    /// Same as [`Pki::check`].
     pub fn check_signing(&self, request: &IssueRequest) -> Result<CertificateProfile, PkiError> {
         self.check_with(request, false)
     }
@@ -105,10 +106,11 @@ impl Pki {
         Ok(profile)
     }
 
-    /// Checks a request's names and gives the profile it will be issued under.
+    /// Checks the names of a request together with its profile. Returns the profile under which the
+    /// leaf will be issued.
     ///
     /// # Errors
-    /// When the gateway would refuse such a leaf.
+    /// If the gateway would refuse the leaf, or if the operator's profile does not allow a name.
     pub fn check_names(&self, request: &IssueRequest) -> Result<CertificateProfile, PkiError> {
         let asked = match &request.profile {
             Some(asked) => asked.clone(),
@@ -137,17 +139,18 @@ impl Pki {
     /// Issues a leaf with a new key.
     ///
     /// # Errors
-    /// When the gateway would refuse such a leaf, the authority cannot sign, or
-    /// files are there already or cannot be written.
+    /// If the gateway would refuse the leaf, the authority cannot sign, or files already exist or
+    /// cannot be written.
     pub fn issue(&mut self, request: &IssueRequest) -> Result<Issued, PkiError> {
         self.issue_with(request, LeafKey::New, Cause::Issue)
     }
 
-    /// Signs the certificate that a PKCS#10 request asks for, as far as the profile allows it. The
-    /// names are those of `request`, usually [`SigningRequest::names`].
+    /// Signs a certificate for the key of the PKCS#10 request `signing`. The profile decides the
+    /// rest of the certificate. The names are those in `request`, which usually come from
+    /// [`SigningRequest::names`].
     ///
     /// # Errors
-    /// As [`Pki::issue`].
+    /// Same as [`Pki::issue`].
     pub fn sign(
         &mut self,
         signing: &SigningRequest,
@@ -212,7 +215,7 @@ impl Pki {
         })
     }
 
-    /// Returns the inventory entry of a leaf.
+    /// Returns the inventory entry for a leaf that was just signed.
     pub(super) fn entry_for(
         &self,
         signed: &SignedCertificate,
@@ -238,7 +241,8 @@ impl Pki {
         })
     }
 
-    /// Returns the chain that a peer presents: the leaf, then the intermediate if there is one.
+    /// Returns the chain that the holder of the leaf presents in TLS, as PEM: the leaf, then the
+    /// intermediate if there is one.
     pub(super) fn chain(&self, signed: &SignedCertificate) -> String {
         let mut chain = certificates::pem(&signed.der);
         if let Some(intermediate) = &self.intermediate {
@@ -247,7 +251,8 @@ impl Pki {
         chain
     }
 
-    /// Puts key and certificate in place, recorded before either can be used.
+    /// Writes the key and the certificate to temporary files, records the certificate, and renames
+    /// the files to their final paths.
     fn deliver(
         &self,
         signed: &SignedCertificate,
@@ -267,7 +272,8 @@ impl Pki {
         self.current_state()?;
         let places = [store::parent(&certificate_path).to_owned()];
         let mut change = Transaction::begin(self.layout(), Scope::Leaves, &places, &lock)?;
-        // The key first: a program that waits for the certificate finds its key.
+        // The key file is renamed first. So a program that waits for the certificate also finds the
+        // key.
         if let Some(key) = leaf_key {
             let pem = key::to_pem(key, &KeyProtection::Plain)?;
             change.stage(&key_path, pem.as_bytes(), Audience::Owner, existing)?;
@@ -294,7 +300,7 @@ pub(super) fn sign(
     )
 }
 
-/// Lists the differences from the request.
+/// Returns sentences about differences between the request and the signed certificate.
 fn notes(
     signed: &SignedCertificate,
     request: &IssueRequest,

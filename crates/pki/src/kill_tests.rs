@@ -1,8 +1,8 @@
-//! Every operation that changes several files, killed at each point between two of
-//! them: what the next command finds is the state before or the state after, and
-//! nothing else is left.
+//! Tests that kill each operation that changes several files, at every point between two file
+//! operations. The next command must find the state before or after the operation, and no temporary
+//! files.
 //!
-//! The operations run in child processes, which are the ignored tests in `operations`.
+//! The operations run in child processes, as the ignored tests in `operations`.
 
 mod operations;
 
@@ -21,8 +21,8 @@ use crate::clock;
 use crate::identity::TrustDomain;
 use crate::kill_point::tests::{at_each_point, directory, kill_at};
 
-/// Contents of files, by their paths below a directory. Not those that a command
-/// which only reads may change.
+/// The contents of all files below a directory, by their paths. Leaves out the lock and the
+/// inventory, which a command that only reads may change.
 type Tree = BTreeMap<PathBuf, Vec<u8>>;
 
 fn tree(directory: &Path) -> Tree {
@@ -58,11 +58,12 @@ fn request(pki: &Pki, name: &str) -> IssueRequest {
     IssueRequest::new(name.parse().unwrap(), names.unwrap())
 }
 
-/// Directories of an authority, below a home of their own.
+/// A temporary directory with an authority. Each run of an operation gets a copy.
 struct Template(tempfile::TempDir);
 
 impl Template {
-    /// Of an authority in `certs` that has issued `old`, and what `more` does.
+    /// Creates an authority in `certs`, issues the leaf `old`, and calls `more` for further
+    /// changes.
     fn new(more: impl FnOnce(&mut Pki, &Path)) -> Self {
         let home = tempfile::tempdir().unwrap();
         let mut pki =
@@ -84,8 +85,7 @@ impl Template {
     }
 }
 
-/// Opens the authority as the next command does, and checks that everything in it
-/// fits together.
+/// Opens the authority, as the command after the kill does. Checks that all files fit together.
 fn next_command(home: &Path) -> Pki {
     let pki = Pki::open(&home.join("certs")).unwrap();
     let entries = pki.issued(&Filter::default()).unwrap();
@@ -99,7 +99,7 @@ fn next_command(home: &Path) -> Pki {
         if !name.ends_with(".key") {
             continue;
         }
-        // A key and its certificate belong together.
+        // The key in each key file must belong to the certificate in the file next to it.
         let certificate = &certificates::read(&path.with_extension("pem")).unwrap()[0];
         let (_, read) = x509_parser::parse_x509_certificate(certificate).unwrap();
         let key = key::read(&path, None).unwrap();
@@ -111,7 +111,7 @@ fn next_command(home: &Path) -> Pki {
     }
     assert!(!pki.layout().next().directory().exists());
     let state = State::read(&pki.layout().state()).unwrap();
-    // Everything that was issued is where the inventory says.
+    // The inventory and `pki.toml` must have the same revoked certificates.
     for (entry, status) in &entries {
         assert_eq!(
             *status == Status::Revoked,
@@ -121,7 +121,8 @@ fn next_command(home: &Path) -> Pki {
                 .any(|revoked| revoked.serial == entry.serial)
         );
     }
-    // The lists are the newest ones, and say what is recorded.
+    // Each revocation list must have the latest CRL number in `pki.toml` and contain all
+    // revocations.
     let mut numbers = state.clone();
     for name in AuthorityName::ALL {
         let content = std::fs::read(pki.layout().crl(name)).unwrap();
@@ -144,7 +145,7 @@ fn next_command(home: &Path) -> Pki {
     pki
 }
 
-/// How many certificates of a name the inventory knows.
+/// Returns the number of certificates with this name in the inventory.
 fn recorded(pki: &Pki, name: &str) -> usize {
     let filter = Filter {
         name: Some(pki.printed_name(&format!("/{name}"))),
@@ -204,8 +205,8 @@ fn a_signature_is_whole_or_nothing() {
     );
 }
 
-/// A new key beside the old certificate would be of no use to the gateway that reads
-/// both.
+/// Both files of a leaf must change, or neither. Otherwise a gateway could read a new key with an
+/// old certificate.
 #[test]
 fn a_renewal_replaces_key_and_certificate_or_neither() {
     let template = Template::new(|_, _| {});
@@ -250,7 +251,8 @@ fn a_batch_is_whole_or_nothing() {
                 assert_eq!(after.remove(&place).is_some(), is_recorded);
             }
             assert_eq!(after, before);
-            // The same list again skips what is there, and does the rest.
+            // A second run with the same list must issue exactly the leaves that the killed run has
+            // not issued.
             let requests = ["a", "b"].map(|name| request(&pki, name));
             let done = pki.issue_many(&requests, &mut |_| {}).unwrap();
             let there = if is_recorded { 2 } else { 0 };
@@ -259,7 +261,8 @@ fn a_batch_is_whole_or_nothing() {
     );
 }
 
-/// Of both generations, and so in two lists and the state.
+/// The operation `revoke` revokes one certificate of each generation. So two lists and `pki.toml`
+/// must change together.
 #[test]
 fn a_revocation_is_recorded_and_published_or_neither() {
     let template = Template::new(|pki, _| {
@@ -313,7 +316,7 @@ fn lists_are_signed_with_their_numbers_or_not() {
     );
 }
 
-/// Everything that a rotation is for works, whichever generation there is.
+/// Checks that the current generation can issue leaves, and that both authorities can sign lists.
 fn use_it(pki: &mut Pki) {
     pki.issue(&request(pki, "new")).unwrap();
     for name in AuthorityName::ALL {
@@ -361,8 +364,8 @@ fn a_rotation_is_prepared_or_not_begun() {
     assert_eq!(generations, [1, 2]);
 }
 
-/// The key of a root that is kept elsewhere is not there to be moved: a repeated step
-/// must not take the new one for it.
+/// An operator may keep the root's key elsewhere, so there is no old key to move to `earlier/`. A
+/// step that is repeated after a kill must not move the new key there instead.
 #[test]
 fn a_rotation_does_not_move_the_new_key_for_an_absent_one() {
     let template = Template::new(|pki, home| {
@@ -383,7 +386,8 @@ fn a_rotation_does_not_move_the_new_key_for_an_absent_one() {
     );
 }
 
-/// The earlier generation of an authority that was replaced is in the way.
+/// `earlier/` contains the files of an authority that was replaced during its rotation. A new
+/// rotation must move them to `retired/`.
 #[test]
 fn a_rotation_puts_aside_files_without_an_owner() {
     let template = Template::new(|pki, home| {
@@ -400,7 +404,8 @@ fn a_rotation_puts_aside_files_without_an_owner() {
             if pki.generation() == Generation::FIRST {
                 pki.prepare_rotation(&RotationOptions::default()).unwrap();
             }
-            // Either generation has its place, whatever the number says.
+            // The generation of the replaced authority and that of the new authority have the same
+            // number. Each must have a directory in `retired/`.
             pki.retire(true).unwrap();
             let retired = std::fs::read_dir(pki.layout().retired()).unwrap();
             assert_eq!(retired.count(), 2);
@@ -426,7 +431,7 @@ fn a_generation_is_retired_or_not() {
             let is_retired = pki.earlier.is_none();
             retired.push(is_retired);
             if is_retired {
-                // Keys are put aside, never lost.
+                // The files of the retired generation must be moved, and not removed.
                 let after = tree(home);
                 for file in [
                     "root.key",
@@ -473,7 +478,7 @@ fn an_authority_is_made_or_not_begun() {
                 }
                 Err(error) => {
                     assert!(matches!(error, PkiError::NoAuthority(_)), "{error}");
-                    // The same command again.
+                    // After the kill, the same command must succeed.
                     Pki::check_absent(&directory).unwrap();
                     let mut pki =
                         Pki::create(&directory, &domain(), &KeyProtection::Plain).unwrap();
@@ -488,7 +493,7 @@ fn an_authority_is_made_or_not_begun() {
     assert_eq!(made, [false, true]);
 }
 
-/// With an earlier generation, of which nothing may count afterwards.
+/// If replacing an authority is killed, either the old or the complete new authority must remain.
 #[test]
 fn an_authority_is_replaced_or_stays() {
     let template = Template::new(|_, _| {});
@@ -539,13 +544,15 @@ fn records_of_earlier_versions_are_taken_over_once() {
     );
 }
 
-/// What completes an operation may be killed as well.
+/// First kills an operation just after its commit. Then kills the next command, which completes the
+/// operation, at every point. The command after that must find the operation completed.
 #[test]
 fn a_command_that_completes_an_operation_may_be_killed_too() {
     let template = Template::new(|_, _| {});
     for operation in ["prepare", "renew"] {
         let operation = format!("kill_tests::operations::{operation}");
-        // The last point before anything is in its place.
+        // Finds the last point at which the operation is committed but no file has its final path
+        // yet.
         let before = template.tree();
         let is_committed = |home: &Path| {
             let now = tree(home);
@@ -587,7 +594,8 @@ fn a_command_that_completes_an_operation_may_be_killed_too() {
     }
 }
 
-/// As earlier versions left it: committed in `pki.toml`, with files in `next/`.
+/// Builds the state in which an old version was killed during a rotation: `pki.toml` has the mark
+/// `unsettled`, and the new files are in `next/`. The next command must complete the rotation.
 #[test]
 fn what_earlier_versions_left_of_a_rotation_is_completed() {
     let template = Template::new(|pki, _| {
@@ -636,7 +644,8 @@ fn what_earlier_versions_left_of_a_rotation_is_completed() {
     );
 }
 
-/// The directory that an earlier version left although all was done.
+/// Old versions left the empty directory `next/` after each rotation. The next command must remove
+/// it.
 #[test]
 fn an_empty_next_directory_does_not_stay() {
     let template = Template::new(|pki, _| {

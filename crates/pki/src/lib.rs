@@ -1,29 +1,29 @@
 //! A private certificate authority: profiles, issuing, revocation lists, files.
 //!
-//! On top, parts of [`Pki`], which is an authority in a directory:
+//! Files. They are parts of [`Pki`], which is an authority in a directory:
 //!
 //! - `bulk`: issues many leaves
-//! - `renewing`: issues them again, with a new key
-//! - `fixtures`: broken certificates for testers
-//! - `rotating`: a new root and intermediate beside the present ones
-//! - `creating`: makes an authority, from nothing or from an existing root
+//! - `renewing`: issues leaves again, with a new key
+//! - `fixtures`: test certificates with faults
+//! - `rotating`: replaces root and intermediate, while the old ones stay trusted for a time
+//! - `creating`: creates an authority, with a new root or an existing one
 //! - `issuing`: issues one leaf
-//! - `recording`: records certificates, and searches them
+//! - `recording`: opens and searches the inventory of issued certificates
 //! - `revoking`: revokes certificates
 //! - `crls`: signs and publishes revocation lists
 //! - `export`: certificates in the formats of other programs
-//! - `inspect`: shows the content of files, with lints
+//! - `inspect`: describes the content of files, with lints
 //! - `directory`: opens an authority
 //!
-//! Below, from top to bottom; a folder imports only from those after it:
+//! Folders below these files. Each folder imports only from folders below it in this list:
 //!
-//! - `files`: which file is where, and how several of them change together
-//! - `records`: what an authority remembers: `pki.toml` and `inventory.db`
-//! - `signing`: signs certificates and lists in memory; names, profiles, requests
-//! - `lint`: what is wrong or unwise about a certificate or list
-//! - `store`: exclusive, durable files; private keys
+//! - `files`: the paths of the files, and changes of several files in one transaction
+//! - `records`: the records of an authority: `pki.toml` and `inventory.db`
+//! - `signing`: signs certificates and revocation lists in memory; names, profiles, requests
+//! - `lint`: rules that find errors and bad choices in certificates and revocation lists
+//! - `store`: reads and writes single files durably; private keys
 //!
-//! For other commands of this program:
+//! Example for other modules of this program:
 //!
 //! ```no_run
 //! # use std::path::Path;
@@ -45,8 +45,8 @@
 //! # }
 //! ```
 //!
-//! What the gateway would refuse is refused here with the gateway's reason.
-//! This module must not know the configuration, the command line or the network.
+//! The authority refuses to issue a certificate that the gateway would refuse, with the same reason
+//! code. This module must not use the configuration, the command line or the network.
 
 use countersign_core::{
     clock, crypto, directory_lock, file_read, identity, kill_point, pem, reason, secret,

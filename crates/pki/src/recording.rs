@@ -1,8 +1,7 @@
-//! The records of an authority's certificates: opening the inventory, keeping it in step with
-//! `pki.toml`, and searching it.
+//! Opens the inventory, copies revocations from `pki.toml` into it, and searches it.
 //!
-//! A part of [`Pki`]. Records of the earlier kind (`issued.jsonl`) are taken
-//! over once and put aside.
+//! A part of [`Pki`]. Old versions of this program recorded certificates in `issued.jsonl`. These
+//! records are imported once, and the file is then renamed.
 
 use std::ops::ControlFlow;
 
@@ -14,15 +13,15 @@ use super::revoking::Status;
 use crate::clock;
 use crate::directory_lock::DirectoryLock;
 
-/// Number of leaves that are read at once when all leaves are visited.
+/// Number of leaves in one page. [`Pki::each_issued`] reads the leaves page by page.
 const PAGE: u32 = 2_000;
 
 impl Pki {
-    /// Leaves of this authority, of the earlier generation as well until it is
-    /// retired, oldest first.
+    /// Returns the leaves that `filter` selects, the oldest first. During a rotation, the leaves of
+    /// both generations are searched.
     ///
     /// # Errors
-    /// When the records cannot be read.
+    /// If the records cannot be read.
     pub fn issued(&self, filter: &Filter) -> Result<Vec<(Entry, Status)>, PkiError> {
         let now = clock::certificate_now();
         Ok(self
@@ -33,12 +32,12 @@ impl Pki {
             .collect())
     }
 
-    /// Calls `visit` with each leaf that [`Self::issued`] would list, until it breaks. Only one
-    /// page of leaves is in memory. Between two pages no lock is held, so that other processes can
-    /// continue.
+    /// Calls `visit` for each leaf that [`Self::issued`] would return, until `visit` returns a
+    /// break. Only one page of leaves is in memory. Between two pages, no lock of the database is
+    /// held, so other processes can write.
     ///
     /// # Errors
-    /// When the records cannot be read.
+    /// If the records cannot be read.
     pub fn each_issued(
         &self,
         filter: &Filter,
@@ -66,8 +65,8 @@ impl Pki {
         }
     }
 
-    /// Returns a name as the inventory prints it: a SPIFFE ID may be given as `/path`, a host name
-    /// without `dns:`.
+    /// Returns a name in the form that the inventory contains. `text` may be a SPIFFE ID without
+    /// its trust domain (`/path`), a mail address, or a host name.
     #[must_use]
     pub fn printed_name(&self, text: &str) -> String {
         if text.starts_with('/') {
@@ -81,7 +80,8 @@ impl Pki {
         }
     }
 
-    /// Opens the inventory and brings it up to date. Must not be called under the directory's lock.
+    /// Opens the inventory, and updates it from `issued.jsonl` and `pki.toml`. The caller of this
+    /// function must not hold the lock of the directory.
     pub(super) fn inventory(&self) -> Result<Inventory, PkiError> {
         let mut inventory = Inventory::open(&self.layout().inventory())?;
         if self.layout().journal().exists() {
@@ -92,8 +92,8 @@ impl Pki {
         Ok(inventory)
     }
 
-    /// Copies revocations into the inventory. This also repairs a crash between the recording of a
-    /// revocation and its copy.
+    /// Copies revocations from `pki.toml` into the inventory, if some are missing there. They are
+    /// missing if a process was killed after it had revoked a certificate.
     pub(super) fn copy_revocations(&self, inventory: &mut Inventory) -> Result<(), PkiError> {
         let state = self.states.read(&self.layout().state())?;
         for signatory in self.issuers() {
@@ -106,7 +106,8 @@ impl Pki {
         Ok(())
     }
 
-    /// Returns the issuer keys whose certificates belong to this authority.
+    /// Returns the key identifiers of the authorities that have signed leaves, one for each
+    /// generation.
     pub(super) fn issuer_keys(&self) -> Vec<String> {
         self.issuers()
             .map(|signatory| self.certificate_of(signatory).key_identifier_hex())
@@ -119,7 +120,8 @@ impl Pki {
         _: &DirectoryLock,
     ) -> Result<(), PkiError> {
         let journal = self.layout().journal();
-        // Another process may have done it while this one waited for the lock.
+        // The records are read under the lock. If another process has already imported them, there
+        // is no file now.
         let records = state::read_issued(&journal)?;
         if records.is_empty() && !journal.exists() {
             return Ok(());

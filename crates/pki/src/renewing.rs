@@ -1,8 +1,9 @@
-//! Renewing leaves: the same names and usages again, with a new key.
+//! Renews leaves: issues a leaf with the same names and usages as an existing one, and with a new
+//! key.
 //!
-//! Names and usages are read from the certificate and not from the records, so that the file alone
-//! suffices. A certificate of another authority, or a revoked one, is refused. Expired ones are
-//! renewed: an outage must not strand its callers.
+//! Names and usages are read from the certificate file and not from the inventory, so the file is
+//! sufficient. Certificates of other authorities and revoked certificates are refused. Expired
+//! certificates can be renewed, because callers must be able to continue after an outage.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -22,12 +23,12 @@ use crate::clock;
 use crate::identity::LeafFacts;
 use crate::reason::ReasonCode;
 
-/// The remaining lifetime below which a certificate is renewed.
+/// When a certificate must be renewed: as soon as its remaining lifetime is below this limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remaining {
-    /// A part of its whole life.
+    /// A percentage of the certificate's whole lifetime.
     Percent(u8),
-    /// A time.
+    /// This time before the certificate expires.
     Time(Lifetime),
 }
 
@@ -56,20 +57,21 @@ impl fmt::Display for Remaining {
     }
 }
 
-/// A certificate that can be renewed.
+/// A certificate that can be renewed, and the request for the new certificate.
 #[derive(Debug, Clone)]
 pub struct Renewal {
     request: IssueRequest,
-    /// The serial number of the present certificate.
+    /// The serial number of the current certificate.
     pub serial: String,
-    /// The start of its validity, in seconds since the Unix epoch.
+    /// notBefore of the current certificate, in seconds since the Unix epoch.
     pub not_before: i64,
-    /// The end of its validity, in seconds since the Unix epoch.
+    /// notAfter of the current certificate, in seconds since the Unix epoch.
     pub not_after: i64,
 }
 
 impl Renewal {
-    /// Returns when the certificate is to be renewed, in seconds since the Unix epoch.
+    /// Returns when the certificate must be renewed, in seconds since the Unix epoch. `remaining`
+    /// is the limit for the remaining lifetime.
     #[must_use]
     pub fn due_at(&self, remaining: Remaining) -> i64 {
         let left = match remaining {
@@ -82,14 +84,16 @@ impl Renewal {
         self.not_after.saturating_sub(left)
     }
 
-    /// Sets the lifetime. By default it is that of the present certificate.
+    /// Sets the lifetime of the new certificate. The default is the lifetime of the current
+    /// certificate, or the maximum of the profile if that is shorter.
     #[must_use]
     pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
         self.request = self.request.lifetime(lifetime);
         self
     }
 
-    /// Writes the files to `PREFIX.pem` and `PREFIX.key` instead of the present files.
+    /// Sets the files of the new certificate to `PREFIX.pem` and `PREFIX.key`. By default, the
+    /// files of the current certificate are replaced.
     #[must_use]
     pub fn out(mut self, prefix: impl Into<PathBuf>, overwrite: bool) -> Self {
         self.request = self.request.out(prefix).overwrite(overwrite);
@@ -98,11 +102,11 @@ impl Renewal {
 }
 
 impl Pki {
-    /// Reads the certificate to be renewed, the first of a PEM file.
+    /// Reads the certificate that will be renewed, which is the first one in a PEM file.
     ///
     /// # Errors
-    /// When this authority did not issue it, it is revoked, or its file is not
-    /// called `PREFIX.pem`.
+    /// If this authority has not issued the certificate, if the certificate is revoked, or if the
+    /// name of the file does not end with `.pem`.
     pub fn renewal(&self, path: &Path) -> Result<Renewal, PkiError> {
         let not_ours = || PkiError::NotIssuedHere(path.to_owned());
         let presented = certificates::read_beside_key(path)?;
@@ -140,9 +144,9 @@ impl Pki {
         })
     }
 
-    /// Returns the present version of the profile under which the certificate was issued. If the
-    /// records do not contain it, or the profile no longer exists, returns the profile with the
-    /// same usages.
+    /// Returns the profile for the new certificate. This is the profile with the name that the
+    /// inventory has recorded. If the inventory has no record, or the profile no longer exists, it
+    /// is the profile with the usages of the current certificate.
     fn profile_of(&self, facts: &LeafFacts) -> Result<CertificateProfile, PkiError> {
         let filter = Filter {
             serial: Some(facts.serial_hex()),
@@ -158,11 +162,11 @@ impl Pki {
         })
     }
 
-    /// Issues the successor, with a new key or, if `keep_key`, the one in
-    /// `PREFIX.key`. The present certificate stays valid until it expires.
+    /// Issues the new certificate. If `keep_key` is true, it has the key in `PREFIX.key`, and
+    /// otherwise a new key. The current certificate stays valid until it expires.
     ///
     /// # Errors
-    /// As [`Pki::issue`].
+    /// Same as [`Pki::issue`].
     pub fn renew(&mut self, renewal: &Renewal, keep_key: bool) -> Result<Issued, PkiError> {
         if !keep_key {
             return self.issue_with(&renewal.request, LeafKey::New, Cause::Renew);
@@ -173,7 +177,7 @@ impl Pki {
     }
 }
 
-/// Whether the certificate is due for renewal.
+/// Whether the time `due_at` has passed (in seconds since the Unix epoch).
 #[must_use]
 pub fn is_due(due_at: i64) -> bool {
     clock::certificate_now() >= due_at
@@ -186,7 +190,8 @@ fn prefix_of(path: &Path) -> Result<PathBuf, PkiError> {
     }
 }
 
-/// Returns the label of the certificate's files: its common name, or the name of its file.
+/// Returns the label for the new certificate: the common name of the current one, or the name of
+/// its file. If both cannot name a file, returns a fixed label.
 fn label_of(facts: &LeafFacts, prefix: &Path) -> SafeName {
     let stem = prefix.file_name().and_then(|name| name.to_str());
     let common_name = facts

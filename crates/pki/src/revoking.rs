@@ -1,8 +1,7 @@
-//! Revoking certificates.
+//! Revokes certificates.
 //!
-//! A part of [`Pki`]; `crls` publishes the lists. Revocations are recorded and the lists
-//! that contain them are published in one `transaction`, so that after a crash there are both or
-//! neither.
+//! A part of [`Pki`]. One `transaction` records the revocations in `pki.toml` and publishes the new
+//! lists (see `crls`). So after a crash, either both or none of them exist.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,59 +17,62 @@ use super::signing::signatory::{AuthorityName, Signatory};
 use crate::clock;
 use crate::identity::LeafFacts;
 
-/// The certificate to revoke.
+/// Selects the certificates to revoke.
 #[derive(Debug, Clone)]
 pub enum RevocationTarget {
-    /// The first certificate of a PEM file, which this authority must have signed.
+    /// The first certificate of this PEM file. An authority of this directory must have signed it.
     File(PathBuf),
-    /// A serial number in hexadecimal, which this authority must have issued.
+    /// The certificate with this serial number in hexadecimal. An authority of this directory must
+    /// have signed it.
     Serial(String),
-    /// A name that live certificates carry, in printed form.
+    /// Certificates with this name (in printed form) that are neither revoked nor expired.
     Name(String, Among),
 }
 
-/// Selects among the live certificates that carry a name.
+/// Selects certificates among all live ones with the same name. A certificate is live if it is
+/// neither revoked nor expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Among {
-    /// The only one there is.
+    /// The only live certificate with the name. It is an error if there are several.
     Only,
-    /// Selects all of them.
+    /// All live certificates with the name. For example, both certificates after a renewal.
     All,
-    /// Selects those that were signed before this time, in seconds since the Unix epoch.
+    /// Live certificates that were signed before this time, in seconds since the Unix epoch.
     IssuedBefore(i64),
 }
 
-/// The result of a revocation.
+/// What [`Pki::revoke`] has done.
 #[derive(Debug, Clone)]
 pub struct Revocation {
-    /// The certificates that are revoked. At least one.
+    /// The certificates that are revoked now. At least one.
     pub revoked: Vec<Revoked>,
-    /// The lists that say so: one, or during a rotation one of each generation.
+    /// The revocation lists that were published: one for each authority that has signed a revoked
+    /// certificate.
     pub crls: Vec<SignedCrl>,
 }
 
 /// A certificate that is revoked now.
 #[derive(Debug, Clone)]
 pub struct Revoked {
-    /// The serial number, and when and why the certificate was revoked, now or earlier.
+    /// The serial number, and the time and reason of the revocation.
     pub entry: RevokedCertificate,
-    /// Set if the certificate had been revoked before.
+    /// Whether the certificate had already been revoked before this command.
     pub repeated: bool,
 }
 
-/// The status of a certificate in the inventory.
+/// The status of a certificate in the inventory at the time of the search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Within its validity and not revoked.
+    /// The certificate is neither expired nor revoked.
     Valid,
-    /// Past the end of its validity.
+    /// The certificate has expired and is not revoked.
     Expired,
-    /// On the revocation list.
+    /// The certificate is revoked, and may have expired.
     Revoked,
 }
 
 impl Status {
-    /// Returns the word in listings.
+    /// Returns the word for the status in listings.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -82,11 +84,11 @@ impl Status {
 }
 
 impl Pki {
-    /// Revokes a certificate and publishes the list that says so. Repeating it
-    /// changes nothing but publishes the list again.
+    /// Revokes certificates and publishes new revocation lists. If all these certificates are
+    /// already revoked, it only publishes new lists.
     ///
     /// # Errors
-    /// When this authority did not issue the certificate, cannot sign, or files
+    /// If this authority has not issued the certificate, if the authority cannot sign, or if files
     /// cannot be written.
     pub fn revoke(
         &mut self,
@@ -94,8 +96,8 @@ impl Pki {
         reason: RevocationReason,
     ) -> Result<Revocation, PkiError> {
         let found = self.find(target)?;
-        // Loads the authorities before anything is recorded, so that a wrong passphrase changes
-        // nothing.
+        // Reads the keys of the authorities before anything is recorded. So with a wrong
+        // passphrase, nothing changes.
         let mut authorities = Vec::new();
         for (signatory, _) in &found {
             if !authorities.iter().any(|(known, _)| known == signatory) {
@@ -107,14 +109,14 @@ impl Pki {
         let revoked = record_all(&mut state, found, clock::certificate_now(), reason);
         let crls = self.publish(&authorities, None, &mut state, &lock)?;
         drop(lock);
-        // The copy is for searching. If it fails, or a kill prevents it, the next
-        // command that opens the inventory makes up for it (`copy_revocations`); the
-        // certificates are revoked all the same.
+        // `pki.toml` has the revocations now. The inventory has a copy, which is used only for
+        // searching. If this copy fails, the next command that opens the inventory makes it
+        // (`copy_revocations`).
         let _ = self.mark_revoked(&revoked);
         Ok(Revocation { revoked, crls })
     }
 
-    /// Copies revocations to the inventory.
+    /// Copies the revocations into the inventory.
     fn mark_revoked(&self, revoked: &[Revoked]) -> Result<(), PkiError> {
         let mut inventory = Inventory::open(&self.layout().inventory())?;
         for signatory in self.issuers() {
@@ -125,11 +127,12 @@ impl Pki {
         Ok(())
     }
 
-    /// Resolves a target to serial numbers and the authority that signed each of them. Returns at
-    /// least one.
+    /// Returns the serial numbers of the selected certificates, each with the authority that signed
+    /// the certificate. Returns at least one.
     ///
     /// # Errors
-    /// When no authority of this directory signed it.
+    /// If no authority of this directory has signed a selected certificate, or if the selection is
+    /// ambiguous.
     pub fn find(&self, target: &RevocationTarget) -> Result<Vec<(Signatory, String)>, PkiError> {
         match target {
             RevocationTarget::File(path) => self.find_file(path).map(|found| vec![found]),
@@ -184,7 +187,7 @@ impl Pki {
         }
     }
 
-    /// Returns the authority that signed a certificate of the inventory.
+    /// Returns the authority that signed the certificate of an inventory entry.
     fn issuer_of(&self, entry: &Entry) -> Signatory {
         self.issuers()
             .find(|signatory| {
@@ -193,8 +196,9 @@ impl Pki {
             .unwrap_or_else(|| self.present(self.issuer()))
     }
 
-    /// Finds the serial numbers of the live certificates that carry a name. A renewed certificate
-    /// and its predecessor carry the same name. The function does not guess which of them is meant.
+    /// Returns the serial numbers of live certificates with a name, each with the authority that
+    /// signed it. After a renewal, the old and the new certificate have the same name. So `among`
+    /// must select.
     fn find_named(&self, name: &str, among: Among) -> Result<Vec<(Signatory, String)>, PkiError> {
         let filter = Filter {
             name: Some(name.to_owned()),
@@ -233,7 +237,7 @@ impl Pki {
     }
 }
 
-/// Adds revocations to the records, those that are there excepted.
+/// Adds the revocations to `state`, except those that it already has. Returns all of them.
 fn record_all(
     state: &mut State,
     found: Vec<(Signatory, String)>,

@@ -1,9 +1,9 @@
-//! Replacing root and intermediate in stages: prepare, then retire.
+//! Replaces root and intermediate in two stages: prepare, then retire.
 //!
-//! A part of [`Pki`]. `prepare` makes a new generation; the present one moves to
-//! `earlier/` and stays trusted until `retire` moves it to `retired/`. Either is one
-//! `Transaction`, so that a crash at any point leaves the state before or the one
-//! after. Keys are never destroyed here.
+//! A part of [`Pki`]. A generation is a root with its intermediate. `prepare_rotation` makes a new
+//! generation, and moves the current one to `earlier/`. The earlier generation stays trusted, until
+//! `retire` moves it to `retired/`. Each stage is one `Transaction`. So after a crash, the files
+//! are as before or after the stage. Keys are never deleted.
 
 use std::path::PathBuf;
 
@@ -26,58 +26,64 @@ use super::store::{self, Audience};
 use crate::clock;
 use crate::directory_lock::DirectoryLock;
 
-/// Options of a new generation.
+/// Options for [`Pki::prepare_rotation`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RotationOptions {
-    /// The kind of both keys; otherwise as in [`super::AuthorityOptions`].
+    /// The algorithm of the keys of the new root and intermediate. If `None`, the default is the
+    /// same as in [`super::AuthorityOptions`].
     pub algorithm: Option<KeyAlgorithm>,
-    /// Lifetime of the root.
+    /// Lifetime of the new root. If `None`, that of the built-in profile.
     pub root_lifetime: Option<Lifetime>,
-    /// Lifetime of the intermediate.
+    /// Lifetime of the new intermediate. If `None`, that of its profile.
     pub intermediate_lifetime: Option<Lifetime>,
 }
 
-/// A rotation that is under way.
+/// A rotation that is in progress.
 #[derive(Debug)]
 pub struct Rotation<'a> {
-    /// The generation that is to be retired.
+    /// The earlier generation, which will be retired.
     pub earlier: Generation,
-    /// The root of that generation.
+    /// The root of the earlier generation.
     pub root: &'a AuthorityCertificate,
-    /// The authority that signed the leaves of that generation: its intermediate, or the root.
+    /// The authority that signed the leaves of the earlier generation: its intermediate, or its
+    /// root if it has none.
     pub issuer: &'a AuthorityCertificate,
-    /// Number of live certificates that depend on that generation.
+    /// Number of certificates that the earlier generation has signed and that are neither revoked
+    /// nor expired.
     pub dependents: u64,
 }
 
-/// A generation that was retired.
+/// What [`Pki::retire`] has done.
 #[derive(Debug, Clone)]
 pub struct Retired {
-    /// The number of the generation.
+    /// The generation that was retired.
     pub generation: Generation,
-    /// The directory that now holds its certificates and keys.
+    /// The directory that now contains the certificates and keys of the retired generation.
     pub directory: PathBuf,
-    /// Number of live certificates that are refused from now on.
+    /// Number of certificates that gateways refuse from now on, although they are neither revoked
+    /// nor expired.
     pub abandoned: u64,
 }
 
 impl EarlierGeneration {
-    /// Returns the authority that signed the leaves of this generation.
+    /// Returns the authority that signed the leaves of this generation: its intermediate, or its
+    /// root.
     fn issuer(&self) -> &AuthorityCertificate {
         self.intermediate.as_ref().unwrap_or(&self.root)
     }
 }
 
 impl Pki {
-    /// Makes a new root and intermediate, which issue from now on, and adds the
-    /// root to the trusted ones. The keys are sealed if the present
-    /// intermediate's is, with the same passphrase.
+    /// Makes a new root and intermediate, which sign all certificates from now on. Adds the new
+    /// root to the trusted roots. If the current key that signs leaves is encrypted, encrypts the
+    /// new keys with the same passphrase.
     ///
     /// # Errors
-    /// When a rotation is under way, the passphrase is wrong, or files cannot be
+    /// If a rotation is already in progress, if the passphrase is wrong, or if files cannot be
     /// written.
     pub fn prepare_rotation(&mut self, options: &RotationOptions) -> Result<(), PkiError> {
-        // Shows that the passphrase is right: one for both generations.
+        // Checks the passphrase by reading the current key, because the new keys get the same
+        // passphrase.
         self.load_authority(self.issuer())?;
         let key = self.layout().key(self.issuer());
         let protection = if key::is_sealed(&key)? {
@@ -92,8 +98,8 @@ impl Pki {
             return Err(PkiError::RotationUnderWay(earlier.generation));
         }
         if self.layout().earlier().directory().exists() {
-            // The authority that it belonged to was replaced. Nothing reads it any more,
-            // so a kill after this step is harmless.
+            // `earlier/` contains files of an authority that was replaced. They are no longer used,
+            // so a kill directly after this step does no harm.
             put_aside(self.layout(), state.generation.previous())?;
         }
         let made = self.make_generation(options)?;
@@ -103,10 +109,10 @@ impl Pki {
         self.reopen()
     }
 
-    /// Returns the rotation that is under way, if there is one.
+    /// Returns the rotation that is in progress. Returns `None` if there is no earlier generation.
     ///
     /// # Errors
-    /// When the inventory cannot be read.
+    /// If the inventory cannot be read.
     pub fn rotation(&self) -> Result<Option<Rotation<'_>>, PkiError> {
         let Some(earlier) = &self.earlier else {
             return Ok(None);
@@ -123,10 +129,11 @@ impl Pki {
         }))
     }
 
-    /// Lists live certificates of the earlier generation, oldest first, at most `limit`.
+    /// Returns certificates that the earlier generation has signed and that are neither revoked nor
+    /// expired. The oldest come first. Returns at most `limit`.
     ///
     /// # Errors
-    /// When the inventory cannot be read.
+    /// If the inventory cannot be read.
     pub fn dependents(&self, limit: Option<u32>) -> Result<Vec<Entry>, PkiError> {
         let Some(earlier) = &self.earlier else {
             return Ok(Vec::new());
@@ -140,12 +147,13 @@ impl Pki {
         Ok(self.inventory()?.find(&[key], &filter)?)
     }
 
-    /// Takes the earlier root from the trusted ones and puts its generation
-    /// aside. Its certificates are refused from then on.
+    /// Ends a rotation: removes the root of the earlier generation from the trusted roots, and
+    /// moves its files to `retired/`. Gateways that read the new files then refuse its
+    /// certificates.
     ///
     /// # Errors
-    /// When there is none, live certificates depend on it and `force` is not
-    /// given, or files cannot be written.
+    /// If there is no earlier generation. If some of its certificates are neither revoked nor
+    /// expired and `force` is false. If files cannot be written.
     pub fn retire(&mut self, force: bool) -> Result<Retired, PkiError> {
         let Some(earlier) = &self.earlier else {
             return self.finish_retiring();
@@ -194,8 +202,9 @@ impl Pki {
         })
     }
 
-    /// Puts a generation aside that no longer counts: one that an earlier version did
-    /// not finish retiring, or of an authority that was replaced.
+    /// Moves `earlier/` to `retired/` although `pki.toml` has no earlier generation. The reason is
+    /// that an old version of this program was killed while it retired the generation, or that the
+    /// authority was replaced.
     fn finish_retiring(&self) -> Result<Retired, PkiError> {
         let _lock = self.layout().lock()?;
         let state = self.current_state()?;
@@ -219,7 +228,8 @@ impl Pki {
         Ok(())
     }
 
-    /// Makes a new generation and its first lists, in memory only.
+    /// Makes the keys, certificates and first revocation lists of a new generation. Writes no
+    /// files.
     fn make_generation(&self, options: &RotationOptions) -> Result<NewGeneration, PkiError> {
         let now = clock::certificate_now();
         let root_only = self.intermediate.is_none();
@@ -261,8 +271,9 @@ impl Pki {
         Ok(NewGeneration { members, numbers })
     }
 
-    /// Puts the files of the new generation in place: trusted roots first, the issuing key last.
-    /// Nothing is removed before its successor exists.
+    /// Writes the files of the new generation in one transaction. They get their final paths in
+    /// this order: trusted roots, revocation lists, certificates and keys (the root's first),
+    /// `pki.toml`. The old certificates and keys are moved to `earlier/`.
     fn put_in_place(
         &self,
         made: &NewGeneration,
@@ -298,7 +309,8 @@ impl Pki {
                 Audience::Public,
                 earlier.certificate(*name),
             )?;
-            // There may be no root key to keep, because it may be stored elsewhere.
+            // An operator may keep the root's old key elsewhere. If it is not in the directory, it
+            // is not moved.
             let key = key::to_pem(authority.key(), protection)?;
             change.stage_and_keep(
                 &layout.key(*name),
@@ -313,22 +325,22 @@ impl Pki {
     }
 }
 
-/// A generation that is made and not yet in its place.
+/// A new generation that exists only in memory.
 struct NewGeneration {
-    /// The root first.
+    /// The root, then the intermediate if there is one.
     members: Vec<Member>,
-    /// The numbers of its first lists.
+    /// The CRL numbers of the first revocation lists.
     numbers: CrlNumbers,
 }
 
 struct Member {
     name: AuthorityName,
     authority: CertificateAuthority,
-    /// The first revocation list of the authority, in PEM form.
+    /// The first revocation list of the authority, in PEM.
     list: String,
 }
 
-/// Moves `earlier/` below `retired/`, in one step.
+/// Moves the directory `earlier/` into `retired/` with one rename. Returns its new path.
 fn put_aside(layout: &Layout, generation: Generation) -> Result<PathBuf, PkiError> {
     let directory = retired_directory(layout, generation);
     store::create_directory(&layout.retired())?;
@@ -336,7 +348,8 @@ fn put_aside(layout: &Layout, generation: Generation) -> Result<PathBuf, PkiErro
     Ok(directory)
 }
 
-/// Returns the directory for a retired generation. A replaced authority may have taken the number.
+/// Returns a new path in `retired/` for a generation. Its name is the number of the generation. If
+/// this path exists, because a replaced authority had the same number, it is the next free number.
 fn retired_directory(layout: &Layout, generation: Generation) -> PathBuf {
     let retired = layout.retired();
     (generation.number()..=u32::MAX)

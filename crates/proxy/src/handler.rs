@@ -1,9 +1,8 @@
 //! Serves one request, from its head to its response: calls every stage in order.
 //!
 //! admission → target → route → authorize (rate_limit, authenticate) → transaction →
-//! request_headers → body → forward → response. Each stage needs the result of the stage
-//! before it, so that no stage can be skipped. The stages up to `body` are files in
-//! `stages` with these names.
+//! request_headers → body → forward → response. Each stage needs the result of an earlier stage, so
+//! that no stage can be skipped. The stages up to `body` are files in `stages` with these names.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -46,12 +45,13 @@ use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::{HttpProtocol, Upstream};
 
-/// How long a service has after a gRPC caller's deadline to report that the deadline
+/// Time after a gRPC caller's deadline in which the service can still report that the deadline has
 /// passed.
 const GRPC_GRACE: Duration = Duration::from_secs(1);
 
-/// Responds to one request. If `framing_error` is set, the framing guard has refused the
-/// caller's bytes, and `request` is a replacement.
+/// Responds to one request. If `framing_error` is `Some`, the request's head is malformed. Over
+/// HTTP/1.1, the framing guard then passes a replacement instead of the malformed request, and
+/// `request` is this replacement.
 pub(crate) async fn handle(
     connection: Arc<Connection>,
     request: Request<Incoming>,
@@ -68,7 +68,7 @@ pub(crate) async fn handle(
         Arc::clone(connection.worker().shared().metrics.unrouted()),
     );
     let admitted = admission::check(&connection, &snapshot, framing_error);
-    // Read after the check, because the check may have verified the identity again.
+    // `admission::check` may have verified the identity again, so the proof is read after it.
     let proof = connection.proof();
     if let Some(proof) = &proof {
         record.caller(Arc::clone(&proof.identity));
@@ -137,8 +137,8 @@ pub(crate) async fn handle(
     local_response(&connection, record, response)
 }
 
-/// Records the target of a request that is refused before any stage, if there is one: in
-/// HTTP/1.1 the request may replace one whose head was refused.
+/// Records the target of a request that is refused at admission. Does nothing over HTTP/1.1, where
+/// `request` may be the framing guard's replacement.
 fn record_refused_target(request: &Request<CallerBody>, record: &mut AuditRecord) {
     if request.version() != Version::HTTP_2 {
         return;
@@ -152,7 +152,7 @@ fn record_refused_target(request: &Request<CallerBody>, record: &mut AuditRecord
     record.request(request.method().as_str(), authority, uri.path());
 }
 
-/// Completes the audit record of a response that the gateway itself made.
+/// Completes the audit record of a response that the gateway made itself.
 fn local_response(
     connection: &Arc<Connection>,
     mut record: AuditRecord,
@@ -160,7 +160,8 @@ fn local_response(
 ) -> Response<GatewayBody> {
     record.answered(response.status().as_u16());
     match H2Stream::current() {
-        // Over HTTP/2 a response is complete only when the caller has read it.
+        // Over HTTP/2, a body is complete only when the caller has taken it. The stream completes
+        // the record then.
         Some(stream) if !response.body().is_end_stream() => {
             stream.attach_audit(ResponseAudit::local(record, Arc::clone(connection)));
         }
@@ -181,8 +182,7 @@ async fn serve(
         request.uri().authority().map_or("", |a| a.as_str()),
         request.uri().path(),
     );
-    // Fields that concern only this hop, and credentials, are read before the header is
-    // stripped.
+    // `strip_request` below removes hop-by-hop fields and credentials, so they are read first.
     let mut upgrade = upgrade::take(&mut request)?;
     let (mut parts, incoming) = request.into_parts();
     let assertion_header = &snapshot.signer.settings().header;
@@ -213,8 +213,7 @@ async fn serve(
         &target.host,
     )?;
     if let Some(response) = serve_locally(context, &parts.method, &target, record) {
-        // A caller that asked with extended CONNECT would mistake a successful response
-        // for its tunnel.
+        // A caller that used extended CONNECT would read a 2xx response as an open tunnel.
         if upgrade.as_ref().is_some_and(|asked| asked.stream.is_some()) {
             return Err(Refusal::new(
                 ReasonCode::MalformedRequest,
@@ -252,8 +251,8 @@ async fn serve(
     forward_permitted(permitted, parts, incoming, record).await
 }
 
-/// Responds to requests for the gateway's own paths. They exist on every host, and no
-/// route can replace them.
+/// Responds to requests for the gateway's own paths. These paths exist on every host, and no route
+/// can replace them.
 fn serve_locally(
     context: RequestContext<'_>,
     method: &Method,
@@ -267,7 +266,7 @@ fn serve_locally(
         .then(|| protected_resource::respond(context.snapshot, method, target, record))
 }
 
-/// A permitted request, and what was read from its header before the header was stripped.
+/// A request that policy has permitted, with the values that forwarding it needs.
 struct Permitted<'a> {
     context: RequestContext<'a>,
     forwarding: ForwardContext<'a>,
@@ -303,18 +302,19 @@ async fn forward_permitted(
         upgrade: Mutex::new(upgrade.as_ref().map(|upgrade| upgrade.protocols.clone())),
     };
     let mut in_flight = register(&forwarding, request)?;
-    // A gRPC caller's deadline replaces the timeouts only if the upstream uses HTTP/2.
-    // Otherwise any caller could switch the timeouts off by naming gRPC.
+    // A gRPC caller's own deadline replaces `first_byte_timeout` and the limit for pauses only if
+    // the upstream uses HTTP/2. Otherwise any caller could switch these limits off with a gRPC
+    // content type.
     let keeps_own_deadline = hints.grpc && config.protocol == HttpProtocol::Http2;
-    // A buffered body does not depend on the service, so that there is no reason for it to
-    // pause.
+    // A body that the gateway buffers (`bind_body`) may not stall. The service receives nothing
+    // before this body is complete, so the caller has no reason to pause.
     let may_stall = keeps_own_deadline && route.bind_body.is_none();
     let incoming = body::await_declared_end(context, incoming, permitted.declared_length).await?;
     let body = body::streamed(context, route, incoming, may_stall);
     let (length, caller) = (permitted.declared_length, forwarding.share_key);
     let (body, body_hash) = body::bound(context, route.bind_body, body, length, caller).await?;
-    // Counted only after the body was read, so that a slow caller does not use up the
-    // limit of the upstream.
+    // `admit` counts the request under the upstream's concurrency limit. It is called only after
+    // `body::bound` has buffered the body, so that a slow caller does not use up the limit.
     in_flight.hold_upstream(forward::admit(&forwarding).await?);
     let transport = choose_transport(&forwarding, &mut upgrade, &parts.method, record).await?;
     let destination = Destination {
@@ -365,16 +365,15 @@ async fn forward_permitted(
     }))
 }
 
-/// Returns the signal that ends a response because another caller needs its connection to
-/// the service.
+/// Returns the signal that ends the response if another caller needs its upstream connection.
 fn ends_for_another(upstream: &Upstream, sent: &UpstreamResponse) -> Option<EndsForAnother> {
     let preemption = sent.lease.preemption()?;
     let denial = forward::preemption_denial(upstream.name());
     Some(EndsForAnother { preemption, denial })
 }
 
-/// Adds a request to those in progress. Counts it as a tunnel of its caller if it may
-/// become one.
+/// Adds a request to the requests in progress. If it asks for an upgrade, also counts it as a
+/// tunnel of its caller.
 fn register(
     forwarding: &ForwardContext<'_>,
     request: PermittedRequest,
@@ -388,8 +387,8 @@ fn register(
     Ok(in_flight)
 }
 
-/// Writes the parts of the forwarded request that depend on the protocol of the service.
-/// Returns the expectation if the service is asked for a 100.
+/// Writes the parts of the forwarded request that depend on the protocol of the service. Returns an
+/// `Expectation` if the gateway asks the service for a 100 (Continue).
 fn write_request(
     request: &mut PreparedRequest,
     destination: Destination<'_>,
@@ -404,9 +403,10 @@ fn write_request(
     Ok(hints.expectation(parts, protocol, body))
 }
 
-/// Returns the time by which there must be a response. A gRPC caller cancels its request
-/// at its own deadline. The gateway enforces that deadline for callers that have gone away
-/// without closing the stream.
+/// Returns the time by which the response must be complete: after `total_timeout`, or after the
+/// gRPC caller's own deadline if it is earlier. A gRPC caller cancels its request at its deadline.
+/// The gateway enforces the deadline as well, because a caller may disappear without a reset of the
+/// stream.
 fn deadline(total: Option<Duration>, grpc: Option<Duration>) -> Option<Instant> {
     let grpc = grpc.map(|timeout| timeout.saturating_add(GRPC_GRACE));
     let timeout = match (total, grpc) {

@@ -1,4 +1,4 @@
-//! Performs the handshake: from an accepted socket to a connection with a verified caller.
+//! Performs the handshake: makes a connection with a verified caller from an accepted socket.
 
 use std::io;
 use std::net::SocketAddr;
@@ -42,7 +42,7 @@ pub(crate) async fn serve(
     connection_id: Arc<str>,
     guard: ConnectionGuard,
 ) {
-    // Boxed separately, so that the connection does not keep the space of this future.
+    // `establish` is boxed separately, so that its memory is freed after the handshake.
     let establishing = box_in_place(|| establish(worker, stream, peer, connection_id, guard));
     if let Some(established) = establishing.await
         && let Err(error) = established.serve().await
@@ -51,7 +51,7 @@ pub(crate) async fn serve(
     }
 }
 
-/// A connection after its handshake.
+/// A connection after its handshake, with the state that serving it needs.
 struct Established {
     connection: Arc<Connection>,
     limits: Limits,
@@ -60,7 +60,7 @@ struct Established {
 }
 
 impl Established {
-    /// Serves requests until the connection ends.
+    /// Serves requests until the connection ends. ALPN selects HTTP/2 or HTTP/1.1.
     fn serve(self: Box<Self>) -> Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>> {
         let Self {
             connection,
@@ -84,7 +84,8 @@ async fn establish(
     guard: ConnectionGuard,
 ) -> Option<Box<Established>> {
     let accepted_at = Instant::now();
-    // Subscribed before the verification, so that no change in between is missed.
+    // Subscribes to trust changes before the certificate is verified, so that a change during the
+    // verification is not missed.
     let changes = worker.subscribe();
     let snapshot = worker.shared().snapshot.load_full();
     let verified_by = snapshot.trust_stamp();
@@ -108,7 +109,8 @@ async fn establish(
                 elapsed: accepted_at.elapsed(),
             };
             let error = match error.is_eviction() {
-                // The connection was evicted: its slot belongs to another connection.
+                // An evicted connection no longer owns its slot. Its guard is dropped before `note`
+                // waits.
                 true => {
                     drop((guard, snapshot));
                     let count = worker.shared().evictions.note().await?;
@@ -120,7 +122,7 @@ async fn establish(
             return None;
         }
     };
-    // Cloned, because a connection must not keep an old snapshot alive.
+    // The limits are cloned, because a connection must not keep an old snapshot in memory.
     let limits = snapshot.limits.clone();
     drop(snapshot);
     worker.shared().metrics.handshake_succeeded();
@@ -153,8 +155,8 @@ async fn establish(
     }))
 }
 
-/// Performs the handshake. Fails if it takes too long, or if the connection is evicted for
-/// a newer one.
+/// Performs the handshake. Fails if the handshake takes too long, or if the connection is evicted
+/// for a newer connection.
 async fn perform_in_time(
     guarding: Guarding<'_>,
     stream: TcpStream,
@@ -182,9 +184,9 @@ async fn perform_in_time(
 struct HandshakeOutcome {
     stream: TlsStream<CallerSocket>,
     proof: Option<ConnectionProof>,
-    /// The TLS server name, normalized.
+    /// The server name of the TLS handshake (SNI), in normalized form.
     server_name: Option<String>,
-    /// When the identity must be verified again, in seconds since the Unix epoch.
+    /// The time at which the identity must be verified again, in seconds since the Unix epoch.
     holds_until: Option<i64>,
 }
 
@@ -195,7 +197,7 @@ impl HandshakeOutcome {
     }
 }
 
-/// The facts about its connection and the configuration that a handshake needs.
+/// The snapshot, worker and slot that a handshake uses.
 #[derive(Clone, Copy)]
 struct Guarding<'a> {
     snapshot: &'a Snapshot,
@@ -203,7 +205,7 @@ struct Guarding<'a> {
     slot: &'a ConnectionSlot,
 }
 
-/// Reads the PROXY header if the peer is a load balancer, and performs the TLS handshake.
+/// Reads the PROXY header if the peer is a load balancer. Then performs the TLS handshake.
 async fn perform(
     guarding: Guarding<'_>,
     mut stream: TcpStream,
@@ -234,8 +236,8 @@ async fn perform(
     let Some(entry) = snapshot.server_names.select(requested_name.as_deref()) else {
         return Err(HandshakeError::unknown_name(requested_name));
     };
-    // The verifier's notes are collected from here on, because rustls decrypts a ticket as
-    // soon as it has its configuration.
+    // `with_notes` collects what the verifier and the tickets note in `into_stream`. rustls
+    // decrypts a session ticket as soon as it has its configuration.
     let accepting = async {
         start
             .into_stream(Arc::clone(entry.tls()))
@@ -273,8 +275,8 @@ async fn perform(
     }
 }
 
-/// Returns the error for a connection that sent no ClientHello. It depends on what was
-/// sent instead.
+/// Returns the error for a connection that sent no ClientHello. The first bytes of the connection
+/// decide which error it is.
 fn no_client_hello(
     error: &io::Error,
     socket: Option<CallerSocket>,
@@ -291,7 +293,7 @@ fn no_client_hello(
     }
 }
 
-/// Whether rustls has read a whole message, and expected another one.
+/// Returns whether rustls has read a complete message of an unexpected type.
 fn is_unexpected_message(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     matches!(

@@ -1,5 +1,5 @@
-//! Handles handshakes that fail: records the reason in the audit log, and closes the
-//! connection so that the peer can read its alert.
+//! Handles failed handshakes. Records the reason in the audit log, and closes the connection so
+//! that the peer can read the alert.
 
 use std::io;
 use std::num::NonZeroU64;
@@ -23,25 +23,28 @@ use crate::telemetry::record::{ConnectionFacts, milliseconds};
 use crate::tls::{HandshakeNotes, PLAIN_HTTP_ANSWER};
 use crate::trust::ChainError;
 
-/// The detail in the audit line of an evicted connection.
+/// The `detail` in the audit line of an evicted connection.
 const EVICTED: &str = "it yielded to newer connections before its handshake was complete";
 
-/// A record with the fatal alert `unexpected_message`.
+/// A TLS record with the fatal alert `unexpected_message` (code 10).
 const UNEXPECTED_MESSAGE: &[u8] = &[21, 3, 3, 0, 2, 2, 10];
 
-/// Why a handshake failed.
+/// The reason why a handshake failed, and the data for its audit line.
 pub(super) struct HandshakeError {
     is_eviction: bool,
-    /// None for a peer that closed the connection before it sent anything.
+    /// The reason code. `None` if the peer closed the connection before it sent a byte.
     reason: Option<ReasonCode>,
     detail: String,
+    /// The name of the TLS alert that was sent to the peer.
     alert: Option<&'static str>,
     notes: HandshakeNotes,
+    /// The socket, if the peer must be able to read an alert or response before the close.
     socket: Option<CallerSocket>,
+    /// Bytes to write to the socket before it is closed.
     response: Option<&'static [u8]>,
 }
 
-/// The connection of a failed handshake, and how long it lasted.
+/// The connection of a failed handshake, and the duration of the handshake.
 pub(super) struct FailureContext<'a> {
     pub(super) facts: &'a ConnectionFacts,
     pub(super) elapsed: Duration,
@@ -67,7 +70,7 @@ impl HandshakeError {
         }
     }
 
-    /// Creates the error for a PROXY header that could not be read.
+    /// Creates the error for a PROXY header that the gateway could not read.
     pub(super) fn proxy_header(error: HeaderError) -> Self {
         match error {
             HeaderError::Gone => Self::gone(),
@@ -75,8 +78,8 @@ impl HandshakeError {
         }
     }
 
-    /// Creates the error for a PROXY header, or the beginning of one, that was sent
-    /// instead of TLS.
+    /// Creates the error for a peer that sent a PROXY header, or the beginning of one, in place of
+    /// TLS. `has_header` is true if a PROXY header was read before.
     pub(super) fn unexpected_header(has_header: bool) -> Self {
         Self::new(
             ReasonCode::MalformedRequest,
@@ -95,7 +98,7 @@ impl HandshakeError {
         )
     }
 
-    /// Creates the error for a connection that was evicted for a newer one.
+    /// Creates the error for a connection that was evicted for a newer connection.
     pub(super) fn evicted() -> Self {
         Self {
             is_eviction: true,
@@ -107,8 +110,7 @@ impl HandshakeError {
         self.is_eviction
     }
 
-    /// Makes the error represent `count` connections: all that were evicted since the last such
-    /// record.
+    /// Makes one record for `count` evicted connections: all evictions since the last record.
     pub(super) fn of_many(self, count: NonZeroU64) -> Self {
         Self {
             detail: format!("{EVICTED}; {count} did since this was last recorded"),
@@ -137,7 +139,7 @@ impl HandshakeError {
         )
     }
 
-    /// Creates the error for a ClientHello that could not be read.
+    /// Creates the error for a ClientHello that rustls could not read.
     pub(super) fn protocol(error: &io::Error) -> Self {
         Self::new(
             ReasonCode::MalformedRequest,
@@ -145,8 +147,9 @@ impl HandshakeError {
         )
     }
 
-    /// Creates the error for a first message that is not a ClientHello. rustls sends no alert for
-    /// it (RFC 8446 section 6.2).
+    /// Creates the error for a first message that is not a ClientHello. RFC 8446 section 6.2
+    /// requires an alert for such a message. rustls does not send the alert, so the gateway writes
+    /// it itself.
     pub(super) fn unexpected_message(error: &io::Error, socket: CallerSocket) -> Self {
         Self {
             alert: Some("unexpected_message"),
@@ -156,8 +159,8 @@ impl HandshakeError {
         }
     }
 
-    /// Creates the error for a handshake that rustls refused. `notes` contains what our
-    /// verifier found out.
+    /// Creates the error for a handshake that rustls refused. `notes` contains the results of the
+    /// gateway's certificate verifier.
     pub(super) fn refused(error: &io::Error, notes: HandshakeNotes, socket: CallerSocket) -> Self {
         let (reason, detail, alert) = notes.explain(error);
         Self {
@@ -168,8 +171,8 @@ impl HandshakeError {
         }
     }
 
-    /// Creates the error for a resumed session whose chain is not valid any more. The
-    /// handshake is already complete, so that no handshake alert can report it.
+    /// Creates the error for a resumed session with a chain that is no longer valid. The TLS
+    /// handshake is already complete, so no handshake alert can report the error.
     pub(super) async fn not_resumed(
         error: ChainError,
         mut notes: HandshakeNotes,
@@ -185,7 +188,7 @@ impl HandshakeError {
         }
     }
 
-    /// Records the failure and closes the connection.
+    /// Writes the audit line and closes the connection.
     pub(super) async fn conclude(mut self, worker: &Worker, context: &FailureContext<'_>) {
         let socket = self.socket.take();
         let response = self.response;

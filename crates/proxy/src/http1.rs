@@ -1,8 +1,8 @@
 //! Serves HTTP/1.1 on one caller's connection, with hyper over the framing guard.
 //!
-//! hyper keeps buffers of 16 KiB for each connection that it serves. A connection that is
-//! idle for a short time is therefore taken back from hyper, and waits without buffers.
-//! When the next byte arrives, hyper serves it again.
+//! hyper keeps buffers of 16 KiB for each connection that it serves. If a connection is idle for a
+//! short time, the gateway therefore stops hyper and waits without buffers. When the next byte
+//! arrives, hyper serves the connection again.
 
 use std::future::poll_fn;
 use std::io::{self, Write as _};
@@ -33,38 +33,38 @@ use super::wire::socket::{CallerSocket, LingerLimits};
 use super::wire::tls_close::close_gracefully;
 use crate::snapshot::Limits;
 
-/// A connection is taken back from hyper when it has been idle for at least this long,
-/// and less than twice as long.
+/// Minimum time between two checks whether a connection is idle. The maximum is twice this time
+/// (see [`next_check`]). If the connection is idle, hyper stops serving it.
 const IDLE_AFTER: Duration = Duration::from_millis(50);
 
-/// All connections check for idleness at the same times: at multiples of [`IDLE_AFTER`]
-/// after this one. A new timer costs a system call only if it expires before all others,
-/// which is rare with common times.
+/// The start of the common check times. All connections check for idleness at multiples of
+/// [`IDLE_AFTER`] after this time. A new timer costs a system call only if it expires before all
+/// other timers, which is rare with common check times.
 static CHECKS_FROM: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Returns the time of the first check that is at least [`IDLE_AFTER`] from now.
+/// Returns the first check time that is at least [`IDLE_AFTER`] from now.
 fn next_check() -> Instant {
     let now = Instant::now();
     let past = now.duration_since(*CHECKS_FROM).as_nanos() % IDLE_AFTER.as_nanos();
     now + IDLE_AFTER * 2 - Duration::from_nanos(u64::try_from(past).unwrap_or(0))
 }
 
-/// Boxed, because it is moved in and out of futures, and each of them would need space for
-/// all of it.
+/// The caller's stream under the framing guard. Boxed, because it is moved through several futures.
+/// Each future would otherwise need space for the whole value.
 type Io = Box<FramingIo<TlsStream<CallerSocket>>>;
 
-/// The activity on a connection, from its first request to its end.
+/// Counts the requests of a connection. It is kept while hyper does not serve the connection.
 struct Activity {
     framing: Arc<FramingState>,
-    /// Number of requests that have begun. It is the position of the next request.
+    /// Number of requests that have begun. The number is also the position of the next request.
     begun: AtomicU64,
-    /// Number of running handlers.
+    /// Number of handlers that run now.
     running: AtomicUsize,
-    /// The last request was HTTP/1.0. The end of the connection may be the end of its
-    /// response, and the caller can only see from the way the connection ends whether the
+    /// Whether the last request was HTTP/1.0. In HTTP/1.0 the end of the connection may mark the
+    /// end of the response. The caller can then tell only from the kind of close whether the
     /// response is complete (RFC 9112 section 9.8).
     is_http_10: AtomicBool,
-    /// The tunnel that begins after its 101 was sent.
+    /// The tunnel that begins after its 101 response was sent.
     tunnel: Mutex<Option<Box<Tunnel>>>,
 }
 
@@ -89,7 +89,8 @@ impl Activity {
         self.tunnel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves when no request is in progress, and none has begun since the last check.
+    /// Resolves when no request has begun between two checks, no request is in progress, and all
+    /// written bytes are flushed.
     async fn idle(&self, connection: &Connection) {
         loop {
             let begun = self.begun.load(Ordering::Relaxed);
@@ -105,18 +106,18 @@ impl Activity {
     }
 }
 
-/// Why hyper stopped serving a connection.
+/// The reason why hyper stopped serving a connection.
 enum Stopped {
-    /// HTTP has ended on the connection. `early`: bytes were read that belong to no
-    /// request.
+    /// HTTP has ended on the connection. `early` is true if hyper or the guard has read bytes that
+    /// belong to no request.
     Ended {
         ended: Result<(), hyper::Error>,
         io: Io,
         early: bool,
     },
-    /// The connection is idle.
+    /// The connection is idle. hyper serves it again when bytes arrive.
     Idle(Io),
-    /// The identity is no longer valid.
+    /// The identity is no longer valid, and the connection was cut.
     Cut,
 }
 
@@ -143,7 +144,8 @@ pub(super) fn serve(
     serve_until_end(connection, limits, io, activity, lifetime)
 }
 
-/// Serves requests. Waits without hyper's buffers while the connection is idle.
+/// Serves requests until the connection ends. While the connection is idle, waits without hyper's
+/// buffers.
 async fn serve_until_end(
     connection: Arc<Connection>,
     limits: Limits,
@@ -151,7 +153,8 @@ async fn serve_until_end(
     activity: Arc<Activity>,
     mut lifetime: Lifetime,
 ) -> Result<(), hyper::Error> {
-    // The number of requests so far, and the time when it last changed.
+    // `begun` is the number of requests when the connection last became idle after a request.
+    // `since` is that time.
     let (mut begun, mut since) = (0, Instant::now());
     let (ended, io, early) = loop {
         // Boxed, so that an idle connection needs no space for this future.
@@ -167,8 +170,8 @@ async fn serve_until_end(
         if now_begun != begun {
             (begun, since) = (now_begun, Instant::now());
         }
-        // The timeout starts at the last request. TLS records without a request do not
-        // extend it.
+        // The timeout starts when the connection became idle after its last request. TLS records
+        // without a request do not extend the timeout.
         let readable = io.inner().get_ref().0.readable();
         let waiting = tokio::time::timeout_at(since + limits.header_timeout, readable);
         tokio::select! {
@@ -201,17 +204,17 @@ async fn serve_until_end(
 
 /// The last response of a connection on which HTTP has ended.
 struct LastResponse {
-    /// Bytes that must still be written.
+    /// The encoded bytes of the response that were not yet written.
     unsent: Vec<u8>,
     /// Whether the response is complete.
     is_complete: bool,
-    /// Whether its caller uses HTTP/1.0.
+    /// Whether the caller uses HTTP/1.0.
     is_http_10: bool,
 }
 
-/// Closes a connection. The rest of its last response is sent together with
-/// `close_notify`. After an incomplete response no `close_notify` is sent, because it
-/// would mean that nothing is missing (RFC 8446 section 6.1).
+/// Closes a connection. Sends the unsent bytes of the last response together with `close_notify`.
+/// After an incomplete response, sends no `close_notify`, because `close_notify` would tell the
+/// caller that the response is complete (RFC 8446 section 6.1).
 async fn close(
     mut stream: TlsStream<CallerSocket>,
     last_response: LastResponse,
@@ -227,7 +230,7 @@ async fn close(
         if is_complete {
             stream.get_ref().0.cork();
         }
-        // Only encrypted here; `shutdown` sends it together with `close_notify`.
+        // `write` only encrypts the bytes. `shutdown` sends them together with `close_notify`.
         let count = stream.get_mut().1.writer().write(&unsent).unwrap_or(0);
         let sending = async {
             let rest = unsent.get(count..).unwrap_or_default();
@@ -255,16 +258,15 @@ async fn close(
     }
 }
 
-/// Ends a connection in the middle of a response. For HTTP/1.0 the connection is reset,
-/// because the caller would mistake any other end of the connection for the end of the
-/// response.
+/// Ends a connection during a response. In HTTP/1.0 the connection is reset, because the caller
+/// would read any other close as the end of the response.
 fn abort(stream: TlsStream<CallerSocket>, is_http_10: bool) {
     if is_http_10 {
         stream.into_inner().0.reset();
     }
 }
 
-/// Whether `Connection` of a request contains `close` and no other option.
+/// Returns whether the request's `Connection` field contains `close` and no other option.
 fn asks_to_close(request: &Request<Incoming>) -> bool {
     let mut options = request.headers().get_all(CONNECTION).iter();
     matches!((options.next(), options.next()), (Some(only), None)
@@ -289,7 +291,7 @@ async fn serve_active(
         }
         let is_http_10 = request.version() == Version::HTTP_10;
         activity.is_http_10.store(is_http_10, Ordering::Relaxed);
-        // Boxed, so that a connection without a request needs no space for one.
+        // Boxed, so that a connection without a request needs no space for this future.
         box_in_place(|| async move {
             let mut response = handler::handle(connection, request, framing_error).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -301,8 +303,8 @@ async fn serve_active(
     });
     let mut builder = http1::Builder::new();
     builder
-        // Not needed, because the framing guard refuses a head that does not arrive in time,
-        // and hyper does not serve idle connections.
+        // Not needed, because the framing guard enforces the header timeout, and hyper does not
+        // serve idle connections.
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes.max(64 * 1024) + 1024);
     let mut http = builder.serve_connection(TokioIo::new(io), service);
@@ -313,12 +315,13 @@ async fn serve_active(
         let ending = tokio::select! {
             ended = poll_fn(|context| loop {
                 let polled = http.poll_without_shutdown(context);
-                // If the rest of a request is not wanted, hyper ends without a flush.
+                // hyper ends without a flush if it does not need the unread part of a request.
+                // `Pending` keeps the loop waiting until all bytes are written.
                 if matches!(polled, Poll::Ready(Ok(()))) && activity.framing.has_pending_write() {
                     break Poll::Pending;
                 }
-                // hyper has not finished, so the held bytes are not the end of the response.
-                // Another poll flushes them.
+                // hyper has not finished, so the bytes that `FramingIo` holds are not the end of
+                // the response. The next poll writes them.
                 if polled.is_ready() || !activity.framing.release_held() {
                     break polled;
                 }
@@ -332,7 +335,7 @@ async fn serve_active(
                 Pin::new(&mut http).graceful_shutdown();
             }
             Ending::Cut(denial) => {
-                // A response in progress ends here without its final chunk.
+                // The response in progress ends here without its last chunk.
                 connection.cut(denial);
                 let (stream, _) = http.into_parts().io.into_inner().into_parts();
                 abort(stream, activity.is_http_10.load(Ordering::Relaxed));
@@ -345,8 +348,8 @@ async fn serve_active(
     let early = !io.is_between_requests() || !parts.read_buf.is_empty();
     match ended {
         Some(ended) => Stopped::Ended { ended, io, early },
-        // Unreachable: on an idle connection no bytes were read. They could not be
-        // returned to hyper.
+        // Should not happen, because no bytes were read on an idle connection. Read bytes cannot be
+        // given back to hyper, so the connection must end.
         None if early => Stopped::Ended {
             ended: Ok(()),
             io,

@@ -29,13 +29,13 @@ use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::snapshot::Limits;
 
-/// The reason of a connection that ends because its caller does not read a response, and
-/// nothing less can end that stream.
+/// The detail in the audit line of a connection that is closed because its caller does not take a
+/// response. Used if a stream reset cannot end the stream any more.
 const UNREAD: &str = "the caller did not take an answer for too long";
-/// How long streams may continue after GOAWAY when the identity is no longer valid.
+/// Time after GOAWAY in which streams may still make progress, before the connection ends.
 const GOAWAY_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// Signals the connection's end when it is dropped.
+/// Signals to the connection's streams and tunnels that the connection has ended, on drop.
 struct EndOnDrop<'a>(&'a Connection);
 
 impl Drop for EndOnDrop<'_> {
@@ -44,15 +44,15 @@ impl Drop for EndOnDrop<'_> {
     }
 }
 
-/// Maximum size of the data that h2 buffers for one response, in addition to one piece.
-/// The buffer fills if the caller's window is open but its socket is full.
+/// Maximum number of bytes that h2 buffers for one response, in addition to one chunk of the body.
+/// The buffer fills if the caller's window has space but its socket is full.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Why serving stopped.
+/// The reason why serving stopped.
 enum Stopped {
-    /// HTTP has ended. The caller may still read what was sent last.
+    /// HTTP has ended. The caller may still read the last bytes that were sent.
     Ended(Result<(), hyper::Error>),
-    /// The connection was cut off.
+    /// The connection was cut.
     Cut,
 }
 
@@ -97,7 +97,8 @@ async fn serve_streams(
     let stats = Arc::new(H2Stats::default());
     let metrics = Arc::clone(&connection.worker().shared().metrics);
     let streams = H2Streams::new(metrics, Arc::clone(&stats), limits.body_timeout);
-    // Only the monitor limits small and empty frames.
+    // The monitor must see the frames as they arrived, before `MergedData` merges small DATA
+    // frames. Otherwise it could not limit small and empty frames.
     let stream = MergedData::new(MonitoredIo::new(stream, Arc::clone(&stats)), PREFACE);
     let _refusals = RecordH2Refusals {
         connection,
@@ -112,7 +113,7 @@ async fn serve_streams(
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(64)
         .max_send_buf_size(SEND_BUFFER)
-        // RFC 8441: WebSocket over h2.
+        // RFC 8441: extended CONNECT, for WebSocket over HTTP/2.
         .enable_connect_protocol()
         .keep_alive_interval(limits.header_timeout)
         .keep_alive_timeout(limits.handshake_timeout);
@@ -151,7 +152,8 @@ async fn serve_streams(
     }
 }
 
-/// Records at the end of the connection what h2 itself has refused.
+/// Records, at the end of a connection that was not cut, which requests and frames h2 itself has
+/// refused.
 struct RecordH2Refusals<'a> {
     connection: &'a Connection,
     stats: Arc<H2Stats>,
@@ -170,9 +172,9 @@ impl Drop for RecordH2Refusals<'_> {
     }
 }
 
-/// Resolves when, for the length of `timeout`, no request has begun, no request was in
-/// progress and no response was being sent. A connection that never sends a request is
-/// idle from its beginning.
+/// Resolves after a period of length `timeout` without activity: no request has begun or is in
+/// progress, and no response is being sent. A connection that never sends a request is idle from
+/// its beginning.
 async fn idle(connection: &Connection, started: &AtomicU64, stats: &H2Stats, timeout: Duration) {
     let mut before = u64::MAX;
     loop {

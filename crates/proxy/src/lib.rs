@@ -3,23 +3,22 @@
 //! The top-level files, in the order in which a connection uses them:
 //!
 //! - `listener`: accepts connections and dispatches them to workers
-//! - `handshake`: from an accepted socket to a connection whose caller is verified
-//! - `handshake_failure`: records and closes connections whose handshake fails
+//! - `handshake`: makes a connection with a verified caller from an accepted socket
+//! - `handshake_failure`: records failed handshakes and closes their connections
 //! - `http1`, `http2`: serve one connection with hyper
 //! - `handler`: responds to one request, stage by stage
 //!
-//! The folders, from the highest layer to the lowest. A folder imports only from those
-//! after it:
+//! The folders, from the highest layer to the lowest. A folder imports only from lower folders:
 //!
-//! - `gateway_routes`: requests that the gateway responds to itself
-//! - `response`: responses and their bodies
-//! - `forward`: attempts to send a request to its upstream
-//! - `stages`: the decisions about a request before it is forwarded
+//! - `gateway_routes`: responds to requests for the gateway itself
+//! - `response`: makes responses and sends their bodies
+//! - `forward`: sends a permitted request to its upstream
+//! - `stages`: checks and decisions before a request is forwarded
 //! - `connection`: the state of a connection, its requests and their bodies
-//! - `wire`: framing, header fields, frames and sockets
+//! - `wire`: framing, header fields, HTTP/2 frames and sockets
 //! - `task`: helpers that box and poll futures
 //!
-//! A test checks these layers, and that there are no import cycles between files.
+//! `tests/architecture` checks these layers, and that files do not import each other in a cycle.
 
 use countersign_core::{
     assertion, authn, clock, connection_slots, crypto, h2_frames, identity, now_or_later, policy,

@@ -1,11 +1,12 @@
 //! Accepts connections and dispatches them to workers.
 //!
-//! Each worker is a thread with its own runtime and its own upstream pool. All workers
-//! accept from one listening socket. A connection is usually served by the worker that
-//! accepted it, so that no other thread must be woken. It is passed to another worker only
-//! if that one has less load. A connection is accepted if there is a free slot, or if a
-//! connection with an incomplete handshake can be evicted. Otherwise connections wait in
-//! the kernel's queue.
+//! Each worker is a thread with its own runtime and its own upstream pool. All workers accept from
+//! one listening socket. The worker that accepts a connection usually serves it, so that no other
+//! thread must be woken. A connection goes to another worker only if the other worker has less
+//! load.
+//!
+//! A connection is accepted if there is a free slot, or if a connection with an incomplete
+//! handshake can be evicted. Otherwise new connections wait in the kernel's accept queue.
 
 use std::fmt;
 use std::io;
@@ -29,28 +30,29 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::audit::AuditWriter;
 use crate::telemetry::metrics::Metrics;
 
-/// First pause after an error of `accept`. It doubles with each further error.
+/// Pause after the first error of `accept`. Each further error doubles the pause.
 const MIN_BACKOFF: Duration = Duration::from_millis(5);
-/// Longest pause after an error of `accept`.
+/// Maximum pause after an error of `accept`.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// Length of the kernel's accept queue.
 const BACKLOG: i32 = 1024;
-/// If each worker has at least this number of connections, a difference of one counts as
-/// balanced.
+/// If each worker has at least this number of connections, a load difference of one connection
+/// counts as balanced.
 const BALANCED_FROM: usize = 4;
-/// Longest time between two sweeps of the upstream pool.
+/// Maximum time between two sweeps of the upstream pool.
 const MAX_SWEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// Shortest time between two sweeps of the upstream pool.
+/// Minimum time between two sweeps of the upstream pool.
 const MIN_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A message to a worker.
 enum WorkerMessage {
-    /// Accept connections.
+    /// Start accepting connections.
     Accept(Acceptor),
-    /// Serve a connection.
+    /// Serve this connection.
     Serve(AcceptedConnection),
 }
 
-/// An accepted connection on its way to a worker.
+/// An accepted connection that is passed to a worker.
 struct AcceptedConnection {
     stream: Socket,
     peer: SocketAddr,
@@ -58,8 +60,8 @@ struct AcceptedConnection {
     guard: ConnectionGuard,
 }
 
-/// A socket. It is registered with the runtime of the worker that will serve it, or with
-/// none.
+/// An accepted socket. It is `Unregistered` if the worker that serves it is not the worker that
+/// accepted it. The serving worker then registers it with its runtime.
 enum Socket {
     Registered(TcpStream),
     Unregistered(std::net::TcpStream),
@@ -84,7 +86,8 @@ struct Dispatcher {
     workers: Vec<WorkerHandle>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
-    /// The prefix of all connection identifiers of this process.
+    /// The prefix of all connection identifiers of this process. Each start makes a new random
+    /// prefix, so that no identifier is used twice.
     id_prefix: String,
     next_id: AtomicU64,
 }
@@ -95,13 +98,13 @@ struct Acceptor {
     slots: Arc<ConnectionSlots>,
     stopping: watch::Receiver<bool>,
     dispatcher: Arc<Dispatcher>,
-    /// Index of the worker.
+    /// Index of the worker in `Dispatcher::workers`.
     worker: usize,
-    /// Dropped when this acceptor has ended.
+    /// Dropped when this acceptor ends. [`Workers::accept`] waits until all are dropped.
     _open: mpsc::Sender<()>,
 }
 
-/// The running workers.
+/// The running worker threads.
 pub struct Workers {
     dispatcher: Arc<Dispatcher>,
     threads: Vec<JoinHandle<()>>,
@@ -116,19 +119,19 @@ impl fmt::Debug for Workers {
     }
 }
 
-/// Binds the listening socket. A second gateway on the same address fails here, because
-/// SO_REUSEPORT is not set.
+/// Binds the listening socket. SO_REUSEPORT is not set, so that a second gateway on the same
+/// address fails here.
 ///
 /// # Errors
-/// If the address cannot be bound.
+/// Returns an error if the address cannot be bound.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let domain = socket2::Domain::for_address(address);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-    // Lets a restarted gateway bind while old connections linger in TIME_WAIT;
-    // two listeners on one address still exclude each other.
+    // With SO_REUSEADDR, a restarted gateway can bind while old connections are in TIME_WAIT. A
+    // second listener on the same address is still refused.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    // Accepted sockets inherit it.
+    // Accepted sockets inherit TCP_NODELAY.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -139,12 +142,12 @@ impl Workers {
     /// Starts `count` worker threads.
     ///
     /// # Errors
-    /// If a thread or its runtime cannot be started.
+    /// Returns an error if a thread or its runtime cannot be started.
     pub fn start(shared: &Arc<Shared>, audit: &AuditWriter, count: usize) -> io::Result<Self> {
         Self::start_with(shared, audit, count, handshake::serve)
     }
 
-    /// As [`Self::start`], but calls `serve` for each connection.
+    /// Like [`Self::start`], but calls `serve` for each connection. Used by tests.
     fn start_with<S, F>(
         shared: &Arc<Shared>,
         audit: &AuditWriter,
@@ -192,7 +195,7 @@ impl Workers {
     }
 
     /// Makes all workers accept connections until `stopping` becomes true. Then closes the
-    /// socket.
+    /// listening socket.
     pub async fn accept(
         &self,
         listener: std::net::TcpListener,
@@ -201,7 +204,7 @@ impl Workers {
     ) {
         let (open, mut closed) = mpsc::channel(1);
         for (index, worker) in self.dispatcher.workers.iter().enumerate() {
-            // The clones share one socket and one queue.
+            // The clones share one listening socket and one accept queue.
             let listener = match listener.try_clone() {
                 Ok(listener) => listener,
                 Err(error) => {
@@ -219,13 +222,12 @@ impl Workers {
             }));
         }
         drop((listener, open));
-        // Nothing is ever sent. This resolves when the last acceptor has dropped its
-        // sender.
+        // No message is ever sent. `recv` returns when the last acceptor has dropped its sender.
         let _ = closed.recv().await;
     }
 
-    /// Waits until all workers have ended. A worker ends when no acceptor runs any more
-    /// and all its connections have closed.
+    /// Waits until all worker threads have ended. A worker ends when no acceptor runs any more and
+    /// all its connections have closed.
     pub fn join(self) {
         drop(self.dispatcher);
         for thread in self.threads {
@@ -273,8 +275,8 @@ impl Acceptor {
                         tracing::debug!(%error, %peer, "the connection was gone at once");
                     }
                 }
-                // The process is probably out of file descriptors. Waits until some are
-                // closed.
+                // The process has probably reached its limit of file descriptors. The pause lets
+                // connections close.
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
                     tokio::time::sleep(backoff).await;
@@ -286,7 +288,7 @@ impl Acceptor {
 }
 
 impl Dispatcher {
-    /// Takes a slot for a connection. Evicts another connection if necessary.
+    /// Takes a slot for a connection. Evicts another connection if there is no free slot.
     async fn take_slot(&self, slots: &Arc<ConnectionSlots>, peer: SocketAddr) -> ConnectionSlot {
         let (from, share) = {
             let snapshot = self.snapshot.load();
@@ -305,8 +307,7 @@ impl Dispatcher {
         slot
     }
 
-    /// Passes a connection, which worker `own` accepted, to the worker that should serve
-    /// it.
+    /// Passes a connection that worker `own` accepted to the worker that should serve it.
     fn dispatch(
         &self,
         stream: TcpStream,
@@ -332,9 +333,9 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Chooses the worker with the least load. If all workers have several connections,
-    /// worker `own` is preferred even if it has one more than another worker, because that
-    /// one would have to be woken.
+    /// Chooses the worker with the least load. If all workers have at least `BALANCED_FROM`
+    /// connections, prefers worker `own` even if it has one connection more. A different worker
+    /// would have to be woken first.
     fn choose(&self, own: usize) -> Option<(usize, &WorkerHandle)> {
         let load = |worker: &WorkerHandle| worker.load.load(Ordering::Relaxed);
         let (index, idlest) = self
@@ -394,7 +395,8 @@ async fn run<S, F>(
             }
         }
     }
-    // No more connections will come. Open connections may drain.
+    // No acceptor runs any more, so no connection can arrive. Open connections may continue until
+    // `drain_timeout` has passed.
     let mut stopping = worker.shared().stopping.clone();
     let _ = stopping.wait_for(|stopping| *stopping).await;
     let timeout = worker.shared().snapshot.load().limits.drain_timeout;
@@ -412,15 +414,15 @@ async fn run<S, F>(
     }
 }
 
-/// Regularly closes pooled connections that services have closed, and those that were not
-/// used for `idle_timeout` or a little longer. Does so even while no request arrives,
-/// until the worker's runtime ends.
+/// Regularly closes pooled connections that services have closed. Also closes connections that were
+/// idle for `idle_timeout` or slightly longer. Runs until the worker's runtime ends, even if no
+/// request arrives.
 async fn sweep(worker: Arc<Worker>) {
     loop {
         let snapshot = worker.shared().snapshot.load_full();
         let configured = snapshot.upstreams.iter().map(|upstream| upstream.config());
         let shortest = configured.map(|config| config.idle_timeout).min();
-        // Dropped, because this task must not keep a snapshot alive while it sleeps.
+        // Dropped, because this task must not keep a snapshot in memory while it sleeps.
         drop(snapshot);
         tokio::time::sleep(
             shortest
@@ -437,7 +439,8 @@ async fn broadcast_trust_changes(worker: Arc<Worker>) {
     worker.broadcast_trust_changes().await;
 }
 
-/// Makes handshakes yield to established connections until the worker's runtime ends.
+/// Schedules the worker's handshakes until the worker's runtime ends, so that they yield to
+/// established connections.
 async fn give_handshakes_their_turns(worker: Arc<Worker>) {
     worker.handshake_turns().give().await;
 }

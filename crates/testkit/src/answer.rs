@@ -1,4 +1,4 @@
-//! Requests and answers as tests see them.
+//! Requests and responses, in the form that tests use.
 
 use std::fmt;
 
@@ -9,14 +9,14 @@ use hyper::body::Incoming;
 
 use crate::protocol::{ConnectError, Protocol};
 
-/// Why there is no complete answer.
+/// Why a request got no complete response.
 #[derive(Debug)]
 pub enum CallError {
-    /// There was no connection.
+    /// The connection could not be opened.
     Connect(ConnectError),
-    /// The server ended the connection with this alert.
+    /// The server ended the connection with this TLS alert.
     Alert(rustls::AlertDescription),
-    /// The answer broke off or was malformed.
+    /// The response ended early or was malformed.
     Http(hyper::Error),
 }
 
@@ -46,21 +46,22 @@ impl fmt::Display for CallError {
 
 impl std::error::Error for CallError {}
 
-/// A complete answer.
+/// A complete response.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// The status.
+    /// The status code.
     pub status: u16,
     /// The header fields.
     pub headers: HeaderMap,
-    /// The body.
+    /// The whole body.
     pub body: Bytes,
-    /// The trailer fields, where there were any.
+    /// The trailer fields, if the response had trailers.
     pub trailers: Option<HeaderMap>,
 }
 
 impl Answer {
-    /// A header field's value; the test fails where the field stands twice.
+    /// Returns the value of the header field `name` of the response. The test fails if the field
+    /// occurs twice.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.get_all(name).iter();
@@ -69,17 +70,18 @@ impl Answer {
         Some(value)
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
     ///
     /// # Panics
-    /// When it is not JSON.
+    /// If the body is not JSON.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error}: {:?} {:?}", self.status, self.body))
     }
 
-    /// All values of a header field that an [`Echo`](crate::Echo) received.
+    /// Returns all values of the request header field `name`, as the service received them. Only
+    /// for responses of an [`Echo`](crate::Echo), whose body lists the received fields.
     #[must_use]
     pub fn received(&self, name: &str) -> Vec<String> {
         received(&self.json())
@@ -89,7 +91,8 @@ impl Answer {
             .collect()
     }
 
-    /// Names of all header fields that an [`Echo`](crate::Echo) received.
+    /// Returns the names of all request header fields that the service received. Only for
+    /// responses of an [`Echo`](crate::Echo), whose body lists the received fields.
     #[must_use]
     pub fn received_names(&self) -> Vec<String> {
         received(&self.json())
@@ -98,7 +101,7 @@ impl Answer {
             .collect()
     }
 
-    /// The reason the gateway gives, where it answered itself.
+    /// Returns the gateway's reason code, if the gateway itself made the response.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.header("countersign-reason")
@@ -115,10 +118,10 @@ fn received(echo: &serde_json::Value) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Reads a whole answer.
+/// Reads a whole response.
 ///
 /// # Errors
-/// When its body breaks off.
+/// If the body ends early.
 pub(crate) async fn collect(response: Response<Incoming>) -> Result<Answer, CallError> {
     let (head, body) = response.into_parts();
     let body = body.collect().await.map_err(CallError::from_hyper)?;
@@ -131,17 +134,17 @@ pub(crate) async fn collect(response: Response<Incoming>) -> Result<Answer, Call
     })
 }
 
-/// A `GET` request for a path.
+/// Makes a `GET` request for a path.
 ///
 /// # Panics
-/// When the path is not one the `http` crate accepts.
+/// If the `http` crate does not accept the path.
 #[must_use]
 pub fn get(path: &str) -> Request<Bytes> {
     Request::get(path).body(Bytes::new()).expect("a request")
 }
 
-/// Names the host if the request does not: `Host` in HTTP/1.1, the
-/// authority in HTTP/2.
+/// Adds `host` to a request without a host: as `Host` in HTTP/1.1, as the authority of the URL
+/// in HTTP/2.
 pub(crate) fn with_host(
     mut request: Request<Bytes>,
     host: &str,

@@ -1,8 +1,8 @@
-//! What a caller with a valid certificate can send to harm other callers of the same
-//! service. None of it breaks HTTP's rules.
+//! Attacks by a caller with a valid certificate on other callers of the same service. All
+//! requests of the attacks are valid HTTP.
 //!
-//! An attack ends by itself. That the gateway refuses it, or ends its connection, is no
-//! failure: what counts is what becomes of others.
+//! An attack ends by itself, at the latest after `MAX_DURATION`. The gateway may refuse the
+//! attack or close its connections. Tests check only the effect on other callers.
 
 use std::time::Duration;
 
@@ -14,49 +14,57 @@ use crate::connection::Connection;
 use crate::http2;
 use crate::protocol::Protocol;
 
-/// How long an attacker waits for a reaction.
+/// After an attacker has sent everything, it reads until the gateway has sent nothing for this
+/// time.
 const REACTION: Duration = Duration::from_millis(300);
-/// The longest that an attack may take.
+/// The maximum duration of an attack. After this time, the attack is cancelled.
 const MAX_DURATION: Duration = Duration::from_secs(12);
-/// The longest that an attacker waits for a response that it asked for.
+/// The maximum time that an attacker waits for a complete response.
 const RESPONSE: Duration = Duration::from_secs(8);
 
-/// One way to attack.
+/// The kinds of attacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attack {
-    /// 4,000 small DATA frames to a service that reads late.
+    /// One HTTP/2 request with 4,000 small DATA frames, to a service that reads the body late.
     SmallFrames,
-    /// 4,000 small chunks of HTTP/1.1 to a service that reads late.
+    /// One HTTP/1.1 request with 4,000 small chunks, to a service that reads the body late.
     SmallChunks,
-    /// Fields and queries that the gateway allows and many services do not.
+    /// Requests with a header field or a query of 9 to 28 KiB. The gateway allows such sizes,
+    /// but many services refuse them.
     LargeHeads,
-    /// Trailers that pass, and trailers of which none passes.
+    /// Requests with trailer fields: some that the gateway forwards, some that it removes, or
+    /// both.
     Trailers,
-    /// Requests that are reset at once, on four connections.
+    /// Requests on four HTTP/2 connections. The attacker resets their streams after at most 3
+    /// ms.
     Resets,
-    /// Asks for responses of thousands of small frames.
+    /// Three requests, one after the other, for a response of thousands of small frames.
     Bursts,
-    /// Asks for such a response, and takes none of it.
+    /// One request for a response of thousands of small frames. The attacker reads nothing in
+    /// the first second.
     PausedBurst,
-    /// Asks for 300 responses with an empty frame.
+    /// 300 requests, one after the other, for a response that contains an empty DATA frame.
     EmptyFrames,
-    /// A thousand targets with a query and no path.
+    /// 1,000 HTTP/1.1 requests whose target has a query but no path: `https://HOST?x=1`.
     BareTargets,
-    /// 1,152 responses of which nothing is taken, on nine connections.
+    /// 1,152 requests on nine connections with a flow-control window of zero, so that the
+    /// gateway cannot send the bodies of the responses.
     ZeroWindows,
-    /// 24 bodies of 1 MiB without their last byte, to a route that may read them whole.
+    /// 24 requests with a body of 1 MiB whose last byte is missing. The gateway may buffer these
+    /// bodies, because the route binds the assertion to the body.
     HeldBodies,
-    /// 1,152 WebSockets on nine connections.
+    /// 1,152 requests for a WebSocket (extended CONNECT) on nine connections.
     Tunnels,
-    /// 256 tokens that no issuer knows, where a token is asked for.
+    /// 256 requests with different invented tokens, to a route that requires a token.
     GuessedTokens,
-    /// Requests that do not end, with a window of one byte, until their streams are reset;
-    /// then a reset, a window update or the end of the connection.
+    /// Six requests that do not end, each on a connection with a window of one byte for the
+    /// response. The attacker waits until the gateway has reset the stream after a timeout. Then
+    /// it sends RST_STREAM or WINDOW_UPDATE for this stream, or only closes the connection.
     OpenRequests,
 }
 
 impl Attack {
-    /// All of them.
+    /// All kinds of attacks.
     pub const ALL: [Self; 14] = [
         Self::SmallFrames,
         Self::SmallChunks,
@@ -74,9 +82,10 @@ impl Attack {
         Self::OpenRequests,
     ];
 
-    /// Attacks a service as this client.
+    /// Attacks the service `target` with requests of `client`.
     pub async fn run(self, client: &Client, target: &Target) {
-        // Whether the attack gets to its end does not matter.
+        // The result is ignored: an attack may time out, because only its effect on other
+        // callers matters.
         let _ = tokio::time::timeout(MAX_DURATION, self.run_whole(client, target)).await;
     }
 
@@ -100,7 +109,7 @@ impl Attack {
     }
 }
 
-/// An h2 connection whose preface is sent.
+/// Opens an h2 connection and sends the preface.
 async fn h2(client: &Client) -> Option<Connection> {
     let client = client.clone().protocol(Protocol::Http2);
     let mut connection = client.connect().await.ok()?;
@@ -108,7 +117,8 @@ async fn h2(client: &Client) -> Option<Connection> {
     Some(connection)
 }
 
-/// The head of a request for a path of the service, in as many frames as it needs.
+/// Makes the head of a request to the service. If the head is larger than one frame, it becomes
+/// a HEADERS frame and CONTINUATION frames.
 fn head(
     target: &Target,
     stream: u32,
@@ -155,12 +165,14 @@ fn head(
     bytes
 }
 
-/// The sizes of the pieces of a body; all of them fit into a window of 65,535 bytes.
+/// Returns the sizes of the pieces of an attacker's request body, in bytes. Together, the pieces
+/// fit into an HTTP/2 window of 65,535 bytes.
 fn sizes() -> impl Iterator<Item = usize> {
     (0..4_000).map(|number| 10 + number % 7)
 }
 
-/// The body of which the pieces are taken: a gRPC message if the service expects one.
+/// Returns the whole request body, whose pieces have the sizes of [`sizes`]. For a gRPC service,
+/// the body is one gRPC message.
 fn content(target: &Target) -> Vec<u8> {
     let total: usize = sizes().sum();
     let mut content = vec![b'x'; total];
@@ -172,7 +184,9 @@ fn content(target: &Target) -> Vec<u8> {
     content
 }
 
-/// Sends a body in small pieces, paced so that each is read before the next arrives.
+/// Sends the body of [`content`] in small pieces, 20 every 2 ms. `piece` makes an HTTP/2 frame
+/// or an HTTP/1.1 chunk of each piece. The pauses ensure that the gateway does not receive all
+/// pieces in one read.
 async fn send_paced(
     connection: &mut Connection,
     target: &Target,
@@ -305,7 +319,8 @@ async fn resets(client: &Client, target: &Target) {
                 return;
             };
             for round in 0..ROUNDS {
-                // The service is busy with one request when the others reach it.
+                // While the service handles this request, it does not read the requests that
+                // follow.
                 let first = 2 * round * 21 + 1;
                 let busy = head(&target, first, true, &target.path("busy"), &[]);
                 if connection.write(&busy).await.is_err() {
@@ -317,8 +332,9 @@ async fn resets(client: &Client, target: &Target) {
                     .map(|stream| head(&target, stream, true, &target.path("slow"), &[]));
                 let ends = streams.map(|stream| http2::frame(3, 0, stream, &CANCEL));
                 let sent = connection.write(&heads.collect::<Vec<_>>().concat()).await;
-                // Later each time, so that some round meets requests that are forwarded and
-                // not accepted yet.
+                // The pause before the resets is longer in each round. In some round, the
+                // gateway should therefore have forwarded the requests, but the service not yet
+                // have accepted them.
                 tokio::time::sleep(Duration::from_millis(u64::from(round))).await;
                 let reset = connection.write(&ends.collect::<Vec<_>>().concat()).await;
                 if sent.is_err() || reset.is_err() {
@@ -333,7 +349,8 @@ async fn resets(client: &Client, target: &Target) {
     attackers.join_all().await;
 }
 
-/// Asks for a path and reads the whole response, one request after the other.
+/// Sends `times` requests for the path of `name`, one after the other, and reads the responses.
+/// Stops after the first request without a complete response.
 async fn ask(client: &Client, target: &Target, name: &str, times: usize) {
     let client = client.clone().protocol(Protocol::Http2);
     let Ok(mut session) = client.session().await else {
@@ -400,14 +417,15 @@ async fn bare_targets(client: &Client, target: &Target) {
     }
 }
 
-/// Connections that an attacker opens to take all that a service has.
+/// The number of connections of an attack with as many streams as possible.
 const MANY: usize = 9;
-/// Streams of each of them.
+/// The number of streams on each connection of such an attack.
 const STREAMS: u32 = 128;
-/// How long an attacker keeps what it has taken.
+/// How long an attacker keeps connections open after it has sent its requests.
 const KEEP: Duration = Duration::from_millis(1500);
 
-/// SETTINGS with an initial window of zero: no content of any response is taken.
+/// Returns a SETTINGS frame with an initial window of zero, so that no response content
+/// may be sent.
 fn no_window() -> Vec<u8> {
     const SETTINGS: u8 = 4;
     const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
@@ -415,8 +433,8 @@ fn no_window() -> Vec<u8> {
     http2::frame(SETTINGS, 0, 0, &setting)
 }
 
-/// Sends `begin` and then one request head for each stream, on several connections, and
-/// keeps them open for a while.
+/// Opens several connections. Sends `begin` and then one request head for each stream on
+/// each connection, and keeps the connections open for [`KEEP`].
 async fn many_streams(
     client: &Client,
     connections: usize,
@@ -509,7 +527,8 @@ async fn open_requests(client: &Client, target: &Target) {
     const SETTINGS: u8 = 4;
     const RST_STREAM: u8 = 3;
     const WINDOW_UPDATE: u8 = 8;
-    /// Longer than a gateway under siege waits for a caller.
+    /// The siege test sets the `body_timeout` of the gateway to 4 s. This time is longer, so
+    /// that the gateway resets the stream first.
     const UNTAKEN: Duration = Duration::from_secs(6);
     let ends = [
         Some(http2::frame(RST_STREAM, 0, 1, &[0, 0, 0, 8])),
@@ -523,7 +542,8 @@ async fn open_requests(client: &Client, target: &Target) {
             let Some(mut connection) = h2(&client).await else {
                 return;
             };
-            // One is refused, the other one gets a long response.
+            // The gateway refuses every second request. Every other request gets a long
+            // response.
             let name = if number % 2 == 0 {
                 "burst"
             } else {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::in_time;
 
-/// Reads the audit lines of one gateway.
+/// Reads the audit log of one gateway.
 #[derive(Debug, Clone)]
 pub struct AuditLog {
     path: PathBuf,
@@ -18,10 +18,11 @@ impl AuditLog {
         Self { path }
     }
 
-    /// All complete lines so far.
+    /// Returns all lines that the gateway has written so far. A line without its line end is
+    /// left out, because the gateway may still be writing it.
     ///
     /// # Panics
-    /// When a line is not JSON.
+    /// If a line is not JSON.
     #[must_use]
     pub fn lines(&self) -> Vec<Value> {
         let text = self.text();
@@ -35,13 +36,13 @@ impl AuditLog {
             .collect()
     }
 
-    /// The whole file.
+    /// Returns the whole file as text.
     #[must_use]
     pub fn text(&self) -> String {
         std::fs::read_to_string(&self.path).unwrap_or_default()
     }
 
-    /// The lines that match.
+    /// Returns the lines for which `matches` is true.
     #[must_use]
     pub fn matching(&self, matches: impl Fn(&Value) -> bool) -> Vec<Value> {
         self.lines()
@@ -50,19 +51,21 @@ impl AuditLog {
             .collect()
     }
 
-    /// Waits for a line that matches; the writer is another process, so the
-    /// file has to be looked at again and again.
+    /// Returns the first line for which `matches` is true, and waits up to 5 seconds for it.
+    /// Reads the file repeatedly, because another process writes it. `what` describes the line
+    /// in the error message.
     ///
     /// # Panics
-    /// When none appears in time; the message shows the lines there are.
+    /// If no line matches within 5 seconds. The message shows all lines.
     pub async fn line(&self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
         self.at_least(1, what, matches).await.remove(0)
     }
 
-    /// Waits for this many matching lines.
+    /// Returns the lines for which `matches` is true, and waits up to 5 seconds until there are
+    /// `count` of them.
     ///
     /// # Panics
-    /// When they do not appear in time.
+    /// If there are fewer matching lines after 5 seconds.
     pub async fn at_least(
         &self,
         count: usize,
@@ -87,7 +90,8 @@ impl AuditLog {
         }
     }
 
-    /// Waits for the line of a refused handshake with this reason.
+    /// Returns the audit line of a handshake that was refused with this reason. Waits for the
+    /// line.
     pub async fn handshake(&self, reason: &str) -> Value {
         in_time(
             "an audit line",
@@ -98,7 +102,7 @@ impl AuditLog {
         .await
     }
 
-    /// Waits for the line of a request with this path.
+    /// Returns the audit line of a request with this path. Waits for the line.
     pub async fn request(&self, path: &str) -> Value {
         in_time(
             "an audit line",

@@ -1,5 +1,5 @@
-//! A caller that minds its own business while others attack: one response that goes on,
-//! and new requests beside it.
+//! A well-behaved caller that checks whether attackers harm it. It reads one endless
+//! response, and sends new requests at the same time.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,24 +13,26 @@ use crate::client::Client;
 use crate::protocol::Protocol;
 use crate::until;
 
-/// The longest that a bystander waits for anything before that is harm.
+/// The maximum time that a bystander waits for a response, or for the next piece of the endless
+/// response. A longer wait counts as harm.
 const STALLED: Duration = Duration::from_secs(10);
 
-/// How a service of the kind of [`Paced`](crate::Paced) is asked.
+/// A service such as [`Paced`](crate::Paced), and how to send requests to it.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// The host that requests are for.
+    /// The host name in the requests.
     pub host: String,
-    /// What its paths begin with.
+    /// The text before the `/` of all paths. For gRPC: `/` and the name of the gRPC service.
     pub prefix: String,
-    /// Requests are gRPC calls.
+    /// Whether the requests are gRPC calls with an empty message. Otherwise they are `GET`
+    /// requests.
     pub grpc: bool,
-    /// The bearer token that its requests carry.
+    /// The bearer token in the requests.
     pub token: Option<String>,
 }
 
 impl Target {
-    /// A service over plain HTTP.
+    /// A service that is called with plain HTTP requests.
     #[must_use]
     pub fn http(host: &str) -> Self {
         Self {
@@ -41,7 +43,7 @@ impl Target {
         }
     }
 
-    /// The methods of a gRPC service, called with empty messages.
+    /// A gRPC service with the name `service`. Requests call its methods with empty messages.
     #[must_use]
     pub fn grpc(host: &str, service: &str) -> Self {
         Self {
@@ -51,22 +53,22 @@ impl Target {
         }
     }
 
-    /// The value of `Authorization`, if requests carry a token.
+    /// Returns the value of `Authorization`, if requests carry a token.
     pub(crate) fn authorization(&self) -> Option<String> {
         let token = self.token.as_ref()?;
         Some(format!("Bearer {token}"))
     }
 
-    /// A path of the service.
+    /// Returns the path for `name`, such as `hello`, with the prefix of this target.
     #[must_use]
     pub fn path(&self, name: &str) -> String {
         format!("{}/{name}", self.prefix)
     }
 
-    /// A request for a path of the service.
+    /// Makes a request for the path of `name`, such as `hello`.
     ///
     /// # Panics
-    /// When the name cannot stand in a path.
+    /// If `name` contains characters that a path cannot contain.
     #[must_use]
     pub fn request(&self, name: &str) -> Request<Bytes> {
         let path = self.path(name);
@@ -85,18 +87,19 @@ impl Target {
     }
 }
 
-/// What became of a bystander so far.
+/// The successes and failures of a bystander since it started.
 #[derive(Debug, Clone, Default)]
 pub struct Experience {
-    /// Pieces of the response that goes on.
+    /// The number of received pieces of the endless response.
     pub pieces: usize,
-    /// How long each request took that was served.
+    /// The latency of each successful request.
     pub latencies: Vec<Duration>,
-    /// What went wrong.
+    /// A description of each failure: a request without a successful response, or the end of the
+    /// endless response.
     pub harm: Vec<String>,
 }
 
-/// The caller; dropping it ends it.
+/// A well-behaved caller. Dropping it stops its tasks.
 #[derive(Debug)]
 pub struct Bystander {
     experience: Arc<Mutex<Experience>>,
@@ -104,11 +107,13 @@ pub struct Bystander {
 }
 
 impl Bystander {
-    /// Opens the response that goes on, waits for its first piece, and then sends a
-    /// request after each pause.
+    /// Starts to read the endless response, and to send requests with `pause` between two of
+    /// them. Returns when the first piece of the endless response and the response to a request
+    /// have arrived.
     ///
     /// # Panics
-    /// When the response does not begin.
+    /// If the bystander is harmed before this function returns, or if nothing arrives before the
+    /// deadline.
     pub async fn start(client: &Client, target: &Target, pause: Duration) -> Self {
         let client = client.clone().protocol(Protocol::Http2);
         let experience = Arc::new(Mutex::new(Experience::default()));
@@ -130,16 +135,17 @@ impl Bystander {
         started
     }
 
-    /// What became of it so far.
+    /// Returns the successes and failures of the bystander since it started.
     ///
     /// # Panics
-    /// When one of its tasks has panicked.
+    /// If one of the bystander's tasks has panicked.
     #[must_use]
     pub fn experience(&self) -> Experience {
         self.experience.lock().expect("a lock").clone()
     }
 
-    /// Waits until it was harmed, or has received and sent more.
+    /// Waits until five more pieces and three more responses than now have arrived, or until the
+    /// bystander was harmed.
     pub async fn goes_on(&self) {
         let before = self.experience();
         until("more of a bystander's traffic, or its end", async || {
@@ -164,7 +170,7 @@ fn note(experience: &Mutex<Experience>, change: impl FnOnce(&mut Experience)) {
     change(&mut experience.lock().expect("a lock"));
 }
 
-/// Reads the response that goes on.
+/// Reads the endless response. Any end of the response counts as harm.
 async fn follow(client: Client, target: Target, experience: Arc<Mutex<Experience>>) {
     let ended = async {
         let mut session = client.session().await.map_err(|error| error.to_string())?;
@@ -192,7 +198,7 @@ async fn follow(client: Client, target: Target, experience: Arc<Mutex<Experience
     }
 }
 
-/// Sends requests, one after the other.
+/// Sends requests, one after the other, with `pause` between two of them.
 async fn ask(client: Client, target: Target, pause: Duration, experience: Arc<Mutex<Experience>>) {
     let mut session = None;
     loop {

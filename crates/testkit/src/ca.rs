@@ -1,5 +1,5 @@
-//! A throw-away certificate authority that also issues what no careful
-//! authority would.
+//! A certificate authority for one test. It also issues certificates that a careful authority
+//! would not issue.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ pub use crate::keys::KeyKind;
 use crate::keys::next_serial;
 use crate::leaf::Leaf;
 
-/// What an authority's certificate says.
+/// The content of an authority's certificate.
 #[derive(Debug, Clone)]
 pub struct AuthoritySpec {
     name: String,
@@ -32,7 +32,7 @@ pub struct AuthoritySpec {
 }
 
 impl AuthoritySpec {
-    /// An authority with this common name, valid for a year, P-256.
+    /// Settings with this common name, a P-256 key and a validity of one year.
     #[must_use]
     pub fn new(name: &str) -> Self {
         let now = OffsetDateTime::now_utc();
@@ -51,35 +51,37 @@ impl AuthoritySpec {
         }
     }
 
-    /// Another type of key.
+    /// Sets the type of the key.
     #[must_use]
     pub const fn key(mut self, key: KeyKind) -> Self {
         self.key = key;
         self
     }
 
-    /// How many intermediates may stand below it.
+    /// Sets `pathLenConstraint`: the maximum number of intermediates below this authority in a
+    /// path.
     #[must_use]
     pub const fn path_length(mut self, most: u8) -> Self {
         self.path_length = Some(most);
         self
     }
 
-    /// Key usages in place of keyCertSign, cRLSign and digitalSignature.
+    /// Sets the key usages. The default is keyCertSign, cRLSign and digitalSignature.
     #[must_use]
     pub fn key_usages(mut self, usages: &[KeyUsagePurpose]) -> Self {
         self.key_usages = usages.to_vec();
         self
     }
 
-    /// A name constraint: only DNS names below `suffix`.
+    /// Adds a name constraint that permits only DNS names below `suffix`.
     #[must_use]
     pub fn permitted_dns(mut self, suffix: &str) -> Self {
         self.permitted_dns.push(suffix.to_owned());
         self
     }
 
-    /// Validity, in seconds from now.
+    /// Sets notBefore to `from` and notAfter to `until`, in seconds from now. Negative values
+    /// are times in the past.
     #[must_use]
     pub fn valid(mut self, from: i64, until: i64) -> Self {
         let now = OffsetDateTime::now_utc();
@@ -120,12 +122,13 @@ impl AuthoritySpec {
     }
 }
 
-/// A certificate authority: root or intermediate.
+/// A certificate authority, either a root or an intermediate.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     params: CertificateParams,
     der: CertificateDer<'static>,
-    /// What a leaf of this authority presents after itself; without the root.
+    /// The certificates that a chain contains after a leaf of this authority: the intermediates,
+    /// without the root.
     chain: Vec<CertificateDer<'static>>,
 }
 
@@ -139,7 +142,7 @@ impl fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// A self-signed root.
+    /// Creates a self-signed root.
     #[must_use]
     pub fn root(spec: &AuthoritySpec) -> Self {
         let key = spec.key.generate();
@@ -153,7 +156,7 @@ impl Authority {
         }
     }
 
-    /// An intermediate below this authority.
+    /// Creates an intermediate that this authority signs.
     #[must_use]
     pub fn intermediate(&self, spec: &AuthoritySpec) -> Self {
         let key = spec.key.generate();
@@ -173,7 +176,8 @@ impl Authority {
         }
     }
 
-    /// A certificate by this authority for the name and key of another one.
+    /// Issues a certificate for the name and the key of `other`. The rest of the content is that
+    /// of `other`'s certificate, except the issuer and the serial number.
     #[must_use]
     pub fn cross_sign(&self, other: &Self) -> CertificateDer<'static> {
         let mut params = other.params.clone();
@@ -185,7 +189,8 @@ impl Authority {
             .clone()
     }
 
-    /// As [`Authority::cross_sign`], with what `spec` says beside name and key.
+    /// Same as [`Authority::cross_sign`], but takes everything except the name and the key from
+    /// `spec`.
     #[must_use]
     pub fn cross_sign_as(&self, other: &Self, spec: &AuthoritySpec) -> CertificateDer<'static> {
         let mut params = spec.params();
@@ -197,7 +202,7 @@ impl Authority {
             .clone()
     }
 
-    /// Issues a leaf.
+    /// Issues a leaf certificate. Returns it with its key and the intermediates above it.
     #[must_use]
     pub fn issue(&self, leaf: Leaf) -> Credentials {
         let (der, key, serial) = leaf.signed_by(&self.issuer);
@@ -206,19 +211,19 @@ impl Authority {
         Credentials::new(chain, key.serialize_der(), serial)
     }
 
-    /// The certificate in DER.
+    /// Returns the authority's certificate in DER.
     #[must_use]
     pub const fn der(&self) -> &CertificateDer<'static> {
         &self.der
     }
 
-    /// The certificate in PEM.
+    /// Returns the authority's certificate in PEM.
     #[must_use]
     pub fn pem(&self) -> String {
         pem("CERTIFICATE", &self.der)
     }
 
-    /// The serial number of its own certificate.
+    /// Returns the serial number of the authority's own certificate.
     #[must_use]
     pub fn serial(&self) -> Vec<u8> {
         self.params
@@ -228,11 +233,11 @@ impl Authority {
             .unwrap_or_default()
     }
 
-    /// Signs any message, as certificates, revocation lists and requests are signed: a
-    /// SEQUENCE of the message, the algorithm and the signature.
+    /// Signs any message. The result has the structure of certificates, CRLs and certificate
+    /// requests: a SEQUENCE of the message, the algorithm and the signature.
     ///
     /// # Panics
-    /// When signing fails.
+    /// If signing fails.
     #[must_use]
     pub fn signed(&self, message: &[u8]) -> Vec<u8> {
         let key = self.issuer.key();
@@ -252,20 +257,20 @@ impl Authority {
         &self.issuer
     }
 
-    /// Its private key in PEM, for tools that issue what rcgen cannot.
+    /// Returns the authority's private key in PEM, for tools that issue what rcgen cannot issue.
     #[must_use]
     pub fn key_pem(&self) -> String {
         pem("PRIVATE KEY", self.issuer.key().serialized_der())
     }
 
-    /// Its key as SubjectPublicKeyInfo in DER.
+    /// Returns the authority's public key as SubjectPublicKeyInfo in DER.
     #[must_use]
     pub fn public_key(&self) -> Vec<u8> {
         self.issuer.key().subject_public_key_info()
     }
 }
 
-/// A root, an intermediate below it, and a directory for files.
+/// A root, an intermediate below the root, and a temporary directory for the files of a test.
 #[derive(Debug)]
 pub struct TestCa {
     domain: String,
@@ -275,7 +280,7 @@ pub struct TestCa {
 }
 
 impl TestCa {
-    /// Authorities for this trust domain.
+    /// Creates a root and an intermediate for this trust domain.
     #[must_use]
     pub fn new(domain: &str) -> Self {
         let root = Authority::root(&AuthoritySpec::new(&format!("{domain} root")));
@@ -289,37 +294,37 @@ impl TestCa {
         }
     }
 
-    /// The trust domain.
+    /// Returns the name of the trust domain.
     #[must_use]
     pub fn domain(&self) -> &str {
         &self.domain
     }
 
-    /// The root.
+    /// Returns the root.
     #[must_use]
     pub const fn root(&self) -> &Authority {
         &self.root
     }
 
-    /// The intermediate, which issues leaves.
+    /// Returns the intermediate, which issues the leaves.
     #[must_use]
     pub const fn intermediate(&self) -> &Authority {
         &self.intermediate
     }
 
-    /// The SPIFFE ID with this path.
+    /// Returns the SPIFFE ID with this path in the trust domain.
     #[must_use]
     pub fn spiffe(&self, path: &str) -> String {
         format!("spiffe://{}{path}", self.domain)
     }
 
-    /// A good client with this SPIFFE path.
+    /// Issues a valid client certificate with this SPIFFE path.
     #[must_use]
     pub fn client(&self, path: &str) -> Credentials {
         self.issue(Leaf::with_uri(&self.spiffe(path)))
     }
 
-    /// A server with these DNS names, reachable as 127.0.0.1 too.
+    /// Issues a server certificate for these DNS names and for 127.0.0.1.
     #[must_use]
     pub fn server(&self, names: &[&str]) -> Credentials {
         let leaf = names
@@ -328,25 +333,26 @@ impl TestCa {
         self.issue(leaf.ip(IpAddr::from([127, 0, 0, 1])))
     }
 
-    /// A leaf below the intermediate.
+    /// Issues a leaf certificate from the intermediate.
     #[must_use]
     pub fn issue(&self, leaf: Leaf) -> Credentials {
         self.intermediate.issue(leaf)
     }
 
-    /// Where its files are.
+    /// Returns the temporary directory.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Writes a file, readable by its owner alone.
+    /// Writes a file into the temporary directory. Only its owner can read it. Returns its path.
     #[must_use]
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         write_private(&self.directory().join(name), content.as_ref())
     }
 
-    /// Writes the root's certificate.
+    /// Writes the root certificate in PEM into the temporary directory. Returns the path of the
+    /// file.
     #[must_use]
     pub fn root_file(&self) -> PathBuf {
         self.write("root.pem", self.root.pem())

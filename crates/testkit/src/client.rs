@@ -1,9 +1,9 @@
-//! A TLS client whose every choice is the test's: certificate, server name, protocol version,
-//! application protocol, and the bytes it sends.
+//! A TLS client for tests. A test sets the certificate, the server name, the TLS version,
+//! the application protocol, and the bytes that the client sends.
 //!
-//! It accepts any server certificate, because the names under test are often
-//! ones no certificate carries; [`Connection::server_certificate`] says which
-//! one was presented.
+//! The client accepts any server certificate, because some names under test are in no
+//! certificate. [`Connection::server_certificate`] returns the certificate that the server
+//! presented.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -26,7 +26,7 @@ use crate::pieces::PieceBody;
 use crate::protocol::{ConnectError, Protocol, TlsVersion, provider};
 use crate::sessions::Sessions;
 
-/// How to connect to a gateway.
+/// The settings for connections to a gateway, and for requests over these connections.
 #[derive(Debug, Clone)]
 pub struct Client {
     address: SocketAddr,
@@ -39,8 +39,8 @@ pub struct Client {
     preface: Vec<u8>,
 }
 
-/// What resuming connections share. rustls resumes only with the very
-/// configuration that a session was opened with.
+/// The state that the connections of a client share to resume sessions. It contains the TLS
+/// configuration, because rustls resumes a session only with the same configuration.
 #[derive(Debug)]
 struct Resuming {
     sessions: Arc<Sessions>,
@@ -48,8 +48,8 @@ struct Resuming {
 }
 
 impl Client {
-    /// A client without certificate that speaks HTTP/1.1 over TLS 1.3 and
-    /// names `host` both in TLS and in its requests.
+    /// Creates a client without a certificate that uses HTTP/1.1 over TLS 1.3. It sends
+    /// `host` as the TLS server name and as the host of requests.
     #[must_use]
     pub fn new(address: SocketAddr, host: &str) -> Self {
         Self {
@@ -64,58 +64,59 @@ impl Client {
         }
     }
 
-    /// Sends these octets before TLS begins.
+    /// Sends these bytes before the TLS handshake, for example a PROXY protocol header.
     #[must_use]
     pub fn preface(mut self, octets: &[u8]) -> Self {
         self.preface = octets.to_vec();
         self
     }
 
-    /// Presents a certificate.
+    /// Presents this client certificate.
     #[must_use]
     pub fn with(mut self, credentials: &Credentials) -> Self {
         self.credentials = Some(credentials.clone());
         self
     }
 
-    /// Speaks this version of TLS only.
+    /// Uses only this version of TLS.
     #[must_use]
     pub fn tls(mut self, version: TlsVersion) -> Self {
         self.versions = vec![version];
         self
     }
 
-    /// Speaks this application protocol.
+    /// Offers only this application protocol, and uses it.
     #[must_use]
     pub const fn protocol(mut self, protocol: Protocol) -> Self {
         self.protocol = Some(protocol);
         self
     }
 
-    /// Offers no application protocol.
+    /// Does not offer any application protocol in the handshake.
     #[must_use]
     pub const fn without_alpn(mut self) -> Self {
         self.protocol = None;
         self
     }
 
-    /// Names this server in TLS; none sends no name.
+    /// Sets the server name in the TLS handshake. `None`: the client sends no server name.
     #[must_use]
     pub fn server_name(mut self, name: Option<&str>) -> Self {
         self.server_name = name.map(str::to_owned);
         self
     }
 
-    /// Names this host in requests.
+    /// Sets the host name in requests.
     #[must_use]
     pub fn host(mut self, host: &str) -> Self {
         self.host = host.to_owned();
         self
     }
 
-    /// Keeps sessions and resumes them, the oldest first, whatever the server name
-    /// and address: all clones made from here on share them. Certificate and
-    /// versions have to be set before.
+    /// Stores TLS sessions and resumes them, for any server name and address. With TLS 1.3, each
+    /// ticket is used once, the oldest first. With TLS 1.2, the newest session is used. All
+    /// clones of the returned client share the sessions. Set the certificate and the TLS
+    /// versions before this call.
     #[must_use]
     pub fn resuming(mut self) -> Self {
         self.sessions = Some(Arc::new(Resuming {
@@ -125,14 +126,15 @@ impl Client {
         self
     }
 
-    /// Whether sessions are only gathered from now on, and none is resumed.
+    /// While `gathering` is true, the client stores new sessions but resumes none.
     pub fn gather(&self, gathering: bool) {
         if let Some(resuming) = &self.sessions {
             resuming.sessions.gather(gathering);
         }
     }
 
-    /// How many tickets it was given.
+    /// Returns how many sessions the client has stored in total. With TLS 1.3, this is the
+    /// number of received session tickets.
     #[must_use]
     pub fn tickets(&self) -> usize {
         self.sessions
@@ -140,7 +142,7 @@ impl Client {
             .map_or(0, |resuming| resuming.sessions.count())
     }
 
-    /// Connects elsewhere.
+    /// Connects to `address` instead of the address that [`Client::new`] got.
     #[must_use]
     pub const fn at(mut self, address: SocketAddr) -> Self {
         self.address = address;
@@ -174,7 +176,8 @@ impl Client {
             .with_custom_certificate_verifier(Arc::new(AnyServer(provider)));
         let mut config = match &self.credentials {
             None => builder.with_no_client_auth(),
-            // A resolver of our own: rustls' refuses some broken certificates.
+            // This resolver is necessary, because the resolver of rustls refuses some of the
+            // broken certificates that tests need.
             Some(credentials) => {
                 let key = rustls::crypto::ring::sign::any_supported_type(&credentials.key())
                     .expect("a supported key");
@@ -191,13 +194,14 @@ impl Client {
         Arc::new(config)
     }
 
-    /// Connects and shakes hands.
+    /// Connects and performs the TLS handshake.
     ///
-    /// With TLS 1.3 this succeeds before the server has looked at the client's
-    /// certificate; a refusal shows at the first read.
+    /// With TLS 1.3, the handshake ends for the client before the server has checked the
+    /// client's certificate. If the server refuses the certificate, the first read returns the
+    /// error.
     ///
     /// # Errors
-    /// When there is no connection, or the server refuses within the handshake.
+    /// If the connection fails, or if the server refuses during the handshake.
     pub async fn connect(&self) -> Result<Connection, ConnectError> {
         let stream = in_time("a connection", TcpStream::connect(self.address))
             .await
@@ -205,13 +209,13 @@ impl Client {
         self.connect_over(stream).await
     }
 
-    /// Shakes hands over a connection that is there already.
+    /// Performs the TLS handshake over an open connection.
     ///
     /// # Errors
-    /// As [`Client::connect`].
+    /// Same as [`Client::connect`].
     ///
     /// # Panics
-    /// When the server name is none.
+    /// If the configured server name is not a valid server name.
     pub async fn connect_over(&self, mut stream: TcpStream) -> Result<Connection, ConnectError> {
         let name = self.server_name.as_deref().unwrap_or("unnamed.invalid");
         let name = ServerName::try_from(name.to_owned()).expect("a server name");
@@ -228,19 +232,20 @@ impl Client {
         Ok(Connection::new(stream, self.host.clone()))
     }
 
-    /// Connects, sends nothing and reads until the server ends the connection.
+    /// Connects, sends nothing after the handshake, and reads until the server closes the
+    /// connection. Returns how the server closed it.
     ///
     /// # Panics
-    /// When the server sends data or keeps the connection open.
+    /// If the server sends data or keeps the connection open.
     pub async fn refusal(&self) -> ConnectError {
         self.refusal_after(b"").await
     }
 
-    /// Like [`Client::refusal`], but sends octets first, as most clients do:
-    /// with TLS 1.3 they may send before they hear of the refusal.
+    /// Like [`Client::refusal`], but sends `octets` after the handshake. With TLS 1.3, most
+    /// clients send a request before they receive the refusal.
     ///
     /// # Panics
-    /// When the server sends data or keeps the connection open.
+    /// If the server sends data or keeps the connection open.
     pub async fn refusal_after(&self, octets: &[u8]) -> ConnectError {
         let mut connection = match self.connect().await {
             Ok(connection) => connection,
@@ -257,10 +262,10 @@ impl Client {
         }
     }
 
-    /// A connection for HTTP/1.1 or HTTP/2 requests, as ALPN was set.
+    /// Opens a connection for requests, over HTTP/1.1 or HTTP/2 as configured.
     ///
     /// # Errors
-    /// When there is no connection.
+    /// If the connection fails.
     pub async fn session(&self) -> Result<Session, CallError> {
         let connection = self.connect().await.map_err(CallError::Connect)?;
         connection
@@ -268,10 +273,10 @@ impl Client {
             .await
     }
 
-    /// An h2 connection for requests whose bodies are sent piece by piece.
+    /// Opens an h2 connection for requests whose bodies a test sends in pieces.
     ///
     /// # Errors
-    /// When there is no connection.
+    /// If the connection fails.
     pub async fn streams(
         &self,
     ) -> Result<hyper::client::conn::http2::SendRequest<PieceBody>, CallError> {
@@ -280,40 +285,41 @@ impl Client {
         connection.streams().await
     }
 
-    /// Sends one request over a connection of its own.
+    /// Sends one request over a new connection.
     ///
     /// # Errors
-    /// When there is no connection or no complete answer.
+    /// If the connection fails or there is no complete response.
     pub async fn send(&self, request: http::Request<Bytes>) -> Result<Answer, CallError> {
         self.session().await?.send(request).await
     }
 
-    /// `GET` over a connection of its own.
+    /// Sends a `GET` request over a new connection.
     ///
     /// # Errors
-    /// When there is no connection or no complete answer.
+    /// If the connection fails or there is no complete response.
     pub async fn get(&self, path: &str) -> Result<Answer, CallError> {
         self.send(get(path)).await
     }
 
-    /// Sends octets over a connection of its own and reads what comes until the
-    /// server closes it or has been silent for the time given.
+    /// Sends bytes over a new connection. Then reads until the server closes the connection
+    /// or sends nothing for the time `silence`.
     ///
     /// # Errors
-    /// When there is no connection.
+    /// If the connection fails.
     pub async fn raw(
         &self,
         octets: &[u8],
         silence: std::time::Duration,
     ) -> Result<RawAnswer, ConnectError> {
         let mut connection = self.connect().await?;
-        // The server may well close before it has read everything.
+        // The error is ignored, because the server may close the connection before it has read
+        // everything.
         let _ = connection.write(octets).await;
         Ok(connection.read_until_silent(silence).await)
     }
 }
 
-/// Accepts every server, but checks that it has the key it shows.
+/// Accepts every server certificate, but checks that the server has its private key.
 #[derive(Debug)]
 struct AnyServer(Arc<CryptoProvider>);
 
@@ -362,7 +368,7 @@ impl ServerCertVerifier for AnyServer {
     }
 }
 
-/// Presents one chain, whatever the server asks for.
+/// Presents one chain, even if it does not fit the server's certificate request.
 #[derive(Debug)]
 struct Always(Arc<rustls::sign::CertifiedKey>);
 

@@ -1,4 +1,4 @@
-//! A TLS connection of a test's client: raw octets, or HTTP over it.
+//! A TLS connection of a test client, for raw bytes or for HTTP.
 
 use std::fmt;
 use std::io;
@@ -17,27 +17,29 @@ use crate::pieces::PieceBody;
 use crate::protocol::{ConnectError, Protocol};
 use crate::{DEADLINE, in_time};
 
-/// What came over a raw connection.
+/// The bytes that a test read from a connection, and how the connection ended.
 #[derive(Debug, Clone)]
 pub struct RawAnswer {
-    /// The octets.
+    /// The received bytes.
     pub octets: Vec<u8>,
-    /// Whether the server ended the connection.
+    /// Whether the connection ended while the test read, with or without an error.
     pub closed: bool,
-    /// The alert it ended with, where it was one other than `close_notify`.
+    /// The TLS alert with which the server ended the connection, other than `close_notify`.
     pub alert: Option<AlertDescription>,
-    /// What the last read failed with; none where the end was a `close_notify`.
+    /// The error of the last read. `None` if the connection is open or ended with
+    /// `close_notify`.
     pub failure: Option<io::ErrorKind>,
 }
 
 impl RawAnswer {
-    /// The octets as text.
+    /// Returns the received bytes as text.
     #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.octets).into_owned()
     }
 
-    /// The status codes of all answers, found by their status lines.
+    /// Returns the status codes of all HTTP/1.1 responses. Searches the received text for status
+    /// lines.
     #[must_use]
     pub fn statuses(&self) -> Vec<u16> {
         let text = self.text();
@@ -47,7 +49,7 @@ impl RawAnswer {
     }
 }
 
-/// A TLS connection that carries whatever the test writes.
+/// A TLS connection over which a test can send any bytes.
 #[derive(Debug)]
 pub struct Connection {
     stream: TlsStream<TcpStream>,
@@ -63,10 +65,10 @@ impl Connection {
         &mut self.stream
     }
 
-    /// Writes octets.
+    /// Writes bytes and flushes them.
     ///
     /// # Errors
-    /// When the connection does not take them.
+    /// If the connection does not accept the bytes.
     pub async fn write(&mut self, octets: &[u8]) -> io::Result<()> {
         in_time("a write", async {
             self.stream.write_all(octets).await?;
@@ -75,7 +77,8 @@ impl Connection {
         .await
     }
 
-    /// Reads what comes until the server closes or is silent for this long.
+    /// Reads until the server closes the connection or sends nothing for the time `silence`.
+    /// Stops after [`DEADLINE`] in any case.
     pub async fn read_until_silent(&mut self, silence: std::time::Duration) -> RawAnswer {
         let mut answer = RawAnswer {
             octets: Vec::new(),
@@ -106,7 +109,8 @@ impl Connection {
         answer
     }
 
-    /// Reads until `enough` says so, the server closes, or [`DEADLINE`] passes.
+    /// Reads until `enough` returns true or the server closes the connection. The test fails
+    /// after [`DEADLINE`].
     pub async fn read_until(&mut self, enough: impl Fn(&[u8]) -> bool) -> RawAnswer {
         let mut octets = Vec::new();
         let mut buffer = vec![0_u8; 16 * 1024];
@@ -129,37 +133,38 @@ impl Connection {
         }
     }
 
-    /// Reads until the end of a head, the server's end, or [`DEADLINE`].
+    /// Reads until the end of a response head, or until the server closes the connection. The
+    /// test fails after [`DEADLINE`].
     pub async fn read_head(&mut self) -> RawAnswer {
         self.read_until(|octets| octets.windows(4).any(|end| end == b"\r\n\r\n"))
             .await
     }
 
-    /// The certificate the server presented.
+    /// Returns the certificate that the server presented.
     #[must_use]
     pub fn server_certificate(&self) -> Option<CertificateDer<'static>> {
         let (_, tls) = self.stream.get_ref();
         Some(tls.peer_certificates()?.first()?.clone().into_owned())
     }
 
-    /// Whether the handshake resumed an earlier session.
+    /// Returns whether the handshake resumed an earlier session.
     #[must_use]
     pub fn is_resumed(&self) -> bool {
         let (_, tls) = self.stream.get_ref();
         tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
     }
 
-    /// The application protocol that was agreed on.
+    /// Returns the application protocol that ALPN selected.
     #[must_use]
     pub fn alpn(&self) -> Option<Vec<u8>> {
         let (_, tls) = self.stream.get_ref();
         tls.alpn_protocol().map(<[u8]>::to_vec)
     }
 
-    /// Speaks HTTP over the connection.
+    /// Starts HTTP over this connection, so that the test can send requests with the result.
     ///
     /// # Errors
-    /// When the HTTP handshake fails.
+    /// If the HTTP handshake fails.
     pub async fn session(self, protocol: Protocol) -> Result<Session, CallError> {
         let io = TokioIo::new(self.stream);
         let sender = match protocol {
@@ -189,10 +194,10 @@ impl Connection {
 }
 
 impl Connection {
-    /// An h2 connection for requests whose bodies are sent piece by piece.
+    /// Starts h2 over this connection, for requests whose bodies a test sends in pieces.
     ///
     /// # Errors
-    /// When the connection breaks off.
+    /// If the HTTP handshake fails.
     pub async fn streams(
         self,
     ) -> Result<hyper::client::conn::http2::SendRequest<PieceBody>, CallError> {
@@ -210,7 +215,7 @@ enum Sender {
     Http2(hyper::client::conn::http2::SendRequest<Full<Bytes>>),
 }
 
-/// A connection for requests.
+/// An HTTP connection that can send requests.
 pub struct Session {
     sender: Sender,
     host: String,
@@ -226,12 +231,12 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// Sends a request and reads the whole answer.
+    /// Sends a request and reads the whole response.
     ///
-    /// A request without `Host` is for the client's host.
+    /// If the request has no host, the client's host is added.
     ///
     /// # Errors
-    /// When there is no complete answer.
+    /// If there is no complete response.
     pub async fn send(&mut self, request: http::Request<Bytes>) -> Result<Answer, CallError> {
         in_time("an answer", async {
             let response = self.start(request).await?;
@@ -240,18 +245,18 @@ impl Session {
         .await
     }
 
-    /// `GET`.
+    /// Sends a `GET` request and reads the whole response.
     ///
     /// # Errors
-    /// When there is no complete answer.
+    /// If there is no complete response.
     pub async fn get(&mut self, path: &str) -> Result<Answer, CallError> {
         self.send(get(path)).await
     }
 
-    /// Sends a request and hands over the answer as soon as its head is there.
+    /// Sends a request, and returns the response as soon as its head has arrived.
     ///
     /// # Errors
-    /// When there is no answer.
+    /// If no response arrives.
     pub async fn start(
         &mut self,
         request: http::Request<Bytes>,
@@ -271,7 +276,7 @@ impl Session {
         .map_err(CallError::from_hyper)
     }
 
-    /// Whether the server has ended the connection.
+    /// Returns whether the server has closed the connection.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         match &self.sender {

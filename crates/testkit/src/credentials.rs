@@ -1,13 +1,14 @@
-//! A certificate chain with its key, and files to keep them in.
+//! A certificate chain with its private key, and functions that write PEM text and private
+//! files.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// A certificate chain and its key.
+/// A certificate chain and the private key of its leaf.
 pub struct Credentials {
-    /// The leaf first, then its intermediates.
+    /// The certificates: first the leaf, then the intermediates.
     pub chain: Vec<CertificateDer<'static>>,
     key: PrivatePkcs8KeyDer<'static>,
     serial: Vec<u8>,
@@ -34,7 +35,8 @@ impl Clone for Credentials {
 }
 
 impl Credentials {
-    /// A chain made elsewhere with its key in PKCS#8.
+    /// Takes a chain and a private key (PKCS#8) that other code made. [`Credentials::serial`] is
+    /// then empty.
     #[must_use]
     pub fn from_parts(chain: Vec<CertificateDer<'static>>, key: Vec<u8>) -> Self {
         Self::new(chain, key, Vec::new())
@@ -48,31 +50,31 @@ impl Credentials {
         }
     }
 
-    /// The leaf in DER.
+    /// Returns the leaf certificate in DER.
     #[must_use]
     pub fn leaf(&self) -> &CertificateDer<'static> {
         &self.chain[0]
     }
 
-    /// The private key.
+    /// Returns the private key.
     #[must_use]
     pub fn key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::Pkcs8(self.key.clone_key())
     }
 
-    /// The leaf's serial number.
+    /// Returns the serial number of the leaf as bytes.
     #[must_use]
     pub fn serial(&self) -> &[u8] {
         &self.serial
     }
 
-    /// The leaf's serial number in lower-case hexadecimal.
+    /// Returns the serial number of the leaf in lower-case hexadecimal.
     #[must_use]
     pub fn serial_hex(&self) -> String {
         self.serial.iter().map(|b| format!("{b:02x}")).collect()
     }
 
-    /// The chain in PEM.
+    /// Returns the chain in PEM.
     #[must_use]
     pub fn chain_pem(&self) -> String {
         self.chain
@@ -81,20 +83,20 @@ impl Credentials {
             .collect()
     }
 
-    /// The key in PEM.
+    /// Returns the private key in PEM.
     #[must_use]
     pub fn key_pem(&self) -> String {
         pem("PRIVATE KEY", self.key.secret_pkcs8_der())
     }
 
-    /// The same chain with another certificate at the end.
+    /// Returns the same chain with one more certificate at the end.
     #[must_use]
     pub fn with_extra(mut self, der: CertificateDer<'static>) -> Self {
         self.chain.push(der);
         self
     }
 
-    /// The leaf alone.
+    /// Returns the same credentials with only the leaf in the chain.
     #[must_use]
     pub fn without_intermediates(mut self) -> Self {
         self.chain.truncate(1);
@@ -116,7 +118,7 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> PathBuf {
     path.to_owned()
 }
 
-/// A PEM block.
+/// Returns a PEM block with this label and content.
 #[must_use]
 pub fn pem(label: &str, der: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

@@ -1,4 +1,4 @@
-//! Revocation lists.
+//! Certificate revocation lists (CRLs), valid and invalid.
 
 use rcgen::{
     CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams, SerialNumber,
@@ -9,19 +9,20 @@ use crate::ca::Authority;
 use crate::credentials::pem;
 use crate::der;
 
-/// A revocation list in the making: number 1, from an hour ago, for a week.
+/// The settings of a CRL. By default, the CRL number is 1, thisUpdate is one hour ago, and
+/// nextUpdate is in seven days.
 #[derive(Debug, Clone)]
 pub struct Crl {
     serials: Vec<Vec<u8>>,
     this_update: OffsetDateTime,
     next_update: OffsetDateTime,
     number: u8,
-    /// Extensions that rcgen does not make, DER.
+    /// The DER of extensions that rcgen cannot make.
     extensions: Vec<Vec<u8>>,
     omitted: Vec<Omitted>,
 }
 
-/// What a list has to have and does not.
+/// A part that [`changed`] removes from a CRL, so that the CRL is invalid or of version 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Omitted {
     Version,
@@ -36,7 +37,7 @@ impl Default for Crl {
 }
 
 impl Crl {
-    /// A list without entries.
+    /// A CRL without entries.
     #[must_use]
     pub fn new() -> Self {
         let now = OffsetDateTime::now_utc();
@@ -50,14 +51,15 @@ impl Crl {
         }
     }
 
-    /// Adds a revoked serial number.
+    /// Adds an entry for the certificate with this serial number. The reason is keyCompromise.
     #[must_use]
     pub fn revoke(mut self, serial: &[u8]) -> Self {
         self.serials.push(serial.to_vec());
         self
     }
 
-    /// thisUpdate and nextUpdate, in seconds from now.
+    /// Sets thisUpdate to `from` and nextUpdate to `until`, in seconds from now. Negative values
+    /// are times in the past.
     #[must_use]
     pub fn valid(mut self, from: i64, until: i64) -> Self {
         let now = OffsetDateTime::now_utc();
@@ -66,74 +68,77 @@ impl Crl {
         self
     }
 
-    /// The list's number.
+    /// Sets the CRL number.
     #[must_use]
     pub const fn number(mut self, number: u8) -> Self {
         self.number = number;
         self
     }
 
-    /// Only changes since list 1 (deltaCRLIndicator, RFC 5280 section 5.2.4).
+    /// Makes a delta CRL whose base has the CRL number 1 (deltaCRLIndicator, RFC 5280 section
+    /// 5.2.4).
     #[must_use]
     pub fn delta(self) -> Self {
         self.critical(0x1b, &[0x02, 0x01, 0x01])
     }
 
-    /// Entries of other issuers too (indirectCRL, RFC 5280 section 5.2.5).
+    /// Marks the CRL as indirect (indirectCRL, RFC 5280 section 5.2.5). Its entries may be about
+    /// certificates of other issuers.
     #[must_use]
     pub fn indirect(self) -> Self {
         self.critical(0x1c, &[0x30, 0x03, 0x84, 0x01, 0xff])
     }
 
-    /// Entries for one reason only (onlySomeReasons, RFC 5280 section 5.2.5).
+    /// Limits the CRL to the reason keyCompromise (onlySomeReasons, RFC 5280 section 5.2.5).
     #[must_use]
     pub fn for_some_reasons(self) -> Self {
         self.critical(0x1c, &[0x30, 0x04, 0x83, 0x02, 0x06, 0x40])
     }
 
-    /// About attribute certificates (onlyContainsAttributeCerts, RFC 5280 section
+    /// Limits the CRL to attribute certificates (onlyContainsAttributeCerts, RFC 5280 section
     /// 5.2.5).
     #[must_use]
     pub fn for_attribute_certificates(self) -> Self {
         self.critical(0x1c, &[0x30, 0x03, 0x85, 0x01, 0xff])
     }
 
-    /// Adds a critical extension that no program knows: 2.5.29.99.
+    /// Adds a critical extension that no program supports: 2.5.29.99.
     #[must_use]
     pub fn unknown_extension(self) -> Self {
         self.critical(0x63, &[0x05, 0x00])
     }
 
-    /// Of version 1, which has no extensions.
+    /// Makes a CRL of version 1. Such a CRL has no extensions, and therefore no CRL number.
     #[must_use]
     pub fn version_1(mut self) -> Self {
         self.omitted.extend([Omitted::Version, Omitted::Extensions]);
         self
     }
 
-    /// Of version 2 and nevertheless without extensions.
+    /// Makes a CRL of version 2 without extensions. Such a CRL is invalid, because a CRL number
+    /// is required.
     #[must_use]
     pub fn without_extensions(mut self) -> Self {
         self.omitted.push(Omitted::Extensions);
         self
     }
 
-    /// Without nextUpdate.
+    /// Leaves nextUpdate out.
     #[must_use]
     pub fn without_next_update(mut self) -> Self {
         self.omitted.push(Omitted::NextUpdate);
         self
     }
 
-    /// Speaks only of certificates that name this distribution point
-    /// (issuingDistributionPoint, RFC 5280 section 5.2.5).
+    /// Limits the CRL to certificates with this distribution point (issuingDistributionPoint,
+    /// RFC 5280 section 5.2.5).
     #[must_use]
     pub fn distribution_point(self, uri: &str) -> Self {
         let name = der::element(0xa0, &der::element(0x86, uri.as_bytes()));
         self.critical(0x1c, &der::sequence(&[der::element(0xa0, &name)]))
     }
 
-    /// Adds a critical extension 2.5.29.x.
+    /// Adds the critical extension 2.5.29.`last_arc`.
     fn critical(mut self, last_arc: u8, value: &[u8]) -> Self {
         self.extensions.push(der::sequence(&[
             vec![0x06, 0x03, 0x55, 0x1d, last_arc],
@@ -143,13 +148,13 @@ impl Crl {
         self
     }
 
-    /// A list that was to be replaced an hour ago.
+    /// Sets thisUpdate to two hours ago and nextUpdate to one hour ago.
     #[must_use]
     pub fn stale(self) -> Self {
         self.valid(-7200, -3600)
     }
 
-    /// Signs the list; DER.
+    /// Signs the CRL and returns it in DER.
     #[must_use]
     pub fn signed_by(self, authority: &Authority) -> Vec<u8> {
         let revocation_time = self.this_update;
@@ -181,14 +186,15 @@ impl Crl {
         }
     }
 
-    /// Signs the list; PEM.
+    /// Signs the CRL and returns it in PEM.
     #[must_use]
     pub fn pem_signed_by(self, authority: &Authority) -> String {
         pem("X509 CRL", &self.signed_by(authority))
     }
 }
 
-/// The list with more extensions and without what is omitted, signed again.
+/// Adds the extensions `more` to the CRL `list`, removes the parts in `omitted`, and signs the
+/// result as `authority`.
 fn changed(list: &[u8], more: Vec<Vec<u8>>, omitted: &[Omitted], authority: &Authority) -> Vec<u8> {
     let (_, parts, _) = der::first(list);
     let (_, signed, _) = der::first(parts);
@@ -207,7 +213,7 @@ fn changed(list: &[u8], more: Vec<Vec<u8>>, omitted: &[Omitted], authority: &Aut
         };
         let what = match tag {
             0x02 => Some(Omitted::Version),
-            // UTCTime and GeneralizedTime: thisUpdate, then nextUpdate.
+            // UTCTime or GeneralizedTime: the first one is thisUpdate, the second nextUpdate.
             0x17 | 0x18 => {
                 times += 1;
                 (times == 2).then_some(Omitted::NextUpdate)

@@ -1,6 +1,6 @@
-//! Just enough DER to write what certificate libraries refuse to write.
+//! A minimal DER encoder, for content that certificate libraries refuse to write.
 
-/// One element: tag, length, content.
+/// Returns one element: tag, length and content.
 #[must_use]
 pub fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut der = vec![tag];
@@ -18,16 +18,16 @@ pub fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     der
 }
 
-/// `SEQUENCE` of elements already encoded.
+/// Returns a `SEQUENCE` of elements that are encoded already.
 #[must_use]
 pub fn sequence(elements: &[Vec<u8>]) -> Vec<u8> {
     element(0x30, &elements.concat())
 }
 
-/// Tag and content of the first element, and how many octets it takes.
+/// Returns the tag, the content and the total length in bytes of the first element.
 ///
 /// # Panics
-/// When it is not complete.
+/// If the element is not complete.
 #[must_use]
 pub fn first(der: &[u8]) -> (u8, &[u8], usize) {
     let (start, length) = match der[1] {

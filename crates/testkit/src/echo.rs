@@ -1,19 +1,20 @@
-//! An upstream that answers with what it received, or misbehaves on request.
+//! An upstream that responds with a description of the request. The path can request another
+//! behaviour.
 //!
-//! The answer is a JSON object: `method`, `path` (the raw target), `headers` (a
-//! list of name and value, in order), `body`, `body_len`, `trailers`, and
-//! `connection`, the number of the connection it came over.
+//! The response is a JSON object: `method`, `path` (the raw target), `headers` (a
+//! list of names and values, in order), `body`, `body_len`, `trailers`, and
+//! `connection`, the number of the connection on which the request arrived.
 //!
-//! | Path | What it does |
+//! | Path | What the upstream does |
 //! |---|---|
-//! | `…/status/NNN` | answers with that status |
-//! | `…/hang` | never answers |
-//! | `…/hang-mid-body` | sends half a body and nothing more |
-//! | `…/die-mid-body` | sends half a body and ends the connection |
-//! | `…/slow` | sends five chunks, 100 ms apart |
-//! | `…/megabyte` | sends 1 MiB |
-//! | `…/forged` | sends fields and trailers a gateway must not pass on |
-//! | `…/close` | ends the connection after the answer |
+//! | `…/status/NNN` | responds with that status |
+//! | `…/hang` | never responds |
+//! | `…/hang-mid-body` | sends half of a body and then nothing |
+//! | `…/die-mid-body` | sends half of a body and closes the connection |
+//! | `…/slow` | sends a body of five chunks, 100 ms apart |
+//! | `…/megabyte` | sends a body of 1 MiB |
+//! | `…/forged` | sends response header fields that a gateway must remove |
+//! | `…/close` | closes the connection after the response |
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -34,7 +35,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
-/// An echo service on a port of the system's choice.
+/// A running echo upstream. The operating system selects its port.
 #[derive(Debug)]
 pub struct Echo {
     address: SocketAddr,
@@ -50,10 +51,10 @@ struct Shared {
 }
 
 impl Echo {
-    /// Starts it.
+    /// Starts the upstream.
     ///
     /// # Panics
-    /// When there is no port to listen on.
+    /// If no port is available.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -82,35 +83,36 @@ impl Echo {
         }
     }
 
-    /// Where it listens.
+    /// Returns the address on which the upstream listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many connections it has accepted.
+    /// Returns how many connections the upstream has accepted.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
-    /// How many request heads it has received.
+    /// Returns how many request heads the upstream has received.
     #[must_use]
     pub fn requests(&self) -> usize {
         self.seen().len()
     }
 
-    /// Every request it has received, as in its answers; the body is missing
-    /// where it was not waited for.
+    /// Returns a JSON object for every request that the upstream has received, as in the
+    /// response to that request. The members about the body and the trailers are missing if the
+    /// upstream has not read the whole body.
     #[must_use]
     pub fn seen(&self) -> Vec<Value> {
         self.shared.seen.lock().expect("a lock").clone()
     }
 
-    /// Waits until a request whose path ends so has arrived.
+    /// Waits until the head of a request has arrived whose target ends with `suffix`.
     ///
     /// # Panics
-    /// When it does not in time.
+    /// If no such request arrives before the deadline.
     pub async fn arrived(&self, suffix: &str) {
         crate::in_time("a request to arrive", async {
             loop {
@@ -163,9 +165,9 @@ async fn respond(
         all.push(seen.clone());
         all.len() - 1
     };
-    // Requests that never get an answer need not have their bodies read.
     shared.arrived.notify_waiters();
     let mode = head.uri.path().to_owned();
+    // `…/hang` never responds. Therefore the body of such a request is not read.
     if mode.ends_with("/hang") {
         return std::future::pending().await;
     }
@@ -217,13 +219,14 @@ fn answer(mode: &str, seen: &Value) -> Response<EchoBody> {
     response
 }
 
-/// A body made of chunks that end well, badly, or not at all.
+/// A response body of one or more chunks. It ends normally, breaks off with an error, or never
+/// ends.
 struct EchoBody {
     whole: Option<Bytes>,
     chunks: Option<mpsc::Receiver<Result<Bytes, BrokenOff>>>,
 }
 
-/// The service gives up in the middle of an answer.
+/// The error with which a body breaks off.
 #[derive(Debug)]
 struct BrokenOff;
 
@@ -257,7 +260,8 @@ impl EchoBody {
         let (sender, receiver) = mpsc::channel(2);
         tokio::spawn(async move {
             let _ = sender.send(Ok(Bytes::from_static(first.as_bytes()))).await;
-            // The first chunk is on the wire before the connection ends.
+            // The pause ensures that the first chunk is sent before the error closes the
+            // connection.
             tokio::time::sleep(Duration::from_millis(50)).await;
             let _ = sender.send(Err(BrokenOff)).await;
         });

@@ -1,4 +1,4 @@
-//! The gateway's own binary, started, watched and stopped.
+//! Starts, observes and stops the gateway binary.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,12 +18,12 @@ use crate::client::Client;
 use crate::in_time;
 use crate::settings::Settings;
 
-/// The gateway ended before it was ready.
+/// The gateway process ended before it was ready.
 #[derive(Debug)]
 pub struct StartFailure {
-    /// How the process ended.
+    /// The exit status of the process.
     pub status: ExitStatus,
-    /// What it said on standard error.
+    /// The text that the process wrote to standard error.
     pub stderr: String,
 }
 
@@ -62,7 +62,7 @@ impl Gateway {
     /// Starts `binary` with this configuration and waits until it is ready.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If the gateway does not start.
     pub async fn start(binary: &str, settings: &Settings) -> Self {
         match Self::try_start(binary, settings).await {
             Ok(gateway) => gateway,
@@ -70,14 +70,15 @@ impl Gateway {
         }
     }
 
-    /// Starts `binary` with this configuration and waits until it is ready or
-    /// has ended.
+    /// Starts `binary` with this configuration, and waits until the process is ready or has
+    /// ended.
     ///
     /// # Errors
-    /// When it ends before it is ready.
+    /// If the process ends before it is ready.
     ///
     /// # Panics
-    /// When it does neither in time, or no signing key can be made.
+    /// If the process neither is ready nor ends before the deadline, or if no signing key can
+    /// be made.
     pub async fn try_start(binary: &str, settings: &Settings) -> Result<Self, StartFailure> {
         let directory = TempDir::with_prefix("countersign-gateway-").expect("a directory");
         let at = |name: &str| directory.path().join(name);
@@ -144,93 +145,97 @@ impl Gateway {
         })
     }
 
-    /// Where callers connect.
+    /// Returns the address to which callers connect.
     #[must_use]
     pub const fn listener(&self) -> SocketAddr {
         self.listener
     }
 
-    /// Where keys and health are published.
+    /// Returns the address of the public listener, which serves the key set and the health
+    /// checks.
     #[must_use]
     pub const fn public(&self) -> SocketAddr {
         self.public
     }
 
-    /// Where operators look.
+    /// Returns the address of the admin listener, which operators use.
     #[must_use]
     pub const fn admin(&self) -> SocketAddr {
         self.admin
     }
 
-    /// Its process.
+    /// Returns the process id.
     ///
     /// # Panics
-    /// When it was waited for.
+    /// If the process has ended, and [`Gateway::ended`] or [`Gateway::is_running`] has noticed
+    /// it.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id().expect("a running process")
     }
 
-    /// A client of the listener for this host; without a certificate.
+    /// Returns a client that sends requests for `host` to the gateway. The client has no
+    /// certificate.
     #[must_use]
     pub fn client(&self, host: &str) -> Client {
         Client::new(self.listener, host)
     }
 
-    /// Its directory: configuration, keys, audit log.
+    /// Returns the gateway's directory, with configuration, keys and audit log.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Its configuration file.
+    /// Returns the path of the configuration file.
     #[must_use]
     pub fn config_file(&self) -> PathBuf {
         self.directory().join("countersign.toml")
     }
 
-    /// Its audit log.
+    /// Returns the audit log.
     #[must_use]
     pub fn audit(&self) -> AuditLog {
         AuditLog::new(self.directory().join("audit.jsonl"))
     }
 
-    /// What it has said on standard error so far.
+    /// Returns the text that the process has written to standard error since its start.
     #[must_use]
     pub fn stderr(&self) -> String {
         self.stderr.lock().expect("a lock").clone()
     }
 
-    /// Asks the process to end (SIGTERM).
+    /// Sends the process SIGTERM, so that it shuts down. Does not wait for the end of the
+    /// process.
     ///
     /// # Panics
-    /// When the signal cannot be sent.
+    /// If the signal cannot be sent.
     pub async fn terminate(&self) {
         let pid = self.child.id().expect("a running process").to_string();
         let status = Command::new("kill").args(["-TERM", &pid]).status().await;
         assert!(status.is_ok_and(|status| status.success()), "kill {pid}");
     }
 
-    /// Waits for the process to end.
+    /// Waits until the process ends.
     ///
     /// # Panics
-    /// When it does not in time.
+    /// If the process does not end before the deadline.
     pub async fn ended(&mut self) -> ExitStatus {
         in_time("the gateway's end", self.child.wait())
             .await
             .expect("the process's end")
     }
 
-    /// Whether the process has not ended.
+    /// Returns whether the process is still running.
     #[must_use]
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// The published key set.
+    /// Returns the key set (JSON) that the public listener serves.
     ///
     /// # Panics
-    /// When it cannot be had.
+    /// If the request for the key set fails.
     pub async fn jwks(&self) -> String {
         let answer = plain(self.public, "GET", "/.well-known/jwks.json", &[]).await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -238,19 +243,19 @@ impl Gateway {
     }
 }
 
-/// An answer over plain HTTP.
+/// A response over HTTP without TLS.
 #[derive(Debug, Clone)]
 pub struct PlainAnswer {
-    /// The status.
+    /// The status code.
     pub status: u16,
-    /// The header fields, names in lower case.
+    /// The header fields, with names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The body.
+    /// The body as text.
     pub body: String,
 }
 
 impl PlainAnswer {
-    /// The first field of this name.
+    /// Returns the value of the first field with this name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
@@ -259,21 +264,21 @@ impl PlainAnswer {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
     ///
     /// # Panics
-    /// When it is not JSON.
+    /// If the body is not JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
-/// One request over plain HTTP, for the public and admin listeners. `Host` is
-/// the address unless `headers` has another.
+/// Sends one request over HTTP without TLS, for the public and admin listeners. `Host` is
+/// `address`, unless `headers` contains another `Host`.
 ///
 /// # Panics
-/// When there is no answer.
+/// If no response arrives.
 pub async fn plain(
     address: SocketAddr,
     method: &str,

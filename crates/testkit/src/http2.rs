@@ -1,9 +1,9 @@
 //! Single HTTP/2 frames (RFC 9113), for requests that no library would send.
 //!
-//! Header blocks use literals without indexing and without Huffman coding, so
-//! that every octet is the test's.
+//! Header blocks contain only literals without indexing and without Huffman coding. Therefore a
+//! test controls every byte.
 
-/// What a client sends first, with an empty SETTINGS frame.
+/// Returns the connection preface of a client with an empty SETTINGS frame.
 #[must_use]
 pub fn preface() -> Vec<u8> {
     let mut octets = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
@@ -11,7 +11,7 @@ pub fn preface() -> Vec<u8> {
     octets
 }
 
-/// Any frame.
+/// Returns a frame with any type, flags and payload.
 #[must_use]
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
@@ -22,7 +22,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     octets
 }
 
-/// A HEADERS frame with these fields, pseudo-headers among them, in order.
+/// Returns a HEADERS frame with these fields in this order, including pseudo-headers.
 #[must_use]
 pub fn headers(stream: u32, end_stream: bool, fields: &[(&str, &str)]) -> Vec<u8> {
     const END_STREAM: u8 = 1;
@@ -37,13 +37,13 @@ pub fn headers(stream: u32, end_stream: bool, fields: &[(&str, &str)]) -> Vec<u8
     frame(1, flags, stream, &block)
 }
 
-/// A DATA frame.
+/// Returns a DATA frame.
 #[must_use]
 pub fn data(stream: u32, end_stream: bool, payload: &[u8]) -> Vec<u8> {
     frame(0, u8::from(end_stream), stream, payload)
 }
 
-/// A string literal of HPACK (RFC 7541 section 5.2), not Huffman-coded.
+/// Appends an HPACK string literal (RFC 7541 section 5.2) without Huffman coding.
 fn literal(block: &mut Vec<u8>, text: &str) {
     let mut length = text.len();
     if length < 127 {
@@ -60,29 +60,29 @@ fn literal(block: &mut Vec<u8>, text: &str) {
     block.extend_from_slice(text.as_bytes());
 }
 
-/// A frame that was received.
+/// A frame in the bytes that a test received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// Its type: 0 DATA, 1 HEADERS, 3 RST_STREAM, 7 GOAWAY.
+    /// The frame type: 0 DATA, 1 HEADERS, 3 RST_STREAM, 7 GOAWAY.
     pub kind: u8,
-    /// Its flags.
+    /// The flags of the frame.
     pub flags: u8,
-    /// Its stream.
+    /// The stream identifier.
     pub stream: u32,
-    /// Its payload.
+    /// The payload without the frame header.
     pub payload: Vec<u8>,
 }
 
 impl Frame {
-    /// Whether this is the head of an answer with status 200 (the static
-    /// table's entry 8, which every encoder uses).
+    /// Returns whether the frame begins a response with status 200. Encoders send this status as
+    /// entry 8 of the static HPACK table, which is the byte 0x88.
     #[must_use]
     pub fn is_success(&self) -> bool {
         self.kind == 1 && self.payload.first() == Some(&0x88)
     }
 }
 
-/// Splits received octets into frames; an incomplete last one is left out.
+/// Splits received bytes into frames. An incomplete last frame is left out.
 #[must_use]
 pub fn frames(mut octets: &[u8]) -> Vec<Frame> {
     let mut frames = Vec::new();

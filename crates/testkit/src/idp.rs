@@ -1,8 +1,8 @@
-//! [`Idp`]: an identity provider that can be told to misbehave.
+//! [`Idp`]: an identity provider that misbehaves if a test tells it to.
 //!
-//! Serves metadata (RFC 8414 and OpenID Connect discovery), a JWK set and
-//! introspection (RFC 7662). Tokens are signed by [`TokenKey`]s, which tests
-//! add, publish and take away; [`Fault`] says what goes wrong and where.
+//! The provider serves metadata (RFC 8414 and OpenID Connect discovery), a JWK set and
+//! introspection (RFC 7662). A test creates [`TokenKey`]s, signs tokens with them, and publishes
+//! them in the JWK set. [`Fault`] describes a misbehaviour.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -32,10 +32,10 @@ pub struct TokenKey {
 }
 
 impl TokenKey {
-    /// A new key with this `kid`.
+    /// Creates a new key with this `kid`.
     ///
     /// # Panics
-    /// When no key can be made.
+    /// If the key cannot be made.
     #[must_use]
     pub fn new(id: &str) -> Self {
         Self {
@@ -44,17 +44,17 @@ impl TokenKey {
         }
     }
 
-    /// Signs claims as an access token (`typ` `at+jwt`).
+    /// Returns an access token with these claims. `typ` in its header is `at+jwt`.
     #[must_use]
     pub fn sign(&self, claims: &Value) -> String {
         let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": self.id});
         self.sign_with(&header, claims)
     }
 
-    /// Signs claims under a header of the test's own.
+    /// Returns a token with this header and these claims.
     ///
     /// # Panics
-    /// When signing fails.
+    /// If signing fails.
     #[must_use]
     pub fn sign_with(&self, header: &Value, claims: &Value) -> String {
         let input = format!(
@@ -66,7 +66,7 @@ impl TokenKey {
         format!("{input}.{}", base64url(&fixed_signature(&der)))
     }
 
-    /// The public half.
+    /// Returns the public key as a JWK.
     #[must_use]
     pub fn jwk(&self) -> Value {
         let point = self.pair.der_bytes();
@@ -77,33 +77,33 @@ impl TokenKey {
     }
 }
 
-/// What an [`Idp`] does instead of answering properly.
+/// What an [`Idp`] does instead of sending the right response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// Waits this long, then answers.
+    /// Waits for this time, then sends the right response.
     Slow(Duration),
-    /// Answers with a page for people, status 200.
+    /// Responds with an HTML page and status 200.
     Html,
-    /// Answers with the right content and this content type.
+    /// Responds with the right content but with this content type.
     ContentType(String),
-    /// Answers with 50 MB.
+    /// Responds with 50 MB of spaces.
     Huge,
-    /// Publishes 10,000 keys.
+    /// Responds with a JWK set that contains 10,000 copies of one key.
     ManyKeys,
-    /// Answers with this status and no content.
+    /// Responds with this status and no content.
     Status(u16),
-    /// Sends the client elsewhere.
+    /// Responds with status 302 and this URL in `Location`.
     Redirect(String),
-    /// Cuts the connection.
+    /// Closes the connection without a response.
     Hangup,
 }
 
-/// What an [`Idp`] was asked.
+/// The latest introspection request that an [`Idp`] received.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
-    /// Header fields of the latest introspection request.
+    /// The header fields of the request.
     pub headers: HeaderMap,
-    /// Its body.
+    /// The body of the request.
     pub body: String,
 }
 
@@ -118,7 +118,7 @@ struct State {
     asked: Asked,
 }
 
-/// A fault-injecting identity provider.
+/// A running identity provider.
 #[derive(Debug)]
 pub struct Idp {
     address: SocketAddr,
@@ -127,27 +127,27 @@ pub struct Idp {
 }
 
 impl Idp {
-    /// Path of the JWK set.
+    /// The path of the JWK set.
     pub const KEYS: &str = "/keys";
-    /// Path of the introspection endpoint.
+    /// The path of the introspection endpoint.
     pub const INTROSPECTION: &str = "/introspect";
-    /// Path of the metadata of RFC 8414.
+    /// The path of the metadata of RFC 8414.
     pub const METADATA: &str = "/.well-known/oauth-authorization-server";
-    /// Path of the metadata of OpenID Connect.
+    /// The path of the metadata of OpenID Connect discovery.
     pub const OPENID: &str = "/.well-known/openid-configuration";
 
-    /// Starts one on plain HTTP; its issuer is `http://127.0.0.1:PORT`.
+    /// Starts a provider over plain HTTP. Its issuer is `http://127.0.0.1:PORT`.
     ///
     /// # Panics
-    /// When there is no port to listen on.
+    /// If no port is available.
     pub async fn start() -> Self {
         Self::start_with(None).await
     }
 
-    /// Starts one behind TLS; its issuer is `https://localhost:PORT`.
+    /// Starts a provider over TLS. Its issuer is `https://localhost:PORT`.
     ///
     /// # Panics
-    /// When there is no port to listen on, or the credentials are no good.
+    /// If no port is available, or if the credentials are not usable.
     pub async fn start_tls(credentials: &Credentials) -> Self {
         let config = rustls::ServerConfig::builder_with_provider(crate::protocol::provider())
             .with_safe_default_protocol_versions()
@@ -177,7 +177,7 @@ impl Idp {
                 tokio::spawn(async move {
                     let service = service_fn(move |request| answer(Arc::clone(&state), request));
                     let http = hyper::server::conn::http1::Builder::new();
-                    // Clients that go away are part of the tests.
+                    // Errors of the connection are ignored, because some tests disconnect early.
                     let _ = match tls {
                         None => http.serve_connection(TokioIo::new(stream), service).await,
                         Some(tls) => match tls.accept(stream).await {
@@ -197,67 +197,68 @@ impl Idp {
         }
     }
 
-    /// Its issuer identifier.
+    /// Returns the issuer identifier.
     #[must_use]
     pub fn issuer(&self) -> String {
         self.state().issuer.clone()
     }
 
-    /// Where it listens.
+    /// Returns the address on which the provider listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The URL of one of its paths.
+    /// Returns the URL of a path, for example [`Idp::KEYS`].
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.issuer())
     }
 
-    /// A JWK set of these keys.
+    /// Returns a JWK set of the public keys.
     #[must_use]
     pub fn key_set(keys: &[&TokenKey]) -> Value {
         json!({"keys": keys.iter().map(|key| key.jwk()).collect::<Vec<_>>()})
     }
 
-    /// Publishes exactly these keys from now on.
+    /// Publishes exactly these keys in the JWK set, from the next request.
     pub fn publish(&self, keys: &[&TokenKey]) {
         self.state().keys = keys.iter().map(|key| key.jwk()).collect();
     }
 
-    /// Answers introspection with this document from now on.
+    /// Responds to introspection requests with this document, from the next request. By default,
+    /// the response is that the token is not active.
     pub fn introspect_as(&self, document: Value) {
         self.state().introspection = Some(document);
     }
 
-    /// Answers with this metadata from now on.
+    /// Serves this metadata instead of the default, from the next request.
     pub fn describe_as(&self, document: Value) {
         self.state().metadata = Some(document);
     }
 
-    /// Misbehaves on this path from now on.
+    /// Misbehaves on this path, from the next request until [`Idp::mend`].
     pub fn fault(&self, path: &str, fault: Fault) {
         self.state().faults.insert(path.to_owned(), fault);
     }
 
-    /// Behaves again.
+    /// Removes all faults that [`Idp::fault`] has set.
     pub fn mend(&self) {
         self.state().faults.clear();
     }
 
-    /// How often this path was asked for.
+    /// Returns how many requests for this path have arrived.
     #[must_use]
     pub fn count(&self, path: &str) -> usize {
         self.state().counts.get(path).copied().unwrap_or(0)
     }
 
-    /// Waits until this path was asked for so often.
+    /// Waits until `times` requests for this path have arrived.
     pub async fn reached(&self, path: &str, times: usize) {
         crate::until("the issuer is asked", async || self.count(path) >= times).await;
     }
 
-    /// The latest introspection request.
+    /// Returns the latest introspection request.
     #[must_use]
     pub fn asked(&self) -> Asked {
         self.state().asked.clone()
@@ -363,7 +364,7 @@ fn status(code: u16) -> Response<Full<Bytes>> {
     response
 }
 
-/// `r ‖ s` of RFC 7518 section 3.4 from `SEQUENCE { r, s }`.
+/// Converts an ECDSA signature from DER, `SEQUENCE { r, s }`, to `r ‖ s` (RFC 7518 section 3.4).
 fn fixed_signature(der: &[u8]) -> Vec<u8> {
     let mut fixed = Vec::with_capacity(64);
     let mut rest = &der[2..];

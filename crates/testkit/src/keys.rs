@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rcgen::KeyPair;
 
-/// Types of keys.
+/// The types of keys that certificates of this crate can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
-    /// ECDSA with P-256
+    /// An ECDSA key on P-256. It signs with SHA-256.
     P256,
-    /// ECDSA with P-384
+    /// An ECDSA key on P-384. It signs with SHA-384.
     P384,
-    /// Ed25519
+    /// An Ed25519 key (RFC 8410).
     Ed25519,
 }
 
@@ -26,7 +26,8 @@ impl KeyKind {
         }
     }
 
-    /// OID of its signatures, DER (RFC 5758 section 3.2, RFC 8410 section 3).
+    /// Returns the OID of the key's signature algorithm in DER (RFC 5758 section 3.2, RFC 8410
+    /// section 3).
     pub(crate) const fn signature_oid(self) -> &'static [u8] {
         match self {
             Self::P256 => &[0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2],
@@ -40,7 +41,7 @@ impl KeyKind {
     }
 }
 
-/// Serial numbers that differ within a process and never begin with a sign bit.
+/// Returns a serial number that is unique within the process and positive in DER.
 pub(crate) fn next_serial() -> Vec<u8> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);

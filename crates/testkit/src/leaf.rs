@@ -1,4 +1,4 @@
-//! Leaf certificates with every knob, sensible or not.
+//! Leaf certificates with any content, valid or not.
 
 use std::net::IpAddr;
 
@@ -12,8 +12,8 @@ use time::{Duration, OffsetDateTime};
 use crate::der;
 use crate::keys::{KeyKind, next_serial};
 
-/// What a leaf certificate says; the default is a good client certificate
-/// without any name.
+/// The content of a leaf certificate. The default is a valid client certificate without subject
+/// alternative names.
 #[derive(Debug, Clone)]
 pub struct Leaf {
     names: Vec<Vec<u8>>,
@@ -36,7 +36,8 @@ impl Default for Leaf {
 }
 
 impl Leaf {
-    /// A client certificate without names, valid for a day, P-256.
+    /// A client certificate without subject alternative names, with a P-256 key and a validity
+    /// of one day.
     #[must_use]
     pub fn new() -> Self {
         let now = OffsetDateTime::now_utc();
@@ -57,31 +58,31 @@ impl Leaf {
         }
     }
 
-    /// A client certificate with one URI name.
+    /// A client certificate with this URI as its only subject alternative name.
     #[must_use]
     pub fn with_uri(uri: &str) -> Self {
         Self::new().uri(uri)
     }
 
-    /// Adds a URI name, whatever its octets.
+    /// Adds a subject alternative name of type URI. Its bytes are not checked.
     #[must_use]
     pub fn uri(self, uri: &str) -> Self {
         self.raw_name(0x86, uri.as_bytes())
     }
 
-    /// Adds a DNS name, whatever its octets.
+    /// Adds a subject alternative name of type DNS. Its bytes are not checked.
     #[must_use]
     pub fn dns(self, name: &str) -> Self {
         self.raw_name(0x82, name.as_bytes())
     }
 
-    /// Adds an e-mail name, whatever its octets.
+    /// Adds a subject alternative name of type rfc822Name (e-mail). Its bytes are not checked.
     #[must_use]
     pub fn email(self, address: &str) -> Self {
         self.raw_name(0x81, address.as_bytes())
     }
 
-    /// Adds an IP name.
+    /// Adds a subject alternative name of type iPAddress.
     #[must_use]
     pub fn ip(self, address: IpAddr) -> Self {
         match address {
@@ -90,14 +91,14 @@ impl Leaf {
         }
     }
 
-    /// Adds a GeneralName with this tag and content, right or wrong.
+    /// Adds a subject alternative name with any tag and content, valid or not.
     #[must_use]
     pub fn raw_name(mut self, tag: u8, content: &[u8]) -> Self {
         self.names.push(der::element(tag, content));
         self
     }
 
-    /// Another common name.
+    /// Sets the common name, which is the only attribute of the subject.
     #[must_use]
     pub fn common_name(mut self, name: &str) -> Self {
         self.subject = DistinguishedName::new();
@@ -105,41 +106,44 @@ impl Leaf {
         self
     }
 
-    /// Another type of key.
+    /// Sets the type of the key.
     #[must_use]
     pub const fn key(mut self, key: KeyKind) -> Self {
         self.key = key;
         self
     }
 
-    /// Key usages in place of digitalSignature; none leaves the extension out.
+    /// Sets the key usages. The default is digitalSignature. If `usages` is empty, the
+    /// extension is left out.
     #[must_use]
     pub fn key_usages(mut self, usages: &[KeyUsagePurpose]) -> Self {
         self.key_usages = usages.to_vec();
         self
     }
 
-    /// Extended key usages in place of clientAuth; none leaves the extension out.
+    /// Sets the extended key usages. The default is clientAuth. If `usages` is empty, the
+    /// extension is left out.
     #[must_use]
     pub fn extended_key_usages(mut self, usages: &[ExtendedKeyUsagePurpose]) -> Self {
         self.extended_key_usages = usages.to_vec();
         self
     }
 
-    /// A server's certificate.
+    /// Makes a server certificate: the only extended key usage is serverAuth.
     #[must_use]
     pub fn for_server(self) -> Self {
         self.extended_key_usages(&[ExtendedKeyUsagePurpose::ServerAuth])
     }
 
-    /// Makes the leaf a certificate authority.
+    /// Sets `cA` to true in the leaf's basicConstraints.
     #[must_use]
     pub const fn authority(mut self) -> Self {
         self.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         self
     }
 
-    /// Validity, in seconds from now.
+    /// Sets notBefore to `from` and notAfter to `until`, in seconds from now. Negative values
+    /// are times in the past.
     #[must_use]
     pub fn valid(mut self, from: i64, until: i64) -> Self {
         let now = OffsetDateTime::now_utc();
@@ -148,14 +152,14 @@ impl Leaf {
         self
     }
 
-    /// This serial number.
+    /// Sets the serial number. By default, each leaf has another one.
     #[must_use]
     pub fn serial(mut self, serial: &[u8]) -> Self {
         self.serial = Some(serial.to_vec());
         self
     }
 
-    /// Adds an extension.
+    /// Adds an extension with this OID. `content` is its DER value.
     #[must_use]
     pub fn extension(mut self, oid: &[u64], critical: bool, content: &[u8]) -> Self {
         let mut extension = CustomExtension::from_oid_content(oid, content.to_vec());
@@ -164,14 +168,15 @@ impl Leaf {
         self
     }
 
-    /// Damages the issuer's signature after signing.
+    /// Changes one byte of the issuer's signature after signing, so that the signature is
+    /// invalid.
     #[must_use]
     pub const fn corrupt_signature(mut self) -> Self {
         self.corrupt_signature = true;
         self
     }
 
-    /// The certificate, its key and its serial number.
+    /// Issues the certificate. Returns it with its key and its serial number.
     pub(crate) fn signed_by(
         self,
         issuer: &Issuer<'static, KeyPair>,
@@ -203,7 +208,7 @@ impl Leaf {
         params.use_authority_key_identifier_extension = true;
         params.custom_extensions = self.extensions;
         if !self.names.is_empty() {
-            // rcgen would refuse names that are not well-formed.
+            // The names are a custom extension, because rcgen refuses malformed names.
             params
                 .custom_extensions
                 .push(CustomExtension::from_oid_content(

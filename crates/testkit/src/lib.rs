@@ -1,42 +1,42 @@
-//! Test support for Countersign; development only.
+//! Test support for Countersign, for development only.
 //!
-//! Everything here is independent of the product on purpose: certificates are
-//! made by rcgen directly, clients are rustls, hyper and raw bytes, and the
-//! gateway is a process that is started, asked and stopped.
+//! This crate does not use the product's code, because an error in shared code would not be
+//! noticed by the tests. rcgen makes the certificates. Clients use rustls, hyper and raw bytes.
+//! The gateway is a separate process.
 //!
-//! | Module | What it gives |
+//! | Module | Content |
 //! |---|---|
-//! | [`ca`] | [`TestCa`]: a root and an intermediate, and authorities of all kinds |
-//! | [`leaf`] | [`Leaf`]: leaf certificates with every knob |
-//! | [`credentials`] | [`Credentials`]: a chain and its key |
-//! | [`crl`] | revocation lists: empty, with entries, stale, from the future |
+//! | [`ca`] | [`TestCa`]: a root with an intermediate, and authorities with any settings |
+//! | [`leaf`] | [`Leaf`]: leaf certificates with any content |
+//! | [`credentials`] | [`Credentials`]: a certificate chain and its key |
+//! | [`crl`] | CRLs: empty, with entries, stale, from the future |
 //! | [`der`] | DER that certificate libraries refuse to write |
 //! | `keys` | keys and serial numbers of certificates |
-//! | [`client`] | [`Client`]: TLS to the gateway |
-//! | [`connection`] | [`Connection`]: h1, h2 and raw bytes over it |
-//! | `answer` | [`Answer`]: responses as tests see them |
-//! | `pieces` | request bodies that a test sends piece by piece |
-//! | `protocol` | TLS versions, application protocols, and why there is no connection |
+//! | [`client`] | [`Client`]: TLS connections to the gateway |
+//! | [`connection`] | [`Connection`]: HTTP/1.1, h2 or raw bytes over TLS |
+//! | `answer` | [`Answer`]: complete responses |
+//! | `pieces` | request bodies that a test sends in pieces |
+//! | `protocol` | TLS versions, application protocols, and connection errors |
 //! | `sessions` | TLS sessions that a client resumes |
 //! | [`http2`] | single h2 frames, for requests that no library would send |
 //! | [`echo`] | [`Echo`]: an upstream that responds with what it received |
-//! | [`idp`] | [`Idp`]: an identity provider that can be told to misbehave |
-//! | [`relay`] | [`Relay`]: TLS with a client certificate for programs without |
-//! | `shelf` | [`Shelf`]: an https server with a document that changes |
+//! | [`idp`] | [`Idp`]: an identity provider that misbehaves if a test tells it to |
+//! | [`relay`] | [`Relay`]: adds TLS with a client certificate for programs that cannot |
+//! | `shelf` | [`Shelf`]: an https server with one document that a test can change |
 //! | [`scripted`] | [`Scripted`]: an upstream that responds with given bytes |
 //! | [`service`] | [`Service`]: an upstream with TLS, h2 and streams |
-//! | [`switching`] | [`Switching`]: an upstream behind upgrades |
-//! | [`attacks`] | [`Attack`]: what a caller can do to others |
-//! | [`bystander`] | [`Bystander`]: a caller that notices whether it is harmed |
-//! | [`paced`] | [`Paced`]: a service for both |
+//! | [`switching`] | [`Switching`]: an upstream for upgrades and tunnels |
+//! | [`attacks`] | [`Attack`]: requests with which a caller can harm other callers |
+//! | [`bystander`] | [`Bystander`]: a caller that checks whether attacks harm it |
+//! | [`paced`] | [`Paced`]: a service for attackers and bystanders |
 //! | [`program`] | [`Program`]: nginx, Envoy and scripts as services |
-//! | [`gateway`] | [`Gateway`]: the binary |
-//! | `settings` | [`Settings`]: its configuration |
-//! | `audit` | [`AuditLog`]: its audit lines |
-//! | [`skipped`] | what a test needs and a machine may lack |
+//! | [`gateway`] | [`Gateway`]: the gateway binary |
+//! | `settings` | [`Settings`]: the configuration of the gateway |
+//! | `audit` | [`AuditLog`]: the audit lines of the gateway |
+//! | [`skipped`] | notes about test data and programs that a machine does not have |
 //!
-//! Every wait has a deadline ([`DEADLINE`]), and every listener a port of the system's choice,
-//! so that tests may run side by side.
+//! Tests can run at the same time, because the operating system selects a free port for every
+//! listener. Every wait has a time limit, mostly [`DEADLINE`].
 
 #![allow(
     clippy::unwrap_used,
@@ -103,10 +103,11 @@ pub use switching::Switching;
 
 use std::time::Duration;
 
-/// The longest that anything in a test may take before the test fails.
+/// The maximum time for one operation in a test, such as a connection or a response. After this
+/// time, the test fails.
 pub const DEADLINE: Duration = Duration::from_secs(15);
 
-/// SHA-256, computed without the product's code.
+/// Returns the SHA-256 of `data`, computed without the product's code.
 #[must_use]
 pub fn sha256(data: &[u8]) -> [u8; 32] {
     let suite = protocol::provider()
@@ -122,8 +123,8 @@ pub fn sha256(data: &[u8]) -> [u8; 32] {
     hash.as_ref().try_into().expect("SHA-256 has 32 octets")
 }
 
-/// Waits until `condition` holds. It is polled, because it depends on another process or
-/// task.
+/// Waits until `condition` is true, and checks it every 10 ms. The test fails after
+/// [`DEADLINE`]. `what` describes the condition in the error message.
 pub async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     in_time(what, async {
         while !condition().await {
@@ -133,7 +134,8 @@ pub async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     .await;
 }
 
-/// Runs `work` and fails the test when it takes longer than [`DEADLINE`].
+/// Runs `work`. The test fails if `work` takes longer than [`DEADLINE`]. `what` describes `work`
+/// in the error message.
 pub async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, work).await {
         Ok(output) => output,

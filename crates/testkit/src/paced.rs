@@ -1,5 +1,5 @@
-//! A service whose responses go on for as long as their callers like, and that does what
-//! services do to connections: it reads late, and sends small and empty frames.
+//! A service for bystanders and attackers, with an endless response. Other paths strain the
+//! gateway's connection: the service reads late, or sends small or empty frames.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -20,39 +20,39 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::protocol::Protocol;
 
-/// The pause between two pieces of `/stream`.
+/// The pause between two pieces of the response to `/stream`.
 const TICK: Duration = Duration::from_millis(20);
-/// How long `/slow` waits before it reads.
+/// How long the service waits before it reads the body of a request for `/slow`.
 const LATE: Duration = Duration::from_millis(1500);
-/// Pieces of `/burst`.
+/// The number of pieces of the response to `/burst`.
 const BURST: usize = 6_000;
 
-/// How long `/busy` keeps the whole service from everything else.
+/// How long a request for `/busy` blocks the only thread of the service.
 const BUSY: Duration = Duration::from_millis(30);
 
-/// The service, by hyper, on a port of the system's choice and a thread of its own, as if
-/// it were another process.
+/// The running service. It uses hyper, and its own thread, because a service is usually another
+/// process than its callers. The operating system selects its port.
 ///
-/// | Path | What it does |
+/// | Path | What the service does |
 /// |---|---|
 /// | `/stream` | sends a piece every 20 ms, without end |
 /// | `/slow` | reads the body after 1.5 s |
-/// | `/busy` | computes for 30 ms, in which the service reads nothing |
-/// | `/burst` | sends 6,000 pieces of 10 to 40 bytes at once |
+/// | `/busy` | blocks its thread for 30 ms, so that all connections wait |
+/// | `/burst` | sends 6,000 pieces of 10 to 40 bytes without pauses |
 /// | `/empty` | sends an empty piece before its content |
-/// | others | read the body and answer `ok` |
+/// | others | read the body and respond with `ok` |
 #[derive(Debug)]
 pub struct Paced {
     address: SocketAddr,
-    /// Ends the thread when it is dropped.
+    /// Dropping this sender ends the thread.
     _running: oneshot::Sender<()>,
 }
 
 impl Paced {
-    /// Starts it; h2 is spoken by prior knowledge.
+    /// Starts the service. If `protocol` is h2, clients must use h2 with prior knowledge.
     ///
     /// # Panics
-    /// When there is no port to listen on.
+    /// If no port is available.
     #[must_use]
     pub fn start(protocol: Protocol) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -78,7 +78,7 @@ impl Paced {
         }
     }
 
-    /// Where it listens.
+    /// Returns the address on which the service listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
@@ -91,7 +91,8 @@ async fn accept(listener: &TcpListener, protocol: Protocol) {
             Ok((stream, _)) => {
                 tokio::spawn(serve(stream, protocol));
             }
-            // Too many open files, for a while.
+            // `accept` fails if the process has too many open files, and may succeed after a
+            // pause.
             Err(_) => tokio::time::sleep(TICK).await,
         }
     }
@@ -148,7 +149,7 @@ fn pieces(pieces: impl Iterator<Item = Bytes> + Send + Sync + 'static) -> PacedB
     Pieces::Ready(Box::new(pieces)).boxed()
 }
 
-/// A body of given pieces, each a frame of its own.
+/// A response body. Each piece is one frame.
 enum Pieces {
     Channel(mpsc::Receiver<Bytes>),
     Ready(Box<dyn Iterator<Item = Bytes> + Send + Sync>),

@@ -1,4 +1,4 @@
-//! Request bodies that a test sends piece by piece.
+//! Request bodies that a test sends in pieces.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,10 +9,10 @@ use http_body_util::BodyExt as _;
 use http_body_util::combinators::BoxBody;
 use tokio::sync::mpsc;
 
-/// A channel as a body.
+/// A body whose pieces come from a channel.
 pub(crate) struct Received(pub(crate) mpsc::Receiver<Piece>);
 
-/// A part of a body.
+/// One piece of a body: data or trailers.
 pub(crate) type Piece = Result<Frame<Bytes>, hyper::Error>;
 
 impl Body for Received {
@@ -27,10 +27,11 @@ impl Body for Received {
     }
 }
 
-/// A body for requests, sent piece by piece.
+/// A request body that a test sends in pieces.
 pub type PieceBody = BoxBody<Bytes, hyper::Error>;
 
-/// A request body and the channel that feeds it.
+/// Creates a request body, and the channel into which a test sends the pieces of the body. The
+/// body ends when the test drops the channel's sender.
 #[must_use]
 pub fn pieces() -> (mpsc::Sender<Result<Frame<Bytes>, hyper::Error>>, PieceBody) {
     let (sender, receiver) = mpsc::channel(4);

@@ -1,4 +1,4 @@
-//! Services of other makes, each a process that ends with its handle.
+//! Services that are other programs, such as nginx. Dropping a [`Program`] ends its process.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,12 +14,13 @@ use tokio::process::{Child, Command};
 use crate::skipped::tool;
 use crate::until;
 
-/// What a script ends with if the library it is about is not installed.
+/// The exit code of a test script if the library that the script uses is not installed.
 const ABSENT: i32 = 77;
-/// How long a script may take to listen: Go compiles it first.
+/// The maximum time until a script listens. The time is long, because Go first compiles its
+/// script.
 const START: Duration = Duration::from_secs(180);
 
-/// A running service. It ends when this is dropped.
+/// A running service. Dropping it ends the process.
 #[derive(Debug)]
 pub struct Program {
     child: Child,
@@ -28,17 +29,18 @@ pub struct Program {
 }
 
 impl Program {
-    /// Where it listens.
+    /// Returns the address on which the program listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Runs a script that prints its port as JSON and serves until its standard input
-    /// ends. None, with a note, if `what` is not installed.
+    /// Runs a script that prints its port as JSON, and serves until its standard input ends.
+    /// `what` is the name of the program or library that the script needs. If it is not
+    /// installed, returns `None` and writes a note (see [`crate::skipped`]).
     ///
     /// # Panics
-    /// When the script fails.
+    /// If the script fails.
     pub async fn script(command: &mut Command, what: &str) -> Option<Self> {
         let child = command
             .stdin(Stdio::piped())
@@ -63,7 +65,8 @@ impl Program {
             return None;
         };
         tool(what, true);
-        // It must not wait for a reader.
+        // Reads and discards the errors of the script. Otherwise the script would block when the
+        // pipe is full.
         let mut errors = child.stderr.take().expect("a pipe");
         tokio::spawn(async move { tokio::io::copy(&mut errors, &mut tokio::io::sink()).await });
         let line: Value = serde_json::from_str(&line).expect("a line of JSON");
@@ -77,8 +80,9 @@ impl Program {
         })
     }
 
-    /// Jetty in h2, without TLS, as `source` sets it up. None, with a note, if Java or the
-    /// libraries of Debian's package `libjetty9-java` are not installed.
+    /// Starts Jetty with h2 and without TLS. `source` is the file of the Java program that uses
+    /// Jetty. If Java or the libraries of Debian's package `libjetty9-java` are not installed,
+    /// returns `None` and writes a note (see [`crate::skipped`]).
     pub async fn jetty(source: &Path) -> Option<Self> {
         const JARS: [&str; 8] = [
             "jetty9-http2-server",
@@ -100,8 +104,8 @@ impl Program {
         Self::script(&mut command, "jetty").await
     }
 
-    /// nginx in h2, without TLS, before a service in HTTP/1.1. None, with a note, if it
-    /// is not installed.
+    /// Starts nginx with h2 and without TLS. It forwards requests to `backend` over HTTP/1.1. If
+    /// nginx is not installed, returns `None` and writes a note (see [`crate::skipped`]).
     pub async fn nginx(backend: SocketAddr) -> Option<Self> {
         let directory = TempDir::with_prefix("countersign-nginx-").expect("a directory");
         let address = free_address().await;
@@ -125,8 +129,8 @@ impl Program {
         Self::listening("nginx", &mut command, address, directory).await
     }
 
-    /// Envoy in h2, without TLS, before a service in HTTP/1.1. None, with a note, if it
-    /// is not installed.
+    /// Starts Envoy with h2 and without TLS. It forwards requests to `backend` over HTTP/1.1. If
+    /// Envoy is not installed, returns `None` and writes a note (see [`crate::skipped`]).
     pub async fn envoy(binary: Option<&Path>, backend: SocketAddr) -> Option<Self> {
         let Some(binary) = binary else {
             tool("envoy", false);
@@ -135,8 +139,8 @@ impl Program {
         let directory = TempDir::with_prefix("countersign-envoy-").expect("a directory");
         let address = free_address().await;
         let socket = |address: SocketAddr| serde_json::json!({ "socket_address": { "address": address.ip(), "port_value": address.port() } });
-        // A backend that closes a connection just as it is used again is not what tests
-        // are about.
+        // Envoy retries, because a backend may close an idle connection just when Envoy uses the
+        // connection again. The tests are not about this race.
         let retries = serde_json::json!({ "retry_on": "reset,connect-failure", "num_retries": 3 });
         let manager = serde_json::json!({
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -173,7 +177,8 @@ impl Program {
         Self::listening("envoy", &mut command, address, directory).await
     }
 
-    /// Starts a program that listens at this address.
+    /// Starts a program, and waits until it accepts connections at `address`. If the program
+    /// cannot be started, returns `None` and writes a note (see [`crate::skipped`]).
     async fn listening(
         what: &str,
         command: &mut Command,
@@ -205,12 +210,13 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Programs started by `go run` end with their standard input.
+        // `go run` starts the service as another process, which `kill_on_drop` does not kill.
+        // The service ends when its standard input ends.
         drop(self.child.stdin.take());
     }
 }
 
-/// An address that was free a moment ago, for programs that cannot choose one.
+/// Returns an address with a free port, for programs that cannot select a port themselves.
 async fn free_address() -> SocketAddr {
     let probe = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     probe.local_addr().expect("an address")

@@ -1,4 +1,4 @@
-//! TLS versions, application protocols, and why there is no connection.
+//! TLS versions, application protocols, and connection errors.
 
 use std::fmt;
 use std::io;
@@ -7,12 +7,12 @@ use std::sync::Arc;
 use rustls::AlertDescription;
 use rustls::crypto::CryptoProvider;
 
-/// The cryptography of the kit.
+/// Returns the cryptography provider that all clients and servers of this crate use.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// TLS versions.
+/// The supported TLS versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsVersion {
     /// TLS 1.2
@@ -22,11 +22,11 @@ pub enum TlsVersion {
 }
 
 impl TlsVersion {
-    /// Both, to loop over.
+    /// Both versions, for loops.
     pub const BOTH: [Self; 2] = [Self::V12, Self::V13];
 }
 
-/// Application protocols.
+/// The supported application protocols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.1
@@ -36,7 +36,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Both, to loop over.
+    /// Both protocols, for loops.
     pub const BOTH: [Self; 2] = [Self::Http1, Self::Http2];
 
     pub(crate) const fn alpn(self) -> &'static [u8] {
@@ -47,14 +47,14 @@ impl Protocol {
     }
 }
 
-/// Why there is no connection.
+/// Why a connection failed.
 #[derive(Debug)]
 pub enum ConnectError {
     /// The server sent a TLS alert.
     Alert(AlertDescription),
     /// The server closed the connection without an alert.
     Closed,
-    /// Anything else.
+    /// Another error of the connection, for example a refused TCP connection.
     Io(io::Error),
 }
 
@@ -79,7 +79,7 @@ impl ConnectError {
         }
     }
 
-    /// The number of the alert, where there was one.
+    /// Returns the number of the TLS alert, if the server sent an alert.
     #[must_use]
     pub fn alert(&self) -> Option<u8> {
         match self {

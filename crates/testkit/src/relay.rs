@@ -1,5 +1,6 @@
-//! For programs that cannot present a client certificate: plain octets in, TLS
-//! with the certificate out.
+//! A relay for programs that cannot present a client certificate. It accepts connections without
+//! TLS, and forwards their bytes over TLS connections with the client certificate of a
+//! [`Client`].
 
 use std::net::SocketAddr;
 
@@ -8,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::client::Client;
 
-/// A relay on a port of the system's choice. It ends with its value.
+/// A running relay. The operating system selects its port. Dropping the relay stops it.
 #[derive(Debug)]
 pub struct Relay {
     address: SocketAddr,
@@ -16,10 +17,11 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Passes each connection on over one that `client` makes.
+    /// Starts a relay. For each connection that the relay accepts, `client` opens a TLS
+    /// connection to the gateway.
     ///
     /// # Panics
-    /// When there is no port to listen on.
+    /// If no port is available.
     pub async fn start(client: &Client) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -29,7 +31,7 @@ impl Relay {
                 let _ = near.set_nodelay(true);
                 let client = client.clone();
                 tokio::spawn(async move {
-                    // Whoever is refused sees the connection end.
+                    // If the gateway refuses the connection, the program sees its connection close.
                     if let Ok(mut far) = client.connect().await {
                         let _ = tokio::io::copy_bidirectional(&mut near, far.stream_mut()).await;
                     }
@@ -39,7 +41,7 @@ impl Relay {
         Self { address, task }
     }
 
-    /// Where it listens.
+    /// Returns the address on which the relay listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address

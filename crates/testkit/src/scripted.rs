@@ -1,4 +1,5 @@
-//! An upstream that answers every request with given octets, well-formed or not.
+//! An upstream that responds to every request with the bytes that a test gives. The bytes need
+//! not be valid HTTP.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,19 +10,19 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// What a [`Scripted`] upstream does once it has sent its octets.
+/// What a [`Scripted`] upstream does with a connection after it has sent the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Afterwards {
     /// Closes the connection.
     Close,
-    /// Keeps it open and silent.
+    /// Keeps the connection open and sends nothing more.
     Hang,
-    /// Waits for the next request.
+    /// Waits for the next request on the connection, and sends the same bytes again.
     Again,
 }
 
-/// An upstream that reads a request's head, sends its octets, and then closes,
-/// hangs or starts again.
+/// An upstream that reads the head of a request, and then sends the bytes that were given to
+/// [`Scripted::start`]. [`Afterwards`] says what it does with the connection after that.
 #[derive(Debug)]
 pub struct Scripted {
     address: SocketAddr,
@@ -30,10 +31,10 @@ pub struct Scripted {
 }
 
 impl Scripted {
-    /// Starts it.
+    /// Starts the upstream. It responds to every request with `octets`.
     ///
     /// # Panics
-    /// When there is no port to listen on.
+    /// If no port is available.
     pub async fn start(octets: impl Into<Vec<u8>>, afterwards: Afterwards) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -56,13 +57,13 @@ impl Scripted {
         }
     }
 
-    /// Where it listens.
+    /// Returns the address on which the upstream listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many requests it has received.
+    /// Returns how many requests the upstream has received.
     #[must_use]
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
@@ -75,10 +76,10 @@ impl Drop for Scripted {
     }
 }
 
-/// Reads a request's head, and nothing of what follows it.
+/// Reads the head of a request up to its empty line, and no byte of the body.
 ///
 /// # Errors
-/// When the connection ends or breaks before the head does.
+/// If the connection ends or fails before the end of the head.
 pub async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -101,7 +102,7 @@ async fn answer(
             Afterwards::Again => {}
             Afterwards::Close => return stream.shutdown().await,
             Afterwards::Hang => {
-                // Until the other side gives up.
+                // Waits until the gateway closes the connection.
                 let mut rest = [0_u8; 4096];
                 while stream.read(&mut rest).await? > 0 {}
                 return Ok(());

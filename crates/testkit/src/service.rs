@@ -1,5 +1,5 @@
-//! Services that speak what the plain [`Echo`](crate::Echo) does not: TLS, h2 and
-//! gRPC-like streams.
+//! Services with features that [`Echo`](crate::Echo) does not have: TLS, h2 and streams as
+//! in gRPC.
 
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ use crate::pieces::{Piece, Received};
 pub use crate::pieces::{PieceBody, pieces};
 use crate::protocol::{Protocol, provider};
 
-/// How a [`Service`] is reached.
+/// The protocol and TLS settings of a [`Service`].
 #[derive(Debug, Clone)]
 pub struct ServiceSpec {
     protocol: Protocol,
@@ -38,7 +38,7 @@ pub struct ServiceSpec {
 }
 
 impl ServiceSpec {
-    /// Without TLS; h2 by prior knowledge.
+    /// A service without TLS. If `protocol` is h2, clients must use h2 with prior knowledge.
     #[must_use]
     pub const fn plain(protocol: Protocol) -> Self {
         Self {
@@ -48,7 +48,7 @@ impl ServiceSpec {
         }
     }
 
-    /// With TLS under this certificate.
+    /// A service with TLS and this certificate.
     #[must_use]
     pub fn tls(protocol: Protocol, server: &Credentials) -> Self {
         Self {
@@ -58,15 +58,16 @@ impl ServiceSpec {
         }
     }
 
-    /// With TLS: ends so many connections, the first ones, in the same octets as its part
-    /// of the handshake. Whoever made them learns of it before it can send anything.
+    /// Closes each of the first `connections` connections at the end of its handshake. The
+    /// service sends `close_notify` together with its last handshake message, so that the client
+    /// learns of the close before it can send a request. This has no effect without TLS.
     #[must_use]
     pub const fn cutting(mut self, connections: usize) -> Self {
         self.cut = connections;
         self
     }
 
-    /// Demands client certificates of this authority.
+    /// Requires a client certificate of this authority. This has no effect without TLS.
     #[must_use]
     pub fn demanding(mut self, ca: &TestCa) -> Self {
         if let Some((_, demanded)) = &mut self.tls {
@@ -76,14 +77,16 @@ impl ServiceSpec {
     }
 }
 
-/// A service on a port of the system's choice. It echoes heads as JSON and
-/// bodies frame by frame:
+/// A running service. The operating system selects its port. The path of a request selects the
+/// response:
 ///
-/// | Path | What it does |
+/// | Path | What the service does |
 /// |---|---|
-/// | `…/stream` | answers at once and sends back each piece of the body, then its trailers and `grpc-status: 0` |
-/// | `…/wait` | answers when another request to `…/go` comes |
-/// | others | a JSON object with `method`, `path`, `authority`, `headers`, `client`, `body`, `trailers` |
+/// | `…/stream` | sends back each piece of the request body when it arrives, then the trailers of
+/// the request and `grpc-status: 0` |
+/// | `…/wait` | responds like the other paths, but only when a request for `…/go` arrives |
+/// | others | responds with a JSON object about the request: `method`, `path`, `authority`,
+/// `headers`, `client` (SHA-256 of the client certificate), `body`, `trailers` |
 #[derive(Debug)]
 pub struct Service {
     address: SocketAddr,
@@ -104,10 +107,10 @@ struct Shared {
 }
 
 impl Service {
-    /// Starts it.
+    /// Starts the service.
     ///
     /// # Panics
-    /// When there is no port to listen on or the certificate is unusable.
+    /// If no port is available or the certificate is not usable.
     pub async fn start(spec: ServiceSpec) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -150,37 +153,39 @@ impl Service {
         }
     }
 
-    /// Where it listens.
+    /// Returns the address on which the service listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many HTTP connections it has served.
+    /// Returns how many connections the service has served with HTTP. Connections that
+    /// [`Service::cut`] counts are not included.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
-    /// How many connections it has served at once.
+    /// Returns the maximum number of connections that were open at the same time and had
+    /// received at least one request.
     #[must_use]
     pub fn most_connections(&self) -> usize {
         self.shared.most_open.load(Ordering::SeqCst)
     }
 
-    /// How many connections it has ended with the handshake.
+    /// Returns how many connections the service has closed at the end of the handshake.
     #[must_use]
     pub fn cut(&self) -> usize {
         self.shared.cut.load(Ordering::SeqCst)
     }
 
-    /// How many octets of requests came on those.
+    /// Returns how many bytes of requests arrived on the connections that [`Service::cut`] counts.
     #[must_use]
     pub fn heard(&self) -> usize {
         self.shared.heard.load(Ordering::SeqCst)
     }
 
-    /// How many requests it has received.
+    /// Returns how many requests the service has received.
     #[must_use]
     pub fn requests(&self) -> usize {
         self.shared.requests.load(Ordering::Relaxed)
@@ -193,11 +198,11 @@ impl Drop for Service {
     }
 }
 
-/// Accepts TLS under this certificate, for these protocols; demands certificates of an
-/// authority where its root (DER) is given.
+/// Creates an acceptor with this server certificate and these protocols. If `demanded` is a
+/// root (DER), clients must present a certificate of that authority.
 ///
 /// # Panics
-/// When the certificate or the root is unusable.
+/// If the certificate or the root is not usable.
 #[must_use]
 pub fn acceptor(
     (server, demanded): &(Credentials, Option<Vec<u8>>),
@@ -225,7 +230,8 @@ pub fn acceptor(
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// Ends a connection with the handshake. How many octets beyond that came on it.
+/// Closes a connection at the end of its TLS handshake. Returns how many bytes of requests the
+/// client nevertheless sent.
 async fn cut(mut stream: TcpStream, config: &Arc<ServerConfig>) -> io::Result<usize> {
     let mut session = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
     let mut octets = Vec::new();
@@ -250,7 +256,8 @@ async fn cut(mut stream: TcpStream, config: &Arc<ServerConfig>) -> io::Result<us
             while session.wants_write() {
                 session.write_tls(&mut said)?;
             }
-            // In one piece. Closing with unread input would discard it.
+            // Sends the handshake message and `close_notify` in one write. The loop then reads
+            // to the end, because closing a socket with unread input would discard unsent data.
             stream.write_all(&said).await?;
             stream.shutdown().await?;
         }
@@ -271,8 +278,8 @@ where
         async move {
             if first {
                 shared.open.fetch_add(1, Ordering::SeqCst);
-                // The end of another one, which came before, may not have been looked at
-                // yet: every timer lets the runtime look for events once.
+                // The runtime may not yet have handled the close of an earlier connection, which
+                // would then count as open. Each sleep lets the runtime handle pending events.
                 for _ in 0..2 {
                     tokio::time::sleep(std::time::Duration::from_millis(1)).await;
                 }
@@ -341,7 +348,7 @@ fn fields(headers: &HeaderMap) -> serde_json::Value {
         .collect()
 }
 
-/// Each piece as it comes, then the trailers.
+/// Returns a response that sends each piece of `body` when it arrives, then the trailers.
 fn stream_back(mut body: Incoming) -> Response<BoxBody<Bytes, hyper::Error>> {
     let (sender, receiver) = mpsc::channel::<Piece>(1);
     tokio::spawn(async move {

@@ -1,5 +1,6 @@
-//! Sessions of a client that resumes them where no careful client would: under
-//! other names and at other addresses.
+//! A store of TLS sessions for [`Client::resuming`](crate::Client::resuming). The client resumes
+//! a session even with another server name or address than the one that created the session. A
+//! careful client would not do this.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -9,10 +10,11 @@ use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls_pki_types::ServerName;
 
-/// Keeps the sessions of all servers together.
+/// Stores the sessions of all servers together, so that a session of one server can be resumed
+/// at another.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
-    /// Whether sessions are only gathered for now.
+    /// If true, the client stores new sessions, but resumes none.
     gathering: AtomicBool,
     kept: Mutex<Kept>,
 }
@@ -25,7 +27,7 @@ struct Kept {
 }
 
 impl Sessions {
-    /// How many sessions were kept, one after the other.
+    /// Returns how many sessions were stored in total, including sessions that were used since.
     pub(crate) fn count(&self) -> usize {
         self.kept.lock().expect("a lock").count
     }

@@ -8,11 +8,11 @@ use std::path::Path;
 use crate::ca::TestCa;
 use crate::credentials::{Credentials, write_private};
 
-/// Collects a configuration.
+/// Builds the configuration file of a gateway.
 ///
-/// By default: a listener that requires client certificates, one trust domain
-/// with the given authority's root and no revocation checking, ES256 keys, and
-/// public and admin listeners. There are no routes.
+/// In the default configuration, the listener requires client certificates. There is one
+/// trust domain, with the root of the given authority and without revocation checks. The
+/// signing keys are ES256. There are public and admin listeners, but no routes.
 #[derive(Debug, Clone)]
 pub struct Settings {
     tables: BTreeMap<&'static str, BTreeMap<String, String>>,
@@ -25,7 +25,7 @@ pub struct Settings {
     domain: String,
 }
 
-/// A text as a TOML string.
+/// Returns `text` as a quoted TOML string.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for character in text.chars() {
@@ -42,7 +42,7 @@ fn quoted(text: &str) -> String {
 }
 
 impl Settings {
-    /// The default configuration for callers of this authority.
+    /// Creates the default configuration for callers of this authority.
     #[must_use]
     pub fn new(ca: &TestCa) -> Self {
         let domain = ca.domain();
@@ -81,7 +81,7 @@ impl Settings {
         settings
     }
 
-    /// Sets a key of a table; `value` is TOML.
+    /// Sets a key of a table, for example of `[listener]`. `value` is in TOML syntax.
     #[must_use]
     pub fn set(mut self, table: &'static str, key: &str, value: &str) -> Self {
         self.tables
@@ -91,20 +91,21 @@ impl Settings {
         self
     }
 
-    /// Client certificates are optional: routes decide.
+    /// Makes client certificates optional at the listener. Each route then decides whether it
+    /// requires one.
     #[must_use]
     pub fn optional_certificates(self) -> Self {
         self.set("listener", "client_certificate", "\"optional\"")
     }
 
-    /// Signs with this algorithm: `ES256` or `EdDSA`.
+    /// Sets the signing algorithm: `ES256` or `EdDSA`.
     #[must_use]
     pub fn algorithm(mut self, algorithm: &'static str) -> Self {
         self.algorithm = algorithm;
         self
     }
 
-    /// What is logged, for example `trace`.
+    /// Sets the log filter of the gateway process (`COUNTERSIGN_LOG`), for example `trace`.
     #[must_use]
     pub const fn log(mut self, filter: &'static str) -> Self {
         self.log = Some(filter);
@@ -115,28 +116,29 @@ impl Settings {
         self.log
     }
 
-    /// The algorithm it signs with.
+    /// Returns the signing algorithm.
     #[must_use]
     pub const fn signing_algorithm(&self) -> &'static str {
         self.algorithm
     }
 
-    /// The certificate of the listener.
+    /// Sets the server certificate of the listener.
     #[must_use]
     pub fn server(mut self, server: &Credentials) -> Self {
         self.server = server.clone();
         self
     }
 
-    /// Adds a trust domain; the first one replaces the default. `body` is the
-    /// TOML of one `[[trust_domain]]` table.
+    /// Adds a trust domain. The first call replaces the default trust domain. `body` is the
+    /// content of one `[[trust_domain]]` table.
     #[must_use]
     pub fn trust_domain(mut self, body: &str) -> Self {
         self.trust_domains.push(body.to_owned());
         self
     }
 
-    /// Adds a trust domain of an authority with more keys.
+    /// Adds a trust domain for an authority. `more` contains further keys of its
+    /// `[[trust_domain]]` table.
     #[must_use]
     pub fn trust(self, ca: &TestCa, more: &str) -> Self {
         let body = format!(
@@ -153,7 +155,8 @@ impl Settings {
         self.upstream_with(name, address, "")
     }
 
-    /// Adds an upstream with one endpoint and more keys.
+    /// Adds an upstream with one endpoint. `more` contains further keys of its `[[upstream]]`
+    /// table.
     #[must_use]
     pub fn upstream_with(self, name: &str, address: SocketAddr, more: &str) -> Self {
         self.section(&format!(
@@ -162,7 +165,8 @@ impl Settings {
         ))
     }
 
-    /// Adds an upstream with these endpoints (URLs) and more keys.
+    /// Adds an upstream with these endpoints (URLs). `more` contains further keys of its
+    /// `[[upstream]]` table.
     #[must_use]
     pub fn upstream_at(self, name: &str, endpoints: &[String], more: &str) -> Self {
         let endpoints: Vec<String> = endpoints.iter().map(|url| quoted(url)).collect();
@@ -173,8 +177,8 @@ impl Settings {
         ))
     }
 
-    /// Adds a route to the upstream of the same name as its audience; `body` is
-    /// the TOML of the other keys.
+    /// Adds a route to an upstream. The audience is the name of the upstream, unless `body`
+    /// sets another audience. `body` contains the other keys of the route.
     #[must_use]
     pub fn route(self, name: &str, upstream: &str, body: &str) -> Self {
         let said = |line: &str| line.trim_start().starts_with("audience");
@@ -190,7 +194,7 @@ impl Settings {
         ))
     }
 
-    /// One upstream and one route to it that takes every host, path, method and
+    /// Adds an upstream with this address, and one route to it for every host, path, method and
     /// authenticated caller.
     #[must_use]
     pub fn everything_to(self, address: SocketAddr) -> Self {
@@ -201,7 +205,7 @@ impl Settings {
         )
     }
 
-    /// Adds any TOML text.
+    /// Adds any TOML text at the end of the configuration.
     #[must_use]
     pub fn section(mut self, text: &str) -> Self {
         self.sections.push('\n');
@@ -210,9 +214,10 @@ impl Settings {
         self
     }
 
-    /// Adds a `[[server_name]]` entry with a certificate of its own.
+    /// Adds a `[[server_name]]` entry for `names` with the certificate `server`. `more` contains
+    /// further keys of the entry.
     ///
-    /// `directory` takes the files.
+    /// The certificate files are written to `directory`.
     #[must_use]
     pub fn server_name(
         self,
@@ -235,7 +240,8 @@ impl Settings {
         ))
     }
 
-    /// Writes the listener's certificate and gives the whole text.
+    /// Writes the certificate and the key of the listener into `directory`, and returns the
+    /// whole configuration as TOML text.
     pub(crate) fn render(&self, directory: &Path) -> String {
         let path = |name: &str| directory.join(name);
         write_private(&path("gateway.pem"), self.server.chain_pem().as_bytes());

@@ -1,4 +1,5 @@
-//! [`Shelf`]: an https server with one document, which tests exchange.
+//! [`Shelf`]: an https server that gives the same response to all requests. A test can replace
+//! the response.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -12,20 +13,20 @@ use tokio_rustls::TlsAcceptor;
 use crate::Credentials;
 use crate::scripted::read_head;
 
-/// What the shelf answers.
+/// The response of a [`Shelf`] to every request.
 #[derive(Debug, Clone)]
 pub enum Item {
-    /// These octets.
+    /// A response with status 200 and these bytes as content.
     Document(Vec<u8>),
-    /// So many octets that mean nothing, as fast as they are taken.
+    /// A response with status 200 and this many meaningless bytes, without `Content-Length`.
     Endless(usize),
-    /// This status.
+    /// A response with this status and without content.
     Status(u16),
-    /// Nothing, for so long.
+    /// No response. The server closes the connection after this time.
     Silence(Duration),
 }
 
-/// A running server.
+/// A running https server. Dropping it stops it.
 #[derive(Debug)]
 pub struct Shelf {
     address: SocketAddr,
@@ -40,10 +41,10 @@ struct State {
 }
 
 impl Shelf {
-    /// Starts one with a certificate for `localhost`.
+    /// Starts a server that presents `credentials`, which must be for `localhost`.
     ///
     /// # Panics
-    /// When it cannot listen.
+    /// If no port is available.
     pub async fn start(credentials: &Credentials, item: Item) -> Self {
         let config = rustls::ServerConfig::builder_with_provider(crate::protocol::provider())
             .with_safe_default_protocol_versions()
@@ -71,24 +72,24 @@ impl Shelf {
         }
     }
 
-    /// The document's URL.
+    /// Returns the URL at which a client gets the response.
     #[must_use]
     pub fn url(&self) -> String {
         format!("https://localhost:{}/list.crl", self.address.port())
     }
 
-    /// Puts something else there.
+    /// Replaces the response to all later requests.
     ///
     /// # Panics
-    /// When a thread panicked before.
+    /// If a thread panicked while it held the lock of the response.
     pub fn put(&self, item: Item) {
         self.state.lock().expect("a lock").item = item;
     }
 
-    /// How often it was asked.
+    /// Returns how many requests the server has received.
     ///
     /// # Panics
-    /// When a thread panicked before.
+    /// If a thread panicked while it held the lock of the response.
     #[must_use]
     pub fn asked(&self) -> usize {
         self.state.lock().expect("a lock").asked

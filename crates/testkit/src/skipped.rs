@@ -1,39 +1,40 @@
-//! What a test needs and a machine may lack: published test data, other programs.
+//! Notes about test data and programs that a machine does not have.
 //!
-//! A test that lacks something passes and leaves a note, because the harness shows a
-//! test's output only when the test fails. The last test target of a run
-//! (`what_was_skipped`) calls [`print_summary`], which counts the notes in one line.
+//! If test data or a program is missing, the test that needs it passes and leaves a note in a
+//! file. The test harness would not show a message, because it shows a test's output only if the
+//! test fails. The last test target of a run (`what_was_skipped`) calls [`print_summary`], which
+//! prints one line about all notes.
 //!
-//! Every check also removes the note of an earlier run when it finds what it looks for,
-//! so the notes need no clean-up: after a run of all tests they are exactly what that
-//! run lacked.
+//! If a check finds the data or the program, it removes the note of an earlier run. After a run
+//! of all tests, the notes thus describe this run only.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Names the folder of published test data.
+/// The environment variable that contains the folder of the published test data (corpora).
 const CORPORA: &str = "COUNTERSIGN_CONFORMANCE";
-/// Where that data is otherwise, relative to the repository.
+/// The folder if [`CORPORA`] is not set, relative to the repository.
 const DEFAULT_CORPORA: &str = "../shared/conformance";
-/// `1` makes absent test data a failure.
+/// If this environment variable is `1`, missing test data is a failure.
 const REQUIRE_CORPORA: &str = "COUNTERSIGN_REQUIRE_CONFORMANCE";
-/// `1` makes an absent program a failure.
+/// If this environment variable is `1`, a missing program is a failure.
 const REQUIRE_TOOLS: &str = "COUNTERSIGN_REQUIRE_TOOLS";
 
-/// What can be absent; the order is that of the summary.
+/// The kinds of things that can be missing, in the order of the summary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Corpus,
     Tool,
-    /// Something the operating system does not offer, which no installation changes.
+    /// A feature that the operating system of this machine does not offer. It cannot be
+    /// installed.
     Machine,
 }
 
 impl Kind {
     const ALL: [Self; 3] = [Self::Corpus, Self::Tool, Self::Machine];
 
-    /// Begins the names of its notes.
+    /// Returns the prefix of the file names of all notes of this kind.
     const fn prefix(self) -> &'static str {
         match self {
             Self::Corpus => "corpus ",
@@ -53,15 +54,16 @@ impl Kind {
     }
 }
 
-/// The folder of the published test data `name`, or `None` with a note that it is
-/// absent.
+/// Returns the folder of the published test data `name`. If the folder is missing, returns
+/// `None` and writes a note.
 ///
 /// # Panics
-/// When it is absent and `COUNTERSIGN_REQUIRE_CONFORMANCE=1`.
+/// If the folder is missing and `COUNTERSIGN_REQUIRE_CONFORMANCE=1`.
 #[must_use]
 pub fn corpus(name: &str) -> Option<PathBuf> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    // A relative path would otherwise depend on the package whose tests run.
+    // `join` makes a relative path relative to the repository. Without this, the path would be
+    // relative to the working directory, which is different for each package.
     let corpora = std::env::var_os(CORPORA).unwrap_or_else(|| DEFAULT_CORPORA.into());
     let folder = repository.join(corpora).join(name);
     let present = folder.is_dir();
@@ -74,10 +76,11 @@ pub fn corpus(name: &str) -> Option<PathBuf> {
     present.then_some(folder)
 }
 
-/// Whether the program `name` runs with this argument and succeeds; notes it if not.
+/// Returns whether the program `name` is installed: whether it succeeds with this argument.
+/// Writes a note if it does not.
 ///
 /// # Panics
-/// When it does not and `COUNTERSIGN_REQUIRE_TOOLS=1`.
+/// If the program does not succeed and `COUNTERSIGN_REQUIRE_TOOLS=1`.
 #[must_use]
 pub fn has_tool(name: &str, version_argument: &str) -> bool {
     let output = Command::new(name)
@@ -87,10 +90,10 @@ pub fn has_tool(name: &str, version_argument: &str) -> bool {
     tool(name, output.is_ok_and(|output| output.status.success()))
 }
 
-/// Passes on whether the program or library `name` was found, and notes it if not.
+/// Returns `present`, and writes a note if the program or library `name` is not present.
 ///
 /// # Panics
-/// When it was not and `COUNTERSIGN_REQUIRE_TOOLS=1`.
+/// If `present` is false and `COUNTERSIGN_REQUIRE_TOOLS=1`.
 pub fn tool(name: &str, present: bool) -> bool {
     assert!(
         present || !is_set(REQUIRE_TOOLS),
@@ -100,14 +103,14 @@ pub fn tool(name: &str, present: bool) -> bool {
     present
 }
 
-/// Passes on whether the operating system offers `name`, and notes it if not. That is
-/// never a failure, because it cannot be installed.
+/// Returns `possible`, and writes a note if the operating system does not offer the feature
+/// `name`. A missing feature is never a failure, because it cannot be installed.
 pub fn machine(name: &str, possible: bool) -> bool {
     record(Kind::Machine, name, possible);
     possible
 }
 
-/// Prints what the tests so far have lacked, in one line.
+/// Prints one line that counts and names everything for which there is a note.
 #[allow(
     clippy::print_stdout,
     reason = "it is all that the test target that calls it does"
@@ -120,7 +123,7 @@ pub fn print_summary() {
     println!("{}", summary(&notes.collect()));
 }
 
-/// The line for notes of these names.
+/// Returns the summary line for notes with these file names.
 fn summary(notes: &BTreeSet<String>) -> String {
     let counted: Vec<String> = Kind::ALL
         .into_iter()
@@ -144,8 +147,8 @@ fn is_set(variable: &str) -> bool {
     std::env::var_os(variable).is_some_and(|value| value == "1")
 }
 
-/// Where notes are: beside the folder of the test executables, so that each build
-/// directory has its own.
+/// Returns the folder of the notes. It is beside the folder of the test executables. Therefore
+/// each build directory has its own notes.
 fn folder() -> PathBuf {
     let executable = std::env::current_exe().expect("the path of this executable");
     let executables = executable.parent().expect("a folder of executables");
@@ -156,7 +159,7 @@ fn record(kind: Kind, name: &str, present: bool) {
     let folder = folder();
     let note = folder.join(format!("{}{name}", kind.prefix()).replace('/', "-"));
     if present {
-        // Most often there is none.
+        // The error is ignored, because usually there is no note to remove.
         let _ = std::fs::remove_file(note);
     } else {
         std::fs::create_dir_all(&folder).expect("a folder for notes");

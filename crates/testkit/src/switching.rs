@@ -1,4 +1,4 @@
-//! `Switching`: a service behind protocols that begin with an upgrade, in HTTP/1.1 and
+//! A service for protocols that begin with an upgrade of HTTP/1.1, or with extended CONNECT over
 //! h2.
 
 use std::net::SocketAddr;
@@ -22,18 +22,20 @@ use crate::protocol::Protocol;
 use crate::scripted::read_head;
 use crate::service::acceptor;
 
-/// A service that switches to whatever protocol it is asked for and then sends
-/// back what it receives, in capitals.
+/// A service that accepts an upgrade to any protocol. After the upgrade, it sends all received
+/// text back in capitals.
 ///
-/// In h2 it is asked by extended CONNECT, and the path says how it answers:
+/// Over h2, a tunnel begins with extended CONNECT, and the path of the request selects the
+/// response. If the request is not extended CONNECT, the response is 426 for all paths but the
+/// first two:
 ///
-/// | Path | Answer |
+/// | Path | Response |
 /// |---|---|
 /// | `…/refuse` | 403 with a body |
-/// | `…/feign` | 204, which switches nothing |
-/// | `…/deaf` | 200, and nothing is read from then on |
-/// | `…/held` | what others get, once [`Switching::release`] says so |
-/// | others | 200, and the echo |
+/// | `…/feign` | 204, which opens no tunnel |
+/// | `…/deaf` | 200, and the service never reads from the tunnel |
+/// | `…/held` | as for other paths, but only after [`Switching::release`] |
+/// | others | 200, and the tunnel with the echo |
 #[derive(Debug)]
 pub struct Switching {
     address: SocketAddr,
@@ -42,7 +44,8 @@ pub struct Switching {
     task: JoinHandle<()>,
 }
 
-/// What it has received, and may answer.
+/// The heads of the received requests, and one permit for each request for `…/held` that the
+/// service may answer (see [`Switching::release`]).
 #[derive(Debug)]
 struct Seen {
     heads: Mutex<Vec<String>>,
@@ -55,11 +58,12 @@ impl Seen {
     }
 }
 
-/// What a [`Switching`] service speaks.
+/// The protocols that a [`Switching`] service accepts.
 #[derive(Clone)]
 enum Speaks {
     Http1,
-    /// Both, as the caller likes; in h2 tunnels are announced or not.
+    /// HTTP/1.1 or h2, as the client selects. If `announces` is true, the service announces
+    /// extended CONNECT in its h2 settings.
     Either {
         announces: bool,
         tls: Option<TlsAcceptor>,
@@ -67,19 +71,20 @@ enum Speaks {
 }
 
 impl Switching {
-    /// Starts one that speaks HTTP/1.1.
+    /// Starts a service that accepts only HTTP/1.1.
     ///
     /// # Panics
-    /// When there is no port to listen on.
+    /// If no port is available.
     pub async fn start() -> Self {
         Self::speaking(Speaks::Http1).await
     }
 
-    /// Starts one that speaks h2, where it announces extended CONNECT or does not, and
-    /// HTTP/1.1 on the same port; with TLS under this certificate, where there is one.
+    /// Starts a service that accepts h2 and HTTP/1.1 on the same port. If `announces` is true,
+    /// the service announces extended CONNECT. If `server` is given, the service uses TLS with
+    /// that certificate.
     ///
     /// # Panics
-    /// When there is no port to listen on or the certificate is unusable.
+    /// If no port is available or the certificate is not usable.
     pub async fn http2(announces: bool, server: Option<&Credentials>) -> Self {
         let tls = server.map(|server| {
             let protocols = [Protocol::Http2, Protocol::Http1];
@@ -115,34 +120,34 @@ impl Switching {
         }
     }
 
-    /// Lets it answer one request that is held.
+    /// Lets the service respond to one request for the path `…/held`.
     pub fn release(&self) {
         self.seen.released.add_permits(1);
     }
 
-    /// Where it listens.
+    /// Returns the address on which the service listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The heads it has received. One in h2 is written like one in HTTP/1.1, its
-    /// protocol in place of the version.
+    /// Returns the request heads that the service has received. A head of h2 is written like a
+    /// head of HTTP/1.1, with the value of `:protocol` in place of the HTTP version.
     #[must_use]
     pub fn heads(&self) -> Vec<String> {
         self.seen.heads.lock().expect("a lock").clone()
     }
 
-    /// How many connections are open.
+    /// Returns how many connections are open.
     #[must_use]
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Waits until none is.
+    /// Waits until no connection is open.
     ///
     /// # Panics
-    /// When that takes too long.
+    /// If a connection is still open at the deadline.
     pub async fn all_closed(&self) {
         crate::until("the service's connections to end", async || {
             self.open() == 0
@@ -229,7 +234,7 @@ async fn capitals(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::R
     }
 }
 
-/// Tunnels in h2.
+/// Serves an h2 connection: responds to its requests, and serves the tunnels that they open.
 async fn carry<S>(stream: S, announces: bool, seen: Arc<Seen>) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -271,7 +276,7 @@ where
                     tokio::spawn(async move {
                         let stream = TokioIo::new(hyper::upgrade::on(&mut request).await?);
                         match deaf {
-                            // It is held and neither read nor written.
+                            // The tunnel stays open, but is neither read nor written.
                             true => std::future::pending::<()>().await,
                             false => drop(capitals(stream).await),
                         }

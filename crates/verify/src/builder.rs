@@ -1,4 +1,4 @@
-//! The settings that a verifier needs.
+//! The builder of an [`AssertionVerifier`], and its settings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,12 @@ use crate::keys::KeySource;
 use crate::replay::ReplayCache;
 use crate::verifier::AssertionVerifier;
 
-/// The largest difference of clocks that may be allowed.
+/// The maximum skew that a verifier can allow. The skew is the difference between the
+/// gateway's clock and the service's clock.
 pub const MAX_SKEW: Duration = Duration::from_secs(30);
 
-/// The difference of clocks that is allowed by default.
+/// The allowed skew between the gateway's clock and the service's clock if
+/// [`VerifierBuilder::skew`] is not called.
 pub const DEFAULT_SKEW: Duration = Duration::from_secs(10);
 
 /// Collects the settings of an [`AssertionVerifier`].
@@ -33,7 +35,7 @@ pub struct VerifierBuilder {
     root_certificates: Option<Vec<u8>>,
 }
 
-/// The source of the keys, as given to the builder.
+/// One source of keys, as the service passed it to the builder.
 enum Keys {
     Given(JwkSet),
     Text(String),
@@ -47,16 +49,16 @@ enum Keys {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// No issuer, or an empty one.
+    /// The issuer is missing or empty.
     #[error("no issuer: call .issuer(\"https://…\") with the gateway's issuer")]
     IssuerMissing,
-    /// No audience, or an empty one.
+    /// The audience is missing or empty.
     #[error("no audience: call .audience(\"…\") with this service's audience")]
     AudienceMissing,
-    /// Neither keys nor a URL to fetch them from.
+    /// The service gave neither a key set nor a URL to fetch a key set from.
     #[error("no keys: give either a key set or the address of one")]
     KeysMissing,
-    /// More than one source of keys.
+    /// The service gave more than one source of keys, for example a key set and a URL.
     #[error("keys from several places: give one key set or one address")]
     KeysAmbiguous,
     /// The key set cannot be read.
@@ -65,76 +67,77 @@ pub enum BuildError {
     /// The key set has no key that can verify assertions.
     #[error("the key set has no usable key")]
     KeySetEmpty,
-    /// More than 30 s of skew.
+    /// The skew is more than 30 s.
     #[error("a skew above 30 s would prolong every assertion")]
     SkewTooLarge,
     /// The authority is empty, or contains characters that belong to other
     /// parts of a URL.
     #[error("the authority must be as in a Host field: `name` or `name:port`")]
     Authority,
-    /// The prefix is not empty and does not begin with `/`, or it ends with
-    /// `/`.
+    /// A path prefix that is not empty must begin with `/`, must not end with `/`, and must not
+    /// contain `?` or `#`.
     #[error("the path prefix must begin with `/` and not end with it")]
     PathPrefix,
-    /// A replay cache with capacity 0.
+    /// The capacity of the replay cache is 0.
     #[error("a replay cache needs a capacity of at least 1")]
     ReplayCapacity,
-    /// The URL is neither `https` nor `http` on the loopback interface.
+    /// The URL is not an absolute `https` URL, or `http` URL with a loopback address. Or it
+    /// contains a user or a fragment. With `discover`, this error is about the issuer, which
+    /// must not have a query either.
     #[cfg(feature = "fetch")]
     #[error("keys are fetched over https, or over http from a loopback address only")]
     Url,
-    /// The root certificates cannot be read, or there are none.
+    /// The root certificates cannot be read, or there is no root certificate.
     #[cfg(feature = "fetch")]
     #[error("no usable root certificate: {0}")]
     RootCertificates(String),
 }
 
 impl VerifierBuilder {
-    /// Sets the gateway's issuer. It is compared exactly with `iss`.
+    /// Sets the gateway's issuer. The verifier compares this value byte by byte with `iss`.
     pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
         self.issuer = Some(issuer.into());
         self
     }
 
-    /// Sets this service's audience. It is compared exactly with `aud`.
+    /// Sets this service's audience. The verifier compares this value byte by byte with `aud`.
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         self.audience = Some(audience.into());
         self
     }
 
-    /// Sets the gateway's keys, as a key set that was read before.
+    /// Sets the gateway's keys to a key set that is parsed already.
     pub fn jwks(mut self, keys: JwkSet) -> Self {
         self.keys.push(Keys::Given(keys));
         self
     }
 
-    /// Sets the gateway's keys, as the JSON text of a JWK set.
+    /// Sets the gateway's keys to a JWK set in JSON text.
     pub fn jwks_json(mut self, keys: impl Into<String>) -> Self {
         self.keys.push(Keys::Text(keys.into()));
         self
     }
 
     /// Sets the URL of the gateway's key set, usually
-    /// `https://GATEWAY/.well-known/jwks.json`. It is fetched when it is first
-    /// needed, over `https`, or over `http` from a loopback address.
+    /// `https://GATEWAY/.well-known/jwks.json`. The URL must be `https`, or `http` with a
+    /// loopback address. The verifier fetches the key set when it first needs a key.
     ///
-    /// A request to the key server takes at most 5 seconds. Verifications that
-    /// need keys at the same time share one fetch and its outcome; at most 1,024
-    /// wait for it, and further ones fail at once with
-    /// [`FetchProblem::Busy`](crate::FetchProblem::Busy). After a fetch, the next
-    /// one starts 5 seconds later at the earliest, or 1 second if there are no
-    /// keys.
+    /// A request to the key server takes at most 5 seconds. Verifications that need keys at the
+    /// same time share one fetch and its outcome. At most 1,024 verifications wait for a fetch
+    /// that another verification started. Further verifications do not wait, and fail with
+    /// [`FetchProblem::Busy`](crate::FetchProblem::Busy). The next fetch starts at least 5
+    /// seconds after the end of a fetch, or 1 second if the verifier has no usable keys.
     #[cfg(feature = "fetch")]
     pub fn jwks_url(mut self, url: impl Into<String>) -> Self {
         self.keys.push(Keys::Url(url.into()));
         self
     }
 
-    /// Finds the key set through the issuer's metadata (RFC 8414 section 3).
-    /// The `issuer` of the metadata must be identical, and its `jwks_uri` must
-    /// have the same origin.
+    /// Finds the URL of the key set in the issuer's metadata (RFC 8414 section 3). The
+    /// `issuer` in the metadata must be identical to the configured issuer, and the
+    /// `jwks_uri` must have the same origin.
     ///
-    /// The limits are those of [`VerifierBuilder::jwks_url`]. The first fetch makes
+    /// The limits of [`VerifierBuilder::jwks_url`] apply here too. The first fetch makes
     /// two requests, and therefore takes at most 10 seconds.
     #[cfg(feature = "fetch")]
     pub fn discover(mut self) -> Self {
@@ -142,72 +145,71 @@ impl VerifierBuilder {
         self
     }
 
-    /// Sets the root certificates for fetching keys, as PEM. By default the
-    /// roots of the system are used.
+    /// Sets the PEM root certificates that verify the key server. By default, the verifier
+    /// uses the root certificates of the operating system.
     #[cfg(feature = "fetch")]
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.root_certificates = Some(pem.into());
         self
     }
 
-    /// Also accepts assertions that are bound to the caller only, from routes
-    /// with `binding = "caller"`. If such an assertion is stolen, it can be
-    /// used for any request to this service until it expires.
+    /// Also accepts assertions that are not bound to one request. Routes with
+    /// `binding = "caller"` send such assertions. A stolen assertion of this kind is valid
+    /// for any request to this service until it expires.
     pub const fn allow_caller_binding(mut self) -> Self {
         self.caller_binding_allowed = true;
         self
     }
 
-    /// Accepts only assertions with `htb`, and only if the body was given
+    /// Accepts an assertion only if it has `htb`, and only if the service gave the body
     /// ([`RequestParts::with_body`](crate::RequestParts::with_body)).
     pub const fn require_body_binding(mut self) -> Self {
         self.body_binding_required = true;
         self
     }
 
-    /// Sets the allowed difference between the gateway's clock and this one: at
-    /// most 30 s, by default 10 s. Fractions of a second are ignored.
+    /// Sets the allowed difference between the gateway's clock and this service's clock.
+    /// The maximum is 30 s and the default is 10 s. Fractions of a second are ignored.
     pub const fn skew(mut self, skew: Duration) -> Self {
         self.skew = Some(skew);
         self
     }
 
-    /// Sets the authority to which the gateway sends requests. It is needed if
-    /// another proxy between gateway and service changes `Host`. The authority
-    /// of the request is then ignored.
+    /// Sets the authority that the gateway sends in requests to this service. The verifier then
+    /// compares assertions with this authority, and ignores the authority of the received
+    /// request. Use this setting if another proxy between gateway and service changes `Host`.
     pub fn authority(mut self, authority: impl Into<String>) -> Self {
         self.authority = Some(authority.into());
         self
     }
 
-    /// Sets the prefix that another proxy between gateway and service removes
-    /// from the path: `/api` if the gateway sends `/api/orders` and this
-    /// service receives `/orders`.
+    /// Sets the path prefix that another proxy between gateway and service removes.
+    /// Example: the prefix is `/api` if the gateway sends `/api/orders` and this service
+    /// receives `/orders`.
     pub fn path_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.path_prefix = prefix.into();
         self
     }
 
-    /// Accepts each request-bound assertion only once, by its `jti` (RFC 7519
-    /// section 4.1.7). Up to `capacity` assertions are remembered until they
-    /// expire. If the cache is full of valid ones, further assertions are refused
-    /// with [`VerifyError::ReplayCacheFull`](crate::VerifyError::ReplayCacheFull).
-    /// Choose at least the number of requests in 40 s (lifetime and skew).
+    /// Accepts each request-bound assertion only once. The cache remembers the `jti`
+    /// (RFC 7519 section 4.1.7) of up to `capacity` assertions until they expire. If the
+    /// cache is full of assertions that have not expired, further assertions are refused
+    /// with [`VerifyError::ReplayCacheFull`](crate::VerifyError::ReplayCacheFull). Set
+    /// `capacity` to at least the number of requests in 40 s (30 s lifetime and 10 s skew).
     ///
-    /// If the clock is set back, an assertion that was used stays refused. An
-    /// unused one is refused with
-    /// [`VerifyError::Expired`](crate::VerifyError::Expired) if it expires no later
-    /// than one that the cache has already removed. This affects assertions from
-    /// before the change. If the clocks of gateway and service were both ahead for
-    /// longer than an assertion is valid, all assertions are refused until the
-    /// clock reaches that time again. Restart the service in this case.
+    /// If the system clock is set back, the cache still refuses used assertions. It cannot
+    /// distinguish a removed entry from an assertion that was never used. Therefore it refuses
+    /// every assertion that does not expire later than all removed entries, with
+    /// [`VerifyError::Expired`](crate::VerifyError::Expired). This affects only assertions that
+    /// were signed before the clock change, with one exception. If the clocks of gateway and
+    /// service were both ahead for longer than an assertion's lifetime, all assertions are
+    /// refused until the clock reaches that time again. Restart the service in this case.
     pub const fn replay_cache(mut self, capacity: usize) -> Self {
         self.replay_capacity = Some(capacity);
         self
     }
 
-    /// Replaces the clock of the system. `clock` returns the seconds since
-    /// 1970.
+    /// Replaces the system clock. `clock` returns the time in seconds since 1970.
     pub fn clock(mut self, clock: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         self.clock = Some(Arc::new(clock));
         self
@@ -217,8 +219,8 @@ impl VerifierBuilder {
     ///
     /// # Errors
     ///
-    /// [`BuildError`] if issuer, audience or keys are missing, or if a setting
-    /// would weaken verification. Nothing is fetched yet.
+    /// [`BuildError`] if the issuer, the audience or the keys are missing, or if a setting
+    /// would weaken verification. This method does not fetch keys.
     pub fn build(mut self) -> Result<AssertionVerifier, BuildError> {
         let issuer = non_empty(self.issuer.take()).ok_or(BuildError::IssuerMissing)?;
         let audience = non_empty(self.audience.take()).ok_or(BuildError::AudienceMissing)?;

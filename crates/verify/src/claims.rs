@@ -1,8 +1,8 @@
 //! The claims of an assertion: the contract between gateway and services.
 //!
 //! The gateway's signer and [`AssertionVerifier`](crate::AssertionVerifier) share
-//! these types. Fields have the same names as in the JSON, and are written in
-//! this order. Nothing here decides whether an assertion is valid.
+//! these types. The fields have the same names and the same order as in the JSON.
+//! This module does not decide whether an assertion is valid.
 
 use std::collections::BTreeMap;
 
@@ -12,74 +12,82 @@ use serde_json::Value;
 use crate::crypto;
 use crate::jose::base64url_encode;
 
-/// The header field that contains the assertion: exactly one field line with one
-/// compact JWS.
+/// The name of the header field that contains the assertion. A request has exactly
+/// one such field line, and its value is one compact JWS.
 pub const HEADER: &str = "Countersign-Assertion";
 
 /// [`HEADER`] in lower case, for HTTP libraries that require it.
 pub const HEADER_LOWERCASE: &str = "countersign-assertion";
 
-/// `typ` of the JOSE header. It distinguishes assertions from all other tokens
-/// that an issuer may sign (RFC 8725 section 3.11).
+/// The value of `typ` in the JOSE header. This value distinguishes assertions from all other
+/// tokens that an issuer may sign (RFC 8725 section 3.11).
 pub const TYP: &str = "countersign+jwt";
 
-/// Maximum length of an assertion, in bytes.
+/// The maximum length of an assertion, in bytes.
 pub const MAX_ASSERTION_BYTES: usize = 4096;
 
-/// Maximum time between `iat` and `exp`, in seconds.
+/// The maximum time between `iat` and `exp`, in seconds.
 pub const MAX_LIFETIME_SECONDS: u64 = 300;
 
-/// Default time between `iat` and `exp`, in seconds.
+/// The default time between `iat` and `exp`, in seconds.
 pub const DEFAULT_LIFETIME_SECONDS: u64 = 30;
 
-/// Maximum number of subject alternative names of one type in `client_cert.sans`.
+/// The maximum number of subject alternative names of one type in `client_cert.sans`. The
+/// gateway leaves out further names (see [`ClientCertificate::sans_truncated`]).
 pub const MAX_SANS_PER_TYPE: usize = 16;
 
-/// The content of an assertion: the gateway confirms which caller sent which
-/// request to which service, and when.
+/// The content of an assertion. The gateway states in it which caller sent which request to
+/// which service, and when.
 ///
-/// Times are whole seconds since 1970 (RFC 7519 section 2).
+/// All times are whole seconds since 1970 (RFC 7519 section 2).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Assertion {
-    /// The gateway: its issuer URL, compared exactly.
+    /// The gateway's issuer URL. A verifier compares this URL with the configured issuer byte by
+    /// byte.
     pub iss: String,
-    /// The one service the assertion is for.
+    /// The audience: the only service that may accept the assertion.
     pub aud: String,
-    /// The caller. A SPIFFE ID or other URI verbatim, `dns:NAME`,
-    /// `mailto:ADDRESS`, `ip:ADDRESS`; for callers without certificate
-    /// `api-key:NAME` or `client:ISSUER-NAME/CLIENT_ID`. Never a token's subject.
+    /// The caller's name. If a certificate names the caller: the SPIFFE ID or other URI
+    /// unchanged, or `dns:NAME`, `mailto:ADDRESS` or `ip:ADDRESS`. Otherwise: `api-key:NAME` or
+    /// `client:ISSUER-NAME/CLIENT_ID`. The subject of an access token is never the caller's name
+    /// (see [`TokenClaims::sub`]).
     pub sub: String,
-    /// When it was signed.
+    /// The time at which the gateway signed the assertion.
     pub iat: u64,
-    /// From this second on it is not valid any more. At most 300 s after `iat`.
+    /// The expiry: the first second at which the assertion is not valid any more. The expiry is
+    /// at most 300 s after `iat`.
     pub exp: u64,
-    /// Unique identifier: 128 random bits as 22 base64url characters. Absent if
-    /// the assertion is not bound to one request.
+    /// The unique identifier of the assertion: 128 random bits as 22 base64url
+    /// characters. It is absent if the assertion is not bound to one request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jti: Option<String>,
-    /// Transaction identifier (RFC 8417 section 2.2). It is kept across hops if
-    /// the route is configured to do so. It authenticates nothing.
+    /// The transaction identifier (RFC 8417 section 2.2), for logs only. A service may send an
+    /// assertion along when it calls another service through the gateway. With the setting
+    /// `continue_transaction`, the new assertion keeps the `txn` of that assertion. The
+    /// identifier authenticates nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub txn: Option<String>,
-    /// The method of the forwarded request (name from RFC 9449 section 4.2).
+    /// The method of the forwarded request (the claim name is from RFC 9449 section 4.2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub htm: Option<String>,
     /// The URL of the forwarded request, without query. The scheme is always
     /// `https` and has no meaning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub htu: Option<String>,
-    /// base64url SHA-256 of the bytes after `?`. Absent only if there is no `?`.
+    /// The base64url SHA-256 of the query, which is the bytes after `?`. In a request-bound
+    /// assertion, it is absent only if the request target has no `?`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub htq: Option<String>,
-    /// base64url SHA-256 of the body, on routes with `bind_body`.
+    /// The base64url SHA-256 of the body. It is present if the gateway's route has the setting
+    /// `bind_body`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub htb: Option<String>,
-    /// The caller's certificate. Absent for callers without one.
+    /// The caller's certificate. It is absent if the caller has no certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_cert: Option<ClientCertificate>,
-    /// How the caller was authenticated.
+    /// How the gateway authenticated the caller.
     pub authn: Authentication,
-    /// Claims of the access token, if the caller presented one.
+    /// Claims of the access token. They are absent if the caller presented no token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<TokenClaims>,
 }
@@ -87,114 +95,121 @@ pub struct Assertion {
 /// The caller's leaf certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientCertificate {
-    /// base64url SHA-256 of the DER, 43 characters (RFC 8705 section 3.1).
+    /// The base64url SHA-256 of the DER certificate, 43 characters (RFC 8705 section 3.1).
     #[serde(rename = "x5t#S256")]
     pub x5t_s256: String,
-    /// Serial number, lower-case hexadecimal.
+    /// The serial number, in lower-case hexadecimal.
     pub serial: String,
-    /// Issuer name, as text (RFC 4514).
+    /// The issuer's distinguished name as text (RFC 4514).
     pub issuer: String,
-    /// Start of validity.
+    /// The `notBefore` time of the certificate.
     pub not_before: u64,
-    /// End of validity.
+    /// The `notAfter` time of the certificate.
     pub not_after: u64,
-    /// Subject alternative names by type.
+    /// The subject alternative names, grouped by type.
     pub sans: SubjectAlternativeNames,
-    /// base64url SHA-256 of the root certificate of the path.
+    /// The base64url SHA-256 of the root certificate at the end of the certificate path.
     pub anchor: String,
-    /// `true` if a type had more than 16 names. Otherwise absent.
+    /// `true` if `sans` is not complete, because the certificate has more than
+    /// [`MAX_SANS_PER_TYPE`] names of one type. If the value is `false`, the JSON does not
+    /// contain this member.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sans_truncated: bool,
 }
 
-/// Subject alternative names (RFC 5280 section 4.2.1.6), as in the certificate.
+/// Subject alternative names (RFC 5280 section 4.2.1.6), written as in the certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubjectAlternativeNames {
-    /// `uniformResourceIdentifier` names.
+    /// The names of type `uniformResourceIdentifier`.
     #[serde(default)]
     pub uri: Vec<String>,
-    /// `dNSName` names.
+    /// The names of type `dNSName`.
     #[serde(default)]
     pub dns: Vec<String>,
-    /// `rfc822Name` names.
+    /// The names of type `rfc822Name`.
     #[serde(default)]
     pub email: Vec<String>,
-    /// `iPAddress` names in text form.
+    /// The names of type `iPAddress`, as text.
     #[serde(default)]
     pub ip: Vec<String>,
 }
 
-/// How and when the caller was authenticated.
+/// How and when the gateway authenticated the caller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Authentication {
-    /// All methods that were used: `certificate`, `token`, `api-key`.
+    /// All methods that the gateway used: `certificate`, `token`, `api-key`.
     pub methods: Vec<String>,
-    /// The trust domain that verified the certificate. Absent for callers without
-    /// certificate.
+    /// The name of the trust domain whose roots verified the certificate. It is absent
+    /// if the caller has no certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust_domain: Option<String>,
-    /// The result of the revocation check. Absent for callers without
+    /// The result of the revocation check. It is absent if the caller has no
     /// certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revocation: Option<Revocation>,
-    /// `thisUpdate` of the list that was checked, if one was.
+    /// The `thisUpdate` time of the CRL that the gateway checked. It is absent if the
+    /// gateway checked no CRL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crl_this_update: Option<u64>,
-    /// When the caller last proved that it has the key of its certificate or credential.
+    /// The time of authentication. For a certificate: when the caller last proved in a full TLS
+    /// handshake that it has the private key. For other credentials: when the gateway checked
+    /// the credential.
     pub at: u64,
-    /// Whether the TLS session was resumed.
+    /// Whether the caller resumed an earlier TLS session. The handshake then did not prove again
+    /// that the caller has the private key.
     pub resumed: bool,
 }
 
-/// How revocation was checked when the caller was admitted.
+/// How the gateway checked revocation when it admitted the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Revocation {
-    /// Checked against current lists.
+    /// The gateway checked the certificate against current CRLs.
     Checked,
-    /// The status was unknown or stale, which `revocation = "soft"` tolerates.
+    /// The revocation status was unknown, or the CRL was stale. The gateway admitted the caller
+    /// nevertheless, because its setting is `revocation = "soft"`.
     Soft,
-    /// Not checked.
+    /// The gateway did not check revocation.
     Off,
 }
 
-/// Selected claims of a token that accompanied the certificate.
+/// Selected claims of the access token that the caller presented.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TokenClaims {
-    /// The token's issuer.
+    /// The issuer of the token.
     pub iss: String,
-    /// The token's subject: the user on whose behalf the caller acts. It is never
-    /// the caller.
+    /// The subject of the token: the user on whose behalf the caller acts. [`Assertion::sub`]
+    /// names the caller itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub: Option<String>,
-    /// The OAuth client.
+    /// The OAuth client identifier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
-    /// Granted scopes, separated by spaces (RFC 8693 section 4.2).
+    /// The granted scopes, separated by spaces (RFC 8693 section 4.2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
-    /// The token's identifier.
+    /// The unique identifier of the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jti: Option<String>,
-    /// base64url SHA-256 of the token (RFC 9449 section 4.2).
+    /// The base64url SHA-256 of the token (RFC 9449 section 4.2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ath: Option<String>,
-    /// Further claims that the route passes on.
+    /// Other claims of the token that the route is configured to pass on.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
 }
 
 impl Assertion {
-    /// Whether the assertion is for one request. Otherwise it is for any request
-    /// of its caller to its audience.
+    /// Returns whether the assertion is bound to one request. An unbound assertion is
+    /// valid for any request of its caller to its audience.
     #[must_use]
     pub const fn is_request_bound(&self) -> bool {
         self.htm.is_some() && self.htu.is_some() && self.jti.is_some()
     }
 
-    /// Compares a body with `htb`. `None` if the assertion has no `htb`, and
-    /// therefore is not bound to a body.
+    /// Returns whether the hash of `body` is equal to `htb`. Returns `None` if the assertion has
+    /// no `htb`, because the assertion is then not bound to a body.
     #[must_use]
     pub fn matches_body(&self, body: &[u8]) -> Option<bool> {
         self.htb
@@ -203,7 +218,7 @@ impl Assertion {
     }
 }
 
-/// Computes the base64url SHA-256, as in `htq` and `htb`.
+/// Returns the base64url SHA-256 of `octets`, in the form that `htq` and `htb` use.
 #[must_use]
 pub fn hash(octets: &[u8]) -> String {
     base64url_encode(&crypto::sha256(octets))

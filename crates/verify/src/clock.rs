@@ -1,7 +1,7 @@
-//! The only place of this crate that reads the system clock.
+//! The only file of this crate that reads the system clock.
 //!
 //! All other code gets a [`Clock`], so that tests and services can provide
-//! another clock. This file must not depend on how the time is used.
+//! another clock.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -10,7 +10,7 @@ use std::time::UNIX_EPOCH;
 /// seconds (the `NumericDate` of RFC 7519 section 2).
 pub(crate) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// The clock of the operating system.
+/// Returns the clock of the operating system.
 pub(crate) fn system_clock() -> Clock {
     Arc::new(now)
 }
@@ -20,8 +20,8 @@ pub(crate) fn system_clock() -> Clock {
     reason = "this is the one place that reads the time"
 )]
 fn now() -> u64 {
-    // A clock before 1970 counts as 0. Every assertion is then "not yet valid",
-    // which is safe.
+    // If the system clock is before 1970, this function returns 0. The verifier then refuses
+    // every assertion as "not yet valid", which is safe.
     std::time::SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |elapsed| elapsed.as_secs())

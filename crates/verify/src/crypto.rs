@@ -1,8 +1,8 @@
-//! Cryptographic operations; the only file that names `ring` or `aws-lc-rs`.
+//! Cryptographic operations. This is the only file that names `ring` or `aws-lc-rs`.
 //!
-//! Both libraries have the same interface for the functions that are needed
-//! here, so that one alias selects the library. If both features are on, AWS-LC
-//! is used. Nothing here parses JOSE: callers pass decoded bytes.
+//! `ring` and `aws-lc-rs` have the same functions for what this crate needs. Therefore one
+//! alias, `backend`, selects the library. If both features are enabled, AWS-LC is used. This
+//! file does not parse JOSE: its callers pass decoded bytes.
 
 #[cfg(feature = "aws-lc-rs")]
 use aws_lc_rs as backend;
@@ -14,7 +14,7 @@ compile_error!("countersign-verify needs one of the features `ring` (the default
 
 use backend::{digest, signature};
 
-/// Signature schemes. One scheme may have several JOSE names.
+/// The signature schemes for elliptic curve keys. One scheme may have several JOSE names.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Scheme {
     /// ECDSA on P-256 with SHA-256; the signature is `r ‖ s`, 64 bytes.
@@ -26,7 +26,7 @@ pub(crate) enum Scheme {
     EcdsaP384,
 }
 
-/// RSA signature schemes (RFC 8017), with a modulus of 2048 to 8192 bits.
+/// The RSA signature schemes (RFC 8017). The modulus has 2048 to 8192 bits.
 #[cfg(feature = "all-algorithms")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RsaScheme {
@@ -38,7 +38,7 @@ pub(crate) enum RsaScheme {
     PssSha512,
 }
 
-/// Computes the SHA-256 of `data`.
+/// Returns the SHA-256 of `data`.
 pub(crate) fn sha256(data: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     for (to, from) in out
@@ -50,7 +50,7 @@ pub(crate) fn sha256(data: &[u8]) -> [u8; 32] {
     out
 }
 
-/// Whether `signature` is a valid signature of `message` by `public_key`.
+/// Returns whether `signature_octets` is a valid signature of `message` by `public_key`.
 ///
 /// `public_key` is an uncompressed SEC 1 point (`04 ‖ x ‖ y`) or the 32 bytes
 /// of an Ed25519 key. The library checks that the point is on its curve.
@@ -71,8 +71,8 @@ pub(crate) fn verify(
         .is_ok()
 }
 
-/// Whether `signature` is a valid signature of `message` by an RSA key.
-/// `modulus` and `exponent` are big-endian without leading zeros.
+/// Returns whether `signature_octets` is a valid signature of `message` by an RSA key.
+/// `modulus` and `exponent` are big-endian numbers without leading zero bytes.
 #[cfg(feature = "all-algorithms")]
 pub(crate) fn verify_rsa(
     scheme: RsaScheme,
@@ -109,7 +109,7 @@ pub(crate) fn constant_time_equal(left: &[u8], right: &[u8]) -> bool {
     difference == 0
 }
 
-/// Returns the TLS provider for fetching keys.
+/// Returns the TLS cryptography provider for connections to the key server.
 #[cfg(feature = "fetch")]
 pub(crate) fn tls_provider() -> std::sync::Arc<rustls::crypto::CryptoProvider> {
     #[cfg(feature = "aws-lc-rs")]
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_published_message_signature_verifies() {
-        // RFC 9421 appendix B.2.6.
+        // The message, key and signature of RFC 9421 appendix B.2.6.
         let message = "\"date\": Tue, 20 Apr 2021 02:07:55 GMT\n\
             \"@method\": POST\n\
             \"@path\": /foo\n\
@@ -146,14 +146,14 @@ mod tests {
 
     #[test]
     fn the_signature_of_a_tls_proxy_verifies() {
-        // RFC 9421 appendix B.3, with the certificate of RFC 9440 appendix A.
+        // The message of RFC 9421 appendix B.3, with the certificate of RFC 9440 appendix A.
         let message = "\"@path\": /foo\n\
             \"@query\": ?param=Value&Pet=dog\n\
             \"@method\": POST\n\
             \"@authority\": service.internal.example\n\
             \"client-cert\": :MIIBqDCCAU6gAwIBAgIBBzAKBggqhkjOPQQDAjA6MRswGQYDVQQKDBJMZXQncyBBdXRoZW50aWNhdGUxGzAZBgNVBAMMEkxBIEludGVybWVkaWF0ZSBDQTAeFw0yMDAxMTQyMjU1MzNaFw0yMTAxMjMyMjU1MzNaMA0xCzAJBgNVBAMMAkJDMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE8YnXXfaUgmnMtOXU/IncWalRhebrXmckC8vdgJ1p5Be5F/3YC8OthxM4+k1M6aEAEFcGzkJiNy6J84y7uzo9M6NyMHAwCQYDVR0TBAIwADAfBgNVHSMEGDAWgBRm3WjLa38lbEYCuiCPct0ZaSED2DAOBgNVHQ8BAf8EBAMCBsAwEwYDVR0lBAwwCgYIKwYBBQUHAwIwHQYDVR0RAQH/BBMwEYEPYmRjQGV4YW1wbGUuY29tMAoGCCqGSM49BAMCA0gAMEUCIBHda/r1vaL6G3VliL4/Di6YK0Q6bMjeSkC3dFCOOB8TAiEAx/kHSB4urmiZ0NX5r5XarmPk0wmuydBVoU4hBVZ1yhk=:\n\
             \"@signature-params\": (\"@path\" \"@query\" \"@method\" \"@authority\" \"client-cert\");created=1618884473;keyid=\"test-key-ecc-p256\"";
-        // Appendix B.1.3.
+        // The key of RFC 9421 appendix B.1.3, as an uncompressed SEC 1 point.
         let mut key = vec![4];
         for coordinate in [
             "qIVYZVLCrPZHGHjP17CTW0_-D9Lfw0EkjqF7xB4FivA",

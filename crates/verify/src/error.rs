@@ -1,11 +1,11 @@
-//! Why an assertion was refused. Messages are safe to show to a caller: they
-//! never contain the token or parts of it.
+//! The errors of verification. Their messages are safe to show to a caller, because
+//! they never contain the token or parts of it.
 
 use crate::jose::JoseError;
 
 /// Why an assertion was refused.
 ///
-/// [`VerifyError::code`] is stable and is meant for programs. The message is for
+/// Programs should use [`VerifyError::code`], which is stable. The message is for
 /// people and may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -16,79 +16,86 @@ pub enum VerifyError {
     /// The request has more than one assertion.
     #[error("the request has more than one Countersign-Assertion field")]
     Duplicate,
-    /// Not a compact JWS, or longer than 4 KiB, or its JSON is not strict.
+    /// The assertion is not a compact JWS, is longer than 4 KiB, or has a header or payload that
+    /// [`jose`](crate::jose) refuses, for example because of a duplicate member.
     #[error("the assertion is malformed: {0}")]
     Malformed(JoseError),
     /// `typ` is not `countersign+jwt`.
     #[error("the token is not an assertion: its `typ` is missing or another")]
     Type,
-    /// The header contains a key or the address of one.
+    /// The JOSE header contains a key or the URL of a key: `jwk`, `jku`, `x5u` or `x5c`.
     #[error("the assertion carries a key or an address of keys in its header")]
     EmbeddedKey,
-    /// The header has no `kid`.
+    /// The JOSE header has no `kid`, or an empty one.
     #[error("the assertion names no key")]
     KeyIdMissing,
-    /// The algorithm is not that of the key, or it is not allowed for assertions.
+    /// The `alg` of the assertion is not the algorithm of the key, or is not allowed for
+    /// assertions.
     #[error("the assertion's algorithm is not that of its key")]
     Algorithm,
-    /// No published key has this `kid`.
+    /// None of the gateway's keys has the `kid` of the assertion, or several keys have it.
     #[error("the assertion's key is not among the gateway's keys")]
     UnknownKey,
-    /// The gateway's keys could not be fetched, and no cached keys may still be
-    /// used.
+    /// The gateway's keys could not be fetched, and there are no cached keys that are
+    /// still usable.
     #[error("the gateway's keys are not available: {0}")]
     KeysUnavailable(FetchProblem),
-    /// The signature does not verify.
+    /// The signature is not valid.
     #[error("the assertion's signature does not verify")]
     Signature,
-    /// A claim is missing or of the wrong type.
+    /// A claim is missing, or has the wrong type or form.
     #[error("a claim of the assertion is missing or malformed")]
     Claims,
-    /// `iss` is not the expected gateway.
+    /// `iss` is not the issuer of the expected gateway.
     #[error("the assertion is from another issuer")]
     Issuer,
-    /// `aud` is not this service.
+    /// `aud` is not the audience of this service.
     #[error("the assertion is for another audience")]
     Audience,
-    /// `iat` lies in the future, beyond the allowed skew.
+    /// `iat` is later than the current time plus the allowed skew.
     #[error("the assertion was issued in the future; compare the clocks")]
     NotYetValid,
-    /// `exp` has passed (RFC 7519 section 4.1.4), by the clock now, or, with a
-    /// replay cache, by the clock before it was set back.
+    /// `exp` plus the allowed skew has passed (RFC 7519 section 4.1.4). A replay cache also
+    /// returns this error after the clock was set back, because the assertion may have been used
+    /// before.
     #[error("the assertion has expired")]
     Expired,
-    /// `exp` is not after `iat`, or more than 300 s after it.
+    /// `exp` is not later than `iat`, or is more than 300 s later.
     #[error("the assertion's lifetime is not between 1 and 300 seconds")]
     Lifetime,
-    /// The assertion is for any request, but the verifier requires one for this
-    /// request.
+    /// The assertion is bound to its caller only, but the verifier requires an assertion that is
+    /// bound to one request (see `VerifierBuilder::allow_caller_binding`).
     #[error("the assertion is not bound to a request")]
     NotRequestBound,
-    /// Only some of `htm`, `htu` and `jti`, or `htq`, `htb` or `txn` without them.
+    /// The assertion has some but not all of `htm`, `htu` and `jti`. Or it has `htq`, `htb`
+    /// or `txn` without those three claims.
     #[error("the assertion is bound to a request in part only")]
     PartialBinding,
-    /// The target or host of the request cannot be compared with an assertion.
+    /// The request target is not a path, or the authority of the request is unclear (see
+    /// `RequestParts::from_http`).
     #[error("the request's target or host is unclear")]
     RequestUnclear,
-    /// `htm` is another method.
+    /// `htm` is not the method of the request.
     #[error("the assertion is for another method")]
     Method,
-    /// `htu` has another authority.
+    /// The authority in `htu` is not that of the request, or not `VerifierBuilder::authority` if
+    /// that is set.
     #[error("the assertion is for another host")]
     Authority,
-    /// `htu` has another path.
+    /// The path in `htu` is not `VerifierBuilder::path_prefix` followed by the path of the
+    /// request.
     #[error("the assertion is for another path")]
     Path,
-    /// `htq` does not match, is missing, or is present although there is no query.
+    /// `htq` is not the hash of the query. Or only one of the two exists: `htq` or the query.
     #[error("the assertion is for another query")]
     Query,
-    /// `htb` does not match the body.
+    /// `htb` is not the hash of the body.
     #[error("the assertion is for another body")]
     Body,
-    /// The verifier requires a bound body, but `htb` or the body is missing.
+    /// The verifier requires a body binding, but `htb` or the body is missing.
     #[error("the assertion does not bind the request's body")]
     BodyNotBound,
-    /// The same `jti` (RFC 7519 section 4.1.7) was accepted before.
+    /// An assertion with the same `jti` (RFC 7519 section 4.1.7) was accepted before.
     #[error("the assertion was used before")]
     Replayed,
     /// The replay cache is full of assertions that have not expired.
@@ -100,16 +107,17 @@ pub enum VerifyError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchProblem {
-    /// Nothing was fetched yet, or nothing in the last 24 h.
+    /// No fetch has succeeded in the last 24 h, and the last fetch, if there was one, did not
+    /// fail.
     #[error("nothing was fetched recently")]
     NotFetched,
-    /// The connection could not be made, or failed. Includes TLS failures.
+    /// The connection to the key server failed, or its TLS handshake failed.
     #[error("the key server cannot be reached")]
     Unreachable,
-    /// There was no complete response in time.
+    /// The key server did not send a complete response before the timeout.
     #[error("the key server did not answer in time")]
     TimedOut,
-    /// The response is neither 200 nor 304. Redirects are not followed.
+    /// The status of the response is neither 200 nor 304. Redirects are not followed.
     #[error("the key server answered with status {0}")]
     Status(u16),
     /// The response is larger than 1 MiB.
@@ -118,17 +126,17 @@ pub enum FetchProblem {
     /// The response is not a JWK set.
     #[error("the answer is not a key set: {0}")]
     NotKeySet(JoseError),
-    /// The response is not the metadata of the expected issuer, or its `jwks_uri`
-    /// has another origin.
+    /// The response is not the metadata of the expected issuer, or the `jwks_uri` in it has
+    /// another origin.
     #[error("the metadata is not that of the expected issuer")]
     Metadata,
-    /// A fetch runs, and 1,024 calls wait for it already. The call did not wait.
+    /// The call did not wait, because 1,024 calls already wait for the running fetch.
     #[error("too many calls wait for the key server already")]
     Busy,
 }
 
 impl VerifyError {
-    /// Returns a stable code in kebab case.
+    /// Returns a stable code in kebab case, such as `assertion-missing`.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
@@ -162,9 +170,9 @@ impl VerifyError {
         }
     }
 
-    /// Returns the HTTP status for a response with this error: 401 if the
-    /// assertion proves no caller, 403 if it is for something else, and 503 if the
-    /// verifier cannot decide.
+    /// Returns the HTTP status for a response with this error. The status is 401 if the
+    /// assertion proves no caller, 403 if the assertion is for another service or request,
+    /// and 503 if the verifier cannot decide.
     #[must_use]
     pub const fn status(&self) -> u16 {
         match self {

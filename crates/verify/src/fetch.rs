@@ -1,13 +1,11 @@
-//! Fetches the gateway's keys over HTTP when they are needed, and caches them
-//! within limits.
+//! Fetches the gateway's keys over HTTP when they are needed, and caches them.
 //!
-//! The address is fixed when the verifier is built, and a token cannot change it.
-//! A flood of unknown key identifiers causes at most one fetch per
-//! [`MINIMUM_INTERVAL`]. There is no background task: if a request finds that the
-//! keys are stale, it fetches them. Calls that need keys while a fetch runs wait
-//! for its outcome and share it, also if it failed: a server that does not respond
-//! costs each call the time of at most one fetch. [`client`] implements HTTP, and
-//! this file decides when to fetch.
+//! The URL is fixed when the verifier is built, and a token cannot change it. Many
+//! unknown key identifiers cause at most one fetch per [`MINIMUM_INTERVAL`]. There is
+//! no background task: a call that finds stale keys fetches new keys. If a fetch is
+//! running already, other calls that need keys wait for its outcome and share it, even
+//! if the fetch fails. Therefore a server that does not respond delays each call by at
+//! most one fetch. [`client`] implements HTTP, and this file decides when to fetch.
 
 mod client;
 mod location;
@@ -30,33 +28,33 @@ use crate::crypto;
 use crate::jose::JwkSet;
 use crate::{BuildError, FetchProblem, VerifyError};
 
-/// Minimum number of seconds between the end of a fetch and the start of the next
-/// one, for unknown or stale keys.
+/// The minimum time between the end of a fetch and the start of the next fetch, in
+/// seconds, while there are usable keys.
 const MINIMUM_INTERVAL: u64 = 5;
 
-/// The same minimum while there are no keys at all.
+/// Replaces [`MINIMUM_INTERVAL`] while there are no usable keys, in seconds.
 const MINIMUM_INTERVAL_WITHOUT_KEYS: u64 = 1;
 
-/// How many seconds the last good keys may be used after they were last
-/// confirmed.
+/// The maximum age of usable keys, in seconds. The age counts from the last fetch that
+/// confirmed the keys.
 const LAST_GOOD_SECONDS: u64 = 24 * 60 * 60;
 
-/// If a fetch did not find a key identifier, the identifier causes no fetch for
-/// this number of seconds.
+/// If a key set that was just fetched does not contain a key identifier, tokens with this
+/// identifier cause no other fetch for this number of seconds.
 const UNKNOWN_KEY_SECONDS: u64 = 30;
 
-/// Maximum number of unknown key identifiers that are remembered.
+/// The maximum number of unknown key identifiers that [`State::unknown`] remembers.
 const UNKNOWN_KEYS: usize = 256;
 
-/// Maximum number of calls that wait for a fetch that another call started.
+/// The maximum number of calls that wait for a fetch that another call started.
 const MAX_WAITING: usize = 1024;
 
-/// Maximum time that a call waits for a fetch. A fetch is at most two requests,
-/// one for metadata and one for keys, and ends before this. It takes longer only
-/// if the runtime on which it runs is not driven any more.
+/// The maximum time that a call waits for a fetch. A fetch makes at most two requests,
+/// one for metadata and one for keys, and normally ends earlier. A fetch takes longer
+/// only if its tokio runtime does not run tasks any more.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(2 * client::TIMEOUT.as_secs() + 1);
 
-/// The keys at one address.
+/// The keys at one URL, with their cache.
 pub(crate) struct RemoteKeys {
     location: Location,
     client: HttpClient,
@@ -69,16 +67,16 @@ pub(crate) struct RemoteKeys {
 #[derive(Default)]
 struct State {
     cached: Option<Cached>,
-    /// The `jwks_uri` of the metadata, if it is known.
+    /// The `jwks_uri` of the metadata. `None` until the metadata was fetched.
     key_set_url: Option<Uri>,
     running: Option<RunningFetch>,
-    /// How many fetches were started.
+    /// The number of fetches that were started.
     fetches: u64,
-    /// When a fetch was last started or ended.
+    /// The time at which a fetch last started or ended, in seconds since 1970.
     last_attempt: Option<u64>,
     last_problem: Option<FetchProblem>,
-    /// Hashes of identifiers that were not found, and the time until which they
-    /// are remembered.
+    /// The hashes of key identifiers that were not in a key set that was just fetched. The value
+    /// is the time until which the identifier is remembered, in seconds since 1970.
     unknown: HashMap<[u8; 32], u64>,
 }
 
@@ -94,20 +92,20 @@ type Outcome = Result<(), FetchProblem>;
 /// A fetch that has not ended.
 #[derive(Clone)]
 struct RunningFetch {
-    /// Differs between all fetches of one [`RemoteKeys`].
+    /// A number that is different for each fetch of one [`RemoteKeys`].
     number: u64,
     /// `None` until the fetch ends.
     outcome: watch::Receiver<Option<Outcome>>,
 }
 
-/// A fetch that is recorded as running, and must be started.
+/// A fetch that `State::running` contains already, but whose task has not started.
 struct NewFetch {
     running: RunningFetch,
     sender: watch::Sender<Option<Outcome>>,
 }
 
-/// Records and sends the outcome of a fetch when it is dropped: also if the task
-/// panics, or ends with its runtime.
+/// Records the outcome of a fetch and sends it to the waiting calls when it is dropped.
+/// The drop also happens if the task panics or if its runtime ends.
 struct FetchEnd {
     remote: Arc<RemoteKeys>,
     number: u64,
@@ -115,11 +113,11 @@ struct FetchEnd {
     outcome: Outcome,
 }
 
-/// How a call that needs a fetch gets its outcome.
+/// What a call that needs a fetch must do to get the outcome.
 enum Step {
-    /// No fetch runs. This call starts one.
+    /// No fetch is running, so that this call starts one.
     Start(NewFetch),
-    /// A fetch of another call runs.
+    /// Another call's fetch is running, so that this call waits for it.
     Join(RunningFetch),
 }
 
@@ -138,7 +136,8 @@ impl RemoteKeys {
         })
     }
 
-    /// Returns the cached keys, unless they are too old.
+    /// Returns the cached keys. Fails if there are none, or if they are older than
+    /// [`LAST_GOOD_SECONDS`].
     pub(crate) fn at_hand(&self) -> Result<Arc<JwkSet>, VerifyError> {
         let now = (self.clock)();
         let mut state = self.state();
@@ -149,14 +148,14 @@ impl RemoteKeys {
             .ok_or_else(|| state.unavailable())
     }
 
-    /// Returns the keys for a token that names `key_id`. Fetches them if
-    /// necessary.
+    /// Returns the keys for a token that names `key_id`. Fetches the keys if the cache is
+    /// stale or does not contain `key_id`.
     pub(crate) async fn for_key(
         self: &Arc<Self>,
         key_id: &str,
     ) -> Result<Arc<JwkSet>, VerifyError> {
-        // An error is recorded in the state. The last good keys may still be
-        // usable.
+        // If the fetch fails, `keys_for` below returns the error, or the cached keys if they are
+        // still usable. Therefore a failed fetch does not end this function.
         let fetched = match self.next_step(key_id) {
             ControlFlow::Break(result) => return result,
             ControlFlow::Continue(Step::Start(fetch)) => self.start(fetch).await.is_ok(),
@@ -164,8 +163,9 @@ impl RemoteKeys {
                 if self.join(fetch).await == Err(FetchProblem::Busy) {
                     return Err(VerifyError::KeysUnavailable(FetchProblem::Busy));
                 }
-                // The response may be older than this call. Only a fetch that
-                // began after the call shows that the key is not published.
+                // The fetch began before this call, and the gateway may have published the key
+                // since then. Only a fetch that began after this call shows that the key is not
+                // published.
                 false
             }
         };
@@ -173,8 +173,8 @@ impl RemoteKeys {
         self.state().keys_for(key_id, now, fetched)
     }
 
-    /// Fetches the keys, whatever is cached. If a fetch runs already, returns its
-    /// outcome.
+    /// Fetches the keys, even if the cached keys are fresh. If a fetch is running already,
+    /// waits for it and returns its outcome.
     pub(crate) async fn fetch_now(self: &Arc<Self>) -> Outcome {
         let now = (self.clock)();
         let step = self.state().join_or_begin(now);
@@ -184,8 +184,8 @@ impl RemoteKeys {
         }
     }
 
-    /// Returns how to get the keys for `key_id`, or breaks with the result if no
-    /// fetch is needed or none may be started yet.
+    /// Returns whether this call starts a fetch or waits for one. Breaks with the result
+    /// if no fetch is needed, or if the minimum interval forbids a fetch.
     fn next_step(&self, key_id: &str) -> ControlFlow<Result<Arc<JwkSet>, VerifyError>, Step> {
         let now = (self.clock)();
         let mut state = self.state();
@@ -199,8 +199,8 @@ impl RemoteKeys {
         }
     }
 
-    /// Fetches in a separate task, so that the fetch continues if the calling
-    /// request is cancelled.
+    /// Fetches in a separate task, so that the fetch continues even if the call is
+    /// cancelled.
     async fn start(self: &Arc<Self>, fetch: NewFetch) -> Outcome {
         let running = fetch.running;
         let mut end = FetchEnd {
@@ -212,22 +212,22 @@ impl RemoteKeys {
         tokio::spawn(async move {
             let outcome = end.remote.fetch_once(end.number).await;
             end.outcome = outcome;
-            // The interval begins when the fetch ends. Otherwise the next call
-            // could fetch again at once after a slow failure.
+            // The minimum interval begins when the fetch ends. Otherwise the next call could
+            // fetch again immediately after a slow failure.
             let now = (end.remote.clock)();
             end.remote.state().last_attempt = Some(now);
         });
         self.wait(running, WAIT_TIMEOUT).await
     }
 
-    /// Waits for a fetch that another call started.
+    /// Waits for a fetch that another call started. Fails if too many calls wait.
     async fn join(&self, fetch: RunningFetch) -> Outcome {
         let _permit = self.waiting.try_acquire().map_err(|_| FetchProblem::Busy)?;
         self.wait(fetch, WAIT_TIMEOUT).await
     }
 
-    /// Returns the outcome of a fetch. After `limit`, gives the fetch up, so that
-    /// the next call can start another one.
+    /// Waits for a fetch and returns its outcome. After `limit`, the fetch no longer counts
+    /// as running, so that the next call can start another fetch.
     async fn wait(&self, mut fetch: RunningFetch, limit: Duration) -> Outcome {
         let ended = async {
             let outcome = fetch.outcome.wait_for(Option::is_some).await;
@@ -282,7 +282,8 @@ impl RemoteKeys {
         Ok(())
     }
 
-    /// Returns the address of the key set. Metadata is fetched only once.
+    /// Returns the URL of the key set. After one successful fetch of the metadata, this URL
+    /// comes from the cache.
     async fn key_set_url(&self) -> Result<Uri, FetchProblem> {
         if let Location::KeySet(url) = &self.location {
             return Ok(url.clone());
@@ -300,8 +301,8 @@ impl RemoteKeys {
         }
     }
 
-    /// Locks the state for a change by a fetch, unless the fetch was given up: a
-    /// later one may have stored newer keys.
+    /// Locks the state so that a fetch can change it. Fails if the fetch timed out, because
+    /// a later fetch may have stored newer keys.
     fn lock_for(&self, number: u64) -> Result<MutexGuard<'_, State>, FetchProblem> {
         let state = self.state();
         if state.is_running(number) {
@@ -312,20 +313,20 @@ impl RemoteKeys {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A poisoned lock is usable, because changes that belong together are
-        // complete before a panic is possible.
+        // A poisoned lock is usable, because no code that changes several fields can panic
+        // between these changes.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// Returns the keys if no fetch is needed for `key_id`.
+    /// Returns the cached keys if no fetch is needed for a token that names `key_id`.
     fn settled(&self, key_id: &str, now: u64) -> Option<Arc<JwkSet>> {
         let cached = self.usable(now)?;
         let settled = match (has_key(&cached.keys, key_id), now < cached.fresh_until) {
             (true, true) => true,
-            // No call waits for another call's fetch while the old keys may be
-            // used, because the server may be slow.
+            // The keys are stale. While a fetch is running, calls use these keys and do not wait
+            // for new ones, because the key server may be slow.
             (true, false) => self.running.is_some(),
             (false, true) => self.is_known_unknown(key_id, now),
             (false, false) => false,
@@ -339,7 +340,8 @@ impl State {
         } else {
             MINIMUM_INTERVAL_WITHOUT_KEYS
         };
-        // If the clock was set to an earlier time, fetching must not stop.
+        // `abs_diff`: after the clock was set back, `last` may be far in the future, and must
+        // not stop all fetches.
         self.last_attempt
             .is_none_or(|last| now.abs_diff(last) >= interval)
     }
@@ -351,7 +353,7 @@ impl State {
         }
     }
 
-    /// Records that a fetch runs. The caller must start it.
+    /// Records that a fetch is running. The code that calls `begin` must then start this fetch.
     fn begin(&mut self, now: u64) -> NewFetch {
         let (sender, outcome) = watch::channel(None);
         self.fetches = self.fetches.wrapping_add(1);
@@ -370,7 +372,7 @@ impl State {
             .is_some_and(|running| running.number == number)
     }
 
-    /// Records the outcome of a fetch, unless it was given up before.
+    /// Records the outcome of a fetch, unless the fetch timed out before.
     fn end(&mut self, number: u64, outcome: Outcome) {
         if self.is_running(number) {
             self.running = None;
@@ -378,8 +380,8 @@ impl State {
         }
     }
 
-    /// Returns the keys, or the error, of a call that fetches no more. `fetched`:
-    /// the keys were fetched after the call began.
+    /// Returns the keys, or the error, for a call that does not fetch again. `fetched` is
+    /// true if the keys were fetched after the call began.
     fn keys_for(
         &mut self,
         key_id: &str,
@@ -392,8 +394,8 @@ impl State {
         let (keys, fresh) = (Arc::clone(&cached.keys), now < cached.fresh_until);
         if !has_key(&keys, key_id) {
             if !fresh {
-                // The key may be newer than the cached keys, so that the result
-                // is unknown.
+                // The cached keys are stale. The gateway may have published the key since the
+                // last fetch, so that "unknown key" could be wrong.
                 return Err(self.unavailable());
             }
             if fetched {
@@ -403,9 +405,9 @@ impl State {
         Ok(keys)
     }
 
-    /// If the clock was set to an earlier time, counts the age of the keys from
-    /// the new time. Otherwise keys that were fetched while the clock was ahead
-    /// would stay fresh until it reaches that time again.
+    /// If the clock was set back, counts the age of the keys from the new time. Otherwise
+    /// keys that were fetched while the clock was ahead would stay fresh until the clock
+    /// reaches that time again.
     fn follow_clock(&mut self, now: u64) {
         if let Some(cached) = &mut self.cached
             && now < cached.confirmed_at
@@ -434,7 +436,7 @@ impl State {
 
     fn remember_unknown(&mut self, key_id: &str, now: u64) {
         self.unknown.retain(|_, until| is_remembered(*until, now));
-        // If the table is full, the minimum interval still limits the fetches.
+        // If the table is full, `MINIMUM_INTERVAL` still limits the number of fetches.
         if self.unknown.len() < UNKNOWN_KEYS {
             self.unknown.insert(
                 crypto::sha256(key_id.as_bytes()),
@@ -460,8 +462,9 @@ impl std::fmt::Debug for RemoteKeys {
     }
 }
 
-/// Returns whether an unknown key identifier is remembered until `until`. A time
-/// that is too far ahead was set before the clock was set to an earlier time.
+/// Returns whether an unknown key identifier is still remembered. If `until` is more than
+/// [`UNKNOWN_KEY_SECONDS`] after `now`, the entry was stored before the clock was set back, and
+/// is ignored.
 fn is_remembered(until: u64, now: u64) -> bool {
     now < until && until - now <= UNKNOWN_KEY_SECONDS
 }

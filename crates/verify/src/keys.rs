@@ -1,12 +1,12 @@
-//! The source of the gateway's keys: a fixed set, or the URL of a key set with
-//! its cache (feature `fetch`).
+//! The source of the gateway's public keys: a fixed key set, or the URL of a key set
+//! with a cache (feature `fetch`).
 
 use std::sync::Arc;
 
 use crate::VerifyError;
 use crate::jose::{Header, JwkSet};
 
-/// The gateway's public keys.
+/// The source of the gateway's public keys.
 #[derive(Debug)]
 pub(crate) enum KeySource {
     Static(Arc<JwkSet>),
@@ -15,7 +15,7 @@ pub(crate) enum KeySource {
 }
 
 impl KeySource {
-    /// Returns the keys that are available without waiting.
+    /// Returns the keys that are available now, without a fetch.
     pub(crate) fn at_hand(&self) -> Result<Arc<JwkSet>, VerifyError> {
         match self {
             Self::Static(keys) => Ok(Arc::clone(keys)),
@@ -24,8 +24,8 @@ impl KeySource {
         }
     }
 
-    /// Returns the keys for a token with this header. Fetches them if
-    /// necessary.
+    /// Returns the keys for a token with this header. Fetches the keys if they are stale,
+    /// or if they do not contain the key that the header names.
     pub(crate) async fn for_header(&self, header: &Header) -> Result<Arc<JwkSet>, VerifyError> {
         match self {
             Self::Static(keys) => {

@@ -1,9 +1,9 @@
 //! A `tower` layer: only requests with a verified assertion reach the service.
 //!
-//! It puts the [`Assertion`] into the request's extensions. If verification
-//! fails, it responds with problem details (RFC 9457). It changes nothing else
-//! and does not read bodies. To compare `htb`, a service reads the body and
-//! calls [`Assertion::matches_body`].
+//! The layer puts the [`Assertion`] into the request's extensions. If verification fails, the
+//! layer responds with problem details (RFC 9457). The layer changes nothing else in the
+//! request, and does not read bodies. To compare `htb`, the service reads the body and calls
+//! [`Assertion::matches_body`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,15 +22,15 @@ use crate::{Assertion, AssertionVerifier, RequestParts, VerifyError};
 
 /// Verifies the assertion of every request with one verifier.
 ///
-/// Put it outside of all layers that change the request's URI, such as `axum`'s
-/// `nest`, because the assertion is about the URI as received.
+/// The assertion contains the URI that the gateway sent. Therefore put this layer outside of all
+/// layers that change the URI, such as `axum`'s `nest`.
 #[derive(Clone, Debug)]
 pub struct AssertionLayer {
     verifier: Arc<AssertionVerifier>,
 }
 
 impl AssertionLayer {
-    /// Creates a layer from a verifier, owned or already shared.
+    /// Creates a layer from an owned or shared verifier.
     pub fn new(verifier: impl Into<Arc<AssertionVerifier>>) -> Self {
         Self {
             verifier: verifier.into(),
@@ -49,7 +49,8 @@ impl<S> Layer<S> for AssertionLayer {
     }
 }
 
-/// A service inside an [`AssertionLayer`].
+/// The service that an [`AssertionLayer`] makes. It verifies each request, and then
+/// calls the inner service.
 #[derive(Clone, Debug)]
 pub struct AssertionService<S> {
     inner: S,
@@ -57,8 +58,8 @@ pub struct AssertionService<S> {
 }
 
 impl AssertionVerifier {
-    /// Verifies the assertion in the head of a request. For frameworks without
-    /// `tower`, and for handlers that need it only on some paths.
+    /// Verifies the assertion in the head of a request. Use this method in frameworks
+    /// without `tower`, or in handlers if only some paths need an assertion.
     ///
     /// # Errors
     ///
@@ -88,7 +89,9 @@ where
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let verifier = Arc::clone(&self.verifier);
-        // The instance that was polled ready must be called, not its clone.
+        // Tower allows a call only on the instance that `poll_ready` prepared. Therefore this
+        // request uses the prepared instance. The clone, which is not prepared, stays in `self`
+        // for the next request.
         let ready = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, ready);
         Box::pin(async move {
@@ -105,7 +108,7 @@ where
     }
 }
 
-/// Makes problem details (RFC 9457) with the stable code as a member.
+/// Makes a problem details response (RFC 9457) that contains the stable error code.
 fn problem(refusal: VerifyError) -> Response<Full<Bytes>> {
     let status =
         StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -125,8 +128,8 @@ fn problem(refusal: VerifyError) -> Response<Full<Bytes>> {
     );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if status == StatusCode::UNAUTHORIZED {
-        // RFC 9110 section 15.5.2: a 401 must name a scheme. Only the gateway
-        // can satisfy this one.
+        // RFC 9110 section 15.5.2: a 401 response must name an authentication scheme. Only
+        // the gateway can satisfy the scheme `Countersign`.
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Countersign"));
     }
     response

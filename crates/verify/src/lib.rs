@@ -1,9 +1,9 @@
-//! Verifies Countersign identity assertions: they prove which caller sent exactly this
-//! request.
+//! Verifies Countersign identity assertions. An assertion proves which caller sent the request
+//! that contains it.
 //!
-//! A gateway authenticates the caller and sends the service one header field,
-//! [`claims::HEADER`], with a signed [`Assertion`] about *this* request. A service builds
-//! one [`Verifier`] and verifies each request with it:
+//! The Countersign gateway authenticates the caller. It then sends the service one header
+//! field, [`claims::HEADER`], with a signed [`Assertion`] about this one request. A service
+//! builds one [`Verifier`] and verifies each request with it:
 //!
 //! ```
 //! use countersign_verify::{RequestParts, Verifier};
@@ -29,9 +29,9 @@
 //! | `tower` | `AssertionLayer` for axum, tonic and other `tower` services |
 //! | `all-algorithms` | RSA and P-384 in [`jose`], for other tokens |
 //!
-//! Modules: [`jose`] parses and verifies tokens, and [`claims`] defines the content of an
-//! assertion. The verifier compares it with the request. The crate uses TLS and a runtime
-//! only with the feature `fetch`.
+//! The module [`jose`] parses and verifies tokens. The module [`claims`] defines the content
+//! of an assertion. A [`Verifier`] compares an assertion with the request. The crate uses TLS
+//! and an async runtime only with the feature `fetch`.
 
 mod builder;
 pub mod claims;

@@ -1,12 +1,12 @@
 //! Remembers the `jti` of accepted assertions, so that each assertion is
 //! accepted only once.
 //!
-//! The size is limited, but an entry that could still be replayed is never
-//! removed. If the cache is full of such entries, new assertions are refused.
+//! The cache has a limited size. It removes only entries that have expired. If
+//! the cache is full of other entries, it refuses new assertions.
 //!
-//! The clock may be set back. An entry that was removed would then be unknown
-//! although its assertion is valid again. Therefore the cache refuses every
-//! assertion that expires no later than an entry that it removed.
+//! If the system clock is set back, a removed entry may belong to an assertion that is valid
+//! again. Therefore the cache remembers the latest expiry of all removed entries. It refuses
+//! every assertion that does not expire after that time.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
@@ -15,8 +15,8 @@ use std::sync::{Mutex, PoisonError};
 use crate::VerifyError;
 use crate::crypto;
 
-/// Identifiers of accepted assertions. They are hashed, so that all entries
-/// have the same size.
+/// The `jti` of accepted assertions. The cache stores hashes, so that all entries have
+/// the same size.
 #[derive(Debug)]
 pub(crate) struct ReplayCache {
     capacity: usize,
@@ -26,7 +26,7 @@ pub(crate) struct ReplayCache {
 #[derive(Debug, Default)]
 struct Entries {
     seen: HashSet<[u8; 32]>,
-    /// The same entries; the first to expire is on top.
+    /// The same entries as `seen`, with the earliest expiry on top.
     by_expiry: BinaryHeap<Reverse<(u64, [u8; 32])>>,
     /// The latest expiry of all entries that were removed. It never decreases.
     removed_until: u64,
@@ -40,14 +40,14 @@ impl ReplayCache {
         }
     }
 
-    /// Remembers `identifier` until `expiry`, or refuses it. `expiry` and `now` are
-    /// seconds since 1970, and `expiry` includes the skew.
+    /// Stores `identifier` until `expiry`, or refuses it. `expiry` and `now` are seconds
+    /// since 1970, and `expiry` includes the skew.
     ///
     /// # Errors
     ///
-    /// [`VerifyError::Replayed`] if the identifier is remembered,
-    /// [`VerifyError::Expired`] if it could have been removed, and
-    /// [`VerifyError::ReplayCacheFull`].
+    /// [`VerifyError::Replayed`] if the cache contains the identifier,
+    /// [`VerifyError::Expired`] if the cache may have removed the identifier, and
+    /// [`VerifyError::ReplayCacheFull`] if there is no space.
     pub(crate) fn admit(&self, identifier: &str, expiry: u64, now: u64) -> Result<(), VerifyError> {
         let entry = crypto::sha256(identifier.as_bytes());
         // A poisoned lock is usable, because a panic cannot leave the entries
@@ -57,9 +57,9 @@ impl ReplayCache {
         if entries.seen.contains(&entry) {
             return Err(VerifyError::Replayed);
         }
-        // This depends on what was removed, not on the latest time seen: after the
-        // clock was ahead, new assertions are refused only if they cannot be
-        // distinguished from removed ones.
+        // Compares with the expiry of removed entries, not with the latest time of the clock. If
+        // the clock was ahead for a while, the cache thus refuses only assertions that it cannot
+        // distinguish from removed entries.
         if expiry <= entries.removed_until {
             return Err(VerifyError::Expired);
         }

@@ -1,9 +1,10 @@
 //! The parts of a received request to which assertions are bound.
 //!
-//! Nothing is decoded, normalized or lower-cased: the gateway signs bytes, and the
-//! service compares bytes. Header fields about other hops (`X-Forwarded-…`,
-//! `Forwarded`) are never read. A service behind another proxy configures its
-//! authority and prefix on the verifier.
+//! This module does not decode, normalize or lower-case anything, because the gateway signs
+//! bytes and the service compares bytes. It never reads header fields about other hops
+//! (`X-Forwarded-…`, `Forwarded`). If another proxy between gateway and service changes the
+//! authority or the path, configure the verifier with `VerifierBuilder::authority` and
+//! `VerifierBuilder::path_prefix`.
 
 /// Method, authority, path and query of one request.
 #[derive(Clone, PartialEq, Eq)]
@@ -15,22 +16,24 @@ pub struct RequestParts {
     pub(crate) body_hash: Option<String>,
 }
 
-/// The authority that the request contains.
+/// The authority of the request. If it is `Unclear`, verification fails, unless the verifier has
+/// a configured authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Authority {
     Known(String),
-    /// There is no `Host`, there are several, or it contradicts the target.
+    /// The service gave no authority. Or the request has no `Host` field, several, an unreadable
+    /// one, or one that contradicts the authority in the target.
     Unclear,
 }
 
-/// A request target to which no assertion can be bound.
+/// The request target is not a path. No assertion can be bound to such a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the request target is not a path with an optional query")]
 pub struct TargetError;
 
 impl RequestParts {
-    /// Takes the raw values: the method, the `Host` field (or `:authority`), and the
-    /// target in origin form (RFC 9112 section 3.2.1), `/path?query`.
+    /// Makes the parts from raw values: the method, the `Host` field (or `:authority`), and
+    /// the target in origin form (RFC 9112 section 3.2.1), `/path?query`.
     ///
     /// # Errors
     ///
@@ -39,8 +42,8 @@ impl RequestParts {
         Self::split(method, Authority::Known(authority.to_owned()), target)
     }
 
-    /// Same as [`RequestParts::new`], for a service whose verifier has a configured
-    /// authority, so that the authority of the request is not needed.
+    /// Same as [`RequestParts::new`], but without the authority of the request. Use this
+    /// function if the verifier has a configured authority.
     ///
     /// # Errors
     ///
@@ -51,10 +54,10 @@ impl RequestParts {
 
     /// Takes the parts from a parsed request head.
     ///
-    /// The authority is that of the target (HTTP/2 `:authority`, HTTP/1.1 absolute
-    /// form), or otherwise the only `Host` field. If there are two `Host` fields, or
-    /// one that contradicts the target, the authority is unclear. Verification then
-    /// fails, unless the verifier has a configured authority.
+    /// The authority comes from the target (HTTP/2 `:authority`, HTTP/1.1 absolute form). If
+    /// the target has no authority, it comes from the only `Host` field. If there are two
+    /// `Host` fields, or if `Host` contradicts the target, the authority is unclear.
+    /// Verification then fails, unless the verifier has a configured authority.
     ///
     /// # Errors
     ///
@@ -69,21 +72,21 @@ impl RequestParts {
         )
     }
 
-    /// Adds the request's body, so that `htb` is compared too.
+    /// Adds the hash of the request's body, so that the verifier also compares `htb`.
     #[must_use]
     pub fn with_body(mut self, body: &[u8]) -> Self {
         self.body_hash = Some(crate::claims::hash(body));
         self
     }
 
-    /// Returns the path as received, not decoded.
+    /// Returns the path as received, without decoding.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Returns the bytes after `?`. `None` if there is no `?`, `Some("")` if nothing
-    /// follows it.
+    /// Returns the bytes after `?`. Returns `None` if the target has no `?`, and `Some("")`
+    /// if the target ends with `?`.
     #[must_use]
     pub fn query(&self) -> Option<&str> {
         self.query.as_deref()
@@ -107,7 +110,7 @@ impl RequestParts {
     }
 }
 
-/// Prints no query, because it may contain secrets that do not belong in logs.
+/// Does not print the query, because a query may contain secrets.
 impl std::fmt::Debug for RequestParts {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
@@ -140,7 +143,7 @@ impl Authority {
     }
 }
 
-/// Returns the authority and path of an `htu` claim. The scheme is ignored.
+/// Returns the authority and the path of an `htu` claim. The scheme is ignored.
 pub(crate) fn split_url(url: &str) -> Option<(&str, &str)> {
     let (_, rest) = url.split_once("://")?;
     if rest.contains(['?', '#']) {

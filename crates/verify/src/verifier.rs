@@ -1,8 +1,8 @@
 //! Verifies an assertion against the request that contains it.
 //!
-//! The order is: form, type, key, signature, issuer and audience, time,
-//! binding, replay. The payload is not read before the signature was verified.
-//! The service decides what the caller may *do*.
+//! The verifier checks in this order: form, type, key, signature, issuer and audience,
+//! time, binding, replay. It reads the payload only after it verified the signature. The
+//! service itself decides what the caller may do.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use crate::replay::ReplayCache;
 use crate::request::{Authority, split_url};
 use crate::{RequestParts, VerifierBuilder, VerifyError};
 
-/// Header members that contain a key or the address of one. Keys come only from
-/// the configured issuer (RFC 8725 section 3.10).
+/// Header members that contain a key or the URL of a key. A verifier refuses them,
+/// because keys come only from the configured issuer (RFC 8725 section 3.10).
 const EMBEDDED_KEY_MEMBERS: [&str; 4] = ["jwk", "jku", "x5u", "x5c"];
 
 /// Verifies assertions of one gateway for one service.
 ///
-/// It is made with [`AssertionVerifier::builder`]. It can be shared in an
-/// [`Arc`](std::sync::Arc) and used from several threads at the same time.
+/// Build a verifier with [`AssertionVerifier::builder`]. Several threads can share it in
+/// an [`Arc`](std::sync::Arc).
 pub struct AssertionVerifier {
     pub(crate) issuer: String,
     pub(crate) audience: String,
@@ -39,37 +39,35 @@ pub struct AssertionVerifier {
 }
 
 impl AssertionVerifier {
-    /// Returns a builder. A verifier cannot be built without issuer, audience
-    /// and keys.
+    /// Returns a builder. The issuer, the audience and the keys are required.
     pub fn builder() -> VerifierBuilder {
         VerifierBuilder::default()
     }
 
-    /// Verifies `token` for `request` with the available keys.
+    /// Verifies `token` for `request` with the keys that are available now.
     ///
-    /// With a key-set URL, this never fetches, and therefore uses keys that
-    /// were confirmed up to 24 h ago. Use [`AssertionVerifier::verify_async`],
-    /// which keeps them fresh.
+    /// This method never fetches keys. If the keys come from a URL, the cached keys may be
+    /// up to 24 h old. Use [`AssertionVerifier::verify_async`] to keep the keys fresh.
     ///
     /// # Errors
     ///
-    /// The first rule that the token breaks.
+    /// The error of the first check that fails.
     pub fn verify(&self, token: &str, request: &RequestParts) -> Result<Assertion, VerifyError> {
         let jws = parse(token)?;
         let assertion = self.authenticate(&jws, &*self.keys.at_hand()?)?;
         self.accept(assertion, request)
     }
 
-    /// Verifies `token` for `request`. Fetches keys if they are stale or if the
-    /// token's key is unknown (at most once, and rate-limited). If another call
-    /// fetches already, waits for its outcome instead. If the server does not
-    /// respond, the wait is at most 5 seconds, or 10 seconds with
+    /// Verifies `token` for `request`. If the keys are stale, or if they do not contain the
+    /// token's key, this method fetches the keys once. Fetches are rate-limited. If another call
+    /// is fetching already, this call waits for that fetch and uses its result. If the key
+    /// server does not respond, the wait is at most 5 seconds, or 10 seconds with
     /// `VerifierBuilder::discover`.
     ///
     /// # Errors
     ///
-    /// The first rule that the token breaks. [`VerifyError::KeysUnavailable`] if
-    /// the keys could not be fetched, or if too many calls wait for a fetch.
+    /// The error of the first check that fails. [`VerifyError::KeysUnavailable`] if the keys
+    /// could not be fetched, or if too many calls wait for a fetch.
     pub async fn verify_async(
         &self,
         token: &str,
@@ -81,15 +79,14 @@ impl AssertionVerifier {
         self.accept(assertion, request)
     }
 
-    /// Fetches the keys now. The first request then need not wait, and a
-    /// service can report at its start that its gateway cannot be reached. If a
-    /// fetch runs already, waits for it and returns its outcome.
+    /// Fetches the keys now, so that the first request need not wait for them. If a service
+    /// calls this method at its start, it notices early that the gateway cannot be reached. If a
+    /// fetch is running already, this call waits for that fetch and returns its outcome.
     ///
     /// # Errors
     ///
-    /// Why nothing could be fetched, and [`FetchProblem::Busy`] if too many calls
-    /// wait for a fetch. The verifier stays usable and tries again at the next
-    /// verification.
+    /// The reason why the fetch failed, or [`FetchProblem::Busy`] if too many calls wait for
+    /// a fetch. The verifier stays usable and fetches again at the next verification.
     #[cfg(feature = "fetch")]
     pub async fn fetch_keys(&self) -> Result<(), FetchProblem> {
         match &self.keys {
@@ -98,13 +95,13 @@ impl AssertionVerifier {
         }
     }
 
-    /// Verifies everything except the request: for tools that inspect a token
-    /// without its request. A service must not use it, because any request
-    /// could contain the token.
+    /// Verifies a token without a request. The claims about the request and the body are not
+    /// compared, and the replay cache is not used. This method is for tools that inspect a
+    /// token. A service must not use it, because it would accept a stolen token in any request.
     ///
     /// # Errors
     ///
-    /// The first rule that the token breaks.
+    /// The error of the first check that fails.
     pub fn verify_without_request(&self, token: &str) -> Result<Assertion, VerifyError> {
         let jws = parse(token)?;
         let assertion = self.authenticate(&jws, &*self.keys.at_hand()?)?;
@@ -112,7 +109,7 @@ impl AssertionVerifier {
         Ok(assertion)
     }
 
-    /// Verifies the signature, and returns the claims unchecked.
+    /// Verifies the signature and returns the claims. The caller must check the claims.
     fn authenticate(&self, jws: &CompactJws<'_>, keys: &JwkSet) -> Result<Assertion, VerifyError> {
         let key = keys.key_for(jws.header()).map_err(|reason| match reason {
             JoseError::AlgorithmMismatch => VerifyError::Algorithm,
@@ -126,7 +123,7 @@ impl AssertionVerifier {
         serde_json::from_slice(payload).map_err(|_| VerifyError::Claims)
     }
 
-    /// Checks all rules after the signature.
+    /// Checks the claims, the binding to the request and the replay cache.
     fn accept(
         &self,
         assertion: Assertion,
@@ -137,8 +134,7 @@ impl AssertionVerifier {
             self.check_request(method, url, assertion.htq.as_deref(), request)?;
         }
         self.check_body(&assertion, request)?;
-        // Checked last, so that a refused assertion does not use up its
-        // identifier.
+        // The replay cache is last, because a refused assertion must not use up its `jti`.
         if let (Some(cache), Some(identifier)) = (&self.replay_cache, &assertion.jti) {
             let until = assertion.exp.saturating_add(self.skew.as_secs());
             cache.admit(identifier, until, (self.clock)())?;
@@ -166,15 +162,16 @@ impl AssertionVerifier {
         if issued_at > now.saturating_add(skew) {
             return Err(VerifyError::NotYetValid);
         }
-        // RFC 7519 section 4.1.4: "on or after" `exp` is too late.
+        // RFC 7519 section 4.1.4: a token is expired at `exp` and after it.
         if now >= expires_at.saturating_add(skew) {
             return Err(VerifyError::Expired);
         }
         Ok(())
     }
 
-    /// Checks that the assertion has all of `htm`, `htu` and `jti`, or no claim
-    /// about a request.
+    /// Checks that the assertion has all of `htm`, `htu` and `jti`. If it has no claim about a
+    /// request at all, it is bound to its caller only, which the verifier accepts only if so
+    /// configured.
     fn check_binding(&self, assertion: &Assertion) -> Result<(), VerifyError> {
         if assertion.is_request_bound() {
             return Ok(());
@@ -196,9 +193,8 @@ impl AssertionVerifier {
         }
     }
 
-    /// Compares the assertion with the request byte by byte, without decoding.
-    /// The scheme is ignored, because a service cannot know how its caller
-    /// reached the gateway.
+    /// Compares the assertion with the request byte by byte, without decoding. The scheme of
+    /// `htu` is ignored, because it is always `https` and has no meaning.
     fn check_request(
         &self,
         method: &str,
@@ -260,16 +256,16 @@ impl std::fmt::Debug for AssertionVerifier {
     }
 }
 
-/// Returns the only field value that may contain an assertion.
+/// Returns the assertion, if exactly one of `values` exists.
 ///
-/// `values` are the values of all `Countersign-Assertion` field lines of the
-/// request, as received.
+/// `values` are the values of all `Countersign-Assertion` field lines of the request, as
+/// received.
 ///
 /// # Errors
 ///
-/// [`VerifyError::Missing`], [`VerifyError::Duplicate`], or
-/// [`VerifyError::Malformed`] if the value is not ASCII. A list of several
-/// assertions in one line is not a compact JWS, and is refused by `verify`.
+/// [`VerifyError::Missing`], [`VerifyError::Duplicate`], or [`VerifyError::Malformed`] if
+/// the value is not ASCII. This function does not detect a list of several assertions in
+/// one field line. `verify` refuses such a list, because it is not a compact JWS.
 pub fn only_assertion<'a>(
     values: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<&'a str, VerifyError> {
@@ -284,8 +280,7 @@ pub fn only_assertion<'a>(
         .ok_or(VerifyError::Malformed(JoseError::NotCompact))
 }
 
-/// Checks the form, the type and the key reference: all rules that need no
-/// cryptography.
+/// Checks the form, the type and the key identifier. These checks need no cryptography.
 fn parse(token: &str) -> Result<CompactJws<'_>, VerifyError> {
     let jws = CompactJws::parse(token, MAX_ASSERTION_BYTES).map_err(|reason| match reason {
         JoseError::UnsupportedAlgorithm => VerifyError::Algorithm,
@@ -308,7 +303,8 @@ fn check_header(header: &Header) -> Result<(), VerifyError> {
     if header.key_id().is_none_or(str::is_empty) {
         return Err(VerifyError::KeyIdMissing);
     }
-    // Other algorithms may be compiled in, but only for other tokens.
+    // The feature `all-algorithms` enables further algorithms in [`jose`]. Those are only for
+    // other tokens than assertions.
     if !matches!(header.algorithm(), Algorithm::Es256 | Algorithm::EdDsa) {
         return Err(VerifyError::Algorithm);
     }

@@ -1,17 +1,18 @@
-//! Wycheproof's JWS and JWK cases.
+//! Runs the JWS and JWK test cases of Project Wycheproof.
 //!
-//! The data is not part of the repository; see [`countersign_testkit::skipped`].
+//! The data is not part of the repository. If it is missing, the tests are skipped; see
+//! [`countersign_testkit::skipped`].
 
 use countersign_testkit::skipped::corpus;
 use countersign_verify::jose::{JwkSet, verify_signature};
 use serde_json::{Value, json};
 
-/// Valid cases that are refused: the token's algorithm differs from the key's
-/// `alg` (346, 350), and P-521 (347, 351).
+/// The numbers of valid cases that this crate refuses. In 346 and 350, the algorithm of
+/// the token is not the `alg` of the key. 347 and 351 use P-521.
 const REFUSED: [u64; 4] = [346, 347, 350, 351];
 
-/// Returns the keys of a group as a set. If a group has only private (symmetric)
-/// keys, returns those; they must be refused.
+/// Returns the keys of a test group as a set. If the group has no public keys, returns
+/// its private (symmetric) keys, which must be refused.
 fn keys_of(group: &Value) -> JwkSet {
     let keys = group.get("public").unwrap_or(&group["private"]);
     let set = match keys.get("keys") {
@@ -21,7 +22,7 @@ fn keys_of(group: &Value) -> JwkSet {
     JwkSet::from_json(set.to_string().as_bytes()).unwrap()
 }
 
-/// Returns the numbers of accepted and refused cases.
+/// Runs all cases of `file`. Returns the numbers of accepted and refused cases.
 fn check(file: &str) -> Option<(usize, usize)> {
     let text = std::fs::read(corpus("jws")?.join(file)).unwrap();
     let suite: Value = serde_json::from_slice(&text).unwrap();
@@ -30,7 +31,7 @@ fn check(file: &str) -> Option<(usize, usize)> {
         let keys = keys_of(group);
         for case in group["tests"].as_array().unwrap() {
             let number = case["tcId"].as_u64().unwrap();
-            // The JSON serialization is an object, and not a compact JWS.
+            // A token in JSON serialization is an object. As text, it is not a compact JWS.
             let token = match &case["jws"] {
                 Value::String(token) => token.clone(),
                 other => other.to_string(),

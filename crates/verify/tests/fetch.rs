@@ -1,4 +1,4 @@
-//! Keys over HTTP: rotation, floods, outages and servers with wrong responses.
+//! Keys over HTTP: rotation, floods, outages, and servers with wrong responses.
 
 use std::sync::{Arc, Mutex};
 
@@ -19,14 +19,14 @@ use crate::support::{
 
 type Answer = Box<dyn Fn(&str, &HeaderMap) -> Response + Send + Sync>;
 
-/// A key server whose responses the tests can change. It ends with the test's
-/// runtime.
+/// A key server whose responses a test can change. The server ends with the tokio
+/// runtime of the test.
 #[derive(Clone)]
 pub(crate) struct KeyServer {
     origin: String,
     answer: Arc<Mutex<Answer>>,
     requests: watch::Sender<usize>,
-    /// Whether responses are held back.
+    /// Whether the server delays its responses.
     held: watch::Sender<bool>,
 }
 
@@ -62,7 +62,7 @@ impl KeyServer {
         self.answer(|_, _| StatusCode::BAD_GATEWAY.into_response());
     }
 
-    /// Sends no response until [`KeyServer::release`].
+    /// Delays all responses until the test calls [`KeyServer::release`].
     pub(crate) fn hold(&self) {
         self.held.send_replace(true);
     }
@@ -135,7 +135,7 @@ async fn keys_are_fetched_when_first_needed_and_kept() {
         assert_eq!(verify(&verifier, &key, &clock).await, Ok(()));
     }
     assert_eq!(server.requests(), 1);
-    // Now the keys are also available without waiting.
+    // After the fetch, the keys are also available to `verify`, which never fetches.
     assert!(verifier.verify(&token(&key, &clock), &request()).is_ok());
     clock.advance(299);
     assert_eq!(verify(&verifier, &key, &clock).await, Ok(()));
@@ -152,12 +152,12 @@ async fn an_unknown_key_is_asked_for_once() {
     server.publish(&[&old]);
     let verifier = server.verifier(&clock);
     assert_eq!(verify(&verifier, &old, &clock).await, Ok(()));
-    // Rotation: the new key signs before the cache is stale.
+    // Rotation: the new key signs while the cached keys are still fresh.
     clock.advance(10);
     server.publish(&[&old, &new]);
     assert_eq!(verify(&verifier, &new, &clock).await, Ok(()));
     assert_eq!(server.requests(), 2);
-    // Removal: a key absent from a fresh set is not used any more.
+    // Removal: a key that is absent from the fetched set is not used any more.
     clock.advance(300);
     server.publish(&[&new]);
     assert_eq!(verify(&verifier, &new, &clock).await, Ok(()));
@@ -166,7 +166,7 @@ async fn an_unknown_key_is_asked_for_once() {
         Err(VerifyError::UnknownKey)
     );
     assert_eq!(server.requests(), 3);
-    // Even when that set is empty.
+    // The same is true if the fetched set is empty.
     clock.advance(300);
     server.answer(|_, _| r#"{"keys":[]}"#.into_response());
     assert_eq!(
@@ -197,13 +197,13 @@ async fn a_flood_of_unknown_keys_causes_few_requests() {
     flood().await;
     flood().await;
     assert_eq!(server.requests(), 1);
-    // One more fetch for each minimum interval, for any number of requests.
+    // Each minimum interval allows one more fetch, for any number of requests.
     clock.advance(5);
     flood().await;
     flood().await;
     assert_eq!(server.requests(), 2);
     assert_eq!(verify(&verifier, &key, &clock).await, Ok(()));
-    // An unknown key that was asked for before is remembered for a longer time.
+    // After a fetch did not find a key identifier, the identifier causes no fetch for 30 s.
     let stranger = SigningKey::ed_dsa();
     for _ in 0..4 {
         clock.advance(5);
@@ -244,13 +244,13 @@ async fn the_last_good_keys_serve_for_a_day() {
         clock.advance((day - 1) / 3);
         assert_eq!(verify(&verifier, &key, &clock).await, Ok(()));
     }
-    // Unsuccessful attempts have the minimum interval too.
+    // The minimum interval also applies after a failed fetch.
     let before = server.requests();
     for _ in 0..10 {
         assert_eq!(verify(&verifier, &key, &clock).await, Ok(()));
     }
     assert_eq!(server.requests(), before);
-    // The old keys do not have this key, so that the result is unknown.
+    // The cached keys are stale and do not contain this key, so that the result is unknown.
     assert_eq!(
         verify(&verifier, &SigningKey::es256(), &clock).await,
         Err(VerifyError::KeysUnavailable(FetchProblem::Status(502)))
@@ -320,7 +320,7 @@ async fn unchanged_keys_are_confirmed() {
         assert_eq!(server.requests(), expected);
         clock.advance(60);
     }
-    // Keys that were confirmed during the day stay usable.
+    // Keys stay usable for 24 h after each successful fetch.
     for _ in 0..3 {
         clock.advance(20 * 60 * 60);
         assert_eq!(verify(&verifier, &key, &clock).await, Ok(()));
@@ -383,7 +383,7 @@ async fn useless_answers_are_refused_and_do_not_replace_keys() {
             Err(FetchProblem::Status(status))
         );
     }
-    // No server listens.
+    // No server listens on this port.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -452,9 +452,8 @@ async fn metadata_must_be_the_issuers() {
     assert_eq!(verifier().fetch_keys().await, Err(FetchProblem::Metadata));
 }
 
-/// Starts a key server over TLS with a new certificate for `localhost`. It
-/// responds to every request with `body`. Returns its port and its certificate
-/// as PEM.
+/// Starts a key server over TLS with a new certificate for `localhost`. The server
+/// responds to every request with `body`. Returns the port and the PEM certificate.
 async fn start_tls(body: String) -> (u16, String) {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = rustls_pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der());

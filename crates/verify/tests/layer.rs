@@ -1,4 +1,4 @@
-//! The `tower` layer around a real axum router.
+//! Tests the `tower` layer with an axum router.
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};

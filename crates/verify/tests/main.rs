@@ -1,4 +1,4 @@
-//! Tests of the public interface, one file for each concern.
+//! Tests of the public interface. Each file tests one subject.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Properties that must hold for all inputs, tested with random inputs.
+//! Property tests: rules that must hold for all inputs, tested with random inputs.
 
 use countersign_verify::RequestParts;
 use countersign_verify::jose::{base64url_decode, base64url_encode, parse_object};

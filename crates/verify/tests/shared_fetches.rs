@@ -1,5 +1,5 @@
-//! Calls that need keys at the same time: they share one fetch and its outcome, also
-//! if the key server does not respond.
+//! Calls that need keys at the same time share one fetch and its outcome, even if the key
+//! server does not respond.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -22,15 +22,15 @@ const MAX_WAITING: usize = 1024;
 const BAD_GATEWAY: VerifyError = VerifyError::KeysUnavailable(FetchProblem::Status(502));
 const BUSY: VerifyError = VerifyError::KeysUnavailable(FetchProblem::Busy);
 
-/// Fails the test instead of waiting for an event that does not come.
+/// Waits for an event at most one minute, so that a missing event fails the test.
 async fn soon<T>(event: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), event)
         .await
         .expect("the event comes within a minute")
 }
 
-/// Makes each request to the server fail after 5 seconds of `clock`, the time that a
-/// server without a response costs.
+/// Makes each request to the server fail with status 502 after 5 seconds of `clock`. A
+/// request to a server that does not respond takes the same time.
 fn fail_slowly(server: &KeyServer, clock: &TestClock) {
     let clock = clock.clone();
     server.answer(move |_, _| {
@@ -39,7 +39,7 @@ fn fail_slowly(server: &KeyServer, clock: &TestClock) {
     });
 }
 
-/// Verifies the same token `count` times at once.
+/// Starts `count` concurrent verifications of the same token.
 fn start(calls: &mut Calls, count: usize, verifier: &Arc<Verifier>, token: &str) {
     for _ in 0..count {
         let (verifier, token) = (Arc::clone(verifier), token.to_owned());
@@ -47,8 +47,8 @@ fn start(calls: &mut Calls, count: usize, verifier: &Arc<Verifier>, token: &str)
     }
 }
 
-/// Verifies at once six tokens, each of a key that is not published. Returns the only
-/// result.
+/// Starts six concurrent verifications of tokens, each with another unpublished key.
+/// Returns the result, which must be the same for all six.
 async fn six_strangers(verifier: &Arc<Verifier>, clock: &TestClock) -> Result<(), VerifyError> {
     let mut calls = Calls::new();
     for _ in 0..6 {
@@ -95,7 +95,7 @@ async fn with_keys_calls_for_unknown_keys_share_one_failed_fetch() {
     clock.advance(5);
     assert_eq!(six_strangers(&verifier, &clock).await, unknown);
     assert_eq!(server.requests(), 3);
-    // Known keys do not need the server.
+    // A token with a known key causes no fetch.
     assert_eq!(verify(&verifier, &key, &clock).await, Ok(()));
     assert_eq!(server.requests(), 3);
 }
@@ -113,7 +113,7 @@ async fn a_silent_server_costs_all_calls_one_timeout() {
             sockets.push(socket);
         }
     });
-    // With the clock of the system, because the time of the fetch has to pass.
+    // This verifier uses the system clock, because the timeout of a fetch is in real time.
     let verifier = Verifier::builder()
         .issuer(ISSUER)
         .audience(AUDIENCE)
@@ -138,14 +138,14 @@ async fn a_limited_number_of_calls_waits() {
     let verifier = Arc::new(server.verifier(&clock));
     let token = token(&key, &clock);
     let mut calls = Calls::new();
-    // One fetches, and the last six find no place.
+    // One call fetches, `MAX_WAITING` calls wait, and the last six calls are refused.
     start(&mut calls, 1 + MAX_WAITING + 6, &verifier, &token);
     for _ in 0..6 {
         let result = soon(calls.join_next()).await.unwrap().unwrap();
         assert_eq!(result, Err(BUSY));
     }
     assert_eq!(soon(verifier.fetch_keys()).await, Err(FetchProblem::Busy));
-    // Cancelled calls do not keep their places, and do not cancel the fetch.
+    // A cancelled call does not keep its permit to wait, and does not cancel the fetch.
     soon(calls.shutdown()).await;
     start(&mut calls, MAX_WAITING, &verifier, &token);
     tokio::task::yield_now().await;
@@ -174,7 +174,7 @@ async fn a_waiting_call_gets_the_key_that_it_needs() {
     );
     soon(server.received(2)).await;
     start(&mut calls, 1, &verifier, &token(&new, &clock));
-    // A known key is not delayed.
+    // The running fetch does not delay a token with a known key.
     assert_eq!(soon(verify(&verifier, &key, &clock)).await, Ok(()));
     server.release();
     let mut results = soon(calls.join_all()).await;

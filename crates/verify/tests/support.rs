@@ -1,4 +1,4 @@
-//! New keys, assertions signed with them, and a clock that only tests change.
+//! Signing keys, assertions that are signed with them, and a clock that a test sets.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ pub(crate) const ISSUER: &str = "https://gateway.example.org:9080";
 pub(crate) const AUDIENCE: &str = "orders";
 pub(crate) const NOW: u64 = 1_770_000_000;
 
-/// A signing key of a gateway.
+/// A signing key, as a gateway has.
 pub(crate) enum SigningKey {
     Es256(Box<EcdsaKeyPair>),
     EdDsa(Ed25519KeyPair),
@@ -67,13 +67,13 @@ impl SigningKey {
         format!("{input}.{}", base64url_encode(&signature))
     }
 
-    /// Signs claims under the right header.
+    /// Signs `claims` with a valid header.
     pub(crate) fn assertion(&self, claims: &Value) -> String {
         self.sign(&self.header(), &claims.to_string())
     }
 }
 
-/// Returns a set of the public keys.
+/// Returns a set of the public keys of `keys`.
 pub(crate) fn key_set(keys: &[&SigningKey]) -> JwkSet {
     keys.iter().map(|key| key.public()).collect()
 }
@@ -111,7 +111,7 @@ pub(crate) fn request_claims() -> Value {
     })
 }
 
-/// Returns claims that are bound only to the caller.
+/// Returns claims of an assertion that is not bound to one request.
 pub(crate) fn caller_claims() -> Value {
     without(request_claims(), &["jti", "txn", "htm", "htu"])
 }
@@ -128,7 +128,7 @@ pub(crate) fn without(mut claims: Value, names: &[&str]) -> Value {
     claims
 }
 
-/// The request that [`request_claims`] is about.
+/// Returns the request to which [`request_claims`] is bound.
 pub(crate) fn request() -> RequestParts {
     RequestParts::new("GET", "orders.example.org", "/orders/7").unwrap()
 }
@@ -155,8 +155,7 @@ impl TestClock {
     }
 }
 
-/// Returns a builder in which only the keys are missing, and whose time is
-/// [`NOW`].
+/// Returns a builder in which only the keys are missing. Its clock stays at [`NOW`].
 pub(crate) fn builder() -> VerifierBuilder {
     builder_with_clock(&TestClock::new())
 }

@@ -1,4 +1,4 @@
-//! All rules of verification, and the error of each.
+//! Tests each rule of verification, and the error if an assertion breaks the rule.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::support::{
     key_set, request, request_claims, verifier, with, without,
 };
 
-/// Returns the error of a verifier with default rules for `claims` and
-/// [`request`].
+/// Returns the error when a verifier with default settings verifies an assertion with
+/// `claims` for [`request`].
 fn refusal(claims: &Value) -> VerifyError {
     let key = SigningKey::ed_dsa();
     verifier(&key)
@@ -22,7 +22,7 @@ fn refusal(claims: &Value) -> VerifyError {
         .unwrap_err()
 }
 
-/// Returns its error for a correct payload with a changed header.
+/// Returns the error when the same verifier verifies valid claims with a changed header.
 fn header_refusal(change: impl FnOnce(&mut Value)) -> VerifyError {
     let key = SigningKey::es256();
     let mut header = key.header();
@@ -47,7 +47,7 @@ fn a_good_assertion_is_accepted() {
             .unwrap();
         assert_eq!(assertion.sub, "spiffe://example.org/ns/shop/sa/checkout");
         assert!(assertion.is_request_bound());
-        // The parsed claims are equal to the written ones, member by member.
+        // The parsed claims are equal to the signed claims, member by member.
         assert_eq!(serde_json::to_value(&assertion).unwrap(), request_claims());
     }
 }
@@ -65,7 +65,7 @@ fn claims_keep_their_wire_form() {
     let text = serde_json::to_string(&read).unwrap();
     assert!(text.starts_with(r#"{"iss":"#), "{text}");
     assert!(text.contains(r#""client_cert":{"x5t#S256":"#), "{text}");
-    // A caller without certificate.
+    // The claims of a caller without certificate.
     let key_only = json!({"iss": ISSUER, "aud": AUDIENCE, "sub": "api-key:nightly", "iat": 1, "exp": 2,
         "authn": {"methods": ["api-key"], "at": 1, "resumed": false}});
     let read: Assertion = serde_json::from_value(key_only.clone()).unwrap();
@@ -177,7 +177,7 @@ fn keys_come_from_the_issuer_only() {
         verifier(&key).verify(&stranger.assertion(&request_claims()), &request()),
         Err(VerifyError::UnknownKey)
     );
-    // The right key id on the wrong signature.
+    // The `kid` names the right key, but another key made the signature.
     let mut header = stranger.header();
     header["kid"] = json!(key.key_id());
     assert_eq!(
@@ -200,7 +200,7 @@ fn the_algorithm_is_that_of_the_key() {
             "{name}"
         );
     }
-    // RFC 9864 renames EdDSA for Ed25519 keys.
+    // `Ed25519` is the new name of `EdDSA` with Ed25519 keys (RFC 9864).
     let key = SigningKey::ed_dsa();
     let mut header = key.header();
     header["alg"] = json!("Ed25519");
@@ -298,7 +298,7 @@ fn time_is_checked_with_a_bounded_skew() {
     assert!(verify(&token).is_ok());
     clock.advance(30 + 5 - 1);
     assert!(verify(&token).is_ok());
-    // Exclusive: at `exp` (plus skew) the assertion has expired.
+    // At `exp` plus skew the assertion has expired.
     clock.advance(1);
     assert_eq!(verify(&token), Err(VerifyError::Expired));
     let now = clock.now();
@@ -375,7 +375,7 @@ fn the_request_is_bound() {
         ),
         Err(VerifyError::RequestUnclear)
     );
-    // The scheme has no meaning.
+    // The scheme of `htu` has no meaning.
     let plain = key.assertion(&with(
         request_claims(),
         "htu",
@@ -470,7 +470,7 @@ fn binding_to_the_caller_alone_is_opt_in() {
         .build()
         .unwrap();
     assert!(!open.verify(&token, &request()).unwrap().is_request_bound());
-    // Bound assertions are still compared.
+    // This verifier still compares a bound assertion with the request.
     assert_eq!(
         open.verify(
             &key.assertion(&with(request_claims(), "htm", "PUT")),
@@ -478,7 +478,7 @@ fn binding_to_the_caller_alone_is_opt_in() {
         ),
         Err(VerifyError::Method)
     );
-    // Partly bound assertions are refused by both verifiers.
+    // Both verifiers refuse partly bound assertions.
     for name in ["htm", "htu", "jti"] {
         let claims = without(request_claims(), &[name]);
         assert_eq!(refusal(&claims), VerifyError::PartialBinding, "{name}");
@@ -574,7 +574,7 @@ fn an_assertion_can_be_made_to_count_once() {
     // Caller-bound assertions may be used again.
     assert_eq!(verify(&key.assertion(&caller_claims())), Ok(()));
     assert_eq!(verify(&key.assertion(&caller_claims())), Ok(()));
-    // Remembered until it is not accepted any more: `exp` plus skew.
+    // The cache remembers an assertion until `exp` plus skew.
     clock.advance(39);
     assert_eq!(verify(&first), Err(VerifyError::Replayed));
     clock.advance(1);
@@ -582,8 +582,8 @@ fn an_assertion_can_be_made_to_count_once() {
     assert_eq!(verify(&token("three", NOW + 40)), Ok(()));
 }
 
-/// Returns a verifier with a replay cache, and a function that signs an assertion with
-/// this `jti` at this time.
+/// Returns a verifier with a replay cache, and a function that signs an assertion. The
+/// function takes the `jti` and the time of signing.
 fn with_replay_cache(clock: &TestClock) -> (Verifier, impl Fn(&str, u64) -> String) {
     let key = SigningKey::ed_dsa();
     let verifier = builder_with_clock(clock)
@@ -605,14 +605,14 @@ fn a_used_assertion_stays_refused_after_the_clock_is_set_back() {
     let verify = |token: &str| verifier.verify(token, &request()).map(drop);
     let (first, unused) = (token("first", NOW), token("unused", NOW));
     assert_eq!(verify(&first), Ok(()));
-    // The cache removes the first one, which has expired.
+    // The cache removes the first assertion, which has expired.
     clock.advance(45);
     let second = token("second", NOW + 45);
     assert_eq!(verify(&second), Ok(()));
     clock.set_back(10);
     assert_eq!(verify(&first), Err(VerifyError::Expired));
     assert_eq!(verify(&second), Err(VerifyError::Replayed));
-    // It cannot be distinguished from the first one.
+    // The cache cannot distinguish this unused assertion from the removed first one.
     assert_eq!(verify(&unused), Err(VerifyError::Expired));
     assert_eq!(verify(&token("third", NOW + 35)), Ok(()));
 }

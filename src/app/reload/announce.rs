@@ -1,4 +1,4 @@
-//! Logs facts about a configuration that comes into service which operators should know.
+//! Logs what operators should know about a configuration that comes into service.
 
 use crate::snapshot::Snapshot;
 

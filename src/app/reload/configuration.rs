@@ -1,4 +1,4 @@
-//! Loads the configuration, handles the outcome, and schedules further attempts.
+//! Requests loads of the configuration, handles their outcomes, and schedules retries.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use crate::admin::{ReloadOutcome, ReloadWaiters};
 use crate::config::Loaded;
 use crate::file_stamp::FileStamp;
 
-/// Maximum number of attempts at a load of the configuration during which material comes into
-/// service. Then the load is postponed.
+/// Maximum number of attempts to load the configuration if new material comes into service during
+/// each attempt. After that, the load is postponed.
 const MAX_ATTEMPTS: u32 = 5;
-/// The longest pause between attempts to load a configuration that was refused.
+/// Maximum pause between attempts to load a configuration that was refused.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
 
 impl Reloader {
@@ -35,7 +35,7 @@ impl Reloader {
         stamp: Option<FileStamp>,
     ) {
         if number != self.configuration.number {
-            // The result of an abandoned load. A newer load was started in its place.
+            // This is the result of an abandoned load. A newer load has replaced it.
             self.configuration.left_behind = self.configuration.left_behind.saturating_sub(1);
             return;
         }
@@ -57,8 +57,9 @@ impl Reloader {
         };
         let is_behind = is_another && load.denied != denied.as_ref().map(|list| list.epoch());
         if load.material != self.material || is_behind {
-            // The configuration was read before that change of material, or of the deny list,
-            // and must not undo it.
+            // Material came into service after this configuration was read, or the deny list that
+            // it replaces has changed. The configuration must not undo that change, so it is loaded
+            // again.
             self.configuration.attempts += 1;
             if self.configuration.attempts < MAX_ATTEMPTS {
                 let attempts = self.configuration.attempts;
@@ -80,13 +81,15 @@ impl Reloader {
         }
         self.running = Arc::new(loaded.running);
         let before = std::mem::replace(&mut self.units, UnitState::of(&self.running));
-        // Units that were about to be read may have newer files than this load has read.
+        // A unit that was being read, or was to be read next, may have newer files than this load
+        // has read. It is therefore read again.
         for (key, unit) in &mut self.units {
             if before.get(key).is_some_and(UnitState::is_awaited) {
                 unit.want();
             }
         }
-        // The same names may stand for other files in the new configuration.
+        // In the new configuration, a path that hung may lead to another file, so it is watched
+        // again.
         self.watch.forget_stalled();
         self.suspending.clear();
         let configuration = &mut self.configuration;
@@ -132,7 +135,7 @@ impl Reloader {
         waiters.answer(&outcome);
     }
 
-    /// Tells the requesters of a load of the configuration that the load hangs.
+    /// If a load of the configuration hangs, sends an error to its requesters.
     pub(super) fn report_hanging_load(&mut self) {
         let Some(load) = &mut self.configuration.loading else {
             return;

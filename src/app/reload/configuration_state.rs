@@ -6,8 +6,8 @@ use crate::admin::ReloadWaiters;
 use crate::config::Progress;
 use crate::file_stamp::FileStamp;
 
-/// How long a load of the configuration may wait for one file before the requesters of the load
-/// get an error.
+/// Maximum time that a load of the configuration may wait for one file. After that, the requesters
+/// of the load get an error.
 pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A load of the configuration in progress.
@@ -16,14 +16,14 @@ pub(super) struct ConfigurationLoad {
     pub(super) progress: Progress,
     pub(super) began: Instant,
     pub(super) waiters: ReloadWaiters,
-    /// The count of material that had come into service when the load began.
+    /// The value of `Reloader::material` when the load began.
     pub(super) material: u64,
-    /// The state of the deny list when the load began.
+    /// The epoch of the deny list when the load began. `None` if there is no deny list.
     pub(super) denied: Option<u64>,
 }
 
 impl ConfigurationLoad {
-    /// Whether the load waits for a file that hangs.
+    /// Whether the load has been waiting for one file for too long.
     pub(super) fn is_stalled(&self) -> bool {
         self.began.elapsed() >= STALL_TIMEOUT && self.progress.reading().is_some()
     }
@@ -32,17 +32,17 @@ impl ConfigurationLoad {
 /// The progress of loading the configuration.
 #[derive(Default)]
 pub(super) struct ConfigurationState {
-    /// Counts the configurations that came into service. Material that was loaded for one of
-    /// them cannot be used for the next.
+    /// Counts the configurations that came into service. Material that was loaded for one
+    /// configuration cannot be used for the next.
     pub(super) count: u64,
-    /// The number of the newest load.
+    /// The number of the newest load. The results of all other loads are ignored.
     pub(super) number: u64,
-    /// Loads that were left to their threads.
+    /// Number of abandoned loads whose threads have not ended.
     pub(super) left_behind: u32,
-    /// The stamp of the configuration file when it was last loaded, successfully or not.
+    /// The stamp of the configuration file at the last load, whether the load succeeded or failed.
     pub(super) stamp: Option<FileStamp>,
     pub(super) loading: Option<ConfigurationLoad>,
-    /// The reason for the next load; none if no load is wanted.
+    /// The reason for the next load. `None` if no load is requested.
     pub(super) wanted: Option<&'static str>,
     pub(super) waiters: ReloadWaiters,
     pub(super) waiting_since: Option<Instant>,

@@ -1,5 +1,4 @@
-//! `Event`: changed files, loads that have ended, and requests, which the reloading task
-//! handles.
+//! `Event`: what the reloading task handles: changed files, ended loads, and requests.
 
 use tokio::sync::mpsc;
 
@@ -9,12 +8,12 @@ use crate::file_stamp::FileStamp;
 use crate::identity::TrustDomain;
 use crate::snapshot::Snapshot;
 
-/// Requests loads of a trust domain's material, for example because a CRL was fetched.
+/// Requests loads of a trust domain's material, for example after a CRL was fetched.
 #[derive(Debug, Clone)]
 pub(in crate::app) struct MaterialRequests(pub(super) mpsc::UnboundedSender<Event>);
 
 impl MaterialRequests {
-    /// Requests a load of a trust domain without waiting.
+    /// Requests that the material of a trust domain is loaded. Does not wait for the load.
     pub(in crate::app) fn trust_domain(&self, name: &TrustDomain) {
         let _ = self.0.send(Event::Requested(UnitKey::trust_domain(name)));
     }
@@ -23,44 +22,44 @@ impl MaterialRequests {
 /// An event that the reloading task handles.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// A round of the file watch found something.
+    /// The file watch has found a change.
     Found(Found),
     /// A load has ended.
     Done(Box<Done>),
-    /// A unit should be loaded.
+    /// A part of the gateway has requested that a unit is loaded.
     Requested(UnitKey),
 }
 
-/// The outcome of a load.
+/// The outcome of a load, or of building a snapshot with one change.
 #[derive(Debug)]
 pub(super) enum Done {
-    /// A snapshot with one change is ready.
+    /// A new snapshot is ready. It differs from the snapshot in service by one change.
     Proposed(Box<Proposal>),
-    /// A unit cannot be used.
+    /// A unit of material cannot be used.
     Failed {
         key: UnitKey,
         configuration: u64,
         error: UnitError,
     },
-    /// A trust domain could not be suspended.
+    /// The snapshot with a suspended trust domain could not be built.
     NotSuspended(TrustDomain),
-    /// A load of the configuration has ended. `stamp` is that of the file before it was read.
+    /// A load of the configuration has ended. `stamp` is the stamp of the file before it was read.
     Configuration {
-        /// The number of the load.
+        /// The number of the load, to be compared with `ConfigurationState::number`.
         number: u64,
         outcome: Result<Box<Loaded>, String>,
         stamp: Option<FileStamp>,
     },
 }
 
-/// A snapshot like the one in service, with one change.
+/// A proposed new snapshot: the snapshot in service with one change.
 #[derive(Debug)]
 pub(super) struct Proposal {
     pub(super) change: Change,
-    /// The number of the configuration that the change was made for.
+    /// The value of `ConfigurationState::count` when the load of the change began.
     pub(super) configuration: u64,
-    /// The generation that the snapshot was made from. Changes that came into service later are
-    /// missing in it.
+    /// The generation of the snapshot that the new one is based on. The new snapshot lacks changes
+    /// that came into service later.
     pub(super) based_on: u64,
     pub(super) snapshot: Snapshot,
 }
@@ -68,9 +67,10 @@ pub(super) struct Proposal {
 /// A change of the snapshot in service.
 #[derive(Debug)]
 pub(super) enum Change {
-    /// A unit of material was read.
+    /// A unit of material was read. For example, a unit is one certificate or one trust domain.
     Unit { key: UnitKey, loaded: LoadedUnit },
-    /// A trust domain is suspended: its CRLs could not be read for too long.
+    /// A trust domain is suspended, because its files could not be read for too long. Its callers
+    /// are refused.
     Suspension { domain: TrustDomain, since: i64 },
 }
 

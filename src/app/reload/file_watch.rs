@@ -1,9 +1,9 @@
-//! Watches files by taking their stamps at intervals, on separate threads.
+//! Watches files: compares their stamps at intervals, on separate threads.
 //!
-//! A network mount that hangs blocks the thread that asks for a stamp, maybe for ever. Each
-//! round over all files therefore runs on a thread that no task joins. If one file hangs, that
-//! thread is left behind, the file is not watched until the thread returns, and another thread
-//! goes on with all other files.
+//! A network mount that hangs blocks the thread that reads a stamp, maybe forever. A *round*
+//! compares the stamps of all files once, on a thread that no task joins. If one file hangs, the
+//! round's thread is abandoned. The file is not watched until that thread returns. Another thread
+//! continues with all other files.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -15,15 +15,15 @@ use crate::config::UnitKey;
 use crate::file_stamp::FileStamp;
 use crate::trust::{DenyList, DenyListError};
 
-/// How long an item may take before it counts as stalled.
+/// If a thread works on one [`Item`] for longer than this, the item counts as stalled.
 const STALLED: Duration = Duration::from_millis(60);
 
-/// The purpose of a watched file.
+/// What a watched file is used for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Watched {
     /// The configuration file.
     Configuration,
-    /// The files of a unit of material.
+    /// A file of the unit of material with this name.
     Unit(UnitKey),
     /// The deny list's file.
     DenyList,
@@ -31,38 +31,38 @@ pub(super) enum Watched {
 
 /// A file that a round checks.
 pub(super) enum Item {
-    /// Takes the stamp of a file and compares it.
+    /// Reads the stamp of a file, and compares it with the last known stamp.
     Stamp(Watched, PathBuf, Option<FileStamp>),
-    /// Lets the deny list read its file.
+    /// Tells the deny list to read its file again if the file has changed.
     DenyList(Arc<DenyList>),
 }
 
-/// The file of an item, and its purpose.
+/// Identifies an [`Item`] by its use and its path.
 type Subject = (Watched, PathBuf);
 
-/// The findings of a round.
+/// What a round has found.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// Files have changed.
+    /// A watched file has changed.
     Changed(Watched),
-    /// The outcome of reading this deny list.
+    /// The deny list was read. The result is true if its entries have changed.
     DenyList(Arc<DenyList>, Result<bool, DenyListError>),
 }
 
-/// Passes on the findings of a round. Called on the round's thread.
+/// The callback for the findings of a round. It is called on the round's thread.
 pub(super) type Tell = Arc<dyn Fn(Found) + Send + Sync>;
 
-/// Runs rounds one after the other.
+/// Runs one round after the other.
 pub(super) struct FileWatch {
     tell: Tell,
     round: Option<Round>,
-    /// Items whose thread has not returned.
+    /// Items that hang: each occupies a thread that has not returned.
     stalled: HashMap<Subject, Stalled>,
-    /// Whether the system refuses a thread.
+    /// Whether the operating system refused to start a thread.
     without_thread: bool,
 }
 
-/// A thread that works through items.
+/// The thread that runs rounds, and its state.
 struct Round {
     items: mpsc::Sender<VecDeque<Item>>,
     state: Arc<RoundState>,
@@ -71,10 +71,10 @@ struct Round {
 #[derive(Default)]
 struct RoundState {
     current: Mutex<Option<Current>>,
-    /// Whether items are left, or one is being worked on.
+    /// Whether the thread is working on an item or has items left.
     busy: AtomicBool,
     abandoned: AtomicBool,
-    /// The items of the round that are still to be done.
+    /// The items of the round that the thread has not started.
     left: Mutex<VecDeque<Item>>,
 }
 
@@ -84,11 +84,11 @@ struct Current {
     since: Instant,
 }
 
-/// An item whose thread has not returned.
+/// An [`Item`] that hangs.
 pub(super) struct Stalled {
-    /// When the item was started.
+    /// When the thread started to work on the item.
     pub(super) since: Instant,
-    /// Shows whether the item's thread has returned.
+    /// The state of the item's thread, which tells whether the thread has returned.
     state: Arc<RoundState>,
 }
 
@@ -111,18 +111,18 @@ impl FileWatch {
         }
     }
 
-    /// Returns the items whose threads have not returned, by file and purpose.
+    /// Returns the items that hang.
     pub(super) const fn stalled(&self) -> &HashMap<Subject, Stalled> {
         &self.stalled
     }
 
-    /// Watches stalled files again, because the names may stand for other files now. Threads
-    /// that have not returned are left behind.
+    /// Forgets which items hang, so that the next round checks them: a path may lead to another
+    /// file now. Threads that have not returned are abandoned.
     pub(super) fn forget_stalled(&mut self) {
         self.stalled.clear();
     }
 
-    /// Whether files are not watched because the system refuses a thread.
+    /// Whether files are not watched, because the operating system refused to start a thread.
     pub(super) const fn is_without_thread(&self) -> bool {
         self.without_thread
     }
@@ -134,8 +134,8 @@ impl FileWatch {
             .is_some_and(|round| round.state.busy.load(Ordering::Acquire))
     }
 
-    /// Begins a round over these items, without stalled ones. If a round is in progress, it
-    /// continues instead.
+    /// Starts a round over `items`, except for items that hang. Does nothing if a round is in
+    /// progress.
     pub(super) fn begin(&mut self, items: impl IntoIterator<Item = Item>) {
         self.look_after();
         if self.is_busy() {
@@ -148,8 +148,9 @@ impl FileWatch {
         self.hand_over(items);
     }
 
-    /// Leaves an item that hangs to its thread, and notices items whose threads have returned.
-    /// To be called at intervals.
+    /// If the thread takes too long for its current item, abandons the thread and continues with a
+    /// new one. Also removes stalled items whose threads have returned. Must be called at
+    /// intervals.
     pub(super) fn look_after(&mut self) {
         self.stalled
             .retain(|_, stalled| stalled.state.busy.load(Ordering::Acquire));
@@ -161,14 +162,14 @@ impl FileWatch {
         let Some(round) = self.round.take() else {
             return;
         };
-        // The items are taken first, so that the thread finds none when it returns.
+        // The items are taken first, so that the old thread finds no items when it returns.
         let left = std::mem::take(&mut *lock(&round.state.left));
         round.state.abandoned.store(true, Ordering::Release);
         let stalled = Stalled {
             since: current.since,
             state: round.state,
         };
-        // Other files of the same folder most likely hang too: all others come first.
+        // Other files in the same folder probably hang too, so they come last.
         let folder = current.subject.1.parent();
         let is_near = |item: &Item| item.subject().1.parent() == folder;
         let (near, far): (Vec<Item>, Vec<Item>) = left.into_iter().partition(is_near);
@@ -188,7 +189,7 @@ impl FileWatch {
         let Some(round) = &self.round else { return };
         round.state.busy.store(true, Ordering::Release);
         if round.items.send(items).is_err() {
-            // The thread is gone, which only a panic can cause.
+            // The receiver is gone, because the thread has panicked.
             self.round = None;
         }
     }
@@ -217,7 +218,7 @@ impl Round {
     }
 }
 
-/// Ends a round when dropped, also if there is a panic.
+/// Marks a round as ended on drop, even after a panic.
 struct RoundOver<'a>(&'a AtomicBool);
 
 impl Drop for RoundOver<'_> {
@@ -229,7 +230,8 @@ impl Drop for RoundOver<'_> {
 impl RoundState {
     fn work(&self, tell: &Tell) {
         loop {
-            // One lock after the other, because `look_after` takes both in turn.
+            // The lock on `left` is released here, before `begin` takes the lock on `current`. No
+            // thread holds both locks at the same time, so there is no deadlock.
             let Some(item) = lock(&self.left).pop_front() else {
                 return;
             };
@@ -258,6 +260,6 @@ impl RoundState {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Every change is complete before the lock is released.
+    // A poisoned lock is safe to use, because every change is complete before the lock is released.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,5 @@
-//! Reports how new trust material affects callers that were seen recently, based on the chains
-//! that were kept of them.
+//! Reports how new trust material affects recent callers, based on the certificate chains that the
+//! gateway has kept of them.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,44 +14,45 @@ use crate::reason::ReasonCode;
 use crate::snapshot::Snapshot;
 use crate::telemetry::chains::{self, KeptChain};
 
-/// How long ago a recent caller was seen at most.
+/// Callers that were seen within this time count as recent.
 const LATELY: Duration = Duration::from_secs(7 * 86_400);
 /// Maximum number of chains that are checked after a reload.
 const MAX_CHAINS: usize = 2_000;
 /// Maximum number of callers that the log names.
 const NAMED: usize = 20;
 
-/// A caller that would be refused.
+/// A recent caller that the new trust material refuses.
 #[derive(Debug, Clone, Serialize)]
 pub struct WouldRefuse {
-    /// The kept chain.
+    /// The identifier of the kept chain.
     pub chain: String,
-    /// The names in the chain's leaf.
+    /// The names in the leaf certificate.
     pub names: String,
-    /// Serial number of the leaf, lower-case hexadecimal.
+    /// The serial number of the leaf certificate, in lower-case hexadecimal.
     pub serial: String,
-    /// The TLS server name of the caller's handshake.
+    /// The server name of the caller's TLS handshake.
     pub server_name: Option<String>,
-    /// When the caller was last seen, RFC 3339.
+    /// When the caller was last seen, in RFC 3339 format.
     pub last_seen: String,
     /// The reason why the caller would be refused.
     pub reason: ReasonCode,
-    /// Details of the reason.
+    /// The details of the reason, for the operator.
     pub detail: String,
 }
 
-/// The decision of a snapshot about one caller.
+/// The decision under a snapshot about one caller.
 #[derive(Debug)]
 pub enum Outlook {
-    /// The caller is admitted.
+    /// The snapshot admits the caller.
     Admitted,
-    /// The caller's own certificate has expired since then: no change of trust is the cause.
+    /// The caller's own certificate has expired since its chain was kept, so the new trust material
+    /// is not the cause of a refusal.
     Expired,
-    /// The caller is refused.
+    /// The snapshot refuses the caller.
     Refused(Box<WouldRefuse>),
 }
 
-/// The decision of a snapshot about the holder of a chain.
+/// Decides whether a snapshot would admit the caller that presented a kept chain.
 #[must_use]
 pub fn outlook(snapshot: &Snapshot, kept: &KeptChain) -> Outlook {
     let now = UnixTime::since_unix_epoch(clock::since_epoch());
@@ -94,7 +95,7 @@ pub fn outlook(snapshot: &Snapshot, kept: &KeptChain) -> Outlook {
     }
 }
 
-/// Logs which callers that were seen recently are refused from now on, and were not before.
+/// Logs the recent callers that the snapshot `before` admitted and the snapshot `after` refuses.
 pub(super) fn report(directory: &Path, before: &Snapshot, after: &Snapshot) {
     if before.server_names.revisions() == after.server_names.revisions() {
         return;

@@ -1,5 +1,5 @@
-//! `Loader`: runs each load on a separate thread. A thread that hangs in a file system delays
-//! neither the others nor the end of the process: no task joins it.
+//! `Loader`: runs each load on a separate thread that no task joins. A thread that hangs in a file
+//! system therefore delays neither other loads nor the end of the process.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,14 +14,14 @@ use crate::config::{self, Progress, Running, UnitError, UnitKey};
 use crate::file_stamp::FileStamp;
 use crate::snapshot::{Settings, Snapshot};
 
-/// How long a file must have been unchanged before it is read, so that a half-written file is
-/// not taken for a complete one.
+/// A file is read only after it has not changed for this time. So a half-written file is not read
+/// by mistake.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Maximum number of waits for files to settle. Then they are read nevertheless, because
+/// Maximum number of waits until files stop changing. After that they are read anyway, because
 /// nothing must delay a revocation.
 const MAX_SETTLING: u32 = 5;
 
-/// A unit to be read.
+/// The input of a thread that reads one unit.
 pub(super) struct UnitJob {
     pub(super) key: UnitKey,
     pub(super) running: Arc<Running>,
@@ -29,7 +29,7 @@ pub(super) struct UnitJob {
     pub(super) configuration: u64,
 }
 
-/// Starts threads that send their outcomes.
+/// Starts threads that send their outcomes as events.
 pub(super) struct Loader(UnboundedSender<Event>);
 
 impl Loader {
@@ -37,7 +37,7 @@ impl Loader {
         Self(events)
     }
 
-    /// Reads a unit once its files have settled.
+    /// Reads a unit after its files have stopped changing.
     pub(super) fn unit(&self, job: UnitJob) -> io::Result<Progress> {
         let progress = Progress::default();
         let reading = progress.clone();
@@ -67,7 +67,7 @@ impl Loader {
         Ok(progress)
     }
 
-    /// Builds a snapshot of units that were read. `running` already contains the change.
+    /// Builds a snapshot from units that were already read. `running` already contains the change.
     pub(super) fn assemble(
         &self,
         change: Change,
@@ -94,14 +94,14 @@ impl Loader {
                     configuration,
                     error: UnitError::panicked(&panic),
                 },
-                // Will be tried again, because the files still cannot be read.
+                // The suspension will be tried again, because the files still cannot be read.
                 (_, Change::Suspension { domain, .. }) => Done::NotSuspended(domain),
             }
         })
     }
 
-    /// Loads the configuration once its file has not changed for a while, and checks that it
-    /// can replace the one in service.
+    /// Loads the configuration after its file has stopped changing. Checks that the new
+    /// configuration can replace the one in service.
     pub(super) fn configuration(
         &self,
         number: u64,
@@ -115,8 +115,8 @@ impl Loader {
             let file = running.path().to_owned();
             let look = || reading.during(&file, || FileStamp::at(&file));
             settle(look);
-            // Taken before the file is read, so that a change during the load is noticed
-            // afterwards.
+            // The stamp is taken before the file is read, so that the file watch detects a change
+            // during the load.
             let stamp = look();
             let loaded = without_panic(|| {
                 let loaded = config::load_after(&running, &previous, &reading).map_err(summary)?;
@@ -145,7 +145,7 @@ impl Loader {
     }
 }
 
-/// Waits until files do not change any more, but not for long.
+/// Waits until files stop changing, for at most `MAX_SETTLING` intervals.
 fn settle<T: PartialEq>(look: impl Fn() -> T) {
     let mut before = look();
     for _ in 0..MAX_SETTLING {
@@ -158,8 +158,7 @@ fn settle<T: PartialEq>(look: impl Fn() -> T) {
     }
 }
 
-/// Describes errors and their places, without lines of the file, because those may name
-/// callers.
+/// Describes errors and their places. Leaves out lines of the file, because they may name callers.
 fn summary(errors: config::ConfigErrors) -> String {
     tracing::debug!("the configuration cannot be loaded:\n{errors}");
     let one = |error: config::ErrorRecord| match error.line {
@@ -174,7 +173,7 @@ fn summary(errors: config::ConfigErrors) -> String {
         .join("; ")
 }
 
-/// Does work that may panic. After a panic the process continues.
+/// Runs `work` and returns the message if it panics. The process continues after a panic.
 fn without_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let said = panic

@@ -1,16 +1,16 @@
 //! Puts changes on disk into service: units of material one by one, and the configuration as a
-//! transaction.
+//! whole.
 //!
-//! *Material* means the files that the configuration in service names: certificates, keys,
-//! roots, CRLs, the deny list. Changed material takes effect by itself, even if the
-//! configuration file has changed too. The *configuration* is loaded when its file changes, on
-//! SIGHUP and on request. If anything it names is bad, the old configuration stays in service and
-//! the reason is reported.
+//! *Material* means the files that the configuration in service names: certificates, keys, roots,
+//! CRLs, the deny list. A *unit* is the material that is loaded together, for example one trust
+//! domain. Changed material takes effect on its own, even if the configuration file has changed
+//! too. The *configuration* is loaded when its file changes, on SIGHUP and on request. If any part
+//! of it is invalid, the old configuration stays in service, and the reason is reported.
 //!
-//! One task decides about both, and is the only one that puts a snapshot into service. Files
-//! are read on threads that no task joins (`load`, `file_watch`): a thread that hangs delays
-//! only its own unit. A failed load is repeated until it succeeds, even if no file changes: the
-//! cause may be a lack of memory or descriptors.
+//! One task decides about both, and only this task puts snapshots into service. Files are read on
+//! threads that no task joins (`load`, `file_watch`), so that a thread that hangs delays only its
+//! own unit. A failed load is repeated until it succeeds, even if no file changes, because the
+//! cause may be a lack of memory or file descriptors.
 //!
 //! - `run`: the loop of the task: handles events, starts loads, takes their outcomes
 //! - `configuration`: loads the configuration
@@ -22,7 +22,7 @@
 //! - `file_watch`: compares the stamps of files on a separate thread
 //! - `configuration_state`, `unit_state`: the progress of loading the configuration, or a unit
 //! - `impact`: reports how new trust material affects recent callers
-//! - `announce`: logs facts about a new configuration that operators should know
+//! - `announce`: logs what operators should know about a new configuration
 
 pub(super) mod announce;
 mod configuration;

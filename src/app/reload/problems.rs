@@ -10,17 +10,17 @@ use crate::config::UnitKey;
 use crate::identity::TrustDomain;
 use crate::trust::{DenyList, DenyListError};
 
-/// The subject of problems with the deny list's file.
+/// The subject under which `/readyz` reports a problem with the deny list's file.
 const DENY_LIST: &str = "deny list";
-/// The subject of the problem that the system refuses a thread for watching files.
+/// The subject under which `/readyz` reports that no thread can be started to watch files.
 const WATCH: &str = "file watch";
-/// How often the files of a trust domain that is suspended are read again.
+/// The interval at which the files of a suspended trust domain are read again.
 const SUSPENDED_RETRY: Duration = Duration::from_millis(500);
 /// A load that takes longer than this is reported as stalled.
 const SLOW_LOAD: Duration = Duration::from_secs(2);
 
 impl Reloader {
-    /// Reports the problem of a unit, or clears it if there is none any more.
+    /// Raises the problem of a unit in `/readyz`, or clears it if the unit has none.
     pub(super) fn report_unit(&mut self, key: &UnitKey) {
         let Some(unit) = self.units.get(key) else {
             return;
@@ -49,7 +49,7 @@ impl Reloader {
         }
     }
 
-    /// Reports why the configuration in service is not the one on disk.
+    /// Reports why the configuration in service differs from the configuration on disk.
     pub(super) fn report_refusal(&self, why: &str) {
         let detail = format!(
             "the configuration in service stays, and revocations take effect as before: {why}"
@@ -66,22 +66,25 @@ impl Reloader {
         )
     }
 
-    /// Clears the problems of the previous configuration, because a new one came into service.
+    /// Clears the problems of the previous configuration, because a new configuration came into
+    /// service.
     pub(super) fn clear_problems_of_before(&self) {
         let readiness = &self.parts.readiness;
         readiness.clear(ProblemCode::ConfigurationRefused, "");
-        // Except for the deny list, whose problems may continue.
+        // A problem of the deny list stays until its file was read, because the new configuration
+        // does not necessarily solve it.
         readiness.clear_others(ProblemCode::MaterialUnreadable, |subject| {
             subject == DENY_LIST
         });
     }
 
-    /// Reports the files that are not watched because their file system hangs.
+    /// Reports the files that hang, when they are watched or read.
     pub(super) fn report_stalls(&self) {
         let readiness = &self.parts.readiness;
         let mut subjects = Vec::new();
         let mut raise = |subject: String, detail: String, command: Option<String>| {
-            // Watching and reading of the same file may both stall.
+            // The file watch and a load may both hang at files with the same subject. Only the
+            // first problem of a subject is raised.
             if subjects.contains(&subject) {
                 return;
             }
@@ -100,7 +103,7 @@ impl Reloader {
                 Watched::Unit(key) => key.to_string(),
                 Watched::DenyList => DENY_LIST.to_owned(),
             };
-            // A disk that is slow now and then is no problem.
+            // A short delay of a slow disk is not reported as a problem.
             if stalled.since.elapsed() < SLOW_LOAD / 2 {
                 continue;
             }
@@ -178,7 +181,8 @@ impl Reloader {
                 let detail = format!("the deny list stays in force as it was: {error}");
                 let problem = Problem::new(ProblemCode::MaterialUnreadable, &detail)
                     .command("countersign deny list");
-                // A deny list that cannot be read is tried again and again.
+                // Logged only if the problem is new, because the deny list is read again in every
+                // round.
                 if readiness.raise(DENY_LIST, problem) {
                     tracing::error!("{detail}");
                 }
@@ -186,8 +190,8 @@ impl Reloader {
         }
     }
 
-    /// Suspends the CRLs of a trust domain if the system has failed to read its files for
-    /// longer than the domain allows. The files of a suspended domain are read again and again.
+    /// Suspends a trust domain if its files could not be read for longer than `max_unread`. Its
+    /// callers are then refused. The files of a suspended domain are read again at intervals.
     pub(super) fn suspend_unread(&mut self) {
         let stalled: Vec<UnitKey> = self
             .watch
@@ -205,7 +209,8 @@ impl Reloader {
             .map(UnitKey::trust_domain)
             .collect();
         for key in stalled.iter().chain(&suspended) {
-            // A file that hangs is noticed when the unit is read.
+            // The file watch skips a file that hangs, so the unit must be read to detect that the
+            // file works again.
             if let Some(unit) = self.units.get_mut(key) {
                 unit.want_within(SUSPENDED_RETRY);
             }
@@ -233,8 +238,7 @@ impl Reloader {
             .unread_since()
     }
 
-    /// Whether the system has failed to read a trust domain's files for longer than the
-    /// domain allows.
+    /// Whether a trust domain's files could not be read for longer than `max_unread`.
     pub(super) fn is_unread_for_too_long(&self, domain: &TrustDomain) -> bool {
         let snapshot = self.parts.snapshot.load();
         let bound = snapshot.max_unread.get(domain);

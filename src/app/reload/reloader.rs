@@ -19,7 +19,7 @@ use crate::identity::TrustDomain;
 use crate::snapshot::{Settings, Snapshot};
 use crate::telemetry::metrics::Metrics;
 
-/// The values that the reloading task shares with the rest of the process.
+/// The values that the reloading task shares with other parts of the process.
 pub(in crate::app) struct ReloadParts {
     pub(in crate::app) settings: Settings,
     pub(in crate::app) running: Running,
@@ -39,11 +39,11 @@ pub(in crate::app) struct Reloader {
     pub(super) requests: MaterialRequests,
     pub(super) units: BTreeMap<UnitKey, UnitState>,
     pub(super) configuration: ConfigurationState,
-    /// Counts the snapshots that came into service by a load of material.
+    /// Counts how often a load of material has put a snapshot into service.
     pub(super) material: u64,
-    /// Trust domains that are about to be suspended.
+    /// Trust domains for which a snapshot that suspends them is being built.
     pub(super) suspending: BTreeSet<TrustDomain>,
-    /// Whether a preview of a change is being computed.
+    /// Whether a thread is computing the effect of new trust material.
     pub(super) previewing: Arc<AtomicBool>,
 }
 
@@ -86,14 +86,14 @@ impl Reloader {
         snapshot.start(&tokio::runtime::Handle::current());
         self.parts.snapshot.store(Arc::new(snapshot));
         self.parts.metrics.came_into_service();
-        // Connections are rechecked under the new snapshot.
+        // Notifies all connections, which are then rechecked under the new snapshot.
         self.parts.changed.send_modify(|changes| *changes += 1);
         if let Some(directory) = &self.parts.settings.audit_chains
             && !self.previewing.swap(true, Ordering::AcqRel)
         {
             let (directory, after) = (directory.clone(), self.parts.snapshot.load_full());
             let previewing = Arc::clone(&self.previewing);
-            // No task waits for the preview, and only one runs at a time.
+            // Only one of these threads runs at a time, and no task waits for it.
             let started = std::thread::Builder::new()
                 .name("impact".to_owned())
                 .spawn(move || {

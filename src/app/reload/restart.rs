@@ -5,11 +5,11 @@ use crate::config::{Loaded, Progress};
 use crate::snapshot::{Settings, Snapshot};
 use crate::trust::DenyList;
 
-/// Checks that nothing in the new configuration needs a restart, and that no denial is lost.
-/// Creates the deny list's file if there is none.
+/// Checks that the new configuration needs no restart, and that no entry of the deny list is lost.
+/// Creates the deny list's file if it does not exist.
 ///
 /// # Errors
-/// The reason why the configuration cannot be used without a restart.
+/// Returns the reason why the configuration needs a restart or cannot be used.
 pub(super) fn check_replaces(
     settings: &Settings,
     previous: &Snapshot,
@@ -32,7 +32,7 @@ pub(super) fn check_replaces(
         loaded.snapshot.deny_list.as_deref(),
     )?;
     if let Some(list) = &loaded.snapshot.deny_list
-        // A list that stays in service watches its own file.
+        // If the path is the same, the list stays in service and watches its own file.
         && previous.deny_list.as_ref().is_none_or(|before| before.path() != list.path())
     {
         progress
@@ -42,8 +42,8 @@ pub(super) fn check_replaces(
     Ok(())
 }
 
-/// Refuses to replace a deny list that has entries by an empty one because its file does not
-/// exist: most likely the file was moved, or its name is wrong.
+/// Refuses a configuration that names another deny list whose file does not exist, if the list in
+/// service has entries. Probably the file was moved, or its name is wrong.
 fn keeps_denials(before: Option<&DenyList>, after: Option<&DenyList>) -> Result<(), String> {
     let now = clock::certificate_now();
     let denied = before.map_or(0, |list| list.list(now).len());
@@ -71,7 +71,7 @@ fn keeps_denials(before: Option<&DenyList>, after: Option<&DenyList>) -> Result<
     }
 }
 
-/// Names the first setting that differs and takes effect only at start.
+/// Returns the name of the first changed setting that takes effect only after a restart.
 fn needs_restart(old: &Settings, new: &Settings) -> Option<&'static str> {
     let public = |settings: &Settings| settings.public.as_ref().map(|public| public.address);
     let offered = |settings: &Settings| {
@@ -135,7 +135,8 @@ mod tests {
         assert!(refused.contains("b.json") && refused.contains("a.json"));
         std::fs::copy(before.path(), after.path()).unwrap();
         assert_eq!(keeps_denials(Some(&before), Some(&open("b.json"))), Ok(()));
-        // Its own file may be gone for a moment: the entries are in memory.
+        // The file of the same list may be missing for a short time, because the entries are in
+        // memory.
         std::fs::remove_file(before.path()).unwrap();
         assert!(before.refresh().is_err());
         assert_eq!(keeps_denials(Some(&before), Some(&before)), Ok(()));

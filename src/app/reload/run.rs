@@ -1,4 +1,4 @@
-//! The loop of the reloading task: handles events, starts loads, and puts the results into
+//! The loop of the reloading task: handles events, starts loads, and puts their results into
 //! service.
 
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use crate::clock;
 use crate::config::UnitError;
 use crate::descriptors;
 
-/// How often the stamps of files are compared.
+/// The interval at which the stamps of files are compared.
 const WATCH_INTERVAL: Duration = Duration::from_millis(150);
-/// How often rounds and loads that have not ended are checked.
+/// The interval at which the task checks rounds and loads that have not ended.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// Maximum number of configuration loads that are left to their threads because a file hangs.
+/// Maximum number of configuration loads that are abandoned because a file hangs.
 const MAX_LEFT_BEHIND: u32 = 8;
 
 impl Reloader {
-    /// Reloads for ever. Requests for the configuration that come while it is loaded share
-    /// one more load.
+    /// Handles events until the process ends. Requests for the configuration that come during a
+    /// load share one further load.
     pub(in crate::app) async fn run(mut self, mut asked: ReloadQueue) {
         let mut ticks = tokio::time::interval(WATCH_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -32,7 +32,8 @@ impl Reloader {
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                // Results are handled before requests.
+                // Results of loads are handled before new requests: `select!` polls its branches in
+                // this order.
                 biased;
                 event = self.events.recv() => match event {
                     Some(event) => self.handle(event),
@@ -54,7 +55,8 @@ impl Reloader {
                 }
             }
             Event::Found(Found::DenyList(list, outcome)) => {
-                // The list in service may have been replaced since then.
+                // A reload may have replaced the deny list after it was read. The outcome is then
+                // ignored.
                 let denied = self.parts.snapshot.load().deny_list.clone();
                 if denied.is_some_and(|denied| Arc::ptr_eq(&denied, &list)) {
                     self.deny_list_read(&list, outcome);
@@ -95,7 +97,7 @@ impl Reloader {
         }
     }
 
-    /// Compares the stamps of all files that are not being read right now.
+    /// Starts a round of the file watch over all files that are not being read now.
     fn begin_round(&mut self) {
         let mut items = Vec::with_capacity(self.units.len() + 2);
         if let Some(list) = &self.parts.snapshot.load().deny_list {
@@ -123,8 +125,8 @@ impl Reloader {
         self.report_hanging_load();
     }
 
-    /// Starts loads that are due, material first. A load of the configuration is postponed
-    /// while units are loaded, unless one of them takes long.
+    /// Starts all loads that are due. Units come first: the configuration is not loaded while a
+    /// unit is being loaded, unless that unit takes longer than a second.
     fn start_loads(&mut self) {
         let now = Instant::now();
         let mut without_thread = Vec::new();
@@ -139,7 +141,8 @@ impl Reloader {
                 };
                 match self.loader.unit(job) {
                     Ok(progress) => unit.begin(progress),
-                    // The system refuses a thread, because it is short of a resource.
+                    // The operating system refuses to start a thread, because a resource is
+                    // exhausted.
                     Err(error) => {
                         unit.failed(&UnitError::system(&error));
                         without_thread.push(key.clone());
@@ -160,8 +163,8 @@ impl Reloader {
             && load.is_stalled()
             && state.left_behind < MAX_LEFT_BEHIND
         {
-            // A file system that hangs must not prevent loading a configuration that names
-            // other files.
+            // The load hangs, and is abandoned. The new configuration may name other files, which
+            // do not hang.
             state.left_behind += 1;
             state.loading = None;
         }
@@ -200,7 +203,7 @@ impl Reloader {
         }
     }
 
-    /// Puts a snapshot into service that differs from the one in service by one change.
+    /// Puts a proposed snapshot into service, unless it is out of date or not needed any more.
     fn proposed(&mut self, proposal: Proposal) {
         let Proposal {
             change,
@@ -212,8 +215,8 @@ impl Reloader {
             if let Change::Suspension { domain, .. } = &change {
                 self.suspending.remove(domain);
             }
-            // The change was made for another configuration. The units of the present one were
-            // read again.
+            // The change was made for an earlier configuration. The load of the current
+            // configuration has read all units again.
             return;
         }
         if let Change::Suspension { domain, .. } = &change
@@ -226,8 +229,8 @@ impl Reloader {
             && loaded.is_unchanged
             && !self.running.is_suspended_unit(key)
         {
-            // The unit was read again and has not changed. Units with a part that cannot be
-            // used are read regularly.
+            // The unit was read again, but its content has not changed. A unit with an unusable
+            // part is read at intervals.
             if let Some(unit) = self.units.get_mut(key) {
                 unit.loaded(loaded);
             }
@@ -235,8 +238,8 @@ impl Reloader {
             return;
         }
         if based_on != self.parts.snapshot.load().generation {
-            // Another change came into service in the meantime: the two are combined. Nothing
-            // is read again.
+            // Another change came into service after the load of this one had begun. A new snapshot
+            // with both changes is built, without reading files again.
             self.assemble(change);
             return;
         }
@@ -276,7 +279,7 @@ impl Reloader {
         self.material += 1;
     }
 
-    /// Builds the snapshot in service again, with a change.
+    /// Builds the snapshot in service again, with a change. Reads no files.
     pub(super) fn assemble(&mut self, change: Change) {
         let mut running = (*self.running).clone();
         change.apply(&mut running);

@@ -8,22 +8,22 @@ use crate::clock;
 use crate::config::{LoadedUnit, Progress, Running, UnitError, UnitKey};
 use crate::file_stamp::FileStamps;
 
-/// How soon a unit is tried again after the system failed to read a file, and while a file may
-/// still be being written.
+/// If a unit has had a problem for less than `WRITING`, it is read again after this time.
 const RETRY_SOON: Duration = Duration::from_millis(100);
-/// How soon a unit is tried again if the system has failed for a while.
+/// If a unit has a problem for longer, because the operating system fails to read a file, it is
+/// read again after this time.
 const RETRY_SYSTEM: Duration = Duration::from_millis(400);
-/// How soon a file that can be read but not used is tried again. It is also tried when it
-/// changes.
+/// If a unit has a problem for longer, because its files can be read but not used, it is read again
+/// after this time, or as soon as a file changes.
 const RETRY_LATER: Duration = Duration::from_secs(10);
-/// How long a file that cannot be used may be one that is still being written. No problem is
-/// reported during this time.
+/// A process may need this time to write a file. A problem that lasts shorter is not reported,
+/// unless the operating system has failed to read a file.
 const WRITING: Duration = Duration::from_millis(700);
 
-/// The state of a unit of material.
+/// The state of one unit of material.
 #[derive(Debug)]
 pub(super) struct UnitState {
-    /// The stamps of the unit's files before they were last read, successfully or not.
+    /// The stamps of the unit's files before the last read, whether the read succeeded or failed.
     stamps: Arc<FileStamps>,
     loading: Option<Loading>,
     wanted: bool,
@@ -31,25 +31,26 @@ pub(super) struct UnitState {
     trouble: Option<Trouble>,
 }
 
-/// A load that is under way.
+/// A load in progress.
 #[derive(Debug)]
 struct Loading {
     progress: Progress,
     since: Instant,
 }
 
-/// The problem because of which a unit in service differs from its files.
+/// Why a unit in service differs from its files.
 #[derive(Debug)]
 pub(super) struct Trouble {
     /// A description of the problem.
     pub(super) detail: String,
     since: Instant,
-    /// Since when the system has failed to read the unit, in seconds since the Unix epoch.
+    /// Since when the operating system has failed to read the unit: on the monotonic clock, and in
+    /// seconds since the Unix epoch.
     pub(super) system_failure_since: Option<(Instant, i64)>,
 }
 
 impl UnitState {
-    /// Creates the states of the units of a configuration that has just been loaded.
+    /// Creates the states of the units of a configuration that was just loaded.
     pub(super) fn of(running: &Running) -> BTreeMap<UnitKey, Self> {
         let unit = |(key, stamps): (&UnitKey, &FileStamps)| {
             let state = Self {
@@ -64,7 +65,8 @@ impl UnitState {
         running.units().map(unit).collect()
     }
 
-    /// Returns the stamps to compare, unless the unit is being read or about to be.
+    /// Returns the stamps with which the file watch compares the files of the unit. Returns `None`
+    /// if the unit is being read, or will be read next.
     pub(super) fn watched(&self) -> Option<Arc<FileStamps>> {
         let is_idle = self.loading.is_none() && !self.wanted;
         is_idle.then(|| Arc::clone(&self.stamps))
@@ -80,7 +82,7 @@ impl UnitState {
         self.loading.is_none() && (self.wanted || self.retry_at.is_some_and(|at| at <= now))
     }
 
-    /// Notes that the unit is being read from now on.
+    /// Records that a read of the unit has started.
     pub(super) fn begin(&mut self, progress: Progress) {
         self.wanted = false;
         self.retry_at = None;
@@ -90,31 +92,31 @@ impl UnitState {
         });
     }
 
-    /// Whether the unit is being read, or about to be.
+    /// Whether the unit is being read, or will be read next.
     pub(super) const fn is_awaited(&self) -> bool {
         self.loading.is_some() || self.wanted
     }
 
-    /// Schedules another read of the unit soon, unless one is already planned.
+    /// Schedules a read of the unit after `pause`, unless a read is already planned.
     pub(super) fn want_within(&mut self, pause: Duration) {
         if self.retry_at.is_none() && !self.is_awaited() {
             self.retry_at = Some(Instant::now() + pause);
         }
     }
 
-    /// Whether the unit is being read, for less than `time`.
+    /// Whether a read of the unit is in progress and has taken less than `time`.
     pub(super) fn is_loading_for_less_than(&self, time: Duration) -> bool {
         let loading = self.loading.as_ref();
         loading.is_some_and(|loading| loading.since.elapsed() < time)
     }
 
-    /// Returns the file that is being read, and when the read of its unit began.
+    /// Returns the file that is being read, and when the read of its unit started.
     pub(super) fn reading(&self) -> Option<(std::path::PathBuf, Instant)> {
         let loading = self.loading.as_ref()?;
         Some((loading.progress.reading()?, loading.since))
     }
 
-    /// Notes that the unit was read and is in service.
+    /// Records that the unit was read and is in service.
     pub(super) fn loaded(&mut self, loaded: &LoadedUnit) {
         self.loading = None;
         self.stamps = Arc::new(loaded.stamps().clone());
@@ -125,10 +127,11 @@ impl UnitState {
         }
     }
 
-    /// Notes that the unit cannot be used. The last good one stays in service.
+    /// Records that the unit cannot be used. Its last good content stays in service.
     pub(super) fn failed(&mut self, error: &UnitError) {
         self.loading = None;
-        // Keeps the earlier files too: a file that a pattern matched may come back.
+        // Keeps the earlier stamps too. A file that matched a pattern may be missing now, and its
+        // return has to be noticed.
         let mut stamps = (*self.stamps).clone();
         stamps.extend(error.stamps.clone());
         self.stamps = Arc::new(stamps);
@@ -154,19 +157,21 @@ impl UnitState {
         });
     }
 
-    /// Returns the unit's problem, once it is clear that the file is not just being written.
+    /// Returns the unit's problem if it has lasted for `WRITING`, or the operating system has
+    /// failed to read a file.
     pub(super) fn trouble(&self) -> Option<&Trouble> {
         self.trouble.as_ref().filter(|trouble| {
             trouble.system_failure_since.is_some() || trouble.since.elapsed() >= WRITING
         })
     }
 
-    /// Whether the unit has, or may have, a problem.
+    /// Whether the last read found a problem. `trouble` does not return a problem that may come
+    /// from an incomplete file.
     pub(super) const fn is_in_trouble(&self) -> bool {
         self.trouble.is_some()
     }
 
-    /// Returns since when the system has failed to read the unit.
+    /// Returns since when the operating system has failed to read the unit.
     pub(super) fn unread_since(&self) -> Option<(Instant, i64)> {
         self.trouble.as_ref()?.system_failure_since
     }

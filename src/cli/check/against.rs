@@ -15,10 +15,10 @@ use crate::cli::common::output::CliError;
 use crate::config::Loaded;
 use crate::telemetry::chains::{self, ChainId};
 
-/// Most bytes of a line that is read.
+/// Maximum number of bytes that are read from a line.
 const MAX_LINE: u64 = 64 * 1024;
 
-/// The members of an audit line that are used here.
+/// The members of an audit line that this command uses.
 #[derive(Deserialize)]
 struct Line {
     event: String,
@@ -28,7 +28,7 @@ struct Line {
     chain: Option<String>,
 }
 
-/// The decisions about the callers of a log.
+/// How many callers of a log would be admitted or refused.
 #[derive(Debug, Default)]
 pub(super) struct Preview {
     log: String,
@@ -39,8 +39,8 @@ pub(super) struct Preview {
     refused: Vec<WouldRefuse>,
 }
 
-/// Reads an audit log, and decides for every caller in it whether the new configuration would
-/// admit it.
+/// Reads an audit log. Decides for each of its callers whether the new configuration would admit
+/// the caller.
 pub(super) fn preview(log: &Path, loaded: &Loaded) -> Result<Preview, CliError> {
     let Some(directory) = &loaded.settings.audit_chains else {
         return Err(CliError::usage(
@@ -90,7 +90,8 @@ pub(super) fn preview(log: &Path, loaded: &Loaded) -> Result<Preview, CliError> 
     Ok(preview)
 }
 
-/// Calls a function with every line of a file, without its end; longer lines are cut.
+/// Calls `each` with every line of a file, without the line ending. Cuts lines that are longer than
+/// `MAX_LINE`.
 pub(in crate::cli) fn for_each_line(
     log: &Path,
     mut each: impl FnMut(&[u8]),

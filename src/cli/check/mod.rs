@@ -1,5 +1,5 @@
-//! `countersign check`: loads a configuration with everything it names, without serving, and
-//! reports errors and warnings.
+//! `countersign check`: loads a configuration with all files that it names, without serving.
+//! Reports errors and warnings.
 //!
 //! - `against`: decides about the callers of an audit log
 
@@ -168,12 +168,13 @@ fn report(path: &Path, loaded: &Loaded, inventory: &Inventory) -> String {
     text
 }
 
-/// Returns the descriptors that a gateway with the limits of this shell would have.
+/// Returns the descriptors that a gateway would have if it ran with the resource limits of this
+/// shell.
 fn descriptors_here(loaded: &Loaded) -> DescriptorPlan {
     DescriptorPlan::divide(raise_limit(), app::worker_count(&loaded.settings))
 }
 
-/// Warns if the limits of this shell allow fewer connections than the configuration.
+/// Warns if the resource limits of this shell allow fewer connections than the configuration.
 fn descriptor_warning(loaded: &Loaded) -> Option<String> {
     let plan = descriptors_here(loaded);
     let configured = loaded.snapshot.limits.connections;

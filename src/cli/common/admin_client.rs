@@ -1,5 +1,5 @@
 //! Sends one HTTP request to a running gateway: to its private socket, or to its `[admin]`
-//! listener, plain or over mutual TLS.
+//! listener, without TLS or over mutual TLS.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,40 +25,42 @@ use super::output::CliError;
 use crate::crypto;
 use crate::identity::text::{printable, printable_within};
 
-/// How long a response may take: a reload may have much to read.
+/// Maximum time until a response. A reload may have to read many files.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
-/// Most bytes of a response.
+/// Maximum number of bytes of a response.
 const MAX_RESPONSE: usize = 16 << 20;
 
 /// The endpoint at which a gateway serves operators.
 #[derive(Debug)]
 pub(in crate::cli) enum AdminEndpoint {
-    /// The gateway's private socket.
+    /// The path of the gateway's private socket.
     Socket(PathBuf),
-    /// The gateway's `[admin]` listener on loopback, as host and port; for reading only.
+    /// Host and port of the gateway's read-only `[admin]` listener on loopback.
     Listener(Authority),
     /// The gateway's `[admin]` listener for operators with certificates.
     Operators {
-        /// Host and port.
+        /// The host and port of the listener.
         authority: Authority,
-        /// The roots of the gateway's certificate, and the operator's certificate.
+        /// The TLS configuration: the roots for the gateway's certificate, and the operator's
+        /// certificate.
         tls: Arc<ClientConfig>,
     },
 }
 
-/// The files of an operator's certificate, and the roots of the gateway's.
+/// The files of an operator's certificate and of the roots for the gateway's certificate.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cli) struct Credential<'a> {
-    /// The certificate, then its intermediates.
+    /// The operator's certificate, followed by its intermediates.
     pub(in crate::cli) cert: &'a Path,
-    /// The certificate's private key.
+    /// The private key of the operator's certificate.
     pub(in crate::cli) key: &'a Path,
-    /// The roots of the gateway's certificate.
+    /// The roots for the gateway's certificate.
     pub(in crate::cli) cacert: &'a Path,
 }
 
 impl AdminEndpoint {
-    /// Parses a path, or an `http` or `https` URL without a path; `https` needs credentials.
+    /// Parses the path of a socket, or an `http` or `https` URL without a path. `https` needs a
+    /// credential.
     pub(in crate::cli) fn parse(
         text: &str,
         credential: Option<Credential<'_>>,
@@ -81,7 +83,7 @@ impl AdminEndpoint {
     }
 }
 
-/// Returns host and port of a URL. `rest` is the URL without its scheme.
+/// Returns the host and port of a URL. `rest` is the URL without its scheme.
 fn authority(text: &str, rest: &str) -> Result<Authority, CliError> {
     match rest.trim_end_matches('/').parse::<Authority>() {
         Ok(authority) if authority.port().is_some() => Ok(authority),
@@ -169,11 +171,12 @@ async fn connect(endpoint: &AdminEndpoint, authority: &Authority) -> Result<TcpS
         .map_err(|error| CliError::failed(format_args!("{endpoint}: {error}")))
 }
 
-/// Creates the error for a request without response. A refusal by TLS means "no".
+/// Creates the error for a request without a response. If the gateway has refused the TLS
+/// handshake, the exit code is 3.
 fn no_response(endpoint: &AdminEndpoint, error: &(dyn std::error::Error + 'static)) -> CliError {
     let mut causes = std::iter::successors(Some(error), |error| {
         match error.downcast_ref::<io::Error>() {
-            // The source of the outer error is the source of the inner one.
+            // `io::Error::source` skips the wrapped error itself, so `get_ref` is used.
             Some(outer) => outer
                 .get_ref()
                 .map(|inner| inner as &(dyn std::error::Error + 'static)),
@@ -195,7 +198,7 @@ fn no_response(endpoint: &AdminEndpoint, error: &(dyn std::error::Error + 'stati
     }
 }
 
-/// Formats an error with its causes.
+/// Formats an error together with its causes.
 fn whole(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -240,7 +243,8 @@ async fn converse(
         .to_bytes();
     let document: Value = serde_json::from_slice(&body).map_err(|error| broken(&error))?;
     match parts.headers.get("countersign-reason") {
-        // The peer is not an operator, whatever was requested.
+        // This header field means that the gateway refuses the operator, not this particular
+        // request.
         Some(reason) => {
             let detail = document.get("detail").and_then(Value::as_str);
             Err(CliError::no(format_args!(
@@ -253,7 +257,7 @@ async fn converse(
     }
 }
 
-/// Explains why a socket cannot be reached.
+/// Explains why the socket cannot be reached.
 fn unreachable(socket: &Path, error: &io::Error) -> CliError {
     let hint = match error.kind() {
         io::ErrorKind::NotFound => {
@@ -271,7 +275,7 @@ fn unreachable(socket: &Path, error: &io::Error) -> CliError {
     CliError::failed(format_args!("{}: {hint} ({error})", socket.display()))
 }
 
-/// Sends one request, with a document if there is one to send, and waits for the response.
+/// Sends one request, with a JSON document if there is one, and waits for the response.
 pub(in crate::cli) fn ask(
     endpoint: &AdminEndpoint,
     method: Method,
@@ -295,12 +299,12 @@ pub(in crate::cli) fn ask(
     })
 }
 
-/// Returns a member that is text; empty if it is absent.
+/// Returns a text member of a document. Returns an empty text if it is absent.
 pub(in crate::cli) fn text<'v>(document: &'v Value, key: &str) -> &'v str {
     document.get(key).and_then(Value::as_str).unwrap_or("")
 }
 
-/// Formats a value for people, safe on a terminal.
+/// Formats a value so that it is safe to print on a terminal.
 pub(in crate::cli) fn shown(document: &Value, key: &str) -> String {
     match document.get(key) {
         None | Some(Value::Null) => "none".to_owned(),
@@ -309,7 +313,7 @@ pub(in crate::cli) fn shown(document: &Value, key: &str) -> String {
     }
 }
 
-/// Returns the items of a member that is a list.
+/// Returns the items of a list member of a document.
 pub(in crate::cli) fn items<'v>(document: &'v Value, key: &str) -> impl Iterator<Item = &'v Value> {
     document
         .get(key)

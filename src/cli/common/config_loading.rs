@@ -1,5 +1,5 @@
-//! Loads the configuration for a command. If a file system hangs, the command ends and names
-//! the file.
+//! Loads the configuration for a command. If a file system hangs, the command fails and names the
+//! file.
 
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use super::output::CliError;
 use crate::config::{self, ConfigErrors, Inventory, Loaded, Progress};
 
-/// How often the progress of the load is checked.
+/// The interval at which the progress of the load is checked.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
-/// How long reading one file may take.
+/// Maximum time for reading one file.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The reason why a configuration is not loaded.
+/// The reason why a configuration was not loaded.
 pub(in crate::cli) enum LoadError {
-    /// All errors in the configuration.
+    /// The configuration has errors.
     Refused(ConfigErrors),
-    /// Reading a file hangs, or the system lacks a resource.
+    /// Reading a file hangs, or the operating system lacks a resource.
     NotRead(CliError),
 }
 
@@ -30,7 +30,7 @@ impl From<LoadError> for CliError {
     }
 }
 
-/// Loads a configuration with everything it names.
+/// Loads a configuration with all files that it names.
 ///
 /// # Errors
 /// If the configuration has errors, or reading a file hangs.

@@ -1,4 +1,4 @@
-//! Formats times, and arguments for a shell.
+//! Formats times, and quotes arguments for a shell.
 
 use std::path::Path;
 
@@ -17,7 +17,8 @@ pub(in crate::cli) fn moment(unix_seconds: i64) -> String {
     format!("{} ({relative})", clock::rfc3339(unix_seconds))
 }
 
-/// Formats a duration in the largest unit of which it has at least two, rounded to the nearest.
+/// Formats a duration in the largest unit that gives at least 2. Rounds to the nearest whole
+/// number.
 fn amount(seconds: i64) -> String {
     for (unit, length) in [
         ("years", 31_557_600),

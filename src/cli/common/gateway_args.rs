@@ -86,7 +86,7 @@ pub(in crate::cli) struct AdminCertArgs {
 }
 
 impl AdminCertArgs {
-    /// Returns the files of the operator's certificate, if they are given.
+    /// Returns the files of the operator's certificate, if the arguments name them.
     pub(in crate::cli) fn credential(&self) -> Option<Credential<'_>> {
         credential(&self.cert, &self.key, &self.cacert)
     }
@@ -114,7 +114,7 @@ pub(in crate::cli) struct GatewayArgs {
 }
 
 impl GatewayArgs {
-    /// Returns the endpoint that requests are sent to.
+    /// Returns the endpoint to which requests are sent.
     pub(in crate::cli) fn endpoint(&self) -> Result<AdminEndpoint, CliError> {
         let files = &self.files;
         self.location
@@ -123,7 +123,7 @@ impl GatewayArgs {
 }
 
 impl LocationArgs {
-    /// Returns the endpoint that requests are sent to.
+    /// Returns the endpoint to which requests are sent.
     pub(in crate::cli) fn endpoint(
         &self,
         credential: Option<Credential<'_>>,
@@ -136,7 +136,8 @@ impl LocationArgs {
             }
             return AdminEndpoint::parse(url, credential);
         }
-        // With a certificate, another gateway than the one on this machine is meant.
+        // An operator's certificate is useful only with --admin, because the private socket does
+        // not need one.
         if credential.is_some() {
             return Err(CliError::usage(
                 "an operator's certificate goes with --admin https://HOST:PORT",

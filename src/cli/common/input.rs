@@ -1,5 +1,4 @@
-//! Reads a file, or standard input for `-`: the same limits, messages and exit code for every
-//! command.
+//! Reads a file, or standard input for `-`. All commands share its limits, messages and exit code.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -12,11 +11,10 @@ const MIB: u64 = 1 << 20;
 /// Reads a file, or standard input for `-`.
 ///
 /// # Errors
-/// Exit code 2 if the file cannot be read or has more than `max` bytes; the message names the
-/// file.
+/// Exit code 2 if the file cannot be read or has more than `max` bytes. The message names the file.
 pub(in crate::cli) fn read(path: &Path, max: u64) -> Result<Vec<u8>, CliError> {
     let mut content = Vec::new();
-    // Reading one byte more than allowed shows that the input is too long.
+    // One byte more than allowed is read, to detect that the input is too long.
     let limit = max.saturating_add(1);
     let outcome = match is_stdin(path) {
         true => std::io::stdin()
@@ -37,7 +35,7 @@ pub(in crate::cli) fn read(path: &Path, max: u64) -> Result<Vec<u8>, CliError> {
     Err(CliError::usage(format_args!("{name} is larger than {max}")))
 }
 
-/// Refuses arguments if several of them are `-`.
+/// Refuses the arguments if more than one of them is `-`.
 pub(in crate::cli) fn check_one_stdin<'a>(
     paths: impl IntoIterator<Item = &'a Path>,
 ) -> Result<(), CliError> {
@@ -52,7 +50,7 @@ pub(in crate::cli) fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// Returns the name of a file for messages.
+/// Returns the name of a file for use in messages.
 pub(in crate::cli) fn name(path: &Path) -> String {
     match is_stdin(path) {
         true => "standard input".to_owned(),

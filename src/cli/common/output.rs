@@ -7,16 +7,16 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-/// The outcome of a command. The numbers are part of the interface.
+/// The outcome of a command. The numbers are stable, because scripts use them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// 0: done, or the result is "yes".
+    /// 0: the command succeeded, or its result is "yes".
     Done,
-    /// 1: failed.
+    /// 1: the command failed.
     Failed,
-    /// 2: bad usage or configuration.
+    /// 2: the arguments or the configuration are invalid.
     Usage,
-    /// 3: the result is "no": invalid, denied, expiring.
+    /// 3: the result is "no", for example invalid, denied or expiring.
     No,
 }
 
@@ -31,12 +31,12 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// The error because of which a command did not do its work.
+/// The reason why a command failed.
 #[derive(Debug)]
 pub struct CliError {
     /// The exit code.
     pub exit: Exit,
-    /// The error's description, with file, key and remedy; may have several lines.
+    /// The description of the error, with file, key and how to fix it. It may have several lines.
     pub message: String,
 }
 
@@ -72,7 +72,7 @@ impl From<anyhow::Error> for CliError {
     }
 }
 
-/// Prints the output of a command, according to its flags.
+/// Prints the output of a command as its flags require.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
     json: bool,
@@ -80,26 +80,26 @@ pub struct Output {
 }
 
 impl Output {
-    /// Creates the output of one run of the program.
+    /// Creates the output for one run of the program.
     #[must_use]
     pub const fn new(json: bool, quiet: bool) -> Self {
         Self { json, quiet }
     }
 
-    /// Whether a JSON document is wanted instead of text.
+    /// Whether the output must be a JSON document instead of text.
     #[must_use]
     pub const fn is_json(self) -> bool {
         self.json
     }
 
-    /// Prints text for people on standard output; nothing with `--json` or `--quiet`.
+    /// Prints text for people on standard output. Prints nothing with `--json` or `--quiet`.
     pub fn say(self, text: impl fmt::Display) {
         if !self.json && !self.quiet {
             Self::line(&text);
         }
     }
 
-    /// Prints the command's result for programs on standard output, only with `--json`.
+    /// Prints the command's result as JSON on standard output. Prints nothing without `--json`.
     pub fn json(self, document: &impl Serialize) {
         if self.json
             && let Ok(text) = serde_json::to_string(document)
@@ -108,8 +108,8 @@ impl Output {
         }
     }
 
-    /// Prints a result that is one list and may be too long for memory: the document `{"NAME":
-    /// […]}`, written item by item.
+    /// Prints a result that is one list and may be too long for memory. Writes the document
+    /// `{"NAME": […]}` item by item.
     #[must_use]
     pub fn list(self, name: &'static str) -> List {
         List {
@@ -119,29 +119,29 @@ impl Output {
         }
     }
 
-    /// Prints the command's result itself on standard output, whatever the flags.
+    /// Prints the command's result on standard output, independent of the flags.
     pub fn result(self, text: impl fmt::Display) {
         Self::line(&text);
     }
 
-    /// Prints a remark on standard error; nothing with `--quiet`.
+    /// Prints a remark on standard error. Prints nothing with `--quiet`.
     pub fn note(self, text: impl fmt::Display) {
         if !self.quiet {
             let _ = writeln!(io::stderr().lock(), "{text}");
         }
     }
 
-    /// Prints the reason of the result "no" on standard error, always.
+    /// Prints the reason of the result "no" on standard error, even with `--quiet`.
     pub fn verdict(self, text: impl fmt::Display) {
         let _ = writeln!(io::stderr().lock(), "{text}");
     }
 
-    /// Prints an error on standard error, always.
+    /// Prints an error on standard error, even with `--quiet`.
     pub fn error(self, error: &CliError) {
         let _ = writeln!(io::stderr().lock(), "countersign: {}", error.message);
     }
 
-    /// Prints a line. A closed pipe is no reason to panic, so write errors are ignored.
+    /// Prints a line. Ignores write errors, because a closed pipe must not cause a panic.
     fn line(text: &dyn fmt::Display) {
         let mut stdout = io::stdout().lock();
         let _ = writeln!(stdout, "{text}");
@@ -158,7 +158,7 @@ pub struct List {
 }
 
 impl List {
-    /// Adds an item. Breaks if the reader is gone.
+    /// Adds an item. Returns `Break` if the reader has closed the pipe.
     pub fn item(&mut self, item: &impl Serialize) -> ControlFlow<()> {
         let begin = if self.count == 0 {
             self.out.write_all(self.head().as_bytes())
@@ -172,7 +172,7 @@ impl List {
         }
     }
 
-    /// Completes the document. Returns whether there were items.
+    /// Completes the document. Returns whether it has any items.
     pub fn end(mut self) -> bool {
         if self.count == 0 {
             let head = self.head();

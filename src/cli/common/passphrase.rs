@@ -1,6 +1,6 @@
-//! Passphrases for private keys: from a file, a variable, a descriptor, or a
-//! prompt on the terminal. Never from an argument, which every user of the
-//! machine could read.
+//! Passphrases for private keys: from a file, an environment variable, a file descriptor, or a
+//! prompt on the terminal. A passphrase is never an argument, because every user of the machine
+//! could read it there.
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
@@ -14,7 +14,7 @@ use super::output::CliError;
 use crate::pki::{AuthorityName, Pki};
 use crate::secret::Secret;
 
-/// Most bytes of a passphrase.
+/// Maximum number of bytes of a passphrase.
 const MAX_LENGTH: u64 = 4096;
 
 /// Where the passphrase of encrypted private keys comes from.
@@ -33,7 +33,7 @@ pub(in crate::cli) struct PassphraseArgs {
 }
 
 impl PassphraseArgs {
-    /// Returns the passphrase for new keys. If it has to be typed, asks for it twice.
+    /// Returns the passphrase for new keys. If the user types it, asks for it twice.
     pub(in crate::cli) fn choose(&self) -> Result<Secret, CliError> {
         if let Some(passphrase) = self.given()? {
             return Ok(passphrase);
@@ -47,7 +47,7 @@ impl PassphraseArgs {
         Ok(first)
     }
 
-    /// Returns the passphrase for a new file. If it has to be typed, asks for it twice.
+    /// Returns the passphrase for a new file. If the user types it, asks for it twice.
     pub(in crate::cli) fn choose_for(&self, what: &str) -> Result<Secret, CliError> {
         if let Some(passphrase) = self.given()? {
             return Ok(passphrase);
@@ -61,7 +61,7 @@ impl PassphraseArgs {
         Ok(first)
     }
 
-    /// Returns the passphrase of an encrypted file.
+    /// Returns the passphrase of an existing encrypted file.
     pub(in crate::cli) fn open(&self, path: &Path) -> Result<Secret, CliError> {
         if let Some(passphrase) = self.given()? {
             return Ok(passphrase);
@@ -70,7 +70,7 @@ impl PassphraseArgs {
         prompt(&format!("Passphrase for {}: ", path.display()))
     }
 
-    /// Gives the authority its passphrase, if its key needs one.
+    /// Sets the passphrase, if the key of the authority `name` is encrypted.
     pub(in crate::cli) fn unlock(
         &self,
         pki: &mut Pki,
@@ -134,9 +134,9 @@ fn unreadable(source: &str, error: &io::Error) -> CliError {
     CliError::usage(format!("cannot read the passphrase from {source}: {error}"))
 }
 
-/// Reads the first line, without its line ending: editors and `echo` add one.
+/// Reads the first line without its line ending, because editors and `echo` add one.
 fn first_line(source: impl Read, name: &str) -> Result<Secret, CliError> {
-    // Allocated at full size, because a buffer that grows leaves copies in memory.
+    // Allocated at full size, because a growing buffer leaves copies of the secret in memory.
     let mut content = Zeroizing::new(Vec::with_capacity(4098));
     source
         .take(MAX_LENGTH + 1)

@@ -1,5 +1,5 @@
-//! Records the certificates that a TLS server presents, trusted or not, and which client
-//! certificates it asks for. Used by commands that show them.
+//! Records the certificates that a TLS server presents, and the issuers of client certificates that
+//! the server accepts. Used by commands that show them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,7 +21,8 @@ pub(in crate::cli) struct Recorder(Mutex<Recorded>);
 pub(in crate::cli) struct Recorded {
     pub(in crate::cli) chain: Vec<CertificateDer<'static>>,
     pub(in crate::cli) verdict: Option<Result<(), String>>,
-    /// Names of the issuers that the server accepts; none until it has asked for a certificate.
+    /// The names of the issuers that the server accepts. `None` until the server has requested a
+    /// client certificate.
     pub(in crate::cli) issuers: Option<Vec<Vec<u8>>>,
 }
 
@@ -35,8 +36,8 @@ impl Recorder {
     }
 }
 
-/// Creates a configuration that accepts every certificate of a server, with or without a client
-/// certificate.
+/// Creates a TLS configuration that accepts every server certificate. The client certificate is
+/// optional.
 pub(in crate::cli) fn config(
     recorder: &Arc<Recorder>,
     credentials: Option<CertifiedKey>,
@@ -57,7 +58,7 @@ pub(in crate::cli) fn config(
     Ok(config)
 }
 
-/// Accepts every certificate of a server, and records the result of `verifier`.
+/// Accepts every server certificate, and records whether `verifier` would accept it.
 #[derive(Debug)]
 struct RecordingVerifier {
     verifier: Option<Arc<WebPkiServerVerifier>>,
@@ -115,8 +116,8 @@ impl ServerCertVerifier for RecordingVerifier {
     }
 }
 
-/// Presents the caller's chain even if it does not match the issuers that the server accepts, and
-/// records these issuers.
+/// Presents the caller's chain even if its issuer is not among those that the server accepts.
+/// Records the accepted issuers.
 #[derive(Debug)]
 struct RecordingPresenter {
     credentials: Option<Arc<CertifiedKey>>,

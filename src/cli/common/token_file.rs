@@ -1,4 +1,4 @@
-//! Reads an access token.
+//! Reads an access token from a file.
 
 use std::path::Path;
 
@@ -7,12 +7,12 @@ use countersign_verify::jose::MAX_TOKEN_BYTES;
 use super::input;
 use super::output::CliError;
 
-/// Most bytes of a file with a token. Far more than a token may have, so that the gateway
-/// refuses a token that is too long.
+/// Maximum number of bytes that are read. It is larger than the limit on tokens, so that the
+/// gateway's own check refuses a token that is too long.
 const MAX_FILE: u64 = 64 * MAX_TOKEN_BYTES as u64;
 
-/// Reads a token without the line ending that editors and shells add. Content that is not text
-/// is refused as an invalid token.
+/// Reads a token. Removes the line ending that editors and shells add. If the content is not text,
+/// returns an error about an invalid token.
 pub(in crate::cli) fn read_token(path: &Path) -> Result<String, CliError> {
     let content = input::read(path, MAX_FILE)?;
     let text = String::from_utf8_lossy(&content);

@@ -1,4 +1,4 @@
-//! The demo's service: verifies the assertion, and responds with the request that it received.
+//! The demo's service: verifies the assertion, and returns the request that it received.
 
 use std::convert::Infallible;
 use std::io;
@@ -16,17 +16,17 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 
-/// Most bytes of a body that are echoed.
+/// Maximum number of bytes of a body that are returned.
 const MAX_BODY: usize = 64 * 1024;
 
-/// A bound echo service that is not serving yet.
+/// An echo service that has bound a port, but does not serve yet.
 pub(super) struct Echo {
     listener: std::net::TcpListener,
     address: SocketAddr,
 }
 
 impl Echo {
-    /// Binds a free port on loopback.
+    /// Binds a free port on the loopback interface.
     pub(super) fn bind() -> io::Result<Self> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
@@ -38,7 +38,7 @@ impl Echo {
         self.address
     }
 
-    /// Serves on a separate thread until the process ends.
+    /// Serves requests on a separate thread until the process ends.
     pub(super) fn serve(self, verifier: AssertionVerifier) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -124,7 +124,7 @@ async fn answer(
     Ok(response)
 }
 
-/// Returns each name with its value, or with a list if there are several values.
+/// Returns each field name with its value. If a field has several values, returns them as a list.
 fn by_name(headers: &HeaderMap) -> Map<String, Value> {
     headers
         .keys()

@@ -1,8 +1,8 @@
-//! `countersign demo`: a throw-away gateway with everything around it.
+//! `countersign demo`: runs a temporary gateway with everything that it needs.
 //!
-//! Makes a private authority, certificates and a signing key in a temporary
-//! directory, writes a configuration as an operator would, and runs the real
-//! gateway in front of an echo service that verifies assertions.
+//! The command creates a private authority, certificates and a signing key in a temporary
+//! directory. It writes a configuration as an operator would. It then runs the real gateway in
+//! front of an echo service that verifies assertions.
 //!
 //! - `echo`: the service of the demo
 
@@ -52,7 +52,7 @@ pub struct DemoArgs {
     public: SocketAddr,
 }
 
-/// The addresses and files of the demo; the line that `--json` prints.
+/// The addresses and files of the demo. `--json` prints them on one line.
 #[derive(Debug, Serialize)]
 struct Ready {
     gateway: String,
@@ -105,7 +105,7 @@ pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// The directory of the demo. It is removed at the end, unless the user has named it.
+/// The directory of the demo. It is removed on drop, unless the user has chosen it.
 struct Place {
     path: PathBuf,
     temporary: Option<tempfile::TempDir>,
@@ -141,7 +141,7 @@ impl Place {
     }
 }
 
-/// Creates all files, and returns their paths.
+/// Creates all files and returns their paths.
 fn prepare(
     directory: &Path,
     listeners: &Listeners,
@@ -221,7 +221,8 @@ fn issue(
     pki.issue(&request).map_err(CliError::failed)
 }
 
-/// An unspecified address is not a destination, so it is replaced by loopback.
+/// Formats host and port for clients. Replaces an unspecified address such as 0.0.0.0 by loopback,
+/// because clients cannot connect to it.
 fn host_and_port(address: SocketAddr) -> String {
     if address.ip().is_unspecified() {
         format!("127.0.0.1:{}", address.port())

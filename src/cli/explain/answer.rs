@@ -1,4 +1,4 @@
-//! `Explanation`: its steps, and the caller's result.
+//! `Explanation`: the steps of an explanation, and the result for the caller.
 
 use http::{Method, Uri};
 use rustls_pki_types::CertificateDer;
@@ -9,15 +9,15 @@ use crate::authn::Presented;
 use crate::identity::text::printable;
 use crate::reason::{ReasonCode, TlsAlert};
 
-/// The request that is explained.
+/// The request and the caller that `explain` is asked about.
 pub(super) struct Question<'a> {
     pub(super) chain: &'a [CertificateDer<'static>],
-    /// The URL, with scheme and authority.
+    /// The URL of the request, with scheme and authority.
     pub(super) url: Option<&'a Uri>,
     pub(super) method: &'a Method,
-    /// `Authorization`, if there is a token.
+    /// The credentials of the request: the `Authorization` field, if there is a token.
     pub(super) presented: &'a Presented,
-    /// The URL contains only the server name.
+    /// Whether only the handshake is explained. The URL then contains only the server name.
     pub(super) handshake_only: bool,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct Question<'a> {
 pub(super) enum Verdict {
     /// The caller passes the step.
     Ok,
-    /// The step is only shown; nothing depends on it.
+    /// The step is only information and cannot refuse the caller.
     Note,
     /// The step refuses the caller.
     Refused,
@@ -43,7 +43,7 @@ impl Verdict {
     }
 }
 
-/// A step of the explanation.
+/// One step of the explanation.
 #[derive(Debug, Serialize)]
 pub(super) struct Step {
     #[serde(rename = "step")]
@@ -52,22 +52,22 @@ pub(super) struct Step {
     pub(super) detail: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) more: Vec<String>,
-    /// The detail for programs.
+    /// The same detail as structured data, for the JSON output.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub(super) facts: Value,
 }
 
-/// The result that the caller gets.
+/// What the caller receives.
 #[derive(Debug, Serialize)]
 #[serde(tag = "result", rename_all = "lowercase")]
 pub(super) enum Answer {
-    /// The handshake succeeds, and there is no request.
+    /// The handshake succeeds, and no request was given.
     Connected,
-    /// The service's response.
+    /// The gateway forwards the request, and the service responds.
     Forwarded { upstream: String },
-    /// A response of the gateway itself.
+    /// The gateway itself responds to the request.
     Here { status: u16 },
-    /// The gateway refuses: with an alert in the handshake, or with a status.
+    /// The gateway refuses the caller, with a TLS alert or with a response status.
     Refused {
         status: Option<u16>,
         alert: Option<Alert>,
@@ -114,7 +114,7 @@ pub(super) struct Alert {
     pub(super) name: &'static str,
 }
 
-/// All steps up to the first refusal, and the caller's result.
+/// All steps up to the first refusal, and what the caller receives.
 #[derive(Debug)]
 pub(super) struct Explanation {
     pub(super) steps: Vec<Step>,

@@ -1,4 +1,4 @@
-//! Explains the stages of a connection: server name, chain, path, revocation, identity.
+//! Explains the steps of a TLS connection: server name, chain, path, revocation, identity.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -20,7 +20,8 @@ use crate::identity::{LeafFacts, PeerIdentity};
 use crate::reason::{ReasonCode, TlsAlert};
 use crate::tls::{ClientCertificate, ServerEntry};
 
-/// Returns the TLS server name that clients send for a URL; none for an address.
+/// Returns the TLS server name that clients send for a URL. Returns `None` if the host is an IP
+/// address.
 fn server_name(url: &Uri) -> Option<String> {
     let host = url.host()?.trim_end_matches('.');
     let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -216,7 +217,7 @@ impl Way<'_> {
         );
     }
 
-    /// Returns subject and file of the root at the end of the path.
+    /// Returns the subject and the file of the root certificate of the verified path.
     fn root_of(&self, identity: &PeerIdentity) -> Option<(String, String)> {
         let domain = identity.trust_domain().as_str();
         let domains = self.inventory.trust_domains.iter();
@@ -239,7 +240,7 @@ impl Way<'_> {
         None
     }
 
-    /// Adds the revocation lists to the last step.
+    /// Adds a line for each revocation list to the last step.
     fn lists<'b>(&mut self, bundles: impl Iterator<Item = &'b crate::trust::TrustBundle>) {
         let now = clock::certificate_now();
         let mut lines = Vec::new();

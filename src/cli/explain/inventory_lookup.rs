@@ -1,5 +1,5 @@
-//! `countersign explain --pki DIR`: adds the entry of an authority's inventory for the caller's
-//! certificate to the gateway's decision.
+//! `countersign explain --pki DIR`: finds the caller's certificate in the inventory of an
+//! authority, and shows its entry beside the gateway's decision.
 
 use std::path::Path;
 
@@ -15,11 +15,11 @@ use crate::identity::LeafFacts;
 use crate::identity::text::printable;
 use crate::pki::{Entry, Filter, Pki, Status};
 
-/// The inventory's entry for a certificate; none if it has no entry.
+/// The entry of a certificate in the inventory. `None` if there is no entry.
 pub(super) struct InventoryLookup(Option<(Entry, Status)>);
 
 impl InventoryLookup {
-    /// Looks a leaf up by its thumbprint.
+    /// Finds the entry of a leaf certificate by its thumbprint.
     pub(super) fn look_up(dir: &Path, chain: &[CertificateDer<'_>]) -> Result<Self, CliError> {
         let pki = Pki::open(dir)?;
         let Some(leaf) = chain.first() else {
@@ -39,12 +39,12 @@ impl InventoryLookup {
         ))
     }
 
-    /// Returns the entry as JSON; null if there is none.
+    /// Returns the entry as JSON, or null if there is no entry.
     pub(super) fn document(&self) -> Value {
         self.0.as_ref().map_or(Value::Null, document)
     }
 
-    /// Describes the entry in a line for people.
+    /// Describes the entry on one line.
     pub(super) fn line(&self, dir: &Path) -> String {
         let place = dir.display();
         let Some((entry, status)) = &self.0 else {
@@ -68,7 +68,8 @@ impl InventoryLookup {
         line
     }
 
-    /// Returns a warning if the certificate is revoked, but the gateway does not know it.
+    /// Returns a warning if the certificate is revoked, but the gateway does not refuse it for that
+    /// reason.
     pub(super) fn warning(&self, reason: Option<&str>) -> Option<&'static str> {
         let (_, status) = self.0.as_ref()?;
         (*status == Status::Revoked && reason != Some("certificate-revoked")).then_some(

@@ -1,7 +1,7 @@
-//! Runs the gateway's stages on a question instead of a connection.
+//! Runs the stages of the gateway on the question of an operator, without a connection.
 //!
-//! The order is that of `proxy::handshake` and `proxy::handler`, and every verdict comes from
-//! the functions that they call. Nothing is decided in this module.
+//! The order is the same as in `proxy::handshake` and `proxy::handler`, and every verdict comes
+//! from the same functions. This module decides nothing itself.
 
 use std::net::IpAddr;
 
@@ -27,20 +27,20 @@ use crate::reason::ReasonCode;
 use crate::route::{Binding, Route, WHOAMI_PATH};
 use crate::snapshot::Snapshot;
 
-/// The state of an explanation on its way through the stages.
+/// The state of an explanation while it goes through the stages.
 pub(super) struct Way<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) inventory: &'a Inventory,
     steps: Vec<Step>,
     claims: Option<Map<String, Value>>,
-    /// Fetches keys if a token needs them.
+    /// The runtime on which keys are fetched, if a token needs them.
     runtime: Option<&'a tokio::runtime::Runtime>,
 }
 
-/// Replaces the caller's address, which is not part of the question.
+/// Used instead of the caller's address, which the question does not contain.
 const UNKNOWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 
-/// Explains what the gateway does with a question.
+/// Explains what the gateway would do with the caller and request of a question.
 pub(super) fn explain(
     snapshot: &Snapshot,
     inventory: &Inventory,
@@ -99,7 +99,7 @@ impl Way<'_> {
         }
     }
 
-    /// Records a refusal and returns it.
+    /// Records a refusal as a step, and returns it.
     fn refuse(&mut self, name: &'static str, refusal: Refusal) -> Refusal {
         let denial = &refusal.denial;
         let detail = printable(&denial.detail);
@@ -234,8 +234,8 @@ impl Way<'_> {
         }
     }
 
-    /// Signs the assertion that the gateway would sign, and keeps the claims. The signature is
-    /// dropped, so that the printed output cannot be used as an assertion.
+    /// Signs the assertion that the gateway would sign, and keeps its claims. The signature is
+    /// dropped, so that the output cannot be used as an assertion.
     fn assertion(
         &mut self,
         method: &Method,

@@ -1,11 +1,11 @@
-//! `countersign explain`: explains, offline, how the gateway would decide about a caller and a
-//! request.
+//! `countersign explain`: explains, without a running gateway, how the gateway would decide about a
+//! caller and a request.
 //!
-//! The command decides nothing itself, and opens no connection except to the issuer of a token.
+//! The command itself decides nothing. It opens connections only to the issuer of a token.
 //!
-//! - `replay`: makes a past decision of the audit log again
+//! - `replay`: repeats a past decision of the audit log
 //! - `judge`: runs the gateway's stages on a question
-//! - `handshake`: the stages of a connection
+//! - `handshake`: the steps of a TLS connection
 //! - `inventory_lookup`: finds the certificate in an authority's inventory
 //! - `answer`: the steps and the result of an explanation
 
@@ -167,7 +167,7 @@ pub(crate) fn run(args: &ExplainArgs, output: Output) -> Result<Exit, CliError> 
     }
 }
 
-/// Creates the header field in which callers send a token.
+/// Creates the `Authorization` field that callers would send with a token.
 fn authorization(token: &str) -> Result<Field, CliError> {
     let mut value = HeaderValue::try_from(format!("Bearer {token}"))
         .map_err(|_| CliError::usage("the token has characters that no header field carries"))?;
@@ -175,7 +175,7 @@ fn authorization(token: &str) -> Result<Field, CliError> {
     Ok(Field::One(value))
 }
 
-/// Callers use HTTPS, so no other URL can be explained.
+/// Refuses URLs whose scheme is not `https`, because callers always use TLS.
 fn checked_url(url: &Uri) -> Result<&Uri, CliError> {
     match (url.scheme_str(), url.authority()) {
         (Some("https"), Some(_)) => Ok(url),

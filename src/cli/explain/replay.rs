@@ -1,5 +1,5 @@
-//! `countersign explain --audit FILE --request-id ID`: makes a past decision again, with the
-//! kept chain of the caller.
+//! `countersign explain --audit FILE --request-id ID`: repeats a past decision with the kept
+//! certificate chain of the caller.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::config::Loaded;
 use crate::identity::text::printable;
 use crate::telemetry::chains::{self, ChainId};
 
-/// The members of an audit line that are needed to make its decision again.
+/// The members of an audit line that are needed to repeat its decision.
 #[derive(Deserialize)]
 struct Line {
     event: String,
@@ -34,20 +34,19 @@ struct Line {
     chain: Option<String>,
 }
 
-/// A past decision that can be made again.
+/// A past decision that can be repeated.
 pub(super) struct Past {
-    /// The line as it was written.
+    /// The complete audit line.
     pub(super) line: Value,
     pub(super) chain: Vec<CertificateDer<'static>>,
-    /// The URL; only the host for a refused handshake.
+    /// The URL of the request. For a refused handshake, it contains only the host.
     pub(super) url: Option<Uri>,
     pub(super) method: Method,
-    /// Whether the line is about a request, not only about a handshake.
+    /// Whether the line is about a request. If false, it is about a refused handshake.
     pub(super) is_request: bool,
 }
 
-/// Finds a decision by its request id, or by its connection id if the handshake
-/// was refused.
+/// Finds a decision by its request id. If the handshake was refused, finds it by its connection id.
 pub(super) fn find(log: &Path, id: &str, loaded: &Loaded) -> Result<Past, CliError> {
     let Some(directory) = &loaded.settings.audit_chains else {
         return Err(CliError::usage(

@@ -6,7 +6,7 @@ use crate::cli::common::output::CliError;
 use crate::config;
 use crate::pki::{CertificateProfile, Pki, PkiError, StoreError};
 
-/// Opens the authority in a directory, with the profiles file beside it.
+/// Opens the authority in a directory, with the profiles file of that directory.
 pub(super) fn open(dir: &Path) -> Result<Pki, CliError> {
     let mut pki = Pki::open(dir)?;
     let profiles =
@@ -15,7 +15,7 @@ pub(super) fn open(dir: &Path) -> Result<Pki, CliError> {
     Ok(pki)
 }
 
-/// Finds the profile under which leaves are issued.
+/// Finds the profile with this name for issuing leaf certificates.
 pub(super) fn profile(pki: &Pki, name: &str) -> Result<CertificateProfile, CliError> {
     let profiles = pki.profiles();
     profiles.leaf(name).cloned().ok_or_else(|| {
@@ -42,7 +42,7 @@ impl From<PkiError> for CliError {
     }
 }
 
-/// Adds the remedy to "exists already".
+/// If a file already exists, adds to the error how to replace it.
 pub(super) fn with_remedy(error: PkiError, remedy: &str) -> CliError {
     match error {
         PkiError::Store(StoreError::Exists(_))

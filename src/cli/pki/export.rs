@@ -74,7 +74,7 @@ pub(super) struct ExportArgs {
 pub(super) fn run(args: &ExportArgs, output: Output) -> Result<Exit, CliError> {
     let content = content(args)?;
     if args.out == Path::new("-") {
-        // A closed pipe is no reason to fail.
+        // Ignores write errors, because a closed pipe is not a failure.
         let mut stdout = std::io::stdout().lock();
         let _ = stdout.write_all(&content).and_then(|()| stdout.flush());
         return Ok(Exit::Done);

@@ -1,4 +1,4 @@
-//! `countersign pki fixtures`.
+//! `countersign pki fixtures`: creates broken certificates for tests.
 
 use std::path::PathBuf;
 

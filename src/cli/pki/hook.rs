@@ -1,4 +1,4 @@
-//! Waits between runs of a command that keeps running, and runs shell commands.
+//! Runs the shell commands of `--exec`, and sleeps between the runs of `--every`.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::crypto;
 use crate::pki::Lifetime;
 
-/// Runs a shell command with some paths in its environment. An error says how it
+/// Runs a shell command with some paths in its environment. The error describes how the command
 /// failed.
 pub(super) fn run(command: &str, environment: &[(&str, PathBuf)]) -> Result<(), String> {
     let status = Command::new("sh")
@@ -22,8 +22,8 @@ pub(super) fn run(command: &str, environment: &[(&str, PathBuf)]) -> Result<(), 
     }
 }
 
-/// Sleeps for an interval that varies by up to a tenth, so that many machines do not act at the
-/// same moment.
+/// Sleeps for an interval that varies randomly by up to 10 %, so that many machines do not act at
+/// the same time.
 pub(super) fn sleep_about(interval: Lifetime) {
     std::thread::sleep(jittered(interval));
 }
@@ -31,7 +31,7 @@ pub(super) fn sleep_about(interval: Lifetime) {
 fn jittered(interval: Lifetime) -> Duration {
     let whole = Duration::from_secs(u64::try_from(interval.as_seconds()).unwrap_or(1));
     let [random] = crypto::random::<1>().unwrap_or_default();
-    // A factor from 0.9 to 1.1.
+    // The factor is between 0.9 and 1.1.
     whole.mul_f64(0.9 + f64::from(random) / 255.0 * 0.2)
 }
 

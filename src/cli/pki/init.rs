@@ -138,7 +138,7 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
         return Err(CliError::usage(NO_CONSTRAINTS));
     }
     let remedy = |error| with_remedy(error, "--force replaces it");
-    // Checked before a passphrase is asked for: may the files be written?
+    // Checks before it asks for a passphrase whether the files may be written.
     if !args.force {
         Pki::check_absent(&args.dir).map_err(remedy)?;
     }
@@ -183,7 +183,8 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// Returns systemd units that sign the issuer's list again each day, a seventh of its lifetime.
+/// Returns systemd units that sign the issuer's CRL every day. A CRL is valid for seven days by
+/// default.
 fn timer_units(args: &InitArgs) -> Vec<(PathBuf, String)> {
     let dir = &args.dir;
     let issuer = match args.root_only {
@@ -218,7 +219,7 @@ fn timer_units(args: &InitArgs) -> Vec<(PathBuf, String)> {
     ]
 }
 
-/// Returns a text as one word of a unit file (systemd.syntax(7)).
+/// Quotes a text as one word of a unit file (systemd.syntax(7)).
 fn unit_word(text: &str) -> String {
     let escaped = text
         .replace('\\', "\\\\")

@@ -14,7 +14,7 @@ use crate::identity::text::printable;
 use crate::pki::inspect::{Item, inspect, needs_passphrase};
 use crate::pki::lint::Severity;
 
-/// Most bytes of a file. A CRL with some hundred thousand entries is smaller.
+/// Maximum number of bytes of a file. A CRL with several hundred thousand entries is smaller.
 const MAX_FILE: u64 = 64 << 20;
 
 const EXAMPLES: &str = "\
@@ -65,7 +65,7 @@ pub(super) fn run(args: &InspectArgs, output: Output) -> Result<Exit, CliError> 
     Ok(show(&items, output))
 }
 
-/// Prints the items. Ends with "no" if one of them has an error.
+/// Prints the items. Returns exit code 3 if any item has an error.
 fn show(items: &[Item], output: Output) -> Exit {
     for item in items {
         output.say(text(item));
@@ -95,7 +95,7 @@ fn text(item: &Item) -> String {
     text
 }
 
-/// Appends `  name            value`; an absent value is left out.
+/// Appends the line `  name            value`. Appends nothing if the value is absent.
 fn line(text: &mut String, name: &str, value: &Value) {
     let name = name.replace('_', " ");
     match value {

@@ -19,7 +19,7 @@ use crate::pki::{
     SubjectNames,
 };
 
-/// Most bytes of a list of names to issue for.
+/// Maximum number of bytes of a file with a list of names.
 const MAX_FILE: u64 = 64 << 20;
 
 const EXAMPLES: &str = "\
@@ -111,7 +111,7 @@ fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, Cli
     let text = str::from_utf8(&content)
         .map_err(|error| CliError::usage(format!("{} is not text: {error}", list.display())))?;
     let mut requests = Vec::new();
-    // Checked before a passphrase is asked for: can every certificate be issued?
+    // Checks before it asks for a passphrase whether every certificate can be issued.
     for (index, line) in text.lines().enumerate() {
         let name = line.trim();
         if name.is_empty() || name.starts_with('#') {
@@ -139,7 +139,7 @@ fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, Cli
                     "{up}{percent:3} %  {} issued, {} skipped, of {}",
                     done.issued, done.skipped, done.total
                 ));
-                // The next name replaces this one on the terminal.
+                // Moves the cursor up, so that the next line of progress replaces this one.
                 up = "\x1b[1A\x1b[2K";
             }
         })
@@ -161,7 +161,7 @@ fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, Cli
     Ok(Exit::Done)
 }
 
-/// Creates the request for a line of a list.
+/// Creates the request for one line of a list.
 fn listed(
     name: &str,
     args: &IssueArgs,
@@ -215,7 +215,7 @@ fn issue_one(name: &str, args: &IssueArgs, output: Output) -> Result<Exit, CliEr
              stays valid until it expires or is revoked)",
         )
     };
-    // Checked before a passphrase is asked for: can the certificate be issued?
+    // Checks before it asks for a passphrase whether the certificate can be issued.
     pki.check(&request).map_err(remedy)?;
     let issuer = pki.issuer();
     args.passphrase.unlock(&mut pki, issuer)?;

@@ -25,7 +25,7 @@ Examples:
 --expiring lists what is valid now and ends within the time; revoked certificates and those
 that have ended already are left out. It ends with exit code 3 when there are such ones.";
 
-/// Maximum length of a listing for people, unless told otherwise.
+/// Default maximum number of entries in a listing as text.
 const PAGE: u32 = 1_000;
 
 /// Arguments of `countersign pki list`.

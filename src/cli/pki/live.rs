@@ -1,5 +1,5 @@
-//! `countersign pki inspect https://…`: shows the certificates that a server presents, and its
-//! requirements for clients.
+//! `countersign pki inspect https://…`: shows the certificates that a server presents, and what it
+//! requires of clients.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::pki::inspect::{Item, chain};
 use crate::pki::lint::{Finding, Severity};
 use crate::pki::signing::names::carries;
 
-/// How long connecting and the handshake may take together.
+/// Maximum time for connecting and the TLS handshake together.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The certificates and settings that a server presented.
@@ -35,14 +35,15 @@ pub(super) struct Server {
 #[derive(Debug, Serialize)]
 struct Connection {
     address: String,
-    /// None if the server ended the handshake, for example because it requires a certificate.
+    /// `None` if the server aborted the handshake, for example because it requires a client
+    /// certificate.
     tls_version: Option<String>,
     alpn: Option<String>,
     certificate_requested: bool,
     acceptable_issuers: Vec<String>,
 }
 
-/// Connects, and reports the server's certificates and settings.
+/// Connects to a server. Returns the server's certificates and settings.
 pub(super) fn look(url: &str) -> Result<Server, CliError> {
     let usage = |what: &str| CliError::usage(format!("{}: {what}", printable(url)));
     let parsed: Uri = url
@@ -90,8 +91,7 @@ pub(super) fn look(url: &str) -> Result<Server, CliError> {
     Ok(Server { connection, items })
 }
 
-/// Returns an error for an item outside its validity period. In a file this may be right, but
-/// not in service.
+/// Returns an error if a certificate in service is outside its validity period.
 fn out_of_time(item: &Item) -> Option<Finding> {
     let status = item.content.get("status").and_then(Value::as_str)?;
     (status != "in its time").then(|| Finding {
@@ -121,8 +121,8 @@ async fn shake_hands(
     let shaken = TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await;
-    // A server that ends the handshake because it requires a certificate has presented its own
-    // certificate before.
+    // If the server has aborted the handshake because it requires a client certificate, its own
+    // certificate was already recorded.
     let session = shaken.as_ref().ok().map(|stream| stream.get_ref().1);
     let recorded = seen.recorded();
     let text = |bytes: &[u8]| printable(&String::from_utf8_lossy(bytes));

@@ -1,7 +1,7 @@
 //! `countersign pki`: manages a private authority, its certificates and its CRLs.
 //!
-//! These files turn arguments into calls of [`crate::pki`], and results into text and JSON;
-//! [`crate::pki`] decides what may be issued.
+//! These files call [`crate::pki`] and print results as text or JSON. [`crate::pki`] decides what
+//! may be issued.
 //!
 //! - `init`: creates a root, an intermediate and their CRLs
 //! - `issue`, `sign`, `renew`: issue certificates
@@ -11,8 +11,8 @@
 //! - `inspect`, `live`: show the content of a file, or the certificates of a running server
 //! - `export`: writes a certificate or the trusted roots in another form
 //! - `verify`: verifies a chain, offline
-//! - `fixtures`: creates broken certificates for testing
-//! - `wait`: waits until gateways obey a revocation
+//! - `fixtures`: creates broken certificates for tests
+//! - `wait`: waits until a revocation is in effect at gateways
 //! - `hook`: runs a command after a file was replaced
 //! - `authority`: opens an authority
 //! - `times`: parses times in arguments

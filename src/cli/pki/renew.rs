@@ -1,4 +1,4 @@
-//! `countersign pki renew`: renews a certificate once, when it is due, or again and again.
+//! `countersign pki renew`: renews a certificate once when it is due, or repeatedly.
 
 use std::path::PathBuf;
 
@@ -32,7 +32,7 @@ is due; keeps going when an attempt fails. --exec runs a shell command after eac
 COUNTERSIGN_CERTIFICATE and COUNTERSIGN_KEY set; with --every, one that fails is run again at the
 next look.";
 
-/// A certificate is renewed when this part of its lifetime is left, unless told otherwise.
+/// By default, a certificate is renewed when this part of its lifetime remains.
 const DEFAULT_REMAINING: Remaining = Remaining::Percent(33);
 
 /// Arguments of `countersign pki renew`.
@@ -67,7 +67,7 @@ pub(super) struct RenewArgs {
     passphrase: PassphraseArgs,
 }
 
-/// The result of one look at the certificate.
+/// The result of one check of the certificate.
 enum Look {
     NotDue { due_at: i64 },
     Renewed(Box<Issued>),
@@ -88,14 +88,15 @@ pub(super) fn run(args: &RenewArgs, output: Output) -> Result<Exit, CliError> {
     };
     let remaining = args.if_expiring.unwrap_or(DEFAULT_REMAINING);
     let mut has_begun = false;
-    // The renewed certificate whose hook has not succeeded yet.
+    // The last renewed certificate, until its hook command has succeeded.
     let mut owed: Option<Box<Issued>> = None;
     loop {
         let mut wait = interval;
         match look(args, Some(remaining), &mut passphrase, output) {
             Ok(Look::NotDue { due_at }) => wait = wait.min(until(due_at)),
             Ok(Look::Renewed(issued)) => owed = Some(issued),
-            // Waiting does not correct bad arguments; files may change.
+            // Invalid arguments end the command at the first check, because waiting cannot correct
+            // them. A later error may be temporary, for example while a file is being replaced.
             Err(error) if error.exit == Exit::Usage && !has_begun => return Err(error),
             Err(error) => output.error(&error),
         }
@@ -118,13 +119,13 @@ fn call(command: &str, issued: &Issued) -> Result<(), String> {
     hook::run(command, &environment)
 }
 
-/// Returns the time until a moment; at least a second.
+/// Returns the time until `moment`.
 fn until(moment: i64) -> Lifetime {
     Lifetime::from_seconds(moment.saturating_sub(now()))
 }
 
-/// Checks the certificate once, and renews it if it is due. The authority is opened each time,
-/// because it may have been rotated.
+/// Checks the certificate once, and renews it if it is due. Opens the authority each time, because
+/// a rotation may have changed it.
 fn look(
     args: &RenewArgs,
     remaining: Option<Remaining>,

@@ -1,4 +1,4 @@
-//! `countersign pki revoke` and `crl`: revoke certificates and sign revocation lists.
+//! `countersign pki revoke` and `crl`: revoke certificates and sign CRLs.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -149,7 +149,7 @@ enum Issuer {
 pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError> {
     let mut pki = Pki::open(&args.dir)?;
     let target = target(args, &pki)?;
-    // Checked before a passphrase is asked for: is there anything to revoke?
+    // Checks before it asks for a passphrase whether there is a certificate to revoke.
     let authority = match pki.find(&target)?.first() {
         Some((signatory, _)) => signatory.name,
         None => pki.issuer(),
@@ -174,8 +174,8 @@ pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError
         "crl": revocation.crls.first().map(list_document),
         "crls": revocation.crls.iter().map(list_document).collect::<Vec<_>>(),
     });
-    // One certificate is the usual case: its fields are also at the top level, so that programs
-    // can read them without a loop.
+    // Usually one certificate is revoked. Its fields are then also at the top level, so that
+    // programs can read them without a loop.
     if let ([only], Some(fields)) = (documents.as_slice(), document.as_object_mut())
         && let Some(only) = only.as_object()
     {
@@ -236,8 +236,8 @@ fn target(args: &RevokeArgs, pki: &Pki) -> Result<RevocationTarget, CliError> {
         cert,
         identity,
     } = &args.target;
-    // The argument parser accepts this combination, because the other targets exclude
-    // --identity.
+    // `--all` and `--issued-before` select among the certificates of an identity. The argument
+    // parser does not check that `--identity` is given too.
     if identity.is_none() && (args.all || args.issued_before.is_some()) {
         return Err(CliError::usage(
             "--all and --issued-before go with --identity",
@@ -274,7 +274,8 @@ pub(super) fn crl(args: &CrlArgs, output: Output) -> Result<Exit, CliError> {
     loop {
         let (wait, due) = match sign_lists(args, &mut passphrase, output) {
             Ok(()) => (every, true),
-            // Waiting does not correct bad arguments; files may change.
+            // Invalid arguments end the command at the first run, because waiting cannot correct
+            // them. A later error may be temporary, for example while a file is being replaced.
             Err(error) if error.exit == Exit::Usage && !has_begun => return Err(error),
             Err(error) => {
                 output.error(&error);
@@ -297,8 +298,8 @@ fn environment(args: &CrlArgs) -> [(&'static str, PathBuf); 1] {
     [("COUNTERSIGN_LISTS", args.dir.join("crl"))]
 }
 
-/// Checks the interval. A CRL must be signed again long before it expires, even if one attempt
-/// fails.
+/// Checks the interval. It must be so short that a CRL is signed again before it expires, even if
+/// one attempt fails.
 fn check_interval(args: &CrlArgs, every: Lifetime) -> Result<(), CliError> {
     let pki = Pki::open(&args.dir)?;
     let authorities = chosen(args, &pki, Output::new(false, true))?;
@@ -313,7 +314,7 @@ fn check_interval(args: &CrlArgs, every: Lifetime) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Signs the lists. The authority is opened each time, because it may have been rotated.
+/// Signs the CRLs. Opens the authority each time, because a rotation may have changed it.
 fn sign_lists(
     args: &CrlArgs,
     passphrase: &mut Option<Secret>,
@@ -325,8 +326,8 @@ fn sign_lists(
     }
     let authorities = chosen(args, &pki, output)?;
     let mut lists = Vec::with_capacity(authorities.len());
-    // Signed one after the other: if the process is killed in between, each list is either
-    // unchanged or new.
+    // Signs one CRL after the other. If the process is killed, each CRL is either the old or the
+    // new one.
     for authority in authorities {
         args.passphrase.unlock(&mut pki, *authority)?;
         lists.extend(pki.sign_crls(*authority, args.lifetime)?);

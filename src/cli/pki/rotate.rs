@@ -55,7 +55,7 @@ Takes the earlier root out of DIR/trust.pem and moves its generation to DIR/reti
 while live certificates depend on it; --force retires it all the same, and gateways refuse
 those certificates as soon as they read the new DIR/trust.pem.";
 
-/// Maximum number of entries in a listing for people.
+/// Maximum number of entries in a listing as text.
 const PAGE: u32 = 1_000;
 
 /// Arguments of `countersign pki rotate`.
@@ -124,7 +124,7 @@ pub(super) fn run(args: &RotateArgs, output: Output) -> Result<Exit, CliError> {
 
 fn prepare(args: &PrepareArgs, output: Output) -> Result<Exit, CliError> {
     let mut pki = open(&args.dir)?;
-    // Checked before a passphrase is asked for: is a rotation in progress?
+    // Checks before it asks for a passphrase whether a rotation is already in progress.
     if let Some(rotation) = pki.rotation()? {
         return Err(PkiError::RotationUnderWay(rotation.earlier).into());
     }

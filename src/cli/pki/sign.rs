@@ -15,7 +15,7 @@ use crate::pki::signing::request::label_for;
 use crate::pki::store::SafeName;
 use crate::pki::{IssueRequest, Lifetime, SigningRequest, SigningRequestError};
 
-/// Most bytes of a file with a request.
+/// Maximum number of bytes of a file with a certificate request.
 const MAX_FILE: u64 = 64 << 20;
 
 const EXAMPLES: &str = "\

@@ -6,12 +6,13 @@ use time::format_description::well_known::Rfc3339;
 use crate::clock;
 use crate::pki::Lifetime;
 
-/// Returns the time in seconds since the Unix epoch.
+/// Returns the current time in seconds since the Unix epoch.
 pub(super) fn now() -> i64 {
     clock::certificate_now()
 }
 
-/// Parses a time in RFC 3339, in seconds since the Unix epoch, or as a time ago.
+/// Parses a time in RFC 3339, in seconds since the Unix epoch, or as a duration before now. Returns
+/// seconds since the Unix epoch.
 pub(super) fn point_in_time(text: &str) -> Result<i64, String> {
     if let Ok(seconds) = text.parse::<i64>() {
         return Ok(seconds);

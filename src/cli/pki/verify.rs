@@ -35,9 +35,9 @@ checked; with it, the leaf and every intermediate of the path need a current lis
 that is given has to be one that can be used: a delta or indirect list, for example, cannot.
 Exit code 0: the path holds. 3: it does not, and standard error begins with the reason.";
 
-/// Most bytes of a file with certificates.
+/// Maximum number of bytes of a file with certificates.
 const MAX_CERTIFICATE_FILE: u64 = 64 << 20;
-/// Most bytes of a file with revocation lists.
+/// Maximum number of bytes of a file with CRLs.
 const MAX_LIST_FILE: u64 = 512 << 20;
 
 /// Arguments of `countersign pki verify`.
@@ -116,7 +116,8 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
     let unusable = unusable(&trust, &args.roots, &files);
     let verified = trust.verify(&leaf, now).map_err(|error| match error {
-        // The status is unknown because a list cannot be used: reports that list.
+        // The revocation status is unknown, probably because a CRL cannot be used. The detail then
+        // describes that CRL.
         (ReasonCode::RevocationUnknown, detail) => {
             let why = unusable_crls(&trust, &files).next();
             (ReasonCode::RevocationUnknown, why.unwrap_or(detail))
@@ -160,7 +161,7 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
                 "detail": detail,
                 "unusable": unusable,
             }));
-            // The reason comes first, alone before the colon, so that scripts can find it.
+            // The reason code comes first, followed by a colon, so that scripts can find it.
             output.verdict(format_args!("{reason}: {detail}"));
             let others: Vec<String> = unusable.into_iter().filter(|why| *why != detail).collect();
             remark(&trust, &others, output);
@@ -181,7 +182,7 @@ fn is_for(leaf: &CertificateDer<'_>, name: &str) -> bool {
     LeafFacts::read(leaf).is_ok_and(|facts| carries(&facts, name))
 }
 
-/// Lists the roots and revocation lists that cannot be used, and why.
+/// Returns a description of each root and CRL that cannot be used, with the reason.
 fn unusable(trust: &PathTrust, roots: &Path, files: &[&Path]) -> Vec<String> {
     let roots = trust.unusable_roots().iter().map(|(position, why)| {
         let file = roots.display();
@@ -216,7 +217,8 @@ fn remark(trust: &PathTrust, unusable: &[String], output: Output) {
     }
 }
 
-/// Reads the leaf and its intermediates. The file may also contain the leaf's private key.
+/// Reads the leaf certificate and its intermediates. The file may also contain the leaf's private
+/// key.
 fn leaf_and_intermediates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CliError> {
     read_certificates(path, MAX_CERTIFICATE_FILE, pem::certificates_beside_key)
 }

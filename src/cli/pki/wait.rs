@@ -1,5 +1,5 @@
 //! `pki revoke --wait`: asks gateways until a new CRL is in effect at each of them. Reports how
-//! many connections were ended, and after what time.
+//! many connections were closed, and after what time.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -13,15 +13,15 @@ use crate::cli::common::output::{CliError, Output};
 use crate::identity::text::printable;
 use crate::pki::SignedCrl;
 
-/// How often a gateway is asked.
+/// The interval between two requests to a gateway.
 const LOOK: Duration = Duration::from_millis(50);
-/// Maximum time after loading a CRL in which a gateway ends the connections that the CRL
-/// forbids.
+/// After a gateway has loaded a CRL, it closes the connections that the CRL forbids within this
+/// time.
 const PROMISE: Duration = Duration::from_secs(1);
-/// How long one response may take.
+/// Maximum time until a response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Gateways, and their state before the revocation.
+/// The gateways to wait for, with their state before the revocation.
 pub(super) struct Watch {
     runtime: tokio::runtime::Runtime,
     gateways: Vec<Gateway>,
@@ -29,8 +29,8 @@ pub(super) struct Watch {
 
 struct Gateway {
     endpoint: AdminEndpoint,
-    /// Connections that the gateway had cut off because of revocations; none if it did not
-    /// respond.
+    /// Number of connections that the gateway had closed because of revocations before this one.
+    /// `None` if the gateway did not respond.
     before: Option<u64>,
 }
 
@@ -38,23 +38,23 @@ struct Gateway {
 #[derive(Debug, Serialize)]
 pub(super) struct Obeyed {
     gateway: String,
-    /// The CRLs are in service.
+    /// Whether the CRLs are in service at the gateway.
     pub(super) in_service: bool,
-    /// Time from the publication of the CRLs until they were in service.
+    /// Time from the publication of the CRLs until the gateway had loaded them, in milliseconds.
     in_service_after_ms: Option<u64>,
-    /// Connections that ended because their certificate is revoked.
+    /// Number of connections that were closed because their certificate is revoked.
     connections_closed: Option<u64>,
-    /// Time from when the CRLs were in service until the last of these connections ended.
+    /// Time from loading the CRLs until the last of these connections was closed, in milliseconds.
     closed_within_ms: Option<u64>,
-    /// The reason why the effect is not known.
+    /// The reason why the outcome is unknown.
     error: Option<String>,
-    /// The gateway's problems with files that do not take effect, with remedies.
+    /// The gateway's problems with files that do not take effect, with commands that help.
     problems: Vec<String>,
 }
 
 impl Watch {
-    /// Asks the gateways for their state. A gateway that does not respond does not stop the
-    /// revocation: it is mentioned, and asked again afterwards.
+    /// Asks the gateways for their state before the revocation. If a gateway does not respond,
+    /// prints a note and continues.
     pub(super) fn begin(
         places: &[String],
         credential: Option<Credential<'_>>,
@@ -85,7 +85,8 @@ impl Watch {
         Ok(Some(Self { runtime, gateways }))
     }
 
-    /// Waits until every gateway has these CRLs and has ended the connections that they forbid.
+    /// Waits until every gateway has loaded these CRLs and has closed the connections that they
+    /// forbid.
     pub(super) fn finish(self, lists: &[SignedCrl], timeout: Duration) -> Vec<Obeyed> {
         let published = Instant::now();
         self.runtime.block_on(async {
@@ -117,7 +118,7 @@ impl Gateway {
             error: None,
             problems: Vec::new(),
         };
-        // Waits for the CRLs first.
+        // First waits until the gateway has loaded the CRLs.
         loop {
             let answer = ask(&self.endpoint).await;
             if let Ok(said) = &answer {
@@ -143,7 +144,7 @@ impl Gateway {
         }
         obeyed.in_service = true;
         obeyed.in_service_after_ms = Some(milliseconds(published.elapsed()));
-        // Then waits for the CRLs' effect on connections, which may take a second.
+        // Then waits until the gateway has closed connections, which may take a second.
         tokio::time::sleep(PROMISE).await;
         match ask(&self.endpoint).await {
             Ok(said) => {
@@ -163,7 +164,7 @@ impl Gateway {
     }
 }
 
-/// Formats the outcome in a line for people.
+/// Formats the outcome on one line, followed by the problems.
 impl std::fmt::Display for Obeyed {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut line = printable(&self.gateway);
@@ -205,7 +206,7 @@ async fn ask(endpoint: &AdminEndpoint) -> Result<Value, String> {
     }
 }
 
-/// Whether a gateway has this list, or a later one of the same issuer.
+/// Whether a gateway has loaded this CRL, or a later CRL of the same issuer.
 fn has(said: &Value, wanted: &SignedCrl) -> bool {
     let issuer = printable(&wanted.issuer);
     let domains = said.get("trust_domains").and_then(Value::as_array);
@@ -223,7 +224,7 @@ fn has(said: &Value, wanted: &SignedCrl) -> bool {
         })
 }
 
-/// Lists a gateway's problems with files that do not take effect.
+/// Returns a gateway's problems with files that do not take effect.
 fn problems(said: &Value) -> Vec<String> {
     let problems = said.get("problems").and_then(Value::as_array);
     let line = |problem: &Value| {

@@ -1,7 +1,7 @@
-//! Connects once as a caller does, and records everything that the server does.
+//! Connects once as a caller does, and records what the server does.
 //!
-//! The server's certificate is verified, but the probe continues with any result, so that the
-//! caller sees all errors at once.
+//! The server's certificate is verified. The probe continues even if the verification fails, so
+//! that one run shows all errors.
 
 use std::error::Error;
 use std::io;
@@ -33,21 +33,22 @@ use crate::identity::leaf::rfc4514;
 use crate::identity::text::printable;
 use crate::reason::ReasonCode;
 
-/// How long each step may take.
+/// Maximum time for each step.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a TLS 1.3 server may take to refuse the client before a request is sent.
+/// How long the probe waits for a TLS 1.3 server to refuse the client certificate, before it sends
+/// a request.
 const REFUSAL: Duration = Duration::from_millis(300);
 
-/// The reason why there is no result.
+/// The reason why a probe has no result.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProbeError {
     /// The arguments cannot be used.
     #[error("{0}")]
     Usage(String),
-    /// There is no connection.
+    /// No connection could be opened.
     #[error("no connection: {0}")]
     Unreachable(String),
-    /// The server sent nothing in time.
+    /// The server sent no data within the timeout.
     #[error("{0}: nothing came within 15 seconds")]
     Silent(&'static str),
 }
@@ -55,7 +56,7 @@ pub(super) enum ProbeError {
 /// The results of a probe.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Findings {
-    /// The request passed the gateway.
+    /// Whether the gateway accepted the request.
     pub(super) ok: bool,
     pub(super) address: String,
     pub(super) server: Server,
@@ -63,27 +64,27 @@ pub(super) struct Findings {
     pub(super) alpn: Option<String>,
     pub(super) certificate_requested: bool,
     pub(super) acceptable_issuers: Vec<String>,
-    /// Whether the caller's certificate was issued by an acceptable issuer. None if the server
-    /// names no issuers.
+    /// Whether an issuer that the server accepts has issued the caller's certificate. `None` if the
+    /// server names no issuers.
     pub(super) issued_by_acceptable: Option<bool>,
-    /// Obvious problems of the caller's own certificate.
+    /// Problems of the caller's own certificate that the probe can detect.
     pub(super) notes: Vec<String>,
     pub(super) alert: Option<Alert>,
     pub(super) answer: Option<Answer>,
-    /// The reasons that the refusal can have.
+    /// The possible reasons of the refusal.
     pub(super) candidates: Vec<Candidate>,
 }
 
-/// The server's certificate chain, and whether it is trusted.
+/// The server's certificate chain, and whether the chain is trusted.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Server {
     pub(super) chain: Vec<Certificate>,
-    /// None if there are no roots to verify the chain with.
+    /// Whether the chain was verified. `None` if there are no roots for that.
     pub(super) verified: Option<bool>,
     pub(super) error: Option<String>,
 }
 
-/// The facts of a certificate that are shown.
+/// The properties of a certificate that the output shows.
 #[derive(Debug, Serialize)]
 pub(super) struct Certificate {
     pub(super) subject: String,
@@ -107,7 +108,7 @@ pub(super) struct Answer {
     pub(super) request_id: Option<String>,
 }
 
-/// A possible reason of a refusal, explained.
+/// A possible reason of a refusal, with an explanation.
 #[derive(Debug, Serialize)]
 pub(super) struct Candidate {
     pub(super) code: ReasonCode,
@@ -125,8 +126,7 @@ impl From<ReasonCode> for Candidate {
     }
 }
 
-/// Reads the caller's chain and key. Expired certificates are accepted, because the probe
-/// reports them.
+/// Reads the caller's chain and key. Accepts expired certificates, because the probe reports them.
 pub(super) fn credentials(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -146,7 +146,7 @@ pub(super) fn credentials(
     }
 }
 
-/// Connects, performs the handshake and requests the URL.
+/// Connects, performs the TLS handshake and requests the URL.
 pub(super) async fn probe(
     url: &Uri,
     credentials: CertifiedKey,
@@ -318,9 +318,9 @@ async fn converse(
     url: &Uri,
     timeout: Duration,
 ) -> Result<Response<Incoming>, Box<dyn Error + Send + Sync>> {
-    // With TLS 1.3 the client has finished before the server has checked its certificate. A
-    // refusal arrives at the first read, and a request that is sent before could lose the
-    // alert.
+    // In TLS 1.3, the client completes the handshake before the server has checked the client
+    // certificate. A refusal arrives at the first read. If the request were sent first, the alert
+    // could be lost.
     let mut early = [0_u8; 1];
     match tokio::time::timeout(timeout, stream.read(&mut early)).await {
         Err(_) => {}
@@ -338,7 +338,7 @@ async fn converse(
     match tokio::time::timeout(PROBE_TIMEOUT, sender.send_request(request)).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => match connection.await {
-            // The connection's error is more precise than the request's.
+            // The error of the connection is more precise than the error of the request.
             Ok(Err(cause)) => Err(cause.into()),
             _ => Err(error.into()),
         },
@@ -346,7 +346,7 @@ async fn converse(
     }
 }
 
-/// Returns the alert among an error's causes.
+/// Finds a TLS alert among the causes of an error.
 fn alert_of(error: &(dyn Error + 'static)) -> Option<AlertDescription> {
     let mut current = Some(error);
     while let Some(error) = current {
@@ -378,7 +378,7 @@ fn note_alert(alert: AlertDescription, findings: &mut Findings) {
         None => format!("{alert:?}"),
     };
     match alert {
-        // TLS 1.2 servers report in this way that a certificate is required.
+        // TLS 1.2 servers send this alert if they require a client certificate.
         AlertDescription::HandshakeFailure => candidates.push(ReasonCode::NoCertificate),
         AlertDescription::UnrecognisedName => candidates.push(ReasonCode::HostMismatch),
         _ => {}

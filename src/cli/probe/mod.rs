@@ -1,8 +1,8 @@
 //! `countersign probe`: shows the caller's side of a connection, step by step.
 //!
-//! Connects as a caller would and shows what the server presented and asked for, how it refused
-//! or responded, and what helps. The probe does not read the gateway's configuration: any
-//! server can be probed.
+//! The command connects as a caller would. It shows what the server presents and requests, how the
+//! server refuses or responds, and how to fix problems. It does not read the gateway's
+//! configuration, so it works with any server.
 //!
 //! - `connect`: connects once and records the server's behaviour
 

@@ -1,4 +1,4 @@
-//! Both listeners over real sockets, plain and with TLS.
+//! Tests both read-only listeners over real sockets, with and without TLS.
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ struct Served {
     _keys: tempfile::TempDir,
 }
 
-/// A listener with a router made for its port.
+/// Starts a listener. `make` creates its router for the listener's port.
 async fn served(tls: ListenerTls, make: impl FnOnce(Arc<ControlState>, u16) -> Router) -> Served {
     let keys = tempfile::tempdir().unwrap();
     let readiness = Arc::new(Readiness::new());
@@ -308,7 +308,7 @@ async fn operators_are_asked_for_by_a_loopback_name_only() {
         )
         .await;
     assert_eq!(reply.status, 421);
-    // Also where there is nothing, so that nobody can tell from outside.
+    // Paths that do not exist get the same response, so that it does not reveal which paths exist.
     let reply = served
         .ask_as("GET", "/nothing", "Host: evil.example\r\n")
         .await;
@@ -342,7 +342,7 @@ async fn the_public_listener_speaks_tls_without_asking_for_a_certificate() {
         .unwrap();
     let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     assert_eq!(exchange(stream, request).await.status, 200);
-    // Plain HTTP on a TLS port is the end of that connection, not of the server.
+    // Plain HTTP on a TLS port ends that connection, but not the server.
     let mut stream = TcpStream::connect(served.address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();

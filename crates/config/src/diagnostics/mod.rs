@@ -1,10 +1,9 @@
-//! Errors and warnings about a configuration file, each with its place, and how
-//! they are shown.
+//! Errors and warnings about a configuration file, with their places in the file, and their output.
 //!
-//! [`Diagnostics`] collects while the file is read and resolved; [`ConfigErrors`] is the result if
-//! there were errors. Nothing here knows what a key means.
+//! [`Diagnostics`] collects errors and warnings while the file is read and resolved. If there are
+//! errors, the result is [`ConfigErrors`]. The code here does not depend on the meaning of any key.
 //!
-//! - `suggest`: the known word that is nearest to an unknown one
+//! - `suggest`: finds the known word that is most similar to an unknown one
 
 pub(crate) mod suggest;
 
@@ -29,7 +28,8 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// Creates a diagnostic. `message` describes the problem with the text at `place`.
+    /// Creates a diagnostic. `message` describes the problem. `place` is the text in the file that
+    /// causes the problem.
     pub(crate) fn new(place: Span, message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -48,31 +48,32 @@ impl Diagnostic {
         }
     }
 
-    /// Sets a few words beside the caret.
+    /// Sets a short text that the output shows beside the caret (`^`) under the faulty text.
     pub(crate) fn label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
     }
 
-    /// Adds a second place that is part of the problem.
+    /// Adds a second place in the file that belongs to the problem, for example the first use of a
+    /// name that occurs twice.
     pub(crate) fn also(mut self, place: Span, label: impl Into<String>) -> Self {
         self.also = Some((place, label.into()));
         self
     }
 
-    /// Sets the remedy.
+    /// Sets the text that says how to fix the problem.
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
-    /// Returns the description of the problem, in one sentence.
+    /// Returns the description of the problem in one sentence.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// Returns the remedy, if one is known.
+    /// Returns the text that says how to fix the problem, if there is one.
     #[must_use]
     pub fn remedy(&self) -> Option<&str> {
         self.help.as_deref()
@@ -118,7 +119,8 @@ impl Diagnostic {
         text
     }
 
-    /// Returns the line and the column. Both count from 1; the column counts characters.
+    /// Returns the line and the column of the diagnostic's place, both counted from 1. The column
+    /// counts characters, not bytes. Returns `None` if the diagnostic is about the whole file.
     fn line_and_column(&self, source: &str) -> Option<(usize, usize)> {
         let place = clamped(self.place.as_ref()?, source);
         let before = source.get(..place.start)?;
@@ -129,9 +131,8 @@ impl Diagnostic {
     }
 }
 
-/// Returns the file's text for display. Possible users and passwords in URLs are replaced, byte by
-/// byte, so that all positions stay the same. They do not belong in the file, and the error that
-/// reports them may be logged.
+/// Returns the text of the file for output. Replaces possible user names and passwords in URLs,
+/// because the output may be logged. One byte replaces one byte, so all positions stay valid.
 fn without_passwords(source: &str) -> String {
     let mut shown = String::with_capacity(source.len());
     let mut rest = source;
@@ -153,7 +154,8 @@ fn without_passwords(source: &str) -> String {
     shown
 }
 
-/// Limits a place to whole characters within the text, because the renderer cannot show others.
+/// Moves the ends of a place to character boundaries within the text. The renderer of the messages
+/// requires this.
 fn clamped(place: &Span, source: &str) -> Span {
     let on_boundary = |mut index: usize| {
         index = index.min(source.len());
@@ -168,35 +170,36 @@ fn clamped(place: &Span, source: &str) -> Span {
 
 const CONFIGURATION: &str = "the configuration";
 
-/// Everything that is wrong with a configuration.
+/// All errors in a configuration file.
+/// All errors in a configuration file.
 ///
-/// `Display` gives the plain form with file, line, caret and remedy of each.
+/// `Display` prints each error with file, line, caret (`^`) and remedy, without colours.
 #[derive(Debug, Clone)]
 pub struct ConfigErrors {
-    /// The kind of the file.
+    /// The kind of file that the errors are about, for messages.
     what: &'static str,
     path: PathBuf,
     source: String,
     errors: Vec<Diagnostic>,
 }
 
-/// One error for machines.
+/// One error as separate fields, for output that programs read (JSON).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ErrorRecord {
     /// The path of the configuration file.
     pub file: String,
-    /// Line in the file, from 1; none for the file as a whole.
+    /// The line in the file, starting at 1. `None` if the error is about the whole file.
     pub line: Option<usize>,
-    /// Column in characters, from 1.
+    /// The column in characters, starting at 1.
     pub column: Option<usize>,
     /// The description of the problem.
     pub message: String,
-    /// The remedy.
+    /// The text that says how to fix the problem, if there is one.
     pub help: Option<String>,
 }
 
 impl ConfigErrors {
-    /// Creates the error for a file that could not be read as text.
+    /// Creates the errors for a file that could not be read as text.
     pub(crate) fn whole(path: &Path, error: Diagnostic) -> Self {
         Self {
             what: CONFIGURATION,
@@ -206,7 +209,7 @@ impl ConfigErrors {
         }
     }
 
-    /// Sets the kind of file that the errors are about.
+    /// Sets the kind of file that the errors are about, for example [`CONFIGURATION`].
     pub(crate) const fn of(mut self, what: &'static str) -> Self {
         self.what = what;
         self
@@ -218,13 +221,13 @@ impl ConfigErrors {
         &self.path
     }
 
-    /// Returns the errors in the order of the file; at least one.
+    /// Returns the errors in the order of the file. There is at least one.
     #[must_use]
     pub fn errors(&self) -> &[Diagnostic] {
         &self.errors
     }
 
-    /// Returns the errors in a form for machines.
+    /// Returns the errors as separate fields, for output that programs read (JSON).
     #[must_use]
     pub fn records(&self) -> Vec<ErrorRecord> {
         self.errors
@@ -242,7 +245,8 @@ impl ConfigErrors {
             .collect()
     }
 
-    /// Renders all errors with file, line, caret and remedy. Colours are for a terminal only.
+    /// Renders all errors with file, line, caret (`^`) and remedy. `colour` adds colours for a
+    /// terminal.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour {
@@ -272,7 +276,7 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// Collects errors and warnings.
+/// Collects errors and warnings while a file is read.
 #[derive(Debug, Default)]
 pub(crate) struct Diagnostics {
     errors: Vec<Diagnostic>,
@@ -280,42 +284,43 @@ pub(crate) struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// Notes an error.
+    /// Adds an error to those that were found before.
     pub(crate) fn error(&mut self, error: Diagnostic) {
         self.errors.push(error);
     }
 
-    /// Notes something an operator should look at.
+    /// Adds a warning to those that were found before.
     pub(crate) fn warn(&mut self, warning: Diagnostic) {
         self.warnings.push(warning);
     }
 
-    /// Returns the number of errors so far.
+    /// Returns the number of errors that were added until now.
     pub(crate) const fn error_count(&self) -> usize {
         self.errors.len()
     }
 
-    /// Returns the number of warnings so far.
+    /// Returns the number of warnings that were added until now.
     pub(crate) const fn warning_count(&self) -> usize {
         self.warnings.len()
     }
 
-    /// Returns the warnings that came after the first `count`.
+    /// Returns the warnings that were added after the first `count` warnings.
     pub(crate) fn warnings_from(&self, count: usize) -> Vec<Diagnostic> {
         self.warnings.get(count..).unwrap_or_default().to_vec()
     }
 
-    /// Takes the errors back that came after the first `count`.
+    /// Removes and returns the errors that were added after the first `count` errors.
     pub(crate) fn take_errors_from(&mut self, count: usize) -> Vec<Diagnostic> {
         self.errors.split_off(count.min(self.errors.len()))
     }
 
-    /// Whether there is an error so far.
+    /// Whether any error was added.
     pub(crate) fn has_errors(&self) -> bool {
         !self.errors.is_empty()
     }
 
-    /// Returns the errors, in the order of the file.
+    /// Returns the errors in the order of their positions in the file. `source` is the text of the
+    /// file.
     pub(crate) fn into_errors(mut self, path: &Path, source: &str) -> ConfigErrors {
         self.errors.sort_by_key(start);
         ConfigErrors {
@@ -326,7 +331,7 @@ impl Diagnostics {
         }
     }
 
-    /// Returns the warnings, one line each, in the order of the file.
+    /// Returns the warnings in the order of their positions in the file, one line for each.
     pub(crate) fn warnings(&mut self, path: &Path, source: &str) -> Vec<String> {
         self.warnings.sort_by_key(start);
         self.warnings
@@ -336,7 +341,8 @@ impl Diagnostics {
     }
 }
 
-/// Returns the position by which diagnostics are sorted. Those about the whole file come last.
+/// Returns the byte position by which diagnostics are sorted. Diagnostics about the whole file come
+/// last.
 fn start(diagnostic: &Diagnostic) -> usize {
     diagnostic
         .place

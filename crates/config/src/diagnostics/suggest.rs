@@ -1,6 +1,6 @@
 //! Finds the known word that is most similar to a mistyped one, for "did you mean" hints.
 
-/// Returns the candidate that a mistyped word most probably means.
+/// Returns the candidate that is most similar to the unknown `word`, if any is similar enough.
 pub(crate) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
@@ -11,7 +11,8 @@ pub(crate) fn nearest<'a>(
         .into_iter()
         .filter_map(|candidate| {
             let distance = edits(&word, &candidate.to_lowercase());
-            // A shortened or lengthened word counts as near at any distance.
+            // A candidate is also similar if the word is a prefix of it, or if it is a prefix of
+            // the word. The prefix must have at least 4 bytes.
             let cut = word.len() >= 4 && candidate.starts_with(&word)
                 || candidate.len() >= 4 && word.starts_with(candidate);
             (distance <= bound || cut).then_some((distance, candidate))
@@ -20,7 +21,8 @@ pub(crate) fn nearest<'a>(
         .map(|(_, candidate)| candidate)
 }
 
-/// Returns the Levenshtein distance. Swapping two neighbours counts as one edit.
+/// Returns the Levenshtein distance between two words: the number of edits that change `a` into
+/// `b`. Swapping two adjacent characters counts as one edit.
 fn edits(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut before: Vec<usize> = Vec::new();

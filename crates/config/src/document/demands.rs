@@ -1,5 +1,5 @@
-//! Values of `[[route]]` with a separate grammar: how callers authenticate, and which demands their
-//! tokens must meet.
+//! Values of `[[route]]` with a syntax of their own: how callers authenticate, and what their
+//! tokens must contain.
 
 use serde_json::Value;
 use toml::Spanned;
@@ -14,16 +14,16 @@ use crate::identity::{IdentityPattern, Method};
 /// How a route authenticates its callers.
 #[derive(Debug, Clone)]
 pub(crate) enum Authenticate {
-    /// All of these methods are required.
+    /// Callers must authenticate with all of these methods together.
     All(List<Method>),
-    /// One of these methods is required.
+    /// Callers must authenticate with at least one of these methods.
     Any(List<Method>),
-    /// No method: the route has no callers, only requests.
+    /// The route does not authenticate callers.
     Unauthenticated,
 }
 
 impl Authenticate {
-    /// Returns the configured methods.
+    /// Returns the configured methods. Empty if the route does not authenticate callers.
     pub(crate) fn methods(&self) -> &[At<Method>] {
         match self {
             Self::All(methods) | Self::Any(methods) => methods,
@@ -74,7 +74,7 @@ impl FromToml for Authenticate {
     }
 }
 
-/// Claims with the values they may have.
+/// The claims that a token must have. Each claim must have one of the listed values.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ClaimDemands(pub(crate) Vec<(String, Vec<Value>)>);
 
@@ -100,7 +100,8 @@ impl FromToml for ClaimDemands {
     }
 }
 
-/// Reads a claim's value: texts, whole numbers and truth values can be compared.
+/// Reads a permitted value of a claim. Only strings, integers and booleans are valid, because only
+/// they can be compared.
 fn claim(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Value> {
     match value.get_ref() {
         DeValue::String(text) => Some(Value::from(&**text)),
@@ -117,7 +118,8 @@ fn claim(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<
     }
 }
 
-/// How a token's client must match the certificate that accompanies the token.
+/// The key `client`: which callers may use a token with which `client_id`. `Listed` has the
+/// permitted callers of each `client_id`.
 #[derive(Debug, Clone)]
 pub(crate) enum Client {
     Any,
@@ -151,7 +153,8 @@ fn listed(table: &DeTable<'_>, diagnostics: &mut Diagnostics) -> Option<Client> 
     (read.len() == table.len()).then_some(Client::Listed(read))
 }
 
-/// How often the issuer is asked about one token.
+/// The key `introspect`: how often the gateway asks the issuer whether one token is still active.
+/// `OncePer` is the time for which the gateway keeps the issuer's response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Introspect {
     Always,

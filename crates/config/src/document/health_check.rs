@@ -1,4 +1,4 @@
-//! `health_check` of an `[[upstream]]`: an inline table.
+//! The key `health_check` of an `[[upstream]]`, which is an inline table.
 
 use std::time::Duration;
 
@@ -100,7 +100,7 @@ fn span(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<D
     fits.then_some(span)
 }
 
-/// A final status.
+/// A response status with which a service counts as healthy. It must be a final status (not 1xx).
 #[derive(Debug, Clone, Copy)]
 struct Status(StatusCode);
 

@@ -1,15 +1,15 @@
-//! The file as it is written, section by section.
+//! The configuration file as it is written, section by section.
 //!
-//! `raw` lists the known keys; [`super::resolve`] decides what they mean.
+//! `raw` lists the known keys. [`super::resolve`] decides what the values mean.
 //!
-//! A file imports only from those after it:
+//! Each file imports only from files below it in this list:
 //!
-//! - `raw`: the one table of known sections and keys
-//! - `demands`: how callers authenticate, and which demands their tokens must meet
+//! - `raw`: the table of all known sections and keys
+//! - `demands`: how callers authenticate, and what their tokens must contain
 //! - `health_check`: how an upstream's health is checked
-//! - `schema`: complaints about sections and keys that are unknown or missing
-//! - `value`: single values with their places
-//! - `quantity`: times, sizes and rates
+//! - `schema`: reports sections and keys that are unknown or missing
+//! - `value`: single values with their places in the file
+//! - `quantity`: durations, sizes and rates
 //! - `url`: URLs
 
 pub(crate) mod demands;
@@ -33,7 +33,8 @@ use raw::{
 };
 use schema::{only_table, syntax, tables, unknown_section};
 
-/// The whole file.
+/// The content of the configuration file. A field is `None` or empty if the file has no such
+/// section.
 #[derive(Debug, Default)]
 pub(crate) struct Document {
     pub(crate) listener: Option<Listener>,
@@ -54,12 +55,12 @@ pub(crate) struct Document {
     pub(crate) limits: Option<LimitsSection>,
     pub(crate) runtime: Option<Runtime>,
     pub(crate) audit: Option<Audit>,
-    /// Names of the sections that are there, right or wrong.
+    /// The names of the sections in the file, even if a section is invalid.
     sections: Vec<String>,
 }
 
 impl Document {
-    /// Reads the file's text. Nothing comes back when it is not TOML.
+    /// Reads the text of a configuration file. Returns `None` if the text is not TOML.
     pub(crate) fn read(source: &str, diagnostics: &mut Diagnostics) -> Option<Self> {
         let root = syntax(source, diagnostics)?;
         let mut document = Self::default();
@@ -70,7 +71,8 @@ impl Document {
         Some(document)
     }
 
-    /// Whether the file has a section, valid or not. `name` is without brackets.
+    /// Whether the file has a section with this name, even if the section is invalid. `name` has no
+    /// brackets.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.sections.iter().any(|section| section == name)
     }
@@ -123,7 +125,7 @@ impl Document {
 }
 
 impl Document {
-    /// Reads `[tls.…]`: several separate sections below one name.
+    /// Reads the tables below `[tls]`, for example `[tls.tickets]`. Each is a section of its own.
     fn read_tls(
         &mut self,
         key: &Spanned<Cow<'_, str>>,

@@ -1,12 +1,12 @@
 //! [`TimeSpan`] and [`ByteSize`]: how durations and sizes are written.
 //!
-//! `"1h30m"`, `"250ms"`, `"32KiB"`. A unit is always written, so that no reader has
-//! to guess whether 30 means seconds.
+//! Examples: `"1h30m"`, `"250ms"`, `"32KiB"`. The unit is required, because the unit of a bare 30
+//! would not be clear.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Why a text is not a duration or size. Says what to write instead.
+/// The reason why a text is not a duration or a size. The message says what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct QuantityError(String);
@@ -16,9 +16,9 @@ const TIME_FORM: &str =
 const SIZE_FORM: &str =
     "write a size as a whole number with B, KiB, MiB or GiB, for example \"32KiB\"";
 
-/// Units of time, largest first, in milliseconds.
+/// Units of time with their length in milliseconds, largest first.
 const TIME_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-/// Units of size, largest first, in bytes.
+/// Units of size with their number of bytes, largest first.
 const SIZE_UNITS: [(&str, u64); 4] = [
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
@@ -31,11 +31,11 @@ const SIZE_UNITS: [(&str, u64); 4] = [
 pub struct TimeSpan(u64);
 
 impl TimeSpan {
-    /// Parses one or more numbers with units, each unit at most once and larger
-    /// ones first: `1h30m`, `250ms`.
+    /// Parses one or more numbers with units, for example `1h30m` or `250ms`. Each unit may occur
+    /// once, and larger units come first.
     ///
     /// # Errors
-    /// [`QuantityError`] says what to write instead.
+    /// [`QuantityError`], which says what to write instead.
     pub fn parse(text: &str) -> Result<Self, QuantityError> {
         let refuse = || QuantityError(TIME_FORM.to_owned());
         let mut units = TIME_UNITS.iter();
@@ -47,7 +47,8 @@ impl TimeSpan {
                 .find(|character: char| character.is_ascii_digit())
                 .unwrap_or(after.len());
             let (unit, next) = after.split_at(end);
-            // Continues after the unit that was found last, so that the order is enforced.
+            // `units` continues after the last unit that was found. So the units must be in
+            // descending order, and no unit can occur twice.
             let (_, milliseconds) = units.find(|(name, _)| *name == unit).ok_or_else(refuse)?;
             total = number
                 .checked_mul(*milliseconds)
@@ -60,13 +61,13 @@ impl TimeSpan {
         }
     }
 
-    /// Converts the value to the standard library's type.
+    /// Returns the duration as a [`Duration`].
     #[must_use]
     pub const fn get(self) -> Duration {
         Duration::from_millis(self.0)
     }
 
-    /// Converts a duration, rounded down to whole milliseconds.
+    /// Converts a [`Duration`]. Rounds down to whole milliseconds.
     #[must_use]
     pub fn from_duration(duration: Duration) -> Self {
         Self(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
@@ -90,15 +91,15 @@ impl fmt::Display for TimeSpan {
     }
 }
 
-/// A number of bytes.
+/// A number of bytes, written with a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(u64);
 
 impl ByteSize {
-    /// Parses a whole number with a unit: `32KiB`.
+    /// Parses a whole number with a unit, for example `32KiB`.
     ///
     /// # Errors
-    /// [`QuantityError`] says what to write instead.
+    /// [`QuantityError`], which says what to write instead.
     pub fn parse(text: &str) -> Result<Self, QuantityError> {
         let refuse = || QuantityError(SIZE_FORM.to_owned());
         let (number, unit) = leading_number(text).ok_or_else(refuse)?;

@@ -1,9 +1,8 @@
-//! The configuration file as it is written: every section, every key, each
-//! value with its place.
+//! The configuration file as it is written: all sections and keys, each value with its place.
 //!
-//! The `sections!` table is the one list of known keys: a key that is not in it
-//! is refused, and `docs/configuration.md` is compared with it. Whether values
-//! make sense together is decided in `resolve`.
+//! The `sections!` table is the only list of known keys. A key that is not in the table is refused.
+//! A test compares `docs/configuration.md` with the table. `resolve` decides whether the values fit
+//! together.
 
 use std::net::SocketAddr;
 
@@ -46,7 +45,7 @@ macro_rules! sections {
             $(#[$doc])*
             #[derive(Debug)]
             pub(crate) struct $name {
-                /// Position of the section in the file.
+                /// The place of the section in the file.
                 #[allow(dead_code, reason = "some sections complain about single keys only")]
                 pub(crate) place: Span,
                 $(pub(crate) $key: Field<$type>,)+
@@ -71,7 +70,8 @@ macro_rules! sections {
                     Self {
                         place,
                         $($key: match Field::read(find(table, stringify!($key)), diagnostics) {
-                            // `check_keys` has reported that it is missing.
+                            // `check_keys` has already reported that a required key is missing.
+                            // `Bad` prevents a second error.
                             Field::Absent if absent(stringify!($key)) => Field::Bad,
                             field => field,
                         },)+
@@ -80,7 +80,7 @@ macro_rules! sections {
             }
         )+
 
-        /// All sections and their keys.
+        /// All sections that this kind of file can have, with their keys.
         pub(crate) const $all: Family = Family {
             sections: &[$($name::SECTION),+],
             document: $document,
@@ -93,7 +93,7 @@ sections! {
     "docs/configuration.md" SECTIONS
 
     "[listener]"
-    /// The listener for callers.
+    /// The listener to which callers connect.
     Listener {
         address: SocketAddr = Required,
         certificate: String = Optional,
@@ -104,7 +104,7 @@ sections! {
     }
 
     "[[server_name]]"
-    /// A separate certificate and trust configuration for some names.
+    /// A certificate and trust domains that apply only to connections with these TLS server names.
     ServerName {
         names: Several<HostPattern> = Required,
         certificate: String = Required,
@@ -114,7 +114,7 @@ sections! {
     }
 
     "[tls.tickets]"
-    /// Session tickets, with which callers resume without a full handshake.
+    /// TLS session tickets. With a ticket, a caller resumes a session without a full handshake.
     Tickets {
         enabled: bool = Optional,
         secret_file: String = Optional,
@@ -123,7 +123,7 @@ sections! {
     }
 
     "[[trust_domain]]"
-    /// One trust domain, whose certificates are accepted.
+    /// A trust domain, whose certificates the gateway accepts.
     Trust {
         name: TrustDomain = Required,
         roots: Several<String> = Required,
@@ -138,7 +138,7 @@ sections! {
     }
 
     "[crl_fetch]"
-    /// How revocation lists are fetched that are configured as URLs.
+    /// How the gateway fetches the CRLs whose URLs are in `crls` of `[[trust_domain]]`.
     CrlFetch {
         roots: Several<String> = Required,
         interval: TimeSpan = Optional,
@@ -148,13 +148,14 @@ sections! {
     }
 
     "[deny_list]"
-    /// The deny list: certificates and callers that are refused at once.
+    /// The deny list: certificates and callers that the gateway refuses immediately, without a
+    /// reload.
     DenySection {
         file: String = Required,
     }
 
     "[assertion]"
-    /// The assertions that services receive.
+    /// The assertions about callers that the gateway sends to services.
     Assertion {
         issuer: String = Required,
         header: HeaderName = Optional,
@@ -164,7 +165,7 @@ sections! {
     }
 
     "[public]"
-    /// The read-only listener for everybody.
+    /// The read-only listener for services and other clients: key sets, health, metadata.
     Public {
         address: SocketAddr = Required,
         tls: PublicTls = Optional,
@@ -172,7 +173,7 @@ sections! {
     }
 
     "[admin]"
-    /// The operators' listener.
+    /// The listener and the local socket through which operators control the gateway.
     Admin {
         address: SocketAddr = Required,
         operators: Several<IdentityPattern> = Optional,
@@ -180,7 +181,7 @@ sections! {
     }
 
     "[[token_issuer]]"
-    /// An issuer whose tokens are accepted.
+    /// An issuer whose access tokens the gateway accepts.
     TokenIssuerSection {
         name: String = Required,
         issuer: String = Required,
@@ -205,7 +206,7 @@ sections! {
     }
 
     "[token_issuer.introspection]"
-    /// The introspection endpoint of a token issuer.
+    /// The endpoint at which the gateway asks a token issuer whether a token is active (RFC 7662).
     IntrospectionSection {
         endpoint: String = Required,
         client_id: String = Required,
@@ -218,14 +219,14 @@ sections! {
     }
 
     "[api_keys]"
-    /// The settings of all API keys.
+    /// Settings that apply to all `[[api_key]]` sections.
     ApiKeysSection {
         hmac_key: String = Required,
         header: HeaderName = Optional,
     }
 
     "[[api_key]]"
-    /// A caller without certificate.
+    /// One API key, with which a caller without a certificate authenticates.
     ApiKeySection {
         name: String = Required,
         id: String = Required,
@@ -237,7 +238,7 @@ sections! {
     }
 
     "[[upstream]]"
-    /// A service behind the gateway.
+    /// A service to which the gateway forwards requests.
     UpstreamSection {
         name: String = Required,
         endpoints: Several<String> = Required,
@@ -274,7 +275,7 @@ sections! {
     }
 
     "[[route]]"
-    /// A route: who may send which requests, and to which upstream.
+    /// A route: which callers may send which requests to which upstream.
     RouteSection {
         name: String = Required,
         hosts: Several<HostPattern> = Optional,
@@ -296,7 +297,7 @@ sections! {
     }
 
     "[route.token]"
-    /// The demands of a route on tokens.
+    /// What the tokens of a route's callers must contain.
     RouteTokenSection {
         issuer: String = Required,
         audience: String = Optional,
@@ -308,7 +309,8 @@ sections! {
     }
 
     "[route.rate_limit]"
-    /// Rate limits of a route.
+    /// One rate limit of a route: how many requests are allowed in a time window, and for whom they
+    /// are counted.
     RouteLimitSection {
         per: Per = Required,
         requests: u32 = Required,
@@ -317,7 +319,7 @@ sections! {
     }
 
     "[rate_limits]"
-    /// The settings of all rate limits.
+    /// Settings that apply to the rate limits of all routes.
     RateLimitsSection {
         keys: u32 = Optional,
         failed_authentications: u32 = Optional,
@@ -325,7 +327,7 @@ sections! {
     }
 
     "[rate_limits.redis]"
-    /// A store in which several gateways count together.
+    /// The Redis store through which several gateways share the counts of their rate limits.
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "this build refuses it whole"))]
     RedisSection {
         url: String = Required,
@@ -339,7 +341,7 @@ sections! {
     }
 
     "[limits]"
-    /// Bounds on everything.
+    /// Limits of the whole gateway, for example the maximum number of connections.
     LimitsSection {
         connections: u32 = Optional,
         handshake_timeout: TimeSpan = Optional,
@@ -355,7 +357,7 @@ sections! {
     }
 
     "[limits.caller]"
-    /// Limits for each caller.
+    /// Limits that apply to each caller separately.
     CallerLimitsSection {
         connections: Share = Optional,
         requests_in_flight: Share = Optional,
@@ -364,27 +366,27 @@ sections! {
     }
 
     "[limits.address]"
-    /// Limits for each address that has not authenticated.
+    /// Limits that apply to each client address separately, before the client is authenticated.
     AddressLimitsSection {
         handshakes_in_progress: u32 = Optional,
         trusted_networks: Several<IpNet> = Optional,
     }
 
     "[runtime]"
-    /// The process.
+    /// Settings of the process that only a restart changes.
     Runtime {
         workers: u32 = Optional,
     }
 
     "[audit]"
-    /// The destination of the audit log.
+    /// The files of the audit log.
     Audit {
         file: String = Optional,
         chains: String = Optional,
     }
 }
 
-/// Defines sections within another one.
+/// Implements [`FromToml`] for sections that are tables inside another section.
 macro_rules! within {
     ($($name:ident),+) => {$(
         impl FromToml for $name {
@@ -401,7 +403,7 @@ macro_rules! within {
     )+};
 }
 
-/// How a route changes paths.
+/// Reads the key `rewrite` of a route: the path prefix that is replaced, and the new prefix.
 impl FromToml for PathRewrite {
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
         const FORM: &str = "{ from = \"/api\", to = \"/\" }";
@@ -445,7 +447,7 @@ within!(
     AddressLimitsSection
 );
 
-/// One limit, or a list of them.
+/// The value of the key `rate_limit` of a route: one limit, or a list of limits.
 #[derive(Debug)]
 pub(crate) struct RateLimits(pub(crate) Vec<At<RouteLimitSection>>);
 

@@ -1,5 +1,5 @@
-//! Which sections and keys a kind of file has, and complaints about those that are
-//! unknown, missing or written the wrong way.
+//! The sections and keys that a kind of file has. Reports sections and keys that are unknown,
+//! missing or written in the wrong form.
 
 use std::borrow::Cow;
 
@@ -10,29 +10,30 @@ use crate::diagnostics::suggest::nearest;
 use crate::diagnostics::{Diagnostic, Diagnostics, Span};
 use crate::identity::text::printable;
 
-/// The name of a section in the file, its keys, and which of them are required.
+/// The title of a section and its keys, each required or optional.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SectionKeys {
     pub(crate) title: &'static str,
     pub(crate) keys: &'static [(&'static str, Need)],
 }
 
-/// Whether a section requires a key.
+/// Whether the file must contain a key if it contains the key's section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     Required,
     Optional,
 }
 
-/// All sections and keys that one kind of file may contain.
+/// All sections that one kind of file can have, for example a configuration file or
+/// `profiles.toml`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Family {
     pub(crate) sections: &'static [SectionKeys],
-    /// The document that describes the sections.
+    /// The path of the documentation page that describes the sections.
     pub(crate) document: &'static str,
 }
 
-/// Parses the file as a table. Returns None if it is not TOML.
+/// Parses the text of a file as TOML. If there are syntax errors, reports them and returns `None`.
 pub(crate) fn syntax<'i>(
     source: &'i str,
     diagnostics: &mut Diagnostics,
@@ -54,7 +55,7 @@ pub(crate) fn find<'t, 'i>(table: &'t DeTable<'i>, key: &str) -> Option<&'t Span
         .map(|(_, value)| value)
 }
 
-/// Reports unknown keys and missing ones.
+/// Reports the keys of a section's table that are unknown, and required keys that are missing.
 pub(crate) fn check_keys(
     section: &SectionKeys,
     family: &Family,

@@ -1,25 +1,26 @@
-//! [`HttpUrl`]: the plain `http` and `https` URLs a configuration may hold.
+//! [`HttpUrl`]: the plain `http` and `https` URLs that a configuration may contain.
 //!
-//! Stricter than a browser: no user, no query, no fragment, no trailing slash.
+//! The rules are stricter than those of browsers: a URL must have no user, query, fragment or
+//! trailing slash.
 
 use std::net::IpAddr;
 
-/// A URL in parts.
+/// The parts of a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HttpUrl {
     pub(crate) https: bool,
-    /// The host, without brackets.
+    /// The host, without the brackets of an IPv6 address.
     pub(crate) host: String,
-    /// The port, if the URL contains one.
+    /// The port. `None` if the URL contains no port.
     pub(crate) written_port: Option<u16>,
-    /// Empty, or with a leading slash.
+    /// The path. It is empty or starts with a slash.
     pub(crate) path: String,
 }
 
 impl HttpUrl {
-    /// Parses a URL. The error describes the problem.
+    /// Parses a URL. The error describes what is wrong with it.
     pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
-        // `http::Uri` drops fragments without a word.
+        // This check comes first, because `http::Uri` removes a fragment without an error.
         if text.contains(['?', '#']) {
             return Err("it must have no query and no fragment");
         }
@@ -43,7 +44,8 @@ impl HttpUrl {
             .map_err(|_| "it has no valid host name or port")?;
         let written_port = authority.port_u16();
         let host = authority.host();
-        // "host:" and ports beyond 65535 parse as an authority without a port.
+        // For "host:" and for ports above 65535, `http::Uri` reports no error and no port. In both
+        // cases, the text differs from `as_written`, so the comparison below detects the mistake.
         let as_written = match written_port {
             Some(port) => format!("{host}:{port}"),
             None => host.to_owned(),
@@ -66,13 +68,14 @@ impl HttpUrl {
         })
     }
 
-    /// Returns the port of the URL, or the default port of its scheme.
+    /// Returns the port of the URL. If none is written, returns 443 for `https` and 80 for `http`.
     pub(crate) fn port(&self) -> u16 {
         self.written_port
             .unwrap_or(if self.https { 443 } else { 80 })
     }
 
-    /// Whether the host is certain to be this machine.
+    /// Whether the host is `localhost` or a loopback address. Connections to it never leave this
+    /// machine.
     pub(crate) fn is_loopback(&self) -> bool {
         self.host == "localhost"
             || self

@@ -1,7 +1,8 @@
-//! Reading single values of the parsed file, each with its place.
+//! Reads single values of the parsed file, each with its place.
 //!
-//! A value that cannot be used is reported with its place and becomes [`Field::Bad`], so that
-//! reading continues and nothing is reported twice. `resolve` decides what values mean together.
+//! If a value cannot be used, an error is reported with its place, and the value becomes
+//! [`Field::Bad`]. Reading then continues with the next value. Later checks ignore a bad value,
+//! because its error was already reported. `resolve` decides what the values mean together.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -29,26 +30,26 @@ use crate::trust::{RevocationDepth, RevocationPosture};
 use crate::upstream::header_rules::FieldPattern;
 use crate::upstream::{Balance, ForwardedFields, HttpProtocol, Sharing, TraceContext};
 
-/// A value and its place in the file.
+/// A value, and where it is in the file.
 #[derive(Debug, Clone)]
 pub(crate) struct At<T> {
     pub(crate) value: T,
     pub(crate) place: Span,
 }
 
-/// The value of a key, or why there is none.
+/// The value of a key, or the reason why there is none.
 #[derive(Debug)]
 pub(crate) enum Field<T> {
-    /// The key is not there.
+    /// The key is not in the file.
     Absent,
     /// The value is invalid, or a required key is missing. An error was reported.
     Bad,
-    /// A value.
+    /// The value is valid, and this is where it is in the file.
     Good(At<T>),
 }
 
 impl<T> Field<T> {
-    /// Reads the value of a key.
+    /// Reads the value of a key from its entry in the table. `None` means that the key is absent.
     pub(crate) fn read(entry: Option<&Spanned<DeValue<'_>>>, diagnostics: &mut Diagnostics) -> Self
     where
         T: FromToml,
@@ -65,7 +66,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// Returns the value, if there is one.
+    /// Returns the value if the key has a valid value.
     pub(crate) const fn value(&self) -> Option<&T> {
         match self {
             Self::Good(at) => Some(&at.value),
@@ -73,7 +74,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// Returns the value with its place, if there is one.
+    /// Returns the value with its place if the key has a valid value.
     pub(crate) const fn at(&self) -> Option<&At<T>> {
         match self {
             Self::Good(at) => Some(at),
@@ -81,57 +82,57 @@ impl<T> Field<T> {
         }
     }
 
-    /// Whether the key is absent.
+    /// Whether the key is not in the file. Returns false if its value is invalid.
     pub(crate) const fn is_absent(&self) -> bool {
         matches!(self, Self::Absent)
     }
 }
 
 impl<T: Clone> Field<T> {
-    /// Returns the value or a default.
+    /// Returns the value if the key has a valid value. Otherwise, returns `default`.
     pub(crate) fn or(&self, default: T) -> T {
         self.value().cloned().unwrap_or(default)
     }
 }
 
-/// Values of a list, each with its place.
+/// The elements of a list, each with its place.
 pub(crate) type List<T> = Vec<At<T>>;
 
-/// A list that must not be empty if it is configured. An empty list would match nothing, or
-/// everything if it were treated as absent.
+/// A list that has at least one element. An empty list is refused, because its meaning is unclear:
+/// it could match nothing, or everything.
 #[derive(Debug, Clone)]
 pub(crate) struct Several<T>(pub(crate) List<T>);
 
 impl<T> Field<List<T>> {
-    /// Returns the elements. Empty if the key is absent.
+    /// Returns the elements of the list. Returns an empty slice if the key is absent or invalid.
     pub(crate) fn items(&self) -> &[At<T>] {
         self.value().map_or(&[], Vec::as_slice)
     }
 }
 
 impl<T> Field<Several<T>> {
-    /// Returns the elements. Empty if the key is absent.
+    /// Returns the elements of the list. Returns an empty slice if the key is absent or invalid.
     pub(crate) fn items(&self) -> &[At<T>] {
         self.value().map_or(&[], |several| several.0.as_slice())
     }
 }
 
 impl<T: Clone> Field<Several<T>> {
-    /// Returns the elements without their places.
+    /// Returns the elements of the list without their places.
     pub(crate) fn values(&self) -> Vec<T> {
         self.items().iter().map(|item| item.value.clone()).collect()
     }
 }
 
-/// A type that values of the file are read as.
+/// A type whose values can be read from the file.
 pub(crate) trait FromToml: Sized {
-    /// Reads a value, or reports why it cannot be used.
+    /// Reads a value. If the value is invalid, reports an error and returns `None`.
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self>;
 }
 
 const A_LIST: &str = "a list";
 
-/// Reports a value of the wrong type.
+/// Reports that a value has the wrong type. `expected` describes the right type. Returns `None`.
 pub(crate) fn wrong_type<T>(
     value: &Spanned<DeValue<'_>>,
     expected: &str,
@@ -199,7 +200,7 @@ impl FromToml for bool {
     }
 }
 
-/// A positive whole number.
+/// Reads an integer that is at least 1.
 impl FromToml for u32 {
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let DeValue::Integer(number) = value.get_ref() else {
@@ -218,7 +219,7 @@ impl FromToml for u32 {
     }
 }
 
-/// A share of a bound: a percentage or a number.
+/// Reads a caller's share of a limit: a percentage of the limit, or a number.
 impl FromToml for Share {
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
         match value.get_ref() {
@@ -234,7 +235,7 @@ impl FromToml for Share {
     }
 }
 
-/// A share of a number of bytes.
+/// A caller's share of a memory limit: a percentage of the limit, or a number of bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ByteShare(pub(crate) Share);
 
@@ -259,7 +260,7 @@ fn not_a_share(value: &Spanned<DeValue<'_>>, help: &str, diagnostics: &mut Diagn
     );
 }
 
-/// How often a request may be sent again.
+/// How often the gateway may send one request again after a failed attempt.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Retries(pub(crate) u32);
 
@@ -313,7 +314,7 @@ impl<T: FromToml> FromToml for Several<T> {
     }
 }
 
-/// Implements types that are written as a text with a separate grammar.
+/// Implements [`FromToml`] for types that are written as strings and have a parser.
 macro_rules! texts {
     ($($(#[$doc:meta])* $type:ty, $expected:literal, $parse:expr;)*) => {$(
         $(#[$doc])*
@@ -370,12 +371,12 @@ texts! {
     };
 }
 
-/// A closed set of words.
+/// A type whose values are a fixed set of words, for example `"hard"`, `"soft"` and `"off"`.
 pub(crate) trait Words: Sized + Copy + 'static {
-    /// The words, each with its value.
+    /// All permitted words, each with the value that it means.
     const WORDS: &'static [(&'static str, Self)];
 
-    /// Returns the word for this value.
+    /// Returns the word that means this value.
     fn word(self) -> &'static str
     where
         Self: PartialEq,
@@ -425,7 +426,7 @@ macro_rules! words {
     )*};
 }
 
-/// The documents that the public listener can serve.
+/// The documents that the public listener can serve: the key `serve` of `[public]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Serve {
     Keys,
@@ -433,7 +434,7 @@ pub(crate) enum Serve {
     Metrics,
 }
 
-/// Fields that carry a caller's certificate.
+/// The request header fields in which a service can receive its caller's certificate (RFC 9440).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CertificateHeader {
     ClientCert,
@@ -441,35 +442,38 @@ pub(crate) enum CertificateHeader {
     Xfcc,
 }
 
-/// The source of the public listener's certificate.
+/// The key `tls` of `[public]`: whether the public listener presents the certificate of
+/// `[listener]` or uses no TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PublicTls {
     Listener,
     Off,
 }
 
-/// A permitted usage of a certificate.
+/// What the certificates of a profile may be used for: as TLS client or as TLS server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Usage {
     Client,
     Server,
 }
 
-/// Whether a certificate's subject has a common name.
+/// Whether the subject of a profile's certificates has a common name, which is the label of the
+/// certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CommonName {
     Label,
     None,
 }
 
-/// The format of an issuer's tokens.
+/// The format of an issuer's access tokens. The gateway verifies a JWT itself. It must ask the
+/// issuer about an opaque token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TokenFormat {
     Jwt,
     Opaque,
 }
 
-/// How the gateway authenticates itself to an issuer.
+/// How the gateway authenticates to the introspection endpoint of an issuer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ClientMeans {
     Certificate,
@@ -477,7 +481,7 @@ pub(crate) enum ClientMeans {
     PrivateKeyJwt,
 }
 
-/// A moment, in seconds since the Unix epoch.
+/// A point in time from the file, in seconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment(pub(crate) u64);
 

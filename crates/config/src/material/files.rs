@@ -1,7 +1,8 @@
-//! Reading the files a configuration names, and remembering which they are.
+//! Reads the files that a configuration names, and records their paths and stamps. A stamp shows
+//! whether a file has changed ([`FileStamp`]).
 //!
-//! Relative paths start at the directory of the configuration file. Every failure names the file,
-//! the key that names it, and what to do. `resolve` decides what the content means.
+//! Relative paths start at the directory of the configuration file. Each error names the file, the
+//! key that names it, and how to fix the problem. `resolve` decides what the content means.
 
 use std::collections::HashSet;
 use std::collections::btree_map::Entry;
@@ -20,13 +21,13 @@ use crate::file_read::read_regular;
 use crate::file_stamp::{FileStamp, FileStamps};
 use crate::secret::Secret;
 
-/// Maximum size of a configuration file.
+/// Maximum size of a configuration file in bytes.
 const MAX_CONFIGURATION: u64 = 16 << 20;
-/// Maximum size of each file that the configuration names. A revocation list with a million entries
-/// has 40 MB.
+/// Maximum size in bytes of each file that the configuration names. A CRL with a million entries
+/// has about 40 MB.
 const MAX_FILE: u64 = 256 << 20;
 
-/// Reads the configuration file itself.
+/// Reads the text of the configuration file.
 pub(crate) fn read_configuration(path: &Path, access: &Access) -> Result<String, ConfigErrors> {
     let refuse = |message: String, help: &str| {
         ConfigErrors::whole(path, Diagnostic::whole(message).help(help))
@@ -46,18 +47,18 @@ pub(crate) fn read_configuration(path: &Path, access: &Access) -> Result<String,
     })
 }
 
-/// Says which file a load is reading, to others while it does.
+/// The file that a load is reading at the moment, for other threads. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Progress(Arc<Mutex<Option<PathBuf>>>);
 
 impl Progress {
-    /// Returns the file or directory that is being read, if one is.
+    /// Returns the file or directory that is being read now, if any.
     #[must_use]
     pub fn reading(&self) -> Option<PathBuf> {
         self.current().clone()
     }
 
-    /// Says that a file is being read for as long as `read` takes.
+    /// Runs `read`. While `read` runs, [`Self::reading`] returns `path`.
     pub fn during<T>(&self, path: &Path, read: impl FnOnce() -> T) -> T {
         *self.current() = Some(path.to_owned());
         let outcome = read();
@@ -70,16 +71,17 @@ impl Progress {
     }
 }
 
-/// How long the file system may take for one file, if other files must not wait for it.
+/// Maximum time for an operation on one file if [`Access::unanswered`] is set.
 const FILE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Files about which the file system has not responded yet. Nothing more is asked about
-/// them until it has, so that no more threads wait for it than there are such files.
+/// The files with an operation for which the file system has not responded yet. While a file is in
+/// the set, no other operation on it starts. So at most one thread waits for each such file.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Unanswered(Arc<Mutex<HashSet<PathBuf>>>);
 
 impl Unanswered {
-    /// Runs the query in a separate thread, and waits only a limited time for the result.
+    /// Runs the operation `ask` on a separate thread, and waits at most [`FILE_TIMEOUT`] for its
+    /// result. After the timeout, the thread continues to wait for the file system.
     fn ask<T: Send + 'static>(
         &self,
         path: &Path,
@@ -114,12 +116,13 @@ impl Unanswered {
     }
 }
 
-/// How files are read.
+/// How a load accesses files.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Access {
-    /// Says which file is being read.
+    /// Shows which file is being read.
     pub(crate) progress: Progress,
-    /// Set if a file that does not respond must not delay the other files.
+    /// If set, each file operation has a timeout ([`FILE_TIMEOUT`]), so one slow file system does
+    /// not delay other files.
     pub(crate) unanswered: Option<Unanswered>,
 }
 
@@ -135,7 +138,8 @@ impl Access {
         })
     }
 
-    /// Returns the stamp of a file. `None` also if the file system does not respond.
+    /// Returns the stamp of a file. Returns `None` if the file does not exist, or if there is a
+    /// timeout and the file system does not respond within it.
     pub(crate) fn stamp(&self, path: &Path) -> Option<FileStamp> {
         self.ask(path, |path| Ok(FileStamp::at(path)))
             .ok()
@@ -143,7 +147,7 @@ impl Access {
     }
 }
 
-/// Reads files and remembers which.
+/// Reads the files that a configuration names. Records the path and the stamp of each file.
 #[derive(Debug)]
 pub(crate) struct Files {
     base: PathBuf,
@@ -153,8 +157,9 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Creates a reader. Relative paths start at the directory of the configuration file, which had
-    /// this stamp before it was read.
+    /// Creates a reader of files. Relative paths start at the directory of the file
+    /// `configuration`. `stamp` is the stamp of the configuration file, taken before that file was
+    /// read.
     pub(crate) fn beside(
         (configuration, stamp): (&Path, Option<FileStamp>),
         access: Access,
@@ -168,8 +173,9 @@ impl Files {
         }
     }
 
-    /// Files read so far, and directories whose content was listed; and their stamps
-    /// of before, so that a change meanwhile is noticed.
+    /// Returns the files that were read and the directories that were listed, with their stamps.
+    /// The stamps were taken before the files were read. So a change during the read is detected
+    /// afterwards.
     pub(crate) fn into_seen(self) -> (Vec<PathBuf>, FileStamps) {
         let mut paths = Vec::with_capacity(self.seen.len());
         let mut stamps = FileStamps::new();
@@ -182,12 +188,12 @@ impl Files {
         (paths, stamps)
     }
 
-    /// Returns the number of files that have been read so far.
+    /// Returns the number of files that were recorded until now. [`Self::stamps_since`] accepts it.
     pub(crate) const fn mark(&self) -> usize {
         self.seen.len()
     }
 
-    /// Returns the stamps of the files that were read since a mark.
+    /// Returns the stamps of the files that were recorded after [`Self::mark`] returned `mark`.
     pub(crate) fn stamps_since(&self, mark: usize) -> FileStamps {
         let mut stamps = FileStamps::new();
         for (path, stamp) in self.seen.get(mark..).unwrap_or_default() {
@@ -196,33 +202,37 @@ impl Files {
         stamps
     }
 
-    /// Whether the system failed to read a file that may exist.
+    /// Whether the operating system failed to read a file or to list a directory, for example
+    /// because of too few descriptors. A missing file does not count.
     pub(crate) const fn has_system_failure(&self) -> bool {
         self.system_failure
     }
 
-    /// Notes a failure if it is the system's and not the operator's.
+    /// Records a failure of the operating system. Ignores errors that are mistakes of the operator,
+    /// for example a missing file.
     pub(crate) fn note_failure(&mut self, error: &io::Error) {
         self.system_failure |= is_system_failure(error);
     }
 
-    /// Resolves a path of the configuration.
+    /// Returns the absolute or relative path of a file that the configuration names as `written`.
     pub(crate) fn locate(&self, written: &str) -> PathBuf {
         self.base.join(written)
     }
 
-    /// Remembers a file or directory that another part is about to read.
+    /// Records the path and the current stamp of a file or directory. Other code reads it
+    /// afterwards.
     pub(crate) fn remember(&mut self, path: &Path) {
         let stamp = self.access.stamp(path);
         self.seen.push((path.to_owned(), stamp));
     }
 
-    /// Lets another part read a file or directory that was remembered.
+    /// Runs `read`, with which other code reads the file or directory `path`. While `read` runs,
+    /// [`Progress`] shows `path`.
     pub(crate) fn reading<T>(&self, path: &Path, read: impl FnOnce() -> T) -> T {
         self.access.progress.during(path, read)
     }
 
-    /// Reads a file.
+    /// Reads the file `path`, which the configuration names as `written`. Refuses an empty file.
     pub(crate) fn read(
         &mut self,
         written: &At<String>,
@@ -266,7 +276,8 @@ impl Files {
         }
     }
 
-    /// Reads a private key file; warns when others than its owner can read it.
+    /// Reads a file with a private key or another secret. Warns if users other than the file's
+    /// owner have any permission for it.
     pub(crate) fn read_private(
         &mut self,
         written: &At<String>,
@@ -293,9 +304,8 @@ impl Files {
         Some(bytes)
     }
 
-    /// Returns the files that a path in the configuration stands for. Without `*` that is the path
-    /// itself. With `*` in the file name, these are all matching files of the directory, in
-    /// alphabetical order.
+    /// Returns the files that an entry of the configuration names. Without `*`, this is one path.
+    /// With `*` in the file name, these are all matching files of the directory, sorted by name.
     pub(crate) fn expand(
         &mut self,
         written: &At<String>,
@@ -347,8 +357,8 @@ impl Files {
     }
 }
 
-/// Whether the system failed, for example because of too few descriptors. False if the file was
-/// moved, closed or misnamed.
+/// Whether the operating system failed, for example because of too few descriptors. Returns false
+/// if the operator made a mistake: the file is missing, not accessible or has an invalid name.
 fn is_system_failure(error: &io::Error) -> bool {
     use io::ErrorKind::{
         InvalidFilename, IsADirectory, NotADirectory, NotFound, OutOfMemory, PermissionDenied,
@@ -372,8 +382,9 @@ fn matching(directory: &Path, pattern: &str) -> io::Result<Vec<PathBuf>> {
         let name = entry?.file_name();
         let Some(name) = name.to_str() else { continue };
         let path = directory.join(name);
-        // Hidden names are working copies of editors and of mounted volumes. Files that cannot be
-        // examined are listed nevertheless: otherwise they would silently not be read.
+        // Hidden files are skipped, because editors and mounted volumes use them as working copies.
+        // If it is unknown whether a path is a directory, the path stays in the list. Reading it
+        // then reports the error.
         if !name.starts_with('.') && glob(pattern, name) && !path.is_dir() {
             found.push(path);
         }
@@ -382,7 +393,8 @@ fn matching(directory: &Path, pattern: &str) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether a name matches a pattern in which `*` is any sequence of characters.
+/// Whether a file name matches a pattern. `*` matches any sequence of characters, also an empty
+/// one.
 fn glob(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|head| name.strip_prefix(head)) else {

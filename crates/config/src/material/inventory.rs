@@ -1,72 +1,73 @@
-//! [`Inventory`]: a summary of a configuration's material, for people and scripts. Nothing at run
-//! time depends on it.
+//! [`Inventory`]: a summary of a configuration's certificates and CRLs, which `countersign check`
+//! prints. The running gateway does not use it.
 
 use serde::Serialize;
 
 use crate::clock;
 
-/// The material of a configuration, in addition to the content of the snapshot.
+/// The summary of certificates and CRLs, which the snapshot does not contain.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Inventory {
-    /// The server-name entries; the default entry has no names.
+    /// One entry for `[listener]`, which has no names, and one for each `[[server_name]]`.
     pub server_names: Vec<ServerNameSummary>,
-    /// The trust domains.
+    /// One entry for each `[[trust_domain]]`.
     pub trust_domains: Vec<TrustDomainSummary>,
 }
 
-/// One server-name entry.
+/// The certificate and the trust domains that apply to some TLS server names.
 #[derive(Debug, Clone, Serialize)]
 pub struct ServerNameSummary {
-    /// The names that select it; empty for the default entry.
+    /// The TLS server names of a `[[server_name]]`. Empty for `[listener]`.
     pub names: Vec<String>,
-    /// Our certificate.
+    /// The certificate that the gateway presents.
     pub certificate: CertificateSummary,
-    /// `required` or `optional`.
+    /// Whether callers need a certificate: `required` or `optional`.
     pub client_certificate: &'static str,
-    /// The trust domains it accepts.
+    /// The names of the trust domains whose certificates the entry accepts.
     pub trust_domains: Vec<String>,
 }
 
-/// One trust domain.
+/// What `countersign check` prints about one trust domain.
 #[derive(Debug, Clone, Serialize)]
 pub struct TrustDomainSummary {
-    /// The name of the domain.
+    /// The name of the trust domain.
     pub name: String,
     /// The root certificates of the domain.
     pub roots: Vec<CertificateSummary>,
     /// The revocation lists of the domain.
     pub revocation_lists: Vec<CrlSummary>,
-    /// `hard`, `soft` or `off`.
+    /// The revocation posture: `hard`, `soft` or `off`.
     pub revocation: &'static str,
-    /// `chain` or `leaf`.
+    /// Which certificates are checked for revocation: `chain` or `leaf`.
     pub revocation_depth: &'static str,
-    /// The names that its authorities may certify.
+    /// The patterns of names that the authorities of the domain may certify.
     pub vouches_for: Vec<String>,
-    /// The types of names that may name a caller.
+    /// The types of certificate names that can name a caller.
     pub identity_from: Vec<&'static str>,
 }
 
-/// One certificate.
+/// What `countersign check` prints about one certificate.
 #[derive(Debug, Clone, Serialize)]
 pub struct CertificateSummary {
-    /// The file that contains the certificate.
+    /// The path of the file that contains the certificate.
     pub file: String,
-    /// The subject, RFC 4514.
+    /// The subject in the form of RFC 4514.
     pub subject: String,
     /// The subject alternative names.
     pub names: String,
-    /// The end of the validity, RFC 3339.
+    /// When the certificate expires, in RFC 3339 format.
     pub not_after: String,
 }
 
-/// One revocation list.
+/// What `countersign check` prints about one revocation list.
 #[derive(Debug, Clone, Serialize)]
 pub struct CrlSummary {
-    /// The file that contains the list.
+    /// The path of the file that contains the list, or the URL of the list.
     pub file: String,
-    /// The issuer, RFC 4514.
+    /// The issuer in the form of RFC 4514.
     pub issuer: String,
-    /// When the next list is due, RFC 3339; none if the list does not say.
+    /// The nextUpdate of the list in RFC 3339 format: until when a newer list is issued. `None` if
+    /// the list has no nextUpdate.
     pub next_update: Option<String>,
     /// Number of certificates that the list revokes.
     pub revoked: usize,

@@ -1,9 +1,9 @@
-//! Units of material: files that are read and take effect together.
+//! Units of material. A unit is a set of files that are read and take effect together.
 //!
-//! A certificate with its key, one trust domain's roots and revocation lists, one
-//! directory of signing keys, one key set, one secret. Each is built once and kept
-//! with the stamps of its files, so that a change of one file reads that unit alone
-//! and everything else stays as it is in service.
+//! Examples of units are a certificate with its key, the roots and CRLs of one trust domain, a
+//! directory of signing keys, a key set, or a secret. Each unit is kept together with the stamps of
+//! its files ([`FileStamp`](crate::file_stamp::FileStamp)). If a file changes, only its unit is
+//! read again. All other units stay in service.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -16,19 +16,22 @@ use crate::diagnostics::Diagnostic;
 use crate::file_stamp::FileStamps;
 use crate::identity::TrustDomain;
 
-/// Names a unit, in words that an operator understands.
+/// The name of a unit of material, for example `certificate of [listener]`. Messages to operators
+/// contain it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnitKey(Arc<str>);
 
 const TRUST_DOMAIN: &str = "trust domain ";
 
 impl UnitKey {
-    /// Names a unit by its kind and its owner, for example `certificate of [listener]`.
+    /// Creates the name of a unit. It contains the kind of the unit and its section, for example
+    /// `certificate of [listener]`.
     pub(crate) fn new(name: impl fmt::Display) -> Self {
         Self(name.to_string().into())
     }
 
-    /// Names the unit of a trust domain's roots, intermediates and revocation lists.
+    /// Returns the name of the unit that contains the roots, intermediates and CRLs of a trust
+    /// domain.
     #[must_use]
     pub fn trust_domain(name: &TrustDomain) -> Self {
         Self::new(format_args!("{TRUST_DOMAIN}{name}"))
@@ -45,26 +48,28 @@ impl fmt::Display for UnitKey {
     }
 }
 
-/// A unit as it was built.
+/// A set of files that were read together, and the value that was built from them.
 pub(crate) struct Unit {
-    /// Hash of the content, for units that may be read repeatedly without a change.
+    /// A hash of the content. If a reload gives the same hash, nothing has changed. Only trust
+    /// domains have a hash, because their files are often rewritten without a change.
     pub(crate) digest: Option<[u8; 32]>,
     pub(crate) value: Box<dyn Any + Send + Sync>,
-    /// Stamps of the files and directories, taken before they were read.
+    /// The stamps of the unit's files and directories, taken before they were read.
     pub(crate) stamps: FileStamps,
-    /// The URLs among its revocation lists.
+    /// The CRLs of the unit that are configured as URLs.
     pub(crate) sources: Vec<CrlSource>,
-    /// Warnings for an operator.
+    /// The warnings about the unit's files.
     pub(crate) warnings: Vec<Diagnostic>,
-    /// Summaries of trust domains, for `countersign check`.
+    /// Summaries of trust domains for `countersign check`. Empty if the unit is not a trust domain.
     pub(crate) summaries: Vec<TrustDomainSummary>,
 }
 
-/// Units by name.
+/// All units of a configuration by their names.
 pub(crate) type Units = BTreeMap<UnitKey, Arc<Unit>>;
 
 impl Unit {
-    /// Returns the value of the unit, if it has this type.
+    /// Returns the value that was built from the unit's files. Returns `None` if it has another
+    /// type.
     pub(crate) fn value<T: Clone + 'static>(&self) -> Option<T> {
         self.value.downcast_ref::<T>().cloned()
     }
@@ -72,7 +77,7 @@ impl Unit {
 
 impl fmt::Debug for Unit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Values hold keys and secrets.
+        // The value is not printed, because it may contain keys and secrets.
         formatter
             .debug_struct("Unit")
             .field("stamps", &self.stamps)
@@ -80,23 +85,24 @@ impl fmt::Debug for Unit {
     }
 }
 
-/// How one load treats units.
+/// Which units one load takes over, which it reads again, and the units that result.
 #[derive(Debug, Default)]
 pub(crate) struct UnitLoad {
-    /// Taken as they are, unread.
+    /// Units that the load takes over without reading their files.
     pub(crate) known: Units,
-    /// The units in service that are read again now. In a load of material, the last good part of a
-    /// unit replaces a part that cannot be used.
+    /// Units in service that the load reads again. If a file cannot be used, content from here can
+    /// replace it (see `keep_last_good`).
     pub(crate) before: Units,
-    /// Whether the last good part of a unit replaces a part that cannot be used. False in a load of
-    /// the configuration, which is accepted as a whole or refused.
+    /// If a file, pattern or URL of a trust domain cannot be used, whether its last good content
+    /// stays in use. True if only material is loaded. False if the configuration file is loaded,
+    /// because a configuration is accepted or refused as a whole.
     pub(crate) keep_last_good: bool,
-    /// Reads only revocation lists and keeps roots and intermediates, because these may prevent the
-    /// unit from loading as a whole.
+    /// Whether only the CRLs of a trust domain are loaded, and its roots and intermediates in
+    /// service stay. Used if the unit cannot be loaded with its new roots.
     pub(crate) crls_only: bool,
-    /// Trust domains whose files could not be read for too long, since when in seconds
-    /// since the Unix epoch.
+    /// Trust domains whose files could not be read for longer than `max_unread`, with the time of
+    /// the last success in seconds since the Unix epoch.
     pub(crate) suspended: BTreeMap<TrustDomain, i64>,
-    /// Everything that was used.
+    /// All units that the load has taken over or built.
     pub(crate) used: Units,
 }

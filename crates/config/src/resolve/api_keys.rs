@@ -1,4 +1,4 @@
-//! `[[api_key]]` and `[api_keys]`: callers without certificate.
+//! `[[api_key]]` and `[api_keys]`: API keys for callers that have no certificate.
 
 use std::sync::Arc;
 
@@ -14,7 +14,8 @@ use crate::identity::caller::{PLAIN_NAME_FORM, is_plain_name};
 use crate::material::units::UnitKey;
 use crate::secret::Secret;
 
-/// Builds the keys; `None` when something about them is bad.
+/// Builds the API keys of all `[[api_key]]` sections. Returns `None` if one of them, or a setting
+/// of `[api_keys]`, is invalid.
 pub(super) fn api_keys(document: &Document, context: &mut Context<'_>) -> Option<Arc<ApiKeys>> {
     let sections = &document.api_keys;
     context.unique("API key", names(sections.iter().map(|s| &s.name)));

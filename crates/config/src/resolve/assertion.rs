@@ -23,7 +23,8 @@ pub(super) const DEFAULT_HEADER: HeaderName = HeaderName::from_static("countersi
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(30);
 const MAX_LIFETIME: Duration = Duration::from_secs(300);
 
-/// The header fields the gateway itself needs, or that would confuse services.
+/// Header fields that cannot carry the assertion. The gateway uses some of them itself, and
+/// services give a different meaning to the others.
 const RESERVED_HEADERS: [&str; 12] = [
     "authorization",
     "connection",
@@ -39,12 +40,12 @@ const RESERVED_HEADERS: [&str; 12] = [
     "x-request-id",
 ];
 
-/// Whether a header field is already used for another purpose.
+/// Whether a header field is in [`RESERVED_HEADERS`].
 pub(super) fn is_reserved(header: &HeaderName) -> bool {
     RESERVED_HEADERS.contains(&header.as_str())
 }
 
-/// Builds the signer with its keys.
+/// Builds the signer of assertions from `[assertion]`. Reads the signing keys.
 pub(super) fn signer(document: &Document, context: &mut Context<'_>) -> Option<AssertionSigner> {
     let section = document.assertion.as_ref()?;
     let issuer = section
@@ -95,7 +96,8 @@ fn ring(
     context: &mut Context<'_>,
 ) -> Option<Arc<SigningKeyRing>> {
     let directory = context.files.locate(&keys.value);
-    // The names in the directory stay the same if a file is replaced.
+    // If a key file is replaced, the stamp of the directory can stay the same. The stamp of the
+    // ring file changes, so the ring file is recorded too.
     context.files.remember(&directory);
     context.files.remember(&directory.join(RING_FILE));
     let loaded = context
@@ -112,7 +114,8 @@ fn ring(
             if let KeyRingError::Io { error, .. } = &error {
                 context.files.note_failure(error);
             }
-            // The message says which command helps.
+            // The error gets no help text, because its message already names the command that
+            // helps.
             context.error(
                 Diagnostic::new(keys.place.clone(), error.to_string()).label("this directory"),
             );
@@ -140,7 +143,8 @@ fn check_issuer(issuer: &At<String>, context: &mut Context<'_>) -> bool {
     false
 }
 
-/// Warns if services cannot find the keys by the configured issuer.
+/// Warns if the issuer's URL does not lead to the listener of `[public]`. Services search the key
+/// set at that URL.
 pub(super) fn check_issuer_leads(
     issuer: &Field<String>,
     public: Option<&PublicSettings>,
@@ -184,7 +188,8 @@ fn misleads(url: &HttpUrl, public: Option<&PublicSettings>) -> Option<String> {
         };
         return Some(format!("it says {said} and [public] speaks {used}"));
     }
-    // Port 0 is chosen when the listener opens.
+    // With port 0, the operating system selects the port when the gateway starts. This port is not
+    // known here and cannot be compared with the URL.
     let port = public.address.port();
     if port != 0 && port != url.port() {
         return Some(format!(

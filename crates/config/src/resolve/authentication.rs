@@ -1,4 +1,4 @@
-//! How a route's callers authenticate: the methods, and the demands on their credentials.
+//! How the callers of a route authenticate: the methods, and what their credentials must contain.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,21 +21,21 @@ use crate::identity::{Method, MethodSet};
 use crate::policy::Authentication;
 use crate::route::ProtectedResource;
 
-/// The results of earlier sections that routes need.
+/// The API keys and token issuers of the configuration, which routes refer to.
 pub(super) struct CredentialParts {
     pub(super) issuers: Vec<IssuerPart>,
     pub(super) api_keys: Option<Arc<ApiKeys>>,
 }
 
-/// How one route authenticates.
+/// How one route authenticates its callers, and whether it forwards their tokens.
 pub(super) struct RouteAuthentication {
     pub(super) authenticators: Authenticators,
     pub(super) resource: Option<ProtectedResource>,
     pub(super) forward_token: bool,
 }
 
-/// Returns the authentication that the route requires. None if it is invalid. `token` adds to
-/// `authenticate`.
+/// Returns the authentication that the route requires, or `None` if it is invalid. A route with a
+/// table `token` requires a token, also if `authenticate` does not name the method.
 pub(super) fn demanded(
     section: &RouteSection,
     context: &mut Context<'_>,
@@ -259,7 +259,8 @@ fn client(
     Some(rule)
 }
 
-/// Reads the resource. `None` if it is invalid, `Some(None)` if there is none.
+/// Reads the key `resource`: the identifier of a protected resource (RFC 9728). Returns `None` if
+/// it is invalid, and `Some(None)` if the key is absent.
 fn resource(said: &RouteTokenSection, context: &mut Context<'_>) -> Option<Option<String>> {
     let written: &At<String> = match &said.resource {
         Field::Bad => return None,

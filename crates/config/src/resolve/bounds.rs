@@ -1,4 +1,4 @@
-//! Times and sizes of the configuration within bounds.
+//! Reads durations and sizes, and checks that they are between a minimum and a maximum.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -11,12 +11,13 @@ use crate::document::value::Field;
 const MILLISECOND: Duration = Duration::from_millis(1);
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
-/// Takes over a duration between a millisecond and a day.
+/// Sets `target` to the configured duration, if there is one. The duration must be between a
+/// millisecond and a day.
 pub(super) fn set_time(field: &Field<TimeSpan>, target: &mut Duration, context: &mut Context<'_>) {
     set_time_within(field, MILLISECOND..=DAY, target, context);
 }
 
-/// Takes over a duration within bounds.
+/// Sets `target` to the configured duration, if there is one. The duration must be within `bounds`.
 pub(super) fn set_time_within(
     field: &Field<TimeSpan>,
     bounds: RangeInclusive<Duration>,
@@ -42,7 +43,7 @@ pub(super) fn set_time_within(
     );
 }
 
-/// Returns a size within bounds, if one is configured.
+/// Returns the configured size in bytes, if there is one. The size must be within `bounds`.
 pub(super) fn size(
     field: &Field<ByteSize>,
     bounds: RangeInclusive<u64>,

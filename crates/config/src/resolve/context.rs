@@ -1,4 +1,4 @@
-//! `Context`: the state that the resolution of every section needs.
+//! `Context`: the state that all sections use while they are resolved.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,48 +19,50 @@ use crate::snapshot::Snapshot;
 use crate::tls::TicketSource;
 use crate::trust::{DenyList, PathCache};
 
-/// The state that the resolution of every section needs.
+/// The state that all sections use while they are resolved: input, and results that sections share.
 pub(super) struct Context<'a> {
     pub(super) files: Files,
     pub(super) diagnostics: &'a mut Diagnostics,
     pub(super) inventory: Inventory,
-    /// Seconds since the Unix epoch; one moment for the whole load.
+    /// The time of the load, in seconds since the Unix epoch. It is the same for all sections.
     pub(super) now: i64,
-    /// The snapshot in service that is to be replaced, if there is one.
+    /// The snapshot in service, which the new snapshot will replace. `None` at start.
     pub(super) previous: Option<&'a Snapshot>,
-    /// Verified chains, kept over reloads.
+    /// The cache of verified certificate paths, which is kept over reloads.
     pub(super) path_cache: Arc<PathCache>,
-    /// The source of the keys for session tickets.
+    /// The keys for session tickets, which stay the same over reloads.
     pub(super) tickets: TicketSource,
-    /// Callers and certificates that are refused at once.
+    /// The callers and certificates that the gateway refuses immediately. `None` without
+    /// `[deny_list]`.
     pub(super) deny_list: Option<Arc<DenyList>>,
-    /// Revocation lists by URL, kept over reloads.
+    /// Fetches CRLs by URL, and keeps them over reloads.
     pub(super) crl_fetcher: Arc<CrlFetcher>,
-    /// How revocation lists are fetched, if that is configured.
+    /// How CRLs are fetched by URL. `None` without `[crl_fetch]`.
     pub(super) fetching: Option<Arc<CrlFetchPolicy>>,
-    /// The sources of revocation lists that are in use.
+    /// The URLs of CRLs that the new snapshot uses, with the fetched content.
     pub(super) sources: Vec<CrlSource>,
-    /// Copies of the lists that were in use before this process started, if they differ.
+    /// At start: copies on disk of CRLs that an earlier process fetched, if they differ from the
+    /// CRLs that were fetched now.
     pub(super) copies: Vec<CrlCopy>,
     pub(super) units: UnitLoad,
-    /// Errors in the unit that is being read, if its last good part replaces it.
+    /// Errors in files, patterns and URLs of a unit whose last good content stays in use.
     pub(super) degraded: Vec<Diagnostic>,
 }
 
-/// A source's document that was in use before this process started, read from the copy on disk.
+/// The copy on disk of a CRL that an earlier process fetched by URL.
 pub(super) struct CrlCopy {
     pub(super) source: CrlSource,
     pub(super) bytes: Bytes,
 }
 
-/// The input of a resolution, and the snapshot that it replaces.
+/// The input of a resolution, which decides what the values of a configuration mean.
 pub(crate) struct ResolveInput<'a> {
-    /// The configuration file, and its stamp before it was read.
+    /// The path of the configuration file, and its stamp before it was read.
     pub(crate) file: (&'a Path, Option<FileStamp>),
-    /// The snapshot in service that is to be replaced, if there is one.
+    /// The snapshot in service, which the new snapshot will replace. `None` at start.
     pub(crate) previous: Option<&'a Snapshot>,
     pub(crate) units: UnitLoad,
-    /// How files are read.
+    /// How the load accesses files.
     pub(crate) access: Access,
 }
 
@@ -98,8 +100,9 @@ impl Context<'_> {
         self.diagnostics.warn(warning);
     }
 
-    /// Builds a unit of material, or takes the known one. Everything that `build` reads, fetches
-    /// and summarizes belongs to the unit.
+    /// Returns the value of a unit of material. If the load takes the unit over
+    /// ([`UnitLoad::known`]), reads no files. Otherwise, `build` reads the files. The unit then
+    /// records these files, and all CRL sources, summaries and warnings that `build` adds.
     pub(super) fn unit<T: Clone + Send + Sync + 'static>(
         &mut self,
         key: UnitKey,
@@ -113,7 +116,7 @@ impl Context<'_> {
         if let Some(unit) = self.units.known.get(&key).cloned()
             && let Some(value) = unit.value()
         {
-            // The fetch policy may have changed since the unit was read.
+            // Uses the current `[crl_fetch]`, because it may have changed since the unit was read.
             let sources = unit.sources.iter().map(|source| CrlSource {
                 policy: self
                     .fetching
@@ -148,27 +151,28 @@ impl Context<'_> {
         Some(value)
     }
 
-    /// Returns the URL sources of a unit's lists.
+    /// Returns the CRLs of a unit that are configured as URLs. Returns none if the unit was not
+    /// used.
     pub(super) fn sources_of(&self, key: &UnitKey) -> Vec<CrlSource> {
         let unit = self.units.used.get(key);
         unit.map_or_else(Vec::new, |unit| unit.sources.clone())
     }
 
-    /// Notes the digest of a unit that was just built: two with the same digest do not
-    /// differ in any effect.
+    /// Sets the digest of a unit that this load has just built. If two builds of a unit have the
+    /// same digest, the second one changes nothing.
     pub(super) fn set_digest(&mut self, key: &UnitKey, digest: [u8; 32]) {
         if let Some(unit) = self.units.used.get_mut(key).and_then(Arc::get_mut) {
             unit.digest.get_or_insert(digest);
         }
     }
 
-    /// Returns the value in service of a unit that is being read.
+    /// Returns the value in service of a unit that this load reads again.
     pub(super) fn unit_before<T: Clone + 'static>(&self, key: &UnitKey) -> Option<T> {
         self.units.before.get(key)?.value()
     }
 
-    /// Reads a part of a unit. If it cannot be used but the last good part may replace it, notes
-    /// the errors instead of reporting them, and returns None.
+    /// Runs `read` for one file, pattern or URL of a unit. If its last good content may stay in use
+    /// (`keep_last_good`), errors go to `degraded` and the result is `None`.
     pub(super) fn part<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         let errors = self.diagnostics.error_count();
         let value = read(self);
@@ -182,7 +186,8 @@ impl Context<'_> {
         value
     }
 
-    /// Reads a file as a separate unit.
+    /// Reads a single file as a unit of material. If the load takes the unit over, uses its
+    /// content.
     pub(super) fn read_unit(
         &mut self,
         key: UnitKey,
@@ -195,7 +200,8 @@ impl Context<'_> {
         })
     }
 
-    /// Reads a private file as a separate unit.
+    /// Same as [`Self::read_unit`], but warns if users other than the file's owner have any
+    /// permission for it.
     pub(super) fn read_private_unit(
         &mut self,
         key: UnitKey,
@@ -208,7 +214,7 @@ impl Context<'_> {
         })
     }
 
-    /// Reports a reference to something that is not there.
+    /// Reports that a key refers to a name that no section has. `what` is the kind of the section.
     pub(super) fn unknown_reference<'n>(
         &mut self,
         reference: &At<String>,
@@ -237,7 +243,7 @@ impl Context<'_> {
         );
     }
 
-    /// Reports names that occur twice among sections of one kind.
+    /// Reports names that several sections of one kind have. `what` is the kind of the sections.
     pub(super) fn unique<'n>(
         &mut self,
         what: &str,
@@ -258,7 +264,7 @@ impl Context<'_> {
     }
 }
 
-/// Returns the names in the fields, with their places.
+/// Returns the names in the fields, with their places. Leaves out absent and invalid fields.
 pub(super) fn names<'a>(
     fields: impl Iterator<Item = &'a Field<String>>,
 ) -> impl Iterator<Item = (&'a str, &'a Span)> {

@@ -1,5 +1,5 @@
-//! The gateway's own certificates and keys: reading them, blaming the key that
-//! is wrong, and which names they are for.
+//! The gateway's own certificates and private keys: reads them, and checks for which host names the
+//! certificates are valid.
 
 use std::net::IpAddr;
 
@@ -14,8 +14,9 @@ use crate::identity::pattern::HostPattern;
 use crate::material::units::UnitKey;
 use crate::tls::{Credentials, CredentialsError};
 
-/// Reads the default entry's certificate. It may be omitted if other entries have names: then only
-/// those names are served.
+/// Reads the certificate and the private key of `[listener]`. If both keys are absent and there is
+/// a `[[server_name]]`, returns `None` without an error. The gateway then serves only the names of
+/// `[[server_name]]` sections.
 pub(super) fn default_credentials(
     section: &Listener,
     document: &Document,
@@ -56,8 +57,8 @@ pub(super) fn default_credentials(
     None
 }
 
-/// Reads a certificate chain with its key as one unit of material, blaming the key
-/// that is wrong. `owner` names the section, for example `[listener]`.
+/// Reads a certificate chain and its private key as one unit of material. An error points to the
+/// configuration key that is wrong. `owner` is the section, for example `[listener]`.
 pub(super) fn credentials(
     owner: &str,
     certificate: &Field<String>,
@@ -113,7 +114,7 @@ fn read(
     None
 }
 
-/// Whether a certificate is valid for a host name, address or wildcard name.
+/// Whether a certificate is valid for a host name, an address or a wildcard name.
 pub(super) fn covers(facts: &LeafFacts, host: &str) -> bool {
     if let Ok(address) = host.parse::<IpAddr>() {
         return facts.sans.ip.contains(&address);

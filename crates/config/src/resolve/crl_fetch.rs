@@ -1,4 +1,4 @@
-//! `[crl_fetch]`: how revocation lists are fetched that `crls` names by URL.
+//! `[crl_fetch]`: how the gateway fetches CRLs whose URLs are in `crls`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +24,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 const MIB: u64 = 1 << 20;
 
-/// Returns how revocation lists are fetched, if that is configured.
+/// Returns how CRLs are fetched. Returns `None` if there is no `[crl_fetch]`, or if its roots
+/// cannot be read.
 pub(super) fn policy(
     section: Option<&CrlFetch>,
     context: &mut Context<'_>,
@@ -71,7 +72,7 @@ pub(super) fn policy(
     }))
 }
 
-/// Returns the lists of a URL. `None` if an error was reported.
+/// Returns the CRLs at the URL `written`. Returns `None` if an error was reported.
 pub(super) fn lists(
     written: &At<String>,
     domain: &TrustDomain,
@@ -115,7 +116,8 @@ fn read(
     source: &CrlSource,
     context: &mut Context<'_>,
 ) -> Option<Vec<Found<CertificateRevocationListDer<'static>>>> {
-    // A document of a source in service was checked before it was kept.
+    // If the snapshot in service uses this URL, the content that the fetcher keeps was already
+    // checked.
     let serving = context.previous.is_some_and(|previous| {
         let mut sources = previous.crl_sources.iter();
         sources.any(|other| other.url == source.url && other.trust_domain == source.trust_domain)
@@ -167,14 +169,17 @@ fn read(
     )
 }
 
-/// Returns the URL of a source as a path, for places that show the path of a file.
+/// Returns the URL of a source as a path, because messages about CRLs show a path.
 fn document_path(source: &CrlSource) -> PathBuf {
     PathBuf::from(source.url.to_string())
 }
 
-/// Compares the lists that were fetched at start with the copies of the lists that were in use
-/// before. If a document may not replace its copy, the copy is used instead, with a warning.
-/// Returns the lists to use, and a bundle of the copies, by which older lists are recognized.
+/// Compares the CRLs that were fetched at start with the copies on disk from an earlier process. If
+/// a fetched CRL may not replace its copy, for example because the CRL is older, the copy is used
+/// and a warning is added.
+///
+/// Returns the CRLs to use. Also returns a bundle with the copies, against which the new bundle is
+/// checked. The bundle is `None` if there are no usable copies or revocation is off.
 pub(super) fn check_against_copies(
     mut lists: Vec<Found<CertificateRevocationListDer<'static>>>,
     config: &TrustBundleConfig,
@@ -199,7 +204,7 @@ pub(super) fn check_against_copies(
     };
     let (copies, before) = match bundle_of(&copies) {
         Ok(before) => (copies, before),
-        // A damaged copy does not end the protection by the other copies.
+        // A damaged copy is left out, so that the other copies can be compared.
         Err(_) => {
             let (good, damaged): (Vec<_>, Vec<_>) = copies
                 .into_iter()
@@ -262,8 +267,8 @@ pub(super) fn check_against_copies(
     (lists, Some(before))
 }
 
-/// Warns that the copy on disk of a source is damaged, so that an older list would not be
-/// recognized.
+/// Warns that the copy on disk of a CRL is damaged. Without the copy, the gateway cannot detect
+/// that the fetched CRL is older than the CRL that was in use before.
 fn warn_of_damage(
     source: &CrlSource,
     lists: &[Found<CertificateRevocationListDer<'static>>],

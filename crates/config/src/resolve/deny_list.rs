@@ -1,4 +1,4 @@
-//! `[deny_list]`: who is refused at once.
+//! `[deny_list]`: the callers and certificates that the gateway refuses immediately.
 
 use std::sync::Arc;
 
@@ -7,8 +7,9 @@ use super::pem;
 use crate::document::raw::DenySection;
 use crate::trust::DenyList;
 
-/// Opens the deny list. A list that is in service is kept: it watches its own file, and an error in
-/// that file must not discard its entries.
+/// Opens the deny list. If the snapshot in service has a deny list with the same path, returns that
+/// list. The gateway reads its file again when the file changes, and an error in the file must not
+/// remove entries.
 pub(super) fn deny_list(
     section: Option<&DenySection>,
     context: &mut Context<'_>,

@@ -1,4 +1,4 @@
-//! `pass_headers`, `remove_headers` and `keep_headers` of `[[upstream]]`.
+//! The keys `pass_headers`, `remove_headers` and `keep_headers` of `[[upstream]]`.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::document::value::At;
 use crate::upstream::TraceContext;
 use crate::upstream::header_rules::{ALWAYS_PASSED, FieldPattern, HeaderRules};
 
-/// Builds the rules of one upstream.
+/// Builds the rules of one upstream that decide which header fields are passed or removed.
 pub(super) fn header_rules(
     section: &UpstreamSection,
     document: &Document,
@@ -39,7 +39,7 @@ pub(super) fn header_rules(
     })
 }
 
-/// Returns the fields of the assertion and of API keys.
+/// Returns the header field that carries the assertion and the header field that carries API keys.
 fn private_fields(document: &Document) -> [HeaderName; 2] {
     let assertion = document.assertion.as_ref();
     let api_keys = document.api_keys_section.as_ref();
@@ -78,7 +78,8 @@ fn check_kept(written: &At<FieldPattern>, private: &[HeaderName], context: &mut 
 
 fn check_passed(written: &At<FieldPattern>, private: &[HeaderName], context: &mut Context<'_>) {
     let pattern = &written.value;
-    // A pattern with `*` passes only fields that nothing else removes, so that it needs no error.
+    // A pattern with `*` can also match fields that only the gateway writes. This is no error,
+    // because `pass_headers` has no effect on those fields.
     let single = !pattern.as_str().ends_with('*');
     let (message, help) = if ALWAYS_PASSED.contains(&pattern.as_str()) {
         return;
@@ -128,7 +129,8 @@ fn check_removed(written: &At<FieldPattern>, private: &[HeaderName], context: &m
     refuse(written, message, help, context);
 }
 
-/// Returns the remedy for a field that the gateway sets itself.
+/// Returns how to fix a header rule about a field that only the gateway writes. Returns `otherwise`
+/// if there is no better help for this field.
 fn help_for<'a>(field: &str, otherwise: &'a str) -> &'a str {
     match field {
         "authorization" => {

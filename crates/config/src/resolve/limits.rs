@@ -1,4 +1,4 @@
-//! `[limits]` and `[runtime]`: bounds on everything, each within bounds itself.
+//! `[limits]` and `[runtime]`: the limits of the gateway. Each limit must be within a fixed range.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::snapshot::{AddressLimits, CallerLimits, Limits};
 
 const KIB: u64 = 1024;
 
-/// Reads all limits. A limit that is not configured has its default.
+/// Reads the limits of `[limits]`. A limit that is not configured has its default.
 pub(super) fn limits(section: Option<&LimitsSection>, context: &mut Context<'_>) -> Limits {
     let mut limits = Limits::default();
     let Some(section) = section else {
@@ -35,7 +35,8 @@ pub(super) fn limits(section: Option<&LimitsSection>, context: &mut Context<'_>)
     if let Some(streams) = section.streams.value() {
         limits.streams = *streams;
     }
-    // hyper reads heads into a buffer of at least 8 KiB.
+    // The minimum is 8 KiB, because hyper's buffer for the head of a request has at least this
+    // size.
     if let Some(size) = size(&section.header_size, 8 * KIB..=KIB * KIB, context) {
         limits.header_bytes = usize::try_from(size).unwrap_or(limits.header_bytes);
     }
@@ -54,7 +55,7 @@ pub(super) fn limits(section: Option<&LimitsSection>, context: &mut Context<'_>)
     limits
 }
 
-/// Applies the configured limits for each caller.
+/// Sets the limits of `[limits.caller]` that are configured.
 fn set_caller(section: &CallerLimitsSection, limits: &mut CallerLimits) {
     limits.connections = section.connections.or(limits.connections);
     limits.requests_in_flight = section.requests_in_flight.or(limits.requests_in_flight);
@@ -83,7 +84,7 @@ fn set_address(
     limits.trusted_networks = section.trusted_networks.values();
 }
 
-/// Reads the number of workers, if it is configured.
+/// Returns the configured number of worker threads, if there is one.
 pub(super) fn workers(section: Option<&Runtime>, context: &mut Context<'_>) -> Option<usize> {
     let workers = section?.workers.at()?;
     if workers.value > 1024 {

@@ -20,18 +20,18 @@ use crate::snapshot::{AdminSettings, Operators, PublicSettings};
 use crate::tls::{ClientCertificate, Credentials, ServerEntry, ServerEntryConfig, ServerNames};
 use crate::trust::{ClientTrust, TrustBundle};
 
-/// The results of `[listener]` and `[[server_name]]`.
+/// What was built from `[listener]` and `[[server_name]]`.
 #[derive(Default)]
 pub(super) struct ListenerParts {
     pub(super) address: Option<SocketAddr>,
     pub(super) credentials: Option<Credentials>,
     pub(super) names: Option<ServerNames>,
     pub(super) balancers: Vec<IpNet>,
-    /// The trust domains that the default entry accepts.
+    /// The trust domains whose certificates `[listener]` accepts.
     pub(super) trust: Option<Arc<ClientTrust>>,
 }
 
-/// Builds the entries of the listener.
+/// Builds the certificates and trust domains of `[listener]` and of each `[[server_name]]`.
 pub(super) fn listener(
     document: &Document,
     domains: &[Domain],
@@ -94,7 +94,8 @@ pub(super) fn listener(
     parts
 }
 
-/// Returns the bundles that a list of names selects; all if there is no list.
+/// Returns the trust for client certificates, from the bundles of the trust domains in `names`. If
+/// the key is absent, uses the bundles of all trust domains.
 fn client_trust(
     names: &Field<Several<String>>,
     domains: &[Domain],
@@ -122,7 +123,7 @@ fn client_trust(
             }
         }
     }
-    // Overlaps were checked before, over all bundles and with their places in the file.
+    // `new` fails if two bundles overlap. `resolve::trust` has already reported this error.
     ClientTrust::new(bundles).ok().map(|trust| {
         let trust = trust.with_cache(Arc::clone(&context.path_cache));
         Arc::new(match &context.deny_list {
@@ -205,7 +206,7 @@ fn summary(
     }
 }
 
-/// Builds the listener of `[public]`.
+/// Builds the public listener from `[public]`.
 pub(super) fn public(
     document: &Document,
     listener: Option<&Credentials>,
@@ -248,7 +249,7 @@ pub(super) fn public(
     })
 }
 
-/// Builds the listener of `[admin]`, and its TLS configuration for operators.
+/// Builds the operators' listener from `[admin]`, and its TLS configuration for operators.
 pub(super) fn admin(
     document: &Document,
     listener: &ListenerParts,
@@ -333,7 +334,7 @@ fn check_operators(
     }
 }
 
-/// Reports listeners that want one and the same address.
+/// Reports two listeners that cannot be bound at the same time, because their addresses overlap.
 pub(super) fn check_addresses(document: &Document, context: &mut Context<'_>) {
     let addresses: [(&str, Option<&At<SocketAddr>>); 3] = [
         (
@@ -379,7 +380,8 @@ pub(super) fn check_addresses(document: &Document, context: &mut Context<'_>) {
     }
 }
 
-/// Whether two sockets could not be bound at the same time.
+/// Whether two addresses cannot be bound at the same time: the ports are equal (and not 0), and the
+/// IP addresses are equal or one of them means all interfaces.
 fn collide(first: SocketAddr, second: SocketAddr) -> bool {
     let (one, two) = (first.ip(), second.ip());
     first.port() != 0

@@ -1,14 +1,14 @@
-//! Interprets the values of the file together: builds the domain types, and reports all
-//! contradictions.
+//! Decides what the values of the file mean together: builds the types of other modules, and
+//! reports all contradictions.
 //!
-//! Each part continues after an error, so that all errors are reported at once. A value that could
-//! not be built is `None` from there on and causes no further errors.
+//! Each section is resolved even if another section has errors, so all errors are reported
+//! together. A value that could not be built becomes `None`, and causes no further errors.
 //!
-//! On top, in the order of the file's sections:
+//! Files for sections of the configuration, in the order of the sections:
 //!
 //! - `listeners`: `[listener]`, `[[server_name]]`, `[public]`, `[admin]`
 //! - `tickets`: `[tls.tickets]`
-//! - `trust`, `trust_material`: `[[trust_domain]]`, and what its files hold
+//! - `trust`, `trust_material`: `[[trust_domain]]`, and the content of its files
 //! - `crl_fetch`: `[crl_fetch]`
 //! - `deny_list`: `[deny_list]`
 //! - `assertion`: `[assertion]`
@@ -19,13 +19,13 @@
 //! - `rate_limits`: `[rate_limits]`
 //! - `limits`: `[limits]`, `[runtime]`
 //!
-//! Used by these:
+//! Files that these use:
 //!
-//! - `summaries`: roots and revocation lists summed up
+//! - `summaries`: summaries of roots and CRLs
 //! - `credentials`: the gateway's own certificates and keys
-//! - `pem`: certificates and revocation lists out of files
-//! - `bounds`: times and sizes within bounds
-//! - `context`: what every part needs
+//! - `pem`: reads certificates and CRLs from files
+//! - `bounds`: durations and sizes within limits
+//! - `context`: the state that all sections use
 
 mod api_keys;
 mod assertion;
@@ -62,29 +62,32 @@ use context::Context;
 
 pub(super) use context::ResolveInput;
 
-/// The result of a resolution.
+/// Everything that was built from a configuration without errors.
 pub(super) struct Resolved {
     pub(super) settings: Settings,
     pub(super) snapshot: Snapshot,
-    /// Files that were read and directories that were listed, the configuration
-    /// itself first.
+    /// The files that were read, starting with the configuration file, and the directories that
+    /// were listed.
     pub(super) files: Vec<PathBuf>,
     pub(super) inventory: Inventory,
     pub(super) units: Units,
 }
 
-/// The parts of a resolution's result that exist even if it failed.
+/// What a resolution found out about files. It exists even if there were errors.
 #[derive(Default)]
 pub(super) struct ResolveReport {
-    /// The files that were read, as they were before.
+    /// The stamps of the configuration's files, taken before they were read.
     pub(super) stamps: FileStamps,
-    /// Parts that cannot be used and are replaced by the last good ones.
+    /// Errors in files, patterns and URLs that cannot be used. Their last good content stays in
+    /// use.
     pub(super) degraded: Vec<Diagnostic>,
-    /// Whether the system failed to read a file that may exist.
+    /// Whether the operating system failed to read a file or to list a directory, for example
+    /// because of too few descriptors.
     pub(super) system_failure: bool,
 }
 
-/// Builds everything. Returns no result if an error was reported, but always the report.
+/// Builds everything that the configuration describes. Returns `None` if an error was reported.
+/// Always returns the report.
 pub(super) fn resolve(
     document: &Document,
     input: ResolveInput<'_>,

@@ -1,5 +1,5 @@
-//! Reads certificates and revocation lists from files. [`crate::pem`] parses PEM; this module adds
-//! the place in the configuration.
+//! Reads certificates and CRLs from files. [`crate::pem`] parses the PEM text. This module adds the
+//! place in the configuration to each error.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,8 @@ use crate::diagnostics::{Diagnostic, Span};
 use crate::document::value::At;
 use crate::pem::PemError;
 
-/// A certificate or list and its origin.
+/// A certificate or CRL, with the file that contains it and the place in the configuration that
+/// names the file.
 #[derive(Clone)]
 pub(super) struct Found<T> {
     pub(super) value: T,
@@ -19,7 +20,7 @@ pub(super) struct Found<T> {
 }
 
 impl<T> Found<T> {
-    /// Splits the value from its origin.
+    /// Separates the value from its file and place.
     pub(super) fn split(self) -> (T, Found<()>) {
         let origin = Found {
             value: (),
@@ -30,7 +31,8 @@ impl<T> Found<T> {
     }
 }
 
-/// Reads all files that are written; `None` when one is bad.
+/// Reads all files that the entries in `files` name, with the function `read`. Returns `None` if
+/// one of them is invalid.
 pub(super) fn material<T>(
     files: &[At<String>],
     context: &mut Context<'_>,
@@ -56,7 +58,7 @@ pub(super) fn material<T>(
     all
 }
 
-/// Reads a PEM file of certificates only.
+/// Reads a PEM file that contains only certificates.
 pub(super) fn certificates(
     written: &At<String>,
     path: &Path,
@@ -68,7 +70,7 @@ pub(super) fn certificates(
         .ok()
 }
 
-/// Reads a file of revocation lists: PEM with one or more, or one in DER.
+/// Reads a file of CRLs. The file contains one or more CRLs in PEM, or one CRL in DER.
 pub(super) fn revocation_lists(
     written: &At<String>,
     path: &Path,
@@ -78,7 +80,7 @@ pub(super) fn revocation_lists(
     lists_of(written, path, &bytes, context)
 }
 
-/// Reads the revocation lists in the content of a file or URL.
+/// Reads the CRLs in `bytes`, which are the content of a file or URL.
 pub(super) fn lists_of(
     written: &At<String>,
     path: &Path,
@@ -90,7 +92,7 @@ pub(super) fn lists_of(
         .ok()
 }
 
-/// Creates the error for a damaged PEM file: the file with the line, and the remedy.
+/// Creates the error for a damaged PEM file, with the file, the line and how to fix it.
 pub(super) fn damaged(written: &At<String>, path: &Path, error: &PemError) -> Diagnostic {
     Diagnostic::new(written.place.clone(), error.in_file(path.display()))
         .label("this file")

@@ -1,4 +1,4 @@
-//! `rate_limit` of routes, and `[rate_limits]`.
+//! `rate_limit` of `[[route]]`, and `[rate_limits]`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,18 +15,21 @@ use crate::policy::Authentication;
 use crate::policy::rate_limit::{RateLimit, RateTable};
 use crate::policy::throttle::{Limiter, Per, RouteLimit};
 
-/// Keys that are counted by default.
+/// Default maximum number of rate-limit keys. Each key is, for example, a caller or an address
+/// whose requests are counted.
 const DEFAULT_KEYS: u32 = 100_000;
-/// Maximum number of keys. More would need gigabytes.
+/// Maximum value of `keys` in `[rate_limits]`. Each key takes 34 bytes, so this many keys take 680
+/// MB.
 const MAX_KEYS: u32 = 20_000_000;
-/// The window in which failed authentications are counted.
+/// The time window in which the failed authentications of a client are counted.
 const FAILED_WINDOW: Duration = Duration::from_secs(60);
 
-/// Default timeout of a count in a shared store.
+/// Default timeout of an operation in the Redis store.
 #[cfg(feature = "redis")]
 const DEFAULT_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Builds the limiter. Earlier counts are kept unless the number of keys changes.
+/// Builds the rate limiter. Keeps the counts of the previous limiter if its table has the right
+/// capacity.
 pub(super) fn limiter(document: &Document, context: &mut Context<'_>) -> Option<Limiter> {
     let section = document.rate_limits.as_ref();
     let keys = match section.map(|section| &section.keys) {
@@ -49,7 +52,8 @@ pub(super) fn limiter(document: &Document, context: &mut Context<'_>) -> Option<
         Some(Field::Bad) => return None,
         Some(Field::Good(said)) => RateLimit::new(said.value, FAILED_WINDOW, said.value).ok()?,
     };
-    // Most gateways have no rate limits.
+    // Keys are counted only if a route has a rate limit, or if authentication by token or API key
+    // can fail. Otherwise, a table of one key saves the memory.
     let counts = document
         .routes
         .iter()
@@ -69,7 +73,7 @@ pub(super) fn limiter(document: &Document, context: &mut Context<'_>) -> Option<
     }
 }
 
-/// Returns the limiter with the configured store.
+/// Returns `limiter` with the Redis store that `said` configures.
 #[cfg(feature = "redis")]
 fn sharing(
     limiter: Limiter,
@@ -81,8 +85,7 @@ fn sharing(
     check_url(url, section, context)?;
     let mut timeout = DEFAULT_TIMEOUT;
     super::bounds::set_time(&section.timeout, &mut timeout, context);
-    // The store is one unit with its connections, so that counts continue if something else is
-    // loaded.
+    // The store is a unit of its own. So its connections stay open when other units are loaded.
     let unit = UnitKey::new("store of [rate_limits.redis]");
     let store = context.unit(unit, |context| store(url, timeout, section, context))?;
     Some(limiter.sharing(store, *section.on_store_failure.value()?))
@@ -112,8 +115,9 @@ fn store(
         Field::Good(written) => {
             let path = context.files.locate(&written.value);
             let roots = super::pem::certificates(written, &path, context)?;
-            // The redis library has its own PEM parser. To make it read the same certificates, they
-            // are parsed here and encoded again.
+            // The redis library has its own PEM parser, which could read other certificates from
+            // the file. So it gets new PEM text, encoded from the certificates that were parsed
+            // here.
             let text: String = roots
                 .iter()
                 .map(|der| crate::pem::encode_certificate(der))
@@ -124,7 +128,7 @@ fn store(
     let store = RedisStore::new(RedisSettings {
         url: url.value.clone(),
         username: section.username.value().cloned(),
-        // Editors and shells put a line end behind it.
+        // The line ending that editors and shells add to the file is not part of the password.
         password: password
             .map(|secret| crate::secret::Secret::new(secret.expose().trim_ascii_end().to_vec())),
         roots,
@@ -143,9 +147,10 @@ fn store(
     }
 }
 
-/// Secrets stay out of the file, counts off the open network, and the store's certificate is
-/// verified. The library would accept more than the gateway allows: other schemes, passwords among
-/// the parameters, and `#insecure`.
+/// Checks the URL of the Redis store. The redis library also accepts other schemes, passwords in
+/// parameters, and `#insecure`, which the gateway refuses. The URL must contain no secret.
+/// Connections to other machines must be encrypted, unless the configuration allows plain text. The
+/// store's certificate is always verified.
 #[cfg(feature = "redis")]
 fn check_url(url: &At<String>, section: &RedisSection, context: &mut Context<'_>) -> Option<()> {
     let (scheme, rest) = url.value.split_once("://").unwrap_or_default();
@@ -196,7 +201,7 @@ fn sharing(_: Limiter, said: &At<RedisSection>, context: &mut Context<'_>) -> Op
     None
 }
 
-/// Returns the limits of one route. `None` if one is invalid.
+/// Returns the rate limits of one route. Returns `None` if one of them is invalid.
 pub(super) fn of_route(
     section: &RouteSection,
     authentication: Option<Authentication>,

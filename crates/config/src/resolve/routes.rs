@@ -15,10 +15,11 @@ use crate::policy::Rule;
 use crate::policy::rule::Authentication;
 use crate::route::{Binding, Route, RouteMeter, RouteTable, WHOAMI_PATH};
 
-/// Maximum size of a body that is buffered, in bytes.
+/// Maximum value of `bind_body` in bytes. The gateway buffers a body up to `bind_body` to hash it
+/// for the assertion.
 const MAX_BOUND_BODY: u64 = 64 * 1024 * 1024;
 
-/// Builds the routes.
+/// Builds the routes of all `[[route]]` sections.
 pub(super) fn routes(
     document: &Document,
     upstreams: &[UpstreamPart],
@@ -127,8 +128,8 @@ fn route(
     })
 }
 
-/// Refuses a route for a path that the gateway serves itself, because it would never be selected. A
-/// wider pattern may include that path.
+/// Refuses a route for exactly a path that the gateway serves itself, because the route would never
+/// receive a request. A path pattern with wildcards may match such a path.
 fn refuse_own_path(section: &RouteSection, context: &mut Context<'_>) {
     for path in section.paths.items() {
         if path.value.is_exact() && path.value.matches(WHOAMI_PATH) {
@@ -141,7 +142,8 @@ fn refuse_own_path(section: &RouteSection, context: &mut Context<'_>) {
     }
 }
 
-/// Checks that every path of the route begins with the prefix that `rewrite` replaces.
+/// Checks that every path of the route starts with `from` of the key `rewrite`, which is the prefix
+/// that is replaced.
 fn check_rewrite(section: &RouteSection, context: &mut Context<'_>) {
     let Some(rewrite) = section.rewrite.at() else {
         return;
@@ -160,7 +162,8 @@ fn check_rewrite(section: &RouteSection, context: &mut Context<'_>) {
     }
 }
 
-/// Refuses keys that need an assertion for each request, on a route without such assertions.
+/// Refuses the keys `bind_body` and `continue_transaction` if the route sends no assertion about
+/// each request. This is so if the route authenticates no caller or has `binding = "caller"`.
 fn check_request_keys(section: &RouteSection, context: &mut Context<'_>) {
     let nobody = section
         .authenticate
@@ -191,8 +194,8 @@ fn check_request_keys(section: &RouteSection, context: &mut Context<'_>) {
     }
 }
 
-/// Reads the requirements of the route. A route that does not say who may use it is an error: it is
-/// never open and never silently closed.
+/// Reads which callers may use the route. The route must define this, because a default could open
+/// or close the route by mistake.
 fn rule(
     section: &RouteSection,
     domains: &[Domain],
@@ -260,7 +263,7 @@ fn place_of<T>(field: &Field<T>) -> Option<Span> {
     field.at().map(|at| at.place.clone())
 }
 
-/// Warns of API keys and issuers that are not configured.
+/// Warns if a pattern of callers names an API key or token issuer that is not configured.
 fn warn_of_unknown(
     pattern: &At<IdentityPattern>,
     credentials: &CredentialParts,
@@ -293,7 +296,8 @@ fn warn_of_unknown(
     }
 }
 
-/// Warns of patterns that no caller can match.
+/// Warns if no trust domain can certify a name that matches the pattern. No caller can match it
+/// then.
 pub(super) fn warn_if_unmatchable(
     pattern: &At<IdentityPattern>,
     domains: &[Domain],
@@ -358,8 +362,9 @@ fn audience(section: &RouteSection, context: &mut Context<'_>) -> Option<String>
     }
 }
 
-/// Refuses routes with different bindings for one verifier: it must never receive an assertion with
-/// the other binding.
+/// Refuses two routes with the same audience but different bindings. Otherwise a service could
+/// receive assertions with a binding that it does not expect. Routes without authentication are
+/// ignored, because they send no assertions.
 fn check_bindings(sections: &[RouteSection], context: &mut Context<'_>) {
     let mut seen: Vec<(&At<String>, Binding)> = Vec::new();
     for section in sections {
@@ -398,7 +403,8 @@ fn check_bindings(sections: &[RouteSection], context: &mut Context<'_>) {
     }
 }
 
-/// Warns of hosts that no entry names: without a default entry, they are never reached.
+/// Warns about hosts of routes that no `[[server_name]]` names, if `[listener]` has no certificate.
+/// Callers cannot connect for these hosts.
 fn check_hosts_served(document: &Document, context: &mut Context<'_>) {
     let default_entry = document
         .listener
@@ -424,7 +430,8 @@ fn check_hosts_served(document: &Document, context: &mut Context<'_>) {
     }
 }
 
-/// Warns if transactions cannot continue: they do so only for callers that an upstream names.
+/// Warns if a route continues transactions, but no caller can continue one. Only a service can, if
+/// the `identity` of its `[[upstream]]` has no wildcard.
 fn warn_of_no_transactions(
     sections: &[RouteSection],
     upstreams: &[UpstreamPart],

@@ -1,5 +1,4 @@
-//! Roots and revocation lists summed up for the inventory, with a warning for
-//! each list that is out of date.
+//! Summarizes roots and CRLs for the inventory. Warns about CRLs whose nextUpdate has passed.
 
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
@@ -22,7 +21,7 @@ pub(super) fn root_summaries(roots: &[Found<CertificateDer<'static>>]) -> Vec<Ce
         .collect()
 }
 
-/// Sums lists up, and warns of those that are out of date.
+/// Summarizes CRLs. Unless `posture` is `Off`, warns about CRLs whose nextUpdate has passed.
 pub(super) fn crl_summaries(
     lists: &[Found<CertificateRevocationListDer<'static>>],
     posture: RevocationPosture,
@@ -30,7 +29,7 @@ pub(super) fn crl_summaries(
 ) -> Vec<CrlSummary> {
     let mut summaries = Vec::new();
     for list in lists {
-        // The bundle reports the ones that cannot be read.
+        // A CRL that cannot be read is left out here. Building the trust bundle reports the error.
         let Some(outline) = CrlOutline::read(&list.value) else {
             continue;
         };

@@ -1,4 +1,4 @@
-//! `[tls.tickets]`: how callers come back without a full handshake.
+//! `[tls.tickets]`: how callers resume TLS sessions without a full handshake.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
@@ -13,18 +13,19 @@ use crate::secret::Secret;
 use crate::tls::tickets::MIN_SECRET;
 use crate::tls::{TicketPolicy, TicketSource};
 
-/// Tickets count for at most seven days (RFC 8446 section 4.6.1).
+/// The maximum age of a ticket is seven days (RFC 8446 section 4.6.1).
 const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 const MIN_AGE: Duration = Duration::from_secs(1);
 
-/// Returns the source of ticket keys from now on.
+/// Returns the source of ticket keys, with the settings of `[tls.tickets]`.
 pub(super) fn tickets(section: Option<&Tickets>, context: &mut Context<'_>) -> TicketSource {
     let mut policy = TicketPolicy::default();
     let Some(section) = section else {
         return context.tickets.with(policy, None);
     };
     policy.enabled = section.enabled.or(true);
-    // A key opens tickets for twice the time that it makes them.
+    // A key encrypts new tickets for the time `rotation`, and decrypts tickets for twice that time.
+    // So `rotation` may be at most half of [`MAX_AGE`].
     set_time_within(
         &section.rotation,
         MIN_AGE..=MAX_AGE / 2,

@@ -1,4 +1,4 @@
-//! `[[token_issuer]]`: issuers whose tokens are accepted, and how they are checked.
+//! `[[token_issuer]]`: issuers whose tokens are accepted, and how the tokens are checked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,10 +31,11 @@ use crate::secret::Secret;
 
 /// Default timeout of a request to an issuer.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
-/// The shortest secret that authenticates the gateway, in bytes.
+/// Minimum length in bytes of the secret with which the gateway authenticates to an issuer.
 const MIN_SECRET: usize = 16;
 
-/// One issuer, as far as it could be built, and the facts about it that routes need.
+/// What was built from one `[[token_issuer]]`, and the facts about it that routes need. A field is
+/// `None` if it could not be built or is not configured.
 pub(super) struct IssuerPart {
     pub(super) name: Option<At<String>>,
     pub(super) issuer: Option<Arc<TokenIssuer>>,
@@ -44,7 +45,7 @@ pub(super) struct IssuerPart {
     pub(super) introspects: bool,
 }
 
-/// Builds the issuers.
+/// Builds the token issuers of all `[[token_issuer]]` sections.
 pub(super) fn issuers(document: &Document, context: &mut Context<'_>) -> Vec<IssuerPart> {
     let sections = &document.token_issuers;
     context.unique("token issuer", names(sections.iter().map(|s| &s.name)));
@@ -174,7 +175,8 @@ fn cache(section: &TokenIssuerSection, context: &mut Context<'_>) -> CacheSettin
     settings
 }
 
-/// Keys come from exactly one place.
+/// Checks where the keys of an issuer come from. For JWTs, at most one of `jwks_file` and
+/// `jwks_uri` is allowed. For opaque tokens, there must be no keys, but an introspection endpoint.
 fn check_source(section: &TokenIssuerSection, format: TokenFormat, context: &mut Context<'_>) {
     let places: Vec<(&str, &At<String>)> = [
         ("jwks_file", section.jwks_file.at()),
@@ -213,13 +215,14 @@ fn check_source(section: &TokenIssuerSection, format: TokenFormat, context: &mut
     }
 }
 
-/// Names a unit of material of an issuer.
+/// Returns the name of a unit of material that belongs to an issuer. `what` is its kind.
 fn unit_key(what: &str, section: &TokenIssuerSection) -> UnitKey {
     let name = section.name.value().map_or("", String::as_str);
     UnitKey::new(format_args!("{what} of [[token_issuer]] {name}"))
 }
 
-/// Reads the roots that may certify the issuer. Empty if none are configured.
+/// Reads the roots with which the TLS certificate of the issuer is verified. Returns an empty store
+/// if no roots are configured, and `None` if they are invalid.
 fn roots(section: &TokenIssuerSection, context: &mut Context<'_>) -> Option<Arc<RootCertStore>> {
     let found = match &section.roots {
         Field::Bad => return None,
@@ -246,7 +249,8 @@ fn roots(section: &TokenIssuerSection, context: &mut Context<'_>) -> Option<Arc<
     Some(Arc::new(store))
 }
 
-/// Checks that there are roots if anything is fetched by https.
+/// Checks that the issuer has roots if documents are fetched from it by https. The gateway trusts
+/// no roots by default.
 fn check_roots(
     written: &At<String>,
     https: bool,
@@ -371,7 +375,8 @@ fn key_set(
     Some(set)
 }
 
-/// Builds the introspector. `None` if it is invalid, `Some(None)` if there is none.
+/// Builds the client of the issuer's introspection endpoint. Returns `None` if its configuration is
+/// invalid, and `Some(None)` if there is no such endpoint.
 fn introspector(
     section: &TokenIssuerSection,
     roots: Option<&Arc<RootCertStore>>,
@@ -429,7 +434,8 @@ fn introspector(
     Some(Some(Introspector::new(endpoint, client, authentication?)))
 }
 
-/// Checks that each way of authentication has its keys, and no others.
+/// Checks that the section has all keys that its `authentication` needs, and none that only another
+/// kind of authentication uses.
 fn check_means(said: &IntrospectionSection, means: &At<ClientMeans>, context: &mut Context<'_>) {
     use ClientMeans::{Basic, Certificate, PrivateKeyJwt};
     let keys = [
@@ -481,7 +487,7 @@ fn authentication(
             let path = context.files.locate(&written.value);
             let key = unit_key("introspection secret", section);
             let secret = context.read_private_unit(key, written, &path)?;
-            // Editors and shells put a line end behind it.
+            // The line ending that editors and shells add to the file is not part of the secret.
             let text = secret.expose().trim_ascii_end();
             if text.len() < MIN_SECRET || !text.iter().all(u8::is_ascii_graphic) {
                 context.error(
@@ -541,7 +547,7 @@ fn assertion_key(
     Some((scheme, key, thumbprint))
 }
 
-/// Returns the thumbprint (RFC 7638), by which issuers know a key that has no other name.
+/// Returns the RFC 7638 thumbprint of a key. It is the key's `kid` if `key_id` is not configured.
 fn thumbprint(scheme: SignatureScheme, key: &SigningKeyPair) -> Option<String> {
     let public = match scheme {
         SignatureScheme::EcdsaP256Sha256 => Jwk::from_p256_point(key.public_key()).ok()?,
@@ -572,7 +578,8 @@ fn client(
 fn hash(parts: &[&[u8]]) -> [u8; 32] {
     let mut all = Vec::new();
     for part in parts {
-        // Lengths first, so that no two lists of parts make the same bytes.
+        // The length before each part makes the bytes unique: two different lists of parts never
+        // give the same bytes.
         all.extend_from_slice(&(part.len() as u64).to_be_bytes());
         all.extend_from_slice(part);
     }

@@ -1,4 +1,4 @@
-//! `[[trust_domain]]`: which authorities are trusted, and for which names.
+//! `[[trust_domain]]`: which authorities are trusted, and which names they may certify.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,20 +18,21 @@ use crate::trust::{
 
 const SHORTEST_UNREAD: Duration = Duration::from_secs(1);
 
-/// One trust domain, as far as it could be built.
+/// What was built from one `[[trust_domain]]`. A field is `None` if it could not be built.
 pub(super) struct Domain {
-    /// How long the files of the domain may stay unreadable.
+    /// The key `max_unread`: the maximum time for which the files of the domain may be unreadable,
+    /// until its CRLs no longer count. `None` if the key is absent.
     pub(super) max_unread: Option<Duration>,
-    /// The name, if it is usable.
+    /// The name of the domain, if it is valid.
     pub(super) name: Option<At<TrustDomain>>,
-    /// None if the domain has an error.
+    /// The trust bundle. `None` if the domain has an error.
     pub(super) bundle: Option<Arc<TrustBundle>>,
     pub(super) vouches_for: Vec<IdentityPattern>,
     pub(super) identity_from: Vec<NameType>,
 }
 
 impl Domain {
-    /// Whether a caller that matches this pattern can come from this domain.
+    /// Whether a certificate of this domain can contain a name that matches the pattern.
     pub(super) fn can_name(&self, pattern: &IdentityPattern) -> bool {
         self.vouches_for.iter().any(|own| own.overlaps(pattern))
             && name_type(pattern).is_none_or(|kind| self.identity_from.contains(&kind))
@@ -40,7 +41,8 @@ impl Domain {
 
 fn name_type(pattern: &IdentityPattern) -> Option<NameType> {
     match pattern {
-        // No certificate can have the last two names; `vouches_for` refuses them.
+        // No certificate contains the names of API keys and clients. `vouches_for` refuses these
+        // patterns, so this value has no effect for them.
         IdentityPattern::AnyCaller
         | IdentityPattern::ApiKey(_)
         | IdentityPattern::Client { .. } => None,
@@ -52,7 +54,8 @@ fn name_type(pattern: &IdentityPattern) -> Option<NameType> {
     }
 }
 
-/// Builds the bundle of every trust domain and checks that they do not overlap.
+/// Builds the bundle of every trust domain. Checks that no two domains have the same root or can
+/// certify the same name.
 pub(super) fn domains(document: &Document, context: &mut Context<'_>) -> Vec<Domain> {
     let sections = &document.trust_domains;
     context.unique(
@@ -132,7 +135,7 @@ fn domain(section: &Trust, context: &mut Context<'_>) -> Domain {
             material
         }
         None => {
-            // The files are read nevertheless, so that their errors are reported.
+            // The domain is invalid, but its files are read to report their errors too.
             let _ = read_files(section, None, context);
             None
         }
@@ -202,8 +205,8 @@ fn posture(section: &Trust, context: &mut Context<'_>) -> Option<RevocationPostu
     }
 }
 
-/// Checks that the bound is of use; shorter ones would end a service for a moment's
-/// want of descriptors.
+/// Checks `max_unread`. It must be at least a second. After a shorter time, a brief lack of file
+/// descriptors could already suspend the domain.
 fn max_unread(section: &Trust, context: &mut Context<'_>) -> Option<Duration> {
     let said = section.max_unread.at()?;
     let bound = said.value.get();

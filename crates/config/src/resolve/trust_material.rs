@@ -1,7 +1,8 @@
-//! The files of a trust domain: roots, intermediates and revocation lists, as one unit of material.
+//! The files of a trust domain: roots, intermediates and CRLs, as one unit of material.
 //!
-//! In a load of material the last good part replaces a part that cannot be used, so that an error
-//! in one file never delays a revocation in another one.
+//! A load of material reads files again while the configuration in service stays. If one file
+//! cannot be used then, its last good content stays in use. So an error in one file never delays a
+//! revocation in another file.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::trust::{
     BundleError, Predecessors, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
 };
 
-/// The settings of a trust domain other than its files.
+/// The settings of a trust domain, without the content of its files.
 pub(super) struct DomainRules {
     pub(super) name: At<TrustDomain>,
     pub(super) posture: RevocationPosture,
@@ -34,18 +35,20 @@ pub(super) struct DomainRules {
     pub(super) identity_from: Vec<NameType>,
 }
 
-/// The material of a trust domain, which is one unit.
+/// The content of a trust domain's files, and the bundle that was built from it.
 #[derive(Clone)]
 pub(super) struct DomainMaterial {
     pub(super) bundle: Arc<TrustBundle>,
     roots: Vec<Found<CertificateDer<'static>>>,
     intermediates: Vec<Found<CertificateDer<'static>>>,
-    /// The entries of `crls` as they are written.
+    /// The entries of `crls`, as text of the configuration.
     written_lists: Vec<String>,
 }
 
 impl DomainMaterial {
-    /// Differs if anything about the domain differs that others can see.
+    /// Returns a digest of the unit's content: the bundle, the certificates, the bundle's alarms
+    /// and the content that was fetched from `sources`. If the digest stays the same, a reload has
+    /// changed nothing.
     pub(super) fn digest(&self, sources: &[CrlSource]) -> [u8; 32] {
         let mut parts: Vec<Vec<u8>> = vec![self.bundle.digest().to_vec()];
         let certificates = self.roots.iter().chain(&self.intermediates);
@@ -62,16 +65,16 @@ impl DomainMaterial {
     }
 }
 
-/// The files of a trust domain; `None` in place of those that cannot be used.
+/// The content of a trust domain's files. A field is `None` if one of its files cannot be used.
 pub(super) struct DomainFiles {
     roots: Option<Vec<Found<CertificateDer<'static>>>>,
     intermediates: Option<Vec<Found<CertificateDer<'static>>>>,
     lists: Option<Vec<Found<CertificateRevocationListDer<'static>>>>,
 }
 
-/// Reads roots, intermediates and revocation lists. In a load of material the last good roots and
-/// intermediates replace those that cannot be used, and a list that cannot be used does not prevent
-/// others from taking effect.
+/// Reads roots, intermediates and CRLs. In a load of material, the certificates in `before` replace
+/// those of files that cannot be used. CRLs that cannot be used are left out, so the other CRLs
+/// take effect.
 pub(super) fn read_files(
     section: &Trust,
     before: Option<&DomainMaterial>,
@@ -82,7 +85,8 @@ pub(super) fn read_files(
                         last_good: Option<&Vec<Found<CertificateDer<'static>>>>,
                         context: &mut Context<'_>| {
         if crls_only && let Some(last_good) = last_good {
-            // Reads the files only for their stamps, so that a later change is noticed.
+            // The files are read only to record their stamps. So a later change of the files is
+            // detected.
             let _ = context.part(|context| material(files, context, pem::certificates));
             return Some(last_good.clone());
         }
@@ -112,8 +116,9 @@ pub(super) fn read_files(
     }
 }
 
-/// Reads certificate files. If a file cannot be used, its last good certificates are used, so that
-/// a root can be removed from one file although another has an error.
+/// Reads certificate files. For a file that cannot be used, takes the certificates that this file
+/// had in `last_good`. So an operator can remove a root from one file even if another file has an
+/// error.
 fn certificates_or_last_good(
     files: &[At<String>],
     last_good: &[Found<CertificateDer<'static>>],
@@ -141,7 +146,7 @@ fn certificates_or_last_good(
     all
 }
 
-/// Reads and builds a trust domain.
+/// Reads the files of a trust domain and builds its bundle. `before` is the material in service.
 pub(super) fn domain_material(
     section: &Trust,
     rules: &DomainRules,
@@ -178,7 +183,7 @@ pub(super) fn domain_material(
         let mut bundles = previous.bundles.iter();
         bundles.find(|bundle| *bundle.name() == config.name)
     });
-    // Large lists are not copied.
+    // The CRLs are moved and not copied, because they may be large.
     let (values_of_lists, origins): (Vec<_>, Vec<_>) = lists.into_iter().map(Found::split).unzip();
     config.crls = values_of_lists;
     let mut parts = BundleParts {
@@ -187,8 +192,9 @@ pub(super) fn domain_material(
         roots,
         intermediates,
         origins,
-        // A list that is in force stays in force if its file is missing, unless the configuration
-        // now names other files.
+        // If the entries of `crls` are the same as before, a CRL in service stays in force even if
+        // its file is missing now. If the entries have changed, CRLs that no entry names are
+        // dropped.
         predecessors: match before {
             Some(before) if before.written_lists == written_lists => Predecessors::InForce,
             _ => Predecessors::Replaced,
@@ -214,7 +220,7 @@ pub(super) fn domain_material(
 }
 
 impl DomainRules {
-    /// Returns a bundle without certificates and lists.
+    /// Returns the settings of a bundle. The lists of certificates and CRLs are empty.
     fn bundle_config(&self) -> TrustBundleConfig {
         TrustBundleConfig {
             name: self.name.value.clone(),
@@ -234,21 +240,21 @@ fn values(found: &[Found<CertificateDer<'static>>]) -> Vec<CertificateDer<'stati
     found.iter().map(|found| found.value.clone()).collect()
 }
 
-/// The parts of a bundle and their origins, which serve to name the file with an error.
+/// The input from which a bundle is built. Errors use the places and origins to name a file.
 struct BundleParts<'a> {
     name: &'a Span,
     config: TrustBundleConfig,
     roots: Vec<Found<CertificateDer<'static>>>,
     intermediates: Vec<Found<CertificateDer<'static>>>,
-    /// The origin of each list.
+    /// The file and the place in the configuration of each CRL, in the same order as `config.crls`.
     origins: Vec<Found<()>>,
     predecessors: Predecessors,
 }
 
 impl BundleParts<'_> {
-    /// Builds the bundle. In a load of material, a list that cannot be used is left out, and the
-    /// last good roots replace roots that cannot be used. Neither error can then keep another list
-    /// from taking effect.
+    /// Builds the bundle. In a load of material, leaves out CRLs that cannot be used. If the new
+    /// roots cannot be used, uses the roots and intermediates of `before`. So these errors never
+    /// prevent other CRLs from taking effect.
     fn build(
         &mut self,
         earlier: Option<&TrustBundle>,
@@ -338,7 +344,8 @@ fn revocation_lists(
         };
         match (found, &mut all) {
             (Some(found), Some(all)) => all.extend(found),
-            // An entry that cannot be read is skipped. Its lists that are in force stay in force.
+            // In a load of material, an entry that cannot be read is skipped. Its CRLs in service
+            // stay in force.
             (None, Some(_)) if context.units.keep_last_good => {}
             _ => all = None,
         }
@@ -349,8 +356,8 @@ fn revocation_lists(
     }
 }
 
-/// Reads the lists in the files of one entry of `crls`. In a load of material, a file that cannot
-/// be used is skipped, so that other files still take effect.
+/// Reads the CRLs in the files that one entry of `crls` names. In a load of material, skips files
+/// that cannot be used, so that the other files take effect.
 fn list_files(
     written: &At<String>,
     context: &mut Context<'_>,

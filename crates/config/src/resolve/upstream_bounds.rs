@@ -1,4 +1,4 @@
-//! The limits of an upstream: timeouts, numbers and repetitions.
+//! The limits of an `[[upstream]]`: timeouts, maximum numbers and retries.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::diagnostics::Diagnostic;
 use crate::document::raw::UpstreamSection;
 use crate::upstream::UpstreamConfig;
 
-/// Applies every limit that is configured.
+/// Sets every limit in `config` that the section configures.
 pub(super) fn set(
     section: &UpstreamSection,
     config: &mut UpstreamConfig,

@@ -20,13 +20,13 @@ use crate::upstream::{
     Upstream, UpstreamConfig,
 };
 
-/// One upstream, as far as it could be built.
+/// What was built from one `[[upstream]]`. A field is `None` if it could not be built.
 pub(super) struct UpstreamPart {
     pub(super) name: Option<At<String>>,
     pub(super) upstream: Option<Arc<Upstream>>,
 }
 
-/// Builds the upstreams.
+/// Builds the upstreams of all `[[upstream]]` sections.
 pub(super) fn upstreams(document: &Document, context: &mut Context<'_>) -> Vec<UpstreamPart> {
     let sections = &document.upstreams;
     context.unique("upstream", names(sections.iter().map(|s| &s.name)));
@@ -118,7 +118,8 @@ fn upstream(
     })
 }
 
-/// Whether upgrades may be sent in HTTP/1.1 to a service that otherwise uses HTTP/2.
+/// Returns the key `http1_upgrades`: whether upgrade requests use HTTP/1.1 although the upstream
+/// uses HTTP/2 for other requests. Refuses the key if the upstream uses HTTP/1.1 anyway.
 fn http1_upgrades(
     section: &UpstreamSection,
     protocol: HttpProtocol,
@@ -183,8 +184,8 @@ fn endpoint(written: &At<String>, context: &mut Context<'_>) -> Option<HttpUrl> 
     .ok()
 }
 
-/// Checks that plain endpoints are on this machine, unless the file allows others, and that they
-/// have no TLS settings.
+/// Checks the endpoints without TLS (`http://`). They must be on this machine, unless
+/// `allow_plaintext` is true. If there are such endpoints, the upstream must have no TLS settings.
 fn check_plaintext(
     section: &UpstreamSection,
     urls: &[(&At<String>, HttpUrl)],
@@ -209,7 +210,7 @@ fn check_plaintext(
         section.certificate.at().map(|at| &at.place),
         section.private_key.at().map(|at| &at.place),
     ];
-    // With plain http, none of these settings would be checked.
+    // TLS settings have no effect on endpoints without TLS, so they are refused.
     if let Some(place) = places.into_iter().flatten().next()
         && !urls.is_empty()
     {
@@ -311,7 +312,8 @@ fn client_tls(
     .ok()
 }
 
-/// Reads the gateway's own certificate, if it has one. `None` if it is invalid.
+/// Reads the certificate that the gateway presents to the service. Returns `None` if it is invalid,
+/// and `Some(None)` if none is configured.
 fn own_credentials(
     section: &UpstreamSection,
     context: &mut Context<'_>,

@@ -1,4 +1,4 @@
-//! Token issuers, API keys, and what routes demand of them.
+//! Tests of token issuers, API keys, and the demands of routes on them.
 
 use super::*;
 
@@ -367,7 +367,8 @@ fn a_shared_store_needs_a_build_that_knows_it() {
             "url = ",
             "is no store",
         ),
-        // The library knows them, and they would be plaintext.
+        // These schemes are refused although the redis library supports them, because they are not
+        // encrypted.
         (
             "url = \"valkey://10.0.0.1\"\non_store_failure = \"deny\"",
             "url = ",

@@ -1,10 +1,11 @@
-//! `docs/configuration.md` says what the program does.
+//! Tests that `docs/configuration.md` agrees with the program.
 
 use super::*;
 use crate::upstream::forgeable::removed_by_default;
 use crate::upstream::header_rules::ALWAYS_PASSED;
 
-/// Sections, keys and whether they are required, out of the document's tables.
+/// Returns the sections in the tables of `docs/configuration.md`. Each has its keys, and for each
+/// key whether it is required.
 fn documented() -> Vec<(String, Vec<(String, bool)>)> {
     let text = include_str!("../../../../docs/configuration.md");
     let mut sections: Vec<(String, Vec<(String, bool)>)> = Vec::new();
@@ -40,7 +41,8 @@ fn the_document_and_the_known_keys_agree() {
     assert_eq!(documented(), known);
 }
 
-/// A section with its documented defaults; those that are words are left out.
+/// Returns a section as TOML, in which each key has its documented default. Leaves out defaults
+/// that are described in words.
 fn documented_keys(text: &str, title: &str) -> String {
     let (_, section) = text.split_once(&format!("## `[{title}]`")).unwrap();
     let (section, _) = section.split_once("\n## ").unwrap();
@@ -95,7 +97,7 @@ fn the_documented_examples_load_together() {
     assert_eq!(place.good(&whole).warnings, [""; 0]);
 }
 
-/// The names in backquotes of the part of the document after a marker.
+/// Returns the names in backquotes between `marker` and the end of the paragraph.
 fn names_after(text: &str, marker: &str) -> Vec<String> {
     let (_, rest) = text.split_once(marker).unwrap();
     let (part, _) = rest.split_once("\n\n").unwrap();

@@ -1,4 +1,4 @@
-//! Single keys and sections: unknown, missing, of the wrong type or out of bounds.
+//! Tests of single keys and sections that are unknown, missing, of the wrong type or out of range.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! Certificates, keys and revocation lists that cannot be used.
+//! Tests of the files that a configuration names: certificates, private keys, roots and CRLs. Files
+//! that cannot be used are refused with the file and its place in the configuration.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Values that are good alone and do not fit together.
+//! Tests of configurations in which each value is valid, but two values contradict each other.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! `profiles.toml`: what is read, what is refused and where, and that
-//! `docs/pki.md` says the same.
+//! Tests of `profiles.toml`: which values are accepted, which errors are reported at which line,
+//! and that `docs/pki.md` agrees.
 
 use super::*;
 
@@ -14,7 +14,8 @@ fn load(text: &str) -> Result<Profiles, ConfigErrors> {
     profiles(&path, &domain())
 }
 
-/// Expects one error in this line, and gives its words and remedy.
+/// Checks that the file `text` has exactly one error and that it is at `line`. Returns the message
+/// and the remedy.
 #[track_caller]
 fn refused(text: &str, line: usize) -> String {
     let errors = load(text).unwrap_err();
@@ -90,7 +91,7 @@ fn everything_a_profile_says_is_read() {
     assert_eq!(found.intermediate().lifetime(), Lifetime::days(365));
     assert_eq!(found.intermediate().new_key_type(), KeyAlgorithm::P384);
     assert_eq!(found.leaf("client"), Some(&CertificateProfile::CLIENT));
-    // A short limit shortens what is usual.
+    // A `max_lifetime` that is shorter than the default lifetime also becomes the default lifetime.
     let short = load("[[profile]]\nname = \"client\"\nmax_lifetime = \"1h\"").unwrap();
     assert_eq!(short.leaf("client").unwrap().lifetime(), Lifetime::hours(1));
 }
@@ -202,7 +203,7 @@ fn the_document_and_the_known_keys_agree() {
         .map(|(key, _)| *key)
         .collect();
     assert_eq!(documented, known);
-    // The example loads.
+    // The example in `docs/pki.md` loads without errors.
     let example = section.split("```toml").nth(1).unwrap();
     let example = example.split("```").next().unwrap();
     load(example).unwrap();

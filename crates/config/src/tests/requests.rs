@@ -1,4 +1,4 @@
-//! Keys about what becomes of a request on its way.
+//! Tests of keys that affect how requests are forwarded.
 
 use super::*;
 

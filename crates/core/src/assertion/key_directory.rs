@@ -1,9 +1,7 @@
-//! Changes of a directory of assertion-signing keys: makes, revokes, lists and publishes
-//! keys.
+//! Changes of a directory of assertion-signing keys: creates, revokes, lists and publishes keys.
 //!
-//! Every change is made under the directory's lock and lands in `ring.json` as
-//! a whole. Which key signs when follows from `key_record` alone; `key_files`
-//! reads and writes the files.
+//! Each change holds the lock of the directory, and replaces `ring.json` in one step. `key_record`
+//! alone decides which key signs at which time. `key_files` reads and writes the files.
 
 use std::path::Path;
 use std::time::Duration;
@@ -21,20 +19,22 @@ use super::signing_key::{SigningAlgorithm, SigningKey, jwk_set};
 
 /// Default time for which a new key is published before it signs.
 pub const PUBLISH_AHEAD: Duration = Duration::from_secs(3600);
-/// The shortest time that a new key must be published before it signs.
+/// Minimum time for which a new key must be published before it signs.
 pub const MIN_PUBLISH_AHEAD: Duration = Duration::from_secs(15 * 60);
-/// The longest, so that a mistyped unit is noticed.
+/// Maximum time for which a new key can be published before it signs. It refuses times that were
+/// given in a wrong unit.
 pub const MAX_PUBLISH_AHEAD: Duration = Duration::from_secs(366 * 86_400);
 
 /// A key as `countersign keys list` shows it.
 #[derive(Debug, Clone, Serialize)]
 pub struct ListedKey {
-    /// The recorded facts.
+    /// The recorded facts about the key.
     #[serde(flatten)]
     pub record: KeyRecord,
-    /// The present state.
+    /// The state of the key at the time of the listing.
     pub state: KeyState,
-    /// When it leaves the key set, if that is known.
+    /// When the key leaves the published key set, in seconds since the Unix epoch. `None` if no
+    /// later key follows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub published_until: Option<u64>,
 }
@@ -42,15 +42,15 @@ pub struct ListedKey {
 /// The result of a revocation.
 #[derive(Debug, Clone)]
 pub struct Revoked {
-    /// The key that signs from now on, if the revoked one did before.
+    /// The `kid` of the key that signs instead, if the revoked key was the signing key.
     pub successor: Option<String>,
 }
 
-/// Makes a key: the first of a directory signs at once, later ones after
+/// Creates a key. The first key of a directory signs immediately. Later keys sign after
 /// [`PUBLISH_AHEAD`].
 ///
 /// # Errors
-/// As [`add`].
+/// The same errors as [`add`].
 pub fn generate(
     directory: &Path,
     algorithm: SigningAlgorithm,
@@ -59,13 +59,13 @@ pub fn generate(
     add(directory, Some(algorithm), PUBLISH_AHEAD, now)
 }
 
-/// Creates a key, of the kind of the newest one if `algorithm` is None. The first key of a
-/// directory signs at once, later ones after `active_in`. Deletes the private halves of keys that
-/// have expired meanwhile.
+/// Creates a key. If `algorithm` is `None`, uses the algorithm of the newest key. The first key of
+/// a directory signs immediately, and later keys sign after `active_in`. Also deletes the private
+/// keys that have expired.
 ///
 /// # Errors
-/// When `active_in` is too short or too long, there are too many keys, or a
-/// file cannot be read or written.
+/// If `active_in` is too short or too long, there are too many keys, or a file cannot be read or
+/// written.
 pub fn add(
     directory: &Path,
     algorithm: Option<SigningAlgorithm>,
@@ -104,19 +104,19 @@ pub fn add(
     Ok(listed(&records, &record, now))
 }
 
-/// Withdraws a key at once and removes its private half. If it is the one that signs, another one
-/// replaces it: the next one if it has been published for [`MIN_PUBLISH_AHEAD`], else the one
-/// before.
+/// Revokes a key immediately and deletes its private key. If the revoked key is the signing key,
+/// another key signs instead: the next key if it has been published for [`MIN_PUBLISH_AHEAD`],
+/// otherwise the previous key. If there is no previous key, the next key signs although it is new.
 ///
 /// # Errors
-/// When there is no such key, it is the only one of its algorithm and `force`
-/// is not set, or a file cannot be read or written.
+/// If there is no such key, or a file cannot be read or written. Also if the key is the only one of
+/// its algorithm and `force` is not set.
 pub fn revoke(directory: &Path, kid: &str, force: bool, now: u64) -> Result<Revoked, KeyRingError> {
     let unknown = || KeyRingError::UnknownKey {
         directory: directory.to_owned(),
         kid: kid.to_owned(),
     };
-    // Leaves nothing behind if there are no keys, not even a lock file.
+    // If the directory has no keys, the command must create no file there, not even a lock file.
     existing_records(directory)?;
     let _lock = lock(directory)?;
     let mut records = existing_records(directory)?;
@@ -155,7 +155,7 @@ pub fn revoke(directory: &Path, kid: &str, force: bool, now: u64) -> Result<Revo
 /// Lists all recorded keys with their states at `now`.
 ///
 /// # Errors
-/// When there are none, or `ring.json` cannot be read.
+/// If there are no keys, or `ring.json` cannot be read.
 pub fn list(directory: &Path, now: u64) -> Result<Vec<ListedKey>, KeyRingError> {
     let records = existing_records(directory)?;
     tidy(directory, &records);
@@ -168,7 +168,7 @@ pub fn list(directory: &Path, now: u64) -> Result<Vec<ListedKey>, KeyRingError> 
 /// Returns the key set that a gateway with this directory publishes at `now`.
 ///
 /// # Errors
-/// When there are no keys, or a file is unreadable or does not fit the others.
+/// If there are no keys, a file is unreadable, or the files contradict each other.
 pub fn jwks(directory: &Path, now: u64) -> Result<serde_json::Value, KeyRingError> {
     tidy(directory, &existing_records(directory)?);
     let stored = load(directory)?;
@@ -181,7 +181,8 @@ pub fn jwks(directory: &Path, now: u64) -> Result<serde_json::Value, KeyRingErro
     Ok(jwk_set(stored.keys.iter().filter(is_published)))
 }
 
-/// Marks expired keys, before a change of the succession could revive them.
+/// Marks expired keys as retired and returns their `kid`s. If a key that follows an expired key is
+/// revoked later, the expired key could otherwise sign again.
 fn retire_expired(records: &mut [KeyRecord], now: u64) -> Vec<String> {
     let expired: Vec<String> = records
         .iter()
@@ -198,7 +199,8 @@ fn retire_expired(records: &mut [KeyRecord], now: u64) -> Vec<String> {
     expired
 }
 
-/// Selects the key that signs in place of a revoked one: one that consumers know already.
+/// Selects the key that signs after the signing key was revoked: a next key that consumers know
+/// from the published key set, else the previous key, else any next key.
 fn choose_successor(
     records: &[KeyRecord],
     algorithm: SigningAlgorithm,

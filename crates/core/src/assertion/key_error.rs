@@ -1,6 +1,6 @@
 //! `KeyRingError`: why assertion-signing keys cannot be used or changed.
 //!
-//! Messages name the file, or the command that helps.
+//! Each message names the file, or a command that helps.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,32 +9,32 @@ use super::signing_key::SigningAlgorithm;
 use crate::crypto::ProviderFailed;
 use crate::directory_lock::LockError;
 
-/// The most keys that are in use at once.
+/// Maximum number of keys that are in use at the same time.
 pub const MAX_KEYS: usize = 16;
 
-/// Why keys cannot be used or changed.
+/// The reason why keys cannot be used or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyRingError {
-    /// The directory holds no key that could be used.
+    /// The directory contains no usable key.
     #[error(
         "there is no assertion-signing key in {0}; make one with: \
          countersign keys generate --dir {0} --algorithm {algorithm}",
         .directory.display()
     )]
     NoKeys {
-        /// The directory.
+        /// The directory of the keys.
         directory: PathBuf,
-        /// The algorithm that is wanted.
+        /// The algorithm that the message suggests for a new key.
         algorithm: SigningAlgorithm,
     },
-    /// All keys are for another algorithm.
+    /// All keys are of other algorithms.
     #[error(
         "no assertion-signing key in {0} is for {algorithm}; make one with: \
          countersign keys generate --dir {0} --algorithm {algorithm}, or configure the other algorithm",
         .directory.display()
     )]
     OtherAlgorithm {
-        /// The directory.
+        /// The directory of the keys.
         directory: PathBuf,
         /// The configured algorithm.
         algorithm: SigningAlgorithm,
@@ -42,30 +42,30 @@ pub enum KeyRingError {
     /// An operation of the file system failed.
     #[error("cannot {act} {}: {error}", .path.display())]
     Io {
-        /// The failed act.
+        /// The operation that failed, as a verb.
         act: &'static str,
-        /// The file or directory.
+        /// The file or directory of the operation.
         path: PathBuf,
-        /// The system's reason.
+        /// The error of the operating system.
         error: io::Error,
     },
-    /// Something else than a file is in its place.
+    /// The path exists, but is not a regular file.
     #[error("cannot use {}: {error}; put the file there that belongs there", .path.display())]
     NotRegular {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The error of the system.
+        /// The error of the operating system.
         error: io::Error,
     },
     /// A file exists but cannot be parsed.
     #[error("{}: {problem}", .path.display())]
     Malformed {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why the content cannot be parsed.
+        /// Describes why the content cannot be parsed.
         problem: String,
     },
-    /// A new key would sign before consumers of the key set know it.
+    /// The new key would sign too early, before consumers know it, or too late.
     #[error(
         "a new key must be published at least 15 minutes, and at most 366 days, before it signs"
     )]
@@ -75,21 +75,21 @@ pub enum KeyRingError {
         "{} has {MAX_KEYS} keys in use already; revoke those that are not needed", .0.display()
     )]
     TooManyKeys(PathBuf),
-    /// No key has this name.
+    /// The directory has no key with this identifier.
     #[error("{} has no key {kid}", .directory.display())]
     UnknownKey {
         /// The directory of the keys.
         directory: PathBuf,
-        /// The name asked for.
+        /// The identifier that the command names.
         kid: String,
     },
-    /// The key is the only usable one: without it nothing could be signed.
+    /// The key is the only usable one. Without it, no assertion could be signed.
     #[error(
         "{kid} is the only usable {algorithm} key: without it no assertion can be signed; \
          rotate first, or insist with --force"
     )]
     OnlyKey {
-        /// The key.
+        /// The identifier of the key.
         kid: String,
         /// The algorithm of the key.
         algorithm: SigningAlgorithm,

@@ -1,10 +1,11 @@
-//! The files of a directory of keys: `ring.json` and one `KID.key` each.
+//! The files of a directory of keys: `ring.json`, and one file `KID.key` for each key.
 //!
-//! `ring.json` is replaced in one step. A key's file is written before `ring.json` names it and
-//! removed after `ring.json` withdraws it, so that readers need no lock; commands that change the
-//! directory hold one. A process that is killed in between leaves an unused private key; the next
-//! command removes it ([`settle`]). `key_record` defines what the records mean, and `key_directory`
-//! which changes are allowed.
+//! `ring.json` is replaced in one step. A key's file is written before `ring.json` names the key,
+//! and removed after `ring.json` marks it as revoked or retired. Readers therefore need no lock,
+//! but commands that change the directory hold one. If a process is killed between two steps, an
+//! unused private key stays in the directory. The next command removes it ([`settle`]).
+//! `key_record` defines what the records mean, and `key_directory` defines which changes are
+//! allowed.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
@@ -24,20 +25,20 @@ use crate::kill_point::kill_point;
 use crate::pem;
 use crate::secret::{Existing, write_private_by};
 
-/// The file that says which keys there are.
+/// The file that lists the keys of the directory.
 pub const RING_FILE: &str = "ring.json";
 const FORMAT_VERSION: u32 = 1;
 const KEY_LABEL: &str = "PRIVATE KEY";
-/// Maximum size of a file in the directory.
+/// Maximum size in bytes of a file in the directory.
 const MAX_FILE: u64 = 1024 * 1024;
-/// The prefix of the names of files that are written aside.
+/// The prefix of temporary files, which are renamed when they are complete.
 const ASIDE_PREFIX: &str = ".countersign-keys-";
-/// The prefix of the name of the file that says which key is being made. A key that `ring.json`
-/// does not contain is removed only if there is such a file: without one, an operator may be
-/// copying the directory, with `ring.json` last.
+/// The prefix of the marker file for a key that is being created. A key that `ring.json` does not
+/// contain is removed only if its marker file exists. Without a marker file, an operator may be
+/// copying the directory, and `ring.json` may come last.
 const MAKING_PREFIX: &str = ".making-";
 
-/// Everything that a directory holds.
+/// The content of a directory of keys.
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) records: Vec<KeyRecord>,
@@ -53,10 +54,12 @@ struct RingFile {
     keys: Vec<KeyRecord>,
 }
 
-/// Reads all that is needed to sign and publish. No `ring.json` is no keys.
+/// Reads everything that signing and publishing need. If `ring.json` does not exist, there are no
+/// keys.
 pub(super) fn load(directory: &Path) -> Result<Stored, KeyRingError> {
     match load_once(directory) {
-        // A key was withdrawn after `ring.json` was read; it is newer now.
+        // A key was revoked after `ring.json` was read, so its file is missing. The second read
+        // sees the new `ring.json`.
         Err(error) if error.is_missing_file() => load_once(directory),
         other => other,
     }
@@ -110,7 +113,7 @@ pub(super) fn existing_records(directory: &Path) -> Result<Vec<KeyRecord>, KeyRi
     })
 }
 
-/// Reads `ring.json`, if it exists.
+/// Reads `ring.json`. Returns `None` if the file does not exist.
 pub(super) fn read_records(directory: &Path) -> Result<Option<Vec<KeyRecord>>, KeyRingError> {
     let path = directory.join(RING_FILE);
     let content = match read_file(&path) {
@@ -124,7 +127,7 @@ pub(super) fn read_records(directory: &Path) -> Result<Option<Vec<KeyRecord>>, K
         return Err(KeyRingError::malformed(&path, problem));
     }
     for (index, record) in ring.keys.iter().enumerate() {
-        // The name becomes a path.
+        // The `kid` becomes a part of a path, so it must have the form of a thumbprint.
         let is_thumbprint = record.kid.len() == 43
             && record
                 .kid
@@ -160,8 +163,8 @@ pub(super) fn write_records(directory: &Path, records: &[KeyRecord]) -> Result<(
         .map_err(KeyRingError::io("write", &path))
 }
 
-/// Makes a key and its file; [`key_is_recorded`] has to follow once `ring.json` names
-/// it.
+/// Creates a key and writes its file. After `ring.json` names the key, [`key_is_recorded`] must be
+/// called.
 pub(super) fn write_new_key(
     directory: &Path,
     algorithm: SigningAlgorithm,
@@ -180,14 +183,15 @@ pub(super) fn write_new_key(
         .mode(0o600)
         .open(&path)
         .map_err(KeyRingError::io("create", &path))?;
-    // The marker file becomes durable with the key file, whose directory is synced.
+    // No separate sync is needed for the marker file: writing the key file syncs the directory of
+    // both.
     let path = key_path(directory, key.kid());
     write_private_by(&path, pem.as_bytes(), Existing::Refuse, ASIDE_PREFIX)
         .map_err(KeyRingError::io("write", &path))?;
     Ok(key.kid().to_owned())
 }
 
-/// Notes that a new key is recorded in `ring.json`.
+/// Removes the marker file of a new key, because `ring.json` contains the key now.
 pub(super) fn key_is_recorded(directory: &Path, kid: &str) -> Result<(), KeyRingError> {
     remove(&making_path(directory, kid))
 }
@@ -226,7 +230,8 @@ fn read_file(path: &Path) -> Result<PrivateFile, KeyRingError> {
     })
 }
 
-/// Creates the directory, for its owner only. Its parents get the usual permissions.
+/// Creates the directory, accessible for its owner only. Parent directories get the usual
+/// permissions.
 pub(super) fn create_directory(path: &Path) -> Result<(), KeyRingError> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(KeyRingError::io("create directory", parent))?;
@@ -239,7 +244,7 @@ pub(super) fn create_directory(path: &Path) -> Result<(), KeyRingError> {
     }
 }
 
-/// Locks the directory, and finishes a change that a killed process left incomplete.
+/// Locks the directory, and removes the files that a killed process has left.
 pub(super) fn lock(directory: &Path) -> Result<DirectoryLock, KeyRingError> {
     let lock = DirectoryLock::acquire(directory)?;
     let records = read_records(directory)?.unwrap_or_default();
@@ -247,8 +252,8 @@ pub(super) fn lock(directory: &Path) -> Result<DirectoryLock, KeyRingError> {
     Ok(lock)
 }
 
-/// Completes the change of a killed process, for commands that only read. If another process holds
-/// the lock or a file cannot be removed, the next change does it.
+/// Removes the files that a killed process has left, for commands that only read. If another
+/// process holds the lock or a file cannot be removed, the next change removes the files.
 pub(super) fn tidy(directory: &Path, records: &[KeyRecord]) {
     if !leftovers(directory, records).is_empty()
         && let Ok(lock) = DirectoryLock::try_acquire(directory)
@@ -262,9 +267,11 @@ fn settle(leftovers: &[PathBuf], _: &DirectoryLock) -> Result<(), KeyRingError> 
     leftovers.iter().try_for_each(|path| remove(path))
 }
 
-/// Lists leftover files in the order in which they may be removed: files that were written aside,
-/// keys that were made but not recorded, the files that say that they were being made, and
-/// withdrawn keys.
+/// Lists the files that a killed process has left. A key comes before its marker file, so that the
+/// marker file is removed last. The files are:
+/// - temporary files
+/// - keys that `ring.json` does not contain, and their marker files
+/// - revoked or retired keys
 fn leftovers(directory: &Path, records: &[KeyRecord]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let Ok(entries) = std::fs::read_dir(directory) else {

@@ -1,8 +1,7 @@
-//! Every change of a directory of keys, killed at each point between two changes of
-//! files: the next command finds the keys before or after it, and no private key that
-//! is of no use.
+//! Kills every change of a directory of keys at each point between two file operations. The next
+//! command must find the keys as they were before or after the change, and no useless private key.
 //!
-//! The changes are made in child processes, which are the ignored tests at the end.
+//! Child processes make the changes. They run the ignored tests at the end of this file.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,10 +13,10 @@ use super::key_record::RETIREMENT_SECONDS;
 use crate::kill_point::tests::{at_each_point, directory};
 
 const START: u64 = 2_000_000_000;
-/// When the second key signs and the first one is needed no longer.
+/// A time when the second key signs and the first key has expired.
 const LATER: u64 = START + 900 + RETIREMENT_SECONDS;
 
-/// A directory with two keys, and the identifier of the first.
+/// Creates a directory with two keys. Returns it and the identifier of the first key.
 fn two_keys() -> (tempfile::TempDir, String) {
     let home = tempfile::tempdir().unwrap();
     let keys = home.path().join("keys");
@@ -31,8 +30,8 @@ fn copy(from: &Path, to: &Path) {
     assert!(status.unwrap().success());
 }
 
-/// Lists the keys as the next command does, and checks that nothing else is there.
-/// Gives the number of those on record, and of those that have a private half.
+/// Lists the keys as the next command does, and checks that no other files exist. Returns the
+/// number of recorded keys, and the number of keys that have a private key.
 fn next_command(home: &Path, now: u64) -> (usize, usize) {
     let keys = home.join("keys");
     let listed = list(&keys, now).unwrap();
@@ -64,7 +63,8 @@ fn a_first_key_is_made_or_not() {
             if has_one {
                 assert_eq!(next_command(home, START), (1, 1));
             }
-            // Without any, nothing but the next attempt is a next command.
+            // If no key was created, no list can be shown, so the next command is another
+            // `generate`.
             generate(&keys, Es256, START).unwrap();
             let count = 1 + usize::from(has_one);
             assert_eq!(next_command(home, START), (count, count));
@@ -74,7 +74,7 @@ fn a_first_key_is_made_or_not() {
     assert_eq!(made, [false, true]);
 }
 
-/// Where a key expired meanwhile, whose private half goes.
+/// One of the two keys has expired, so that the change also removes a private key.
 #[test]
 fn a_further_key_is_made_or_not() {
     let (template, _) = two_keys();
@@ -85,7 +85,7 @@ fn a_further_key_is_made_or_not() {
         |home| found.push(next_command(home, LATER)),
     );
     found.dedup();
-    // The third is there, and the first one's private half is not.
+    // After the change there is a third key, and the private key of the first key is removed.
     assert_eq!(found, [(2, 2), (3, 2)]);
 }
 
@@ -105,8 +105,8 @@ fn a_key_is_revoked_or_not() {
     assert_eq!(found, [(2, 2), (2, 1)]);
 }
 
-/// Only a process that was making it left it: an operator may have copied the keys
-/// first and `ring.json` is still to come.
+/// A key without a marker file must stay: an operator may be copying the keys, and `ring.json`
+/// comes last.
 #[test]
 fn a_key_that_nobody_was_making_stays() {
     let (home, _) = two_keys();
@@ -118,7 +118,7 @@ fn a_key_that_nobody_was_making_stays() {
     assert!(foreign.exists());
 }
 
-// The changes.
+// The changes that the child processes make.
 
 #[test]
 #[ignore = "a child process"]

@@ -1,39 +1,40 @@
-//! `KeyRecord`: the recorded facts about a key, without the key itself, and the state that follows
-//! from them at a given time.
+//! `KeyRecord`: the recorded facts about a key, without the key itself. The state of a key at a
+//! given time is derived from these facts.
 //!
-//! All times are seconds since the Unix epoch. Nothing here reads a clock or a
-//! file, so that every state can be tested.
+//! All times are in seconds since the Unix epoch. The functions here read no clock and no file, so
+//! that tests can check every state.
 
 use serde::{Deserialize, Serialize};
 
 use super::signing_key::SigningAlgorithm;
 
-/// How long a superseded key stays published: the longest assertion (300 s), clock differences (30
-/// s), and consumers that cache the key set (1 h).
+/// How long a key stays published after another key has replaced it, in seconds. The sum of:
+/// maximum lifetime of an assertion (300 s), clock differences (30 s), caching of the key set by
+/// consumers (1 h).
 pub const RETIREMENT_SECONDS: u64 = 300 + 30 + 3600;
 
 /// The recorded facts about one key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyRecord {
-    /// RFC 7638 thumbprint; also the name of the key's file.
+    /// The RFC 7638 thumbprint of the key. It is also the name of the key's file.
     pub kid: String,
     /// The signature algorithm.
     pub algorithm: SigningAlgorithm,
-    /// When it was made, and so first published.
+    /// When the key was created. It is published from then on.
     pub created: u64,
-    /// When the key begins to sign.
+    /// When the key starts to sign.
     pub active_from: u64,
-    /// When it was found expired and its private half removed.
+    /// When the expired key was retired, and its private key removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retired_at: Option<u64>,
-    /// When it was revoked and its private half removed.
+    /// When the key was revoked, and its private key removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked_at: Option<u64>,
 }
 
 impl KeyRecord {
-    /// Whether the key has a private half that may still be needed.
+    /// Whether the private key still exists: the key is neither retired nor revoked.
     #[must_use]
     pub const fn is_usable(&self) -> bool {
         self.retired_at.is_none() && self.revoked_at.is_none()
@@ -44,20 +45,20 @@ impl KeyRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyState {
-    /// Published, does not sign yet.
+    /// The key is published, but does not sign yet.
     Next,
-    /// Signs.
+    /// The key signs.
     Current,
-    /// Superseded, still published.
+    /// Another key has replaced this key. This key is still published.
     Retiring,
-    /// Superseded for so long that no consumer needs it.
+    /// Another key has replaced this key so long ago that no consumer needs this key.
     Expired,
-    /// Withdrawn; never published again.
+    /// The key was revoked and is never published again.
     Revoked,
 }
 
 impl KeyState {
-    /// Returns the word used in tables and JSON.
+    /// Returns the name of the state in tables and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -76,10 +77,10 @@ impl KeyState {
     }
 }
 
-/// Returns the state of `record`, one of `records`, at `now`.
+/// Returns the state of `record` at `now`. `records` contains all records of the directory.
 ///
-/// Each algorithm has a separate succession: a key is superseded by a later one of its kind, so
-/// that both kinds can be published while one replaces the other.
+/// Keys of different algorithms do not affect each other: only a later key of the same algorithm
+/// replaces a key. Keys of both algorithms can therefore be published during a change of algorithm.
 #[must_use]
 pub fn state(records: &[KeyRecord], record: &KeyRecord, now: u64) -> KeyState {
     if record.revoked_at.is_some() {
@@ -98,8 +99,9 @@ pub fn state(records: &[KeyRecord], record: &KeyRecord, now: u64) -> KeyState {
     }
 }
 
-/// Returns the key of an algorithm that signs at `now`: the latest one whose time has come. If
-/// there is none, because clocks differ, returns the first one, because it is published already.
+/// Returns the key of an algorithm that signs at `now`: the latest key whose `active_from` has
+/// passed. If all keys are still in the future, because clocks differ, returns the first key. It is
+/// already published.
 #[must_use]
 pub fn current(records: &[KeyRecord], algorithm: SigningAlgorithm, now: u64) -> Option<&KeyRecord> {
     let line = succession(records, algorithm);
@@ -110,7 +112,7 @@ pub fn current(records: &[KeyRecord], algorithm: SigningAlgorithm, now: u64) -> 
         .copied()
 }
 
-/// Returns when a key leaves the key set. None while no other key follows it.
+/// Returns when a key leaves the key set. Returns `None` if no later key follows.
 #[must_use]
 pub fn published_until(records: &[KeyRecord], record: &KeyRecord) -> Option<u64> {
     succession(records, record.algorithm)
@@ -120,8 +122,8 @@ pub fn published_until(records: &[KeyRecord], record: &KeyRecord) -> Option<u64>
         .map(|follower| follower.active_from.saturating_add(RETIREMENT_SECONDS))
 }
 
-/// Returns the usable keys of one algorithm in the order in which they sign. If two begin in the
-/// same second, the one that was made later comes later.
+/// Returns the usable keys of one algorithm, in the order in which they sign. The sort is stable:
+/// if two keys have the same `active_from`, the newer key comes later.
 #[must_use]
 pub fn succession(records: &[KeyRecord], algorithm: SigningAlgorithm) -> Vec<&KeyRecord> {
     let mut line: Vec<&KeyRecord> = records
@@ -216,14 +218,14 @@ mod tests {
                 let signing = current(&records, algorithm, now);
                 prop_assert_eq!(signing.is_some(), !line.is_empty());
                 prop_assert!(signing.is_none_or(KeyRecord::is_usable));
-                // What signs is published.
+                // The signing key is always published.
                 prop_assert!(signing.is_none_or(|one| state(&records, one, now).is_published()));
                 let states: Vec<KeyState> =
                     line.iter().map(|one| state(&records, one, now)).collect();
                 let current_keys = states.iter().filter(|one| **one == Current).count();
                 let has_begun = line.iter().any(|one| one.active_from <= now);
                 prop_assert_eq!(current_keys, usize::from(has_begun));
-                // Keys grow old one after the other.
+                // The states of keys in signing order never go back to an earlier state.
                 let age = |state: &KeyState| [Expired, Retiring, Current, Next, Revoked]
                     .iter()
                     .position(|one| one == state);

@@ -1,8 +1,7 @@
-//! `SigningKeyRing`: next, current and retiring assertion keys, in memory.
+//! `SigningKeyRing`: the next, current and retiring assertion-signing keys in memory.
 //!
-//! Which key signs depends on the time alone, so that a published next key
-//! takes over in a running gateway without a reload. `key_files`
-//! has the files, `key_directory` the changes.
+//! The time alone decides which key signs. A published next key therefore starts to sign in a
+//! running gateway without a reload. `key_files` reads the files, and `key_directory` changes them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use super::key_record::{self, KeyRecord};
 use super::signing_key::jwk_set;
 pub use super::signing_key::{SigningAlgorithm, SigningKey};
 
-/// The keys of a directory.
+/// The keys of a directory, loaded for signing and publishing.
 #[derive(Debug)]
 pub struct SigningKeyRing {
     algorithm: SigningAlgorithm,
@@ -26,17 +25,17 @@ pub struct SigningKeyRing {
 struct Entry {
     key: Arc<SigningKey>,
     active_from: u64,
-    /// When the key leaves the key set. None if no later key follows it.
+    /// When the key leaves the key set. `None` if no later key follows.
     published_until: Option<u64>,
 }
 
 impl SigningKeyRing {
-    /// Loads the keys of a directory; those of `algorithm` sign, all others are
-    /// published only, so that a change of algorithm can be published ahead.
+    /// Loads the keys of a directory. Keys of `algorithm` sign. All other keys are only published,
+    /// so that consumers know them before a change of the algorithm.
     ///
     /// # Errors
-    /// When a file is unreadable or does not fit the others, or when there is no
-    /// key of `algorithm`. Messages name the file or the command that helps.
+    /// If a file is unreadable, the files contradict each other, or there is no key of `algorithm`.
+    /// Messages name the file, or a command that helps.
     pub fn load(directory: &Path, algorithm: SigningAlgorithm) -> Result<Self, KeyRingError> {
         let stored = key_files::load(directory)?;
         let ring = Self::new(algorithm, &stored.records, stored.keys, stored.warnings);
@@ -72,7 +71,8 @@ impl SigningKeyRing {
                 })
             })
             .collect();
-        // Stable, as in `key_record::succession`.
+        // The sort is stable: keys with the same `active_from` keep the order of their records, as
+        // in `key_record::succession`.
         entries.sort_by_key(|entry| entry.active_from);
         Self {
             algorithm,
@@ -81,15 +81,15 @@ impl SigningKeyRing {
         }
     }
 
-    /// Returns the configured algorithm.
+    /// Returns the algorithm that signs.
     #[must_use]
     pub const fn algorithm(&self) -> SigningAlgorithm {
         self.algorithm
     }
 
-    /// Returns the key that signs at `now` (seconds since the Unix epoch): the rule of
-    /// [`key_record::current`]. Called for every request: a scan of a few entries, no allocation,
-    /// no lock.
+    /// Returns the key that signs at `now` (seconds since the Unix epoch), by the rule of
+    /// [`key_record::current`]. Called for every request, so it only scans a few entries, and
+    /// neither allocates nor locks.
     #[must_use]
     pub fn current(&self, now: u64) -> Option<&Arc<SigningKey>> {
         let mut line = self.entries.iter().filter(|e| e.signs(self.algorithm));
@@ -100,7 +100,7 @@ impl SigningKeyRing {
             .map(|entry| &entry.key)
     }
 
-    /// Iterates over the keys in the key set at `now`, the oldest first.
+    /// Returns the keys in the key set at `now`, oldest first.
     pub fn published(&self, now: u64) -> impl Iterator<Item = &Arc<SigningKey>> {
         self.entries
             .iter()
@@ -108,13 +108,13 @@ impl SigningKeyRing {
             .map(|entry| &entry.key)
     }
 
-    /// Returns the key set at `now`, as JSON.
+    /// Returns the key set at `now` as JSON.
     #[must_use]
     pub fn jwks(&self, now: u64) -> String {
         jwk_set(self.published(now).map(Arc::as_ref)).to_string()
     }
 
-    /// Warnings about keys that can be used.
+    /// Returns warnings about keys that are usable, but have a problem.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings

@@ -1,9 +1,9 @@
-//! Identity assertions: signing keys, their published half, and signing.
+//! Identity assertions: signing keys, their public keys, and signing.
 //!
 //! - `own_assertion`: verifies an assertion of this gateway
 //! - `signer`: signs claims about one request
 //! - `published`: the documents that the gateway publishes about its keys
-//! - `key_directory`: makes, revokes and rotates the keys of a directory
+//! - `key_directory`: creates, revokes and rotates the keys of a directory
 //! - `key_ring`: next, current and retiring keys, in memory
 //! - `key_files`: the files of a directory of keys
 //! - `signing_key`: one key, ready to sign

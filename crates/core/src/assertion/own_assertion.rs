@@ -1,5 +1,5 @@
-//! Verifies assertions of this gateway: a service that calls another one through the gateway
-//! presents the assertion that it got.
+//! Verifies assertions of this gateway. A service that calls another service through the gateway
+//! presents the assertion that it received.
 
 use countersign_verify::Assertion;
 use countersign_verify::claims::{MAX_ASSERTION_BYTES, MAX_LIFETIME_SECONDS, TYP};
@@ -7,12 +7,13 @@ use countersign_verify::jose::{CompactJws, refuse_duplicate_members};
 
 use super::AssertionSigner;
 
-/// How far the clock of another instance with the same keys may be ahead.
+/// Maximum time in seconds that the clock of another gateway instance with the same keys may be
+/// ahead.
 const SKEW_SECONDS: u64 = 30;
 
 impl AssertionSigner {
-    /// Returns the claims of an assertion about one request, if it was signed with a key published
-    /// at `now` (seconds since the Unix epoch) and has not expired.
+    /// Returns the claims of an assertion about one request. Returns `None` unless a key that is
+    /// published at `now` (seconds since the Unix epoch) has signed it and it has not expired.
     #[must_use]
     pub fn verify_own(&self, token: &str, now: u64) -> Option<Assertion> {
         let jws = CompactJws::parse(token, MAX_ASSERTION_BYTES).ok()?;

@@ -1,7 +1,7 @@
 //! The documents that the gateway publishes about its keys: the key set and the metadata.
 //!
-//! Documents are made when the set of published keys changes and kept until it does again, with the
-//! entity tags by which consumers ask whether it did. The module `admin` serves them.
+//! The documents are kept until the set of published keys changes. Each has an entity tag, so that
+//! consumers can ask whether it has changed. The module `admin` serves the documents.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,7 +14,7 @@ use super::signer::AssertionSettings;
 use super::signing_key::jwk_set;
 use crate::crypto;
 
-/// Path of the key set, below the issuer.
+/// Path of the key set, relative to the issuer.
 pub const JWKS_PATH: &str = "/.well-known/jwks.json";
 /// Path of the metadata (RFC 8414 section 3).
 pub const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
@@ -24,39 +24,41 @@ pub const OPENID_METADATA_PATH: &str = "/.well-known/openid-configuration";
 /// One JSON document with its entity tag.
 #[derive(Debug)]
 pub struct Document {
-    /// The text.
+    /// The JSON text.
     pub body: String,
     /// A strong entity tag, in quotes (RFC 9110 section 8.8.3).
     pub etag: String,
 }
 
-/// The documents of one moment.
+/// The documents for one set of published keys.
 #[derive(Debug)]
 pub struct Documents {
-    /// The key set.
+    /// The key set as a JWK Set.
     pub jwks: Arc<Document>,
-    /// The metadata.
+    /// The metadata of the authorization server.
     pub metadata: Arc<Document>,
-    /// Key identifiers, issuer and header from which the documents were made.
+    /// The identifiers of the published keys. With `issuer` and `header`, they determine the
+    /// documents.
     kids: Vec<String>,
     issuer: String,
     header: String,
 }
 
-/// Makes and keeps the documents.
+/// Creates the documents, and keeps them until they change.
 #[derive(Debug, Default)]
 pub struct Published {
     kept: Mutex<Option<Arc<Documents>>>,
 }
 
 impl Published {
-    /// Keeps nothing yet.
+    /// Creates an empty cache of documents.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Returns the documents for these settings and keys at `now` (seconds since the Unix epoch).
+    /// Returns the documents for these settings and for the keys published at `now` (seconds since
+    /// the Unix epoch).
     #[must_use]
     pub fn documents(
         &self,
@@ -64,7 +66,7 @@ impl Published {
         ring: &SigningKeyRing,
         now: u64,
     ) -> Arc<Documents> {
-        // The kept documents are replaced as a whole, so that they are usable even after a panic.
+        // A poisoned lock is safe to use, because the documents are only replaced as a whole.
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         match &*kept {
             Some(documents) if documents.are_of(settings, ring, now) => Arc::clone(documents),
@@ -84,7 +86,7 @@ impl Documents {
         let metadata = json!({
             "issuer": settings.issuer,
             "jwks_uri": format!("{base}{JWKS_PATH}"),
-            // RFC 8414 demands the member; no token is issued here.
+            // RFC 8414 requires this member, although the gateway issues no tokens.
             "response_types_supported": ["none"],
             "countersign_header": canonical_field_name(settings.header.as_str()),
             "countersign_typ": TYP,
@@ -98,8 +100,8 @@ impl Documents {
         }
     }
 
-    /// Whether these are the documents of the settings and keys at `now`. Compares thumbprints,
-    /// because they depend on everything that a key publishes.
+    /// Whether the documents are up to date for the settings and the keys at `now`. Comparing
+    /// thumbprints is enough, because they depend on everything that is published about a key.
     fn are_of(&self, settings: &AssertionSettings, ring: &SigningKeyRing, now: u64) -> bool {
         self.issuer == settings.issuer
             && self.header == settings.header.as_str()

@@ -1,8 +1,8 @@
-//! `AssertionSigner`: claims about one request, signed.
+//! `AssertionSigner`: signs claims about one request.
 //!
-//! Writes the claims of `countersign_verify::claims` by hand because this is the hot path: the part
-//! that depends only on the caller's certificate is written once per certificate and kept with it.
-//! A test compares every form with the serde types.
+//! This code runs for every request, so it writes the claims of `countersign_verify::claims` as
+//! text. The claims that depend only on the caller's certificate are written once for each
+//! certificate and then reused. A test compares the text with the serialization of the serde types.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -26,53 +26,55 @@ use crate::policy::Permit;
 pub struct AssertionSettings {
     /// The assertion's `iss`.
     pub issuer: String,
-    /// The header field it is sent in.
+    /// The header field that carries the assertion.
     pub header: http::HeaderName,
-    /// Lifetime of an assertion.
+    /// How long an assertion is valid.
     pub lifetime: Duration,
 }
 
-/// The very request an assertion is about, as it is forwarded.
+/// The properties of the forwarded request that an assertion is bound to.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestBinding<'a> {
-    /// The method.
+    /// The request method.
     pub method: &'a str,
-    /// The Host sent upstream.
+    /// The `Host` that is sent to the service.
     pub authority: &'a str,
-    /// The path's bytes on the wire.
+    /// The path exactly as it is sent.
     pub path: &'a str,
-    /// The bytes after `?`, if there is one.
+    /// The query without the `?`, if there is one.
     pub query: Option<&'a str>,
-    /// SHA-256 of the body, if it was read whole.
+    /// SHA-256 of the body, if the gateway has read the whole body.
     pub body_hash: Option<&'a [u8; 32]>,
-    /// Identifies the transaction across hops; authenticates nothing.
+    /// An identifier that services use to correlate the requests of one transaction. It
+    /// authenticates nothing.
     pub transaction: &'a str,
 }
 
-/// Why no assertion was signed.
+/// The reason why no assertion was signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
-    /// The route authenticates no caller, so that its requests carry no assertion.
+    /// The route authenticates no caller, so its requests carry no assertion.
     #[error("a request without an authenticated caller carries no assertion")]
     NoCaller,
     /// The caller's certificate is no longer valid.
     #[error("the caller's certificate path has expired")]
     Expired,
-    /// The token or API key that came with the request is no longer valid.
+    /// The token or API key in the request is no longer valid.
     #[error("the caller's token or API key has expired")]
     CredentialExpired,
-    /// No key may sign at this time.
+    /// No key may sign now.
     #[error("no assertion-signing key is active")]
     NoKey,
     /// The assertion would be longer than verifiers accept.
     #[error("the assertion would be longer than {MAX_ASSERTION_BYTES} bytes")]
     TooLong,
-    /// The provider failed.
+    /// The cryptography provider failed.
     #[error("signing failed")]
     Failed,
 }
 
-/// An assertion in its wire form. Forwarding a caller's request needs one.
+/// A signed assertion, ready to send. Forwarding an authenticated caller's request needs this
+/// value.
 #[derive(Debug, Clone)]
 pub struct SignedAssertion {
     wire: HeaderValue,
@@ -81,13 +83,14 @@ pub struct SignedAssertion {
 }
 
 impl SignedAssertion {
-    /// Returns the header field's value: one compact JWS.
+    /// Returns the value of the header field: one JWS in compact serialization.
     #[must_use]
     pub const fn header_value(&self) -> &HeaderValue {
         &self.wire
     }
 
-    /// Returns `jti`. None if the assertion is bound only to the caller.
+    /// Returns the `jti`. Returns `None` if the assertion is bound to the caller instead of to one
+    /// request.
     #[must_use]
     pub fn jti(&self) -> Option<&str> {
         self.jti.as_deref()
@@ -100,12 +103,12 @@ impl SignedAssertion {
     }
 }
 
-/// Signs assertions.
+/// Signs assertions with the keys of a ring.
 #[derive(Debug)]
 pub struct AssertionSigner {
     settings: AssertionSettings,
     keys: Arc<SigningKeyRing>,
-    /// `{"iss":"…"` in JSON.
+    /// The start of every payload: `{"iss":"…"` as JSON.
     issuer_json: String,
 }
 
@@ -134,11 +137,10 @@ impl AssertionSigner {
         &self.keys
     }
 
-    /// Signs an assertion about one very request. `now` is in seconds since the
-    /// Unix epoch.
+    /// Signs an assertion about one request. `now` is in seconds since the Unix epoch.
     ///
     /// # Errors
-    /// See [`SignError`]; the request must then not be forwarded.
+    /// See [`SignError`]. In all cases the request must not be forwarded.
     pub fn sign_request(
         &self,
         permit: &Permit,
@@ -173,10 +175,10 @@ impl AssertionSigner {
         seal(&key, &claims, Some(jti.into()), expires)
     }
 
-    /// Signs an assertion about the caller for any request to one audience.
+    /// Signs an assertion about the caller, which is valid for any request to one audience.
     ///
     /// # Errors
-    /// See [`SignError`]; the request must then not be forwarded.
+    /// See [`SignError`]. In all cases the request must not be forwarded.
     pub fn sign_caller(
         &self,
         permit: &Permit,
@@ -201,8 +203,8 @@ impl AssertionSigner {
             if clock::certificate_is_over(end, i64::try_from(now).unwrap_or(i64::MAX)) {
                 return Err(SignError::Expired);
             }
-            // `exp` is exclusive and notAfter is not: an assertion that is signed in the last
-            // second of the certificate ends with that second.
+            // `notAfter` is the last valid second, but `exp` is the first invalid one. In the last
+            // second of the certificate, the assertion is therefore valid for that second.
             let end = u64::try_from(end).unwrap_or(0);
             expires = expires.min(end.max(now.saturating_add(1)));
         }
@@ -230,15 +232,15 @@ impl AssertionSigner {
     }
 }
 
-/// Draws a new identifier: 128 random bits as 22 base64url characters.
+/// Creates a new identifier: 128 random bits as 22 base64url characters.
 ///
 /// # Errors
-/// When the system's random generator fails.
+/// If the system's random number generator fails.
 pub fn token_id() -> Result<String, crypto::NoRandomness> {
     crypto::random_id().map(|bytes| URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// Decodes the bytes of an identifier made by [`token_id`].
+/// Decodes an identifier that [`token_id`] has created.
 #[must_use]
 pub fn token_octets(id: &str) -> Option<[u8; 16]> {
     let mut bytes = [0; 16];
@@ -246,7 +248,8 @@ pub fn token_octets(id: &str) -> Option<[u8; 16]> {
     (decoded == 16).then_some(bytes)
 }
 
-/// Returns the claims about the certificate, up to and without `authn.at`.
+/// Returns the claims about the certificate as JSON, up to but not including the value of
+/// `authn.at`.
 fn caller_json(peer: &PeerIdentity) -> String {
     let leaf = peer.leaf();
     let mut json = String::with_capacity(640);
@@ -293,7 +296,7 @@ fn finish(claims: &mut String, principal: &Principal) {
         claims.push_str(peer.memo(caller_json));
         claims.push(',');
     } else {
-        // Without a certificate, the authentication has few details.
+        // Without a certificate there are fewer details about the authentication.
         claims.push_str(",\"sub\":");
         push_json(claims, &principal.caller().to_string());
         claims.push_str(",\"authn\":{");
@@ -338,7 +341,8 @@ fn seal(
     Ok(SignedAssertion { wire, jti, expires })
 }
 
-/// Encodes bytes in base64. None of them is secret, so that the fast encoder may be used.
+/// Appends bytes in base64. The bytes are not secret, so a fast encoder that is not constant-time
+/// may be used.
 fn push_base64(text: &mut String, bytes: &[u8]) {
     URL_SAFE_NO_PAD.encode_string(bytes, text);
 }

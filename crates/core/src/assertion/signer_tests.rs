@@ -66,7 +66,7 @@ const BINDING: RequestBinding<'_> = RequestBinding {
     transaction: "t",
 };
 
-/// A leaf with names of every type, some of which need escaping in JSON.
+/// A leaf certificate with names of every type. Some names need escaping in JSON.
 fn rich() -> Leaf {
     Leaf::with_uri("spiffe://example.org/ns/shop/sa/checkout")
         .dns("checkout.example.org")
@@ -219,8 +219,8 @@ fn it_ends_with_the_certificate() {
     assert_eq!(assertion.expires(), end);
     let assertion = signer.sign_caller(&permit, "orders", end - 1).unwrap();
     assert_eq!(assertion.expires(), end);
-    // The last second is the certificate's too (RFC 5280 section 4.1.2.5), and `exp`
-    // is the first second that is not the assertion's.
+    // The certificate is valid in its last second (RFC 5280 section 4.1.2.5). `exp` is the first
+    // second in which the assertion is not valid.
     let assertion = signer.sign_caller(&permit, "orders", end).unwrap();
     assert_eq!(assertion.expires(), end + 1);
     assert_eq!(

@@ -1,6 +1,6 @@
 //! `SigningKey`: one assertion-signing key, ready to sign.
 //!
-//! The JOSE header is the same in all assertions of a key, so that it is written once here. Other
+//! The JOSE header is the same in all assertions of a key, so it is encoded only once. Other
 //! modules read the files and choose the key.
 
 use std::fmt;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::crypto::{KeyRefused, ProviderFailed, SignatureScheme, SigningKeyPair};
 
-/// Algorithms assertions are signed with.
+/// The algorithms that can sign assertions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum SigningAlgorithm {
     /// ECDSA with P-256 and SHA-256 (RFC 7518 section 3.4).
@@ -59,7 +59,7 @@ impl fmt::Display for SigningAlgorithm {
     }
 }
 
-/// One assertion-signing key.
+/// One assertion-signing key, with its public key and its JOSE header.
 #[derive(Debug)]
 pub struct SigningKey {
     kid: String,
@@ -73,7 +73,7 @@ impl SigningKey {
     /// Reads a key from PKCS#8 in DER.
     ///
     /// # Errors
-    /// [`KeyRefused`] when it is damaged or for another algorithm.
+    /// [`KeyRefused`] if the key is damaged or is for another algorithm.
     pub fn from_pkcs8(algorithm: SigningAlgorithm, document: &[u8]) -> Result<Self, KeyRefused> {
         let pair = SigningKeyPair::from_pkcs8(algorithm.scheme(), document)?;
         let public = match algorithm {
@@ -85,8 +85,8 @@ impl SigningKey {
             }
         };
         let kid = public.key_id().ok_or(KeyRefused)?.to_owned();
-        // A member order of our own: `json!` would do, but these bytes are in
-        // every assertion and should not depend on a map.
+        // Written as text instead of with `json!`, because these bytes are in every assertion.
+        // Their order should not depend on a map.
         let header = format!(r#"{{"alg":"{algorithm}","kid":"{kid}","typ":"{TYP}"}}"#);
         Ok(Self {
             kid,
@@ -109,35 +109,34 @@ impl SigningKey {
         self.algorithm
     }
 
-    /// Returns the JOSE header of every assertion it signs, in base64url.
+    /// Returns the JOSE header of all assertions of this key, encoded in base64url.
     #[must_use]
     pub fn header_base64url(&self) -> &str {
         &self.header
     }
 
-    /// Returns the public half as it is published. It has no private members.
+    /// Returns the public key as it is published, without private members.
     #[must_use]
     pub fn public_jwk(&self) -> Value {
         self.public.to_json()
     }
 
-    /// Returns the public half.
+    /// Returns the public key.
     #[must_use]
     pub const fn public(&self) -> &Jwk {
         &self.public
     }
 
-    /// Signs a JWS signing input: `r ‖ s` (RFC 7518 section 3.4) or an Ed25519
-    /// signature.
+    /// Signs the JWS signing input. Returns `r ‖ s` (RFC 7518 section 3.4) or an Ed25519 signature.
     ///
     /// # Errors
-    /// [`ProviderFailed`] when the system gives no random bytes.
+    /// [`ProviderFailed`] if the system provides no random bytes.
     pub fn sign(&self, signing_input: &[u8]) -> Result<[u8; 64], ProviderFailed> {
         self.pair.sign(signing_input)
     }
 }
 
-/// Returns a JWK set (RFC 7517 section 5) of public halves.
+/// Returns a JWK Set (RFC 7517 section 5) of the public keys.
 pub(super) fn jwk_set<'a>(keys: impl IntoIterator<Item = &'a SigningKey>) -> Value {
     let keys: Vec<Value> = keys.into_iter().map(SigningKey::public_jwk).collect();
     json!({ "keys": keys })

@@ -1,9 +1,9 @@
 //! API keys, for callers that have no certificate.
 //!
-//! A key is `ck_ID_SECRET`: a public identifier of 16 hexadecimal digits, good
-//! for logs and look-ups, and 256 random bits. Only an HMAC-SHA-256 of the whole
-//! key is stored, so a configuration that leaks gives no key away; with 256
-//! random bits nothing slower than HMAC is needed. Keys are never forwarded.
+//! A key is `ck_ID_SECRET`. ID is a public identifier of 16 hexadecimal digits for logs and
+//! look-ups. SECRET has 256 random bits. The configuration contains only an HMAC-SHA-256 of the
+//! whole key, so a leaked configuration reveals no key. Because the secret has 256 random bits, a
+//! slower hash is not needed. Keys are never forwarded to services.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,32 +24,32 @@ use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::secret::Secret;
 
-/// The header field that carries a key, unless the configuration says otherwise.
+/// The header field that carries a key by default.
 pub const DEFAULT_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
 /// The prefix of every key. Secret scanners can search for it.
 const PREFIX: &str = "ck_";
-/// Bytes of the public identifier.
+/// Length of the public identifier in bytes.
 const ID_BYTES: usize = 8;
-/// Length of the longest text that is checked: prefix, 16 digits, `_`, 43 characters.
+/// Length of every key: prefix, 16 digits, `_`, 43 characters.
 const KEY_LENGTH: usize = PREFIX.len() + 2 * ID_BYTES + 1 + 43;
 
-/// The shortest HMAC key that is accepted, in bytes (RFC 2104 section 3).
+/// Minimum length in bytes of the HMAC key (RFC 2104 section 3).
 pub const MIN_HMAC_KEY: usize = 32;
 
-/// The stored form of a key: base64url HMAC-SHA-256, 43 characters.
+/// The stored form of a key: its HMAC-SHA-256, 43 characters in base64url.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyDigest([u8; 32]);
 
 impl KeyDigest {
-    /// Reads the stored form.
+    /// Parses the stored form: 43 base64url characters.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let bytes = base64url_decode(text, "hash").ok()?;
         bytes.try_into().ok().map(Self)
     }
 
-    /// Returns the digest of a presented key under the operator's HMAC key.
+    /// Returns the digest of a presented key. `hmac_key` is the operator's HMAC key.
     fn of(hmac_key: &[u8], key: &str) -> Self {
         Self(crypto::hmac_sha256(hmac_key, key.as_bytes()))
     }
@@ -67,21 +67,21 @@ impl fmt::Debug for KeyDigest {
     }
 }
 
-/// A key that was just made. It exists in this value alone.
+/// A new key. No other copy of the key exists.
 #[derive(Debug)]
 pub struct NewKey {
     /// The public identifier of the key.
     pub id: String,
-    /// The key itself, to be shown once.
+    /// The key itself, which is shown only once.
     pub key: Secret,
     /// The digest to store in the configuration.
     pub digest: KeyDigest,
 }
 
-/// Makes a key whose digest is kept under `hmac_key`.
+/// Creates a key. Its digest is computed with `hmac_key`.
 ///
 /// # Errors
-/// When the system's random generator fails.
+/// If the system's random number generator fails.
 pub fn generate(hmac_key: &[u8]) -> Result<NewKey, crypto::NoRandomness> {
     use fmt::Write as _;
     let mut id = String::with_capacity(2 * ID_BYTES);
@@ -101,41 +101,41 @@ pub fn generate(hmac_key: &[u8]) -> Result<NewKey, crypto::NoRandomness> {
 /// One `[[api_key]]` of the configuration.
 #[derive(Debug, Clone)]
 pub struct ApiKey {
-    /// The caller is `api-key:NAME`.
+    /// The name of the key. The caller's name is `api-key:NAME`.
     pub name: String,
     /// The public identifier of the key.
     pub id: String,
     /// The stored digest of the key.
     pub digest: KeyDigest,
-    /// The key is refused from this second on.
+    /// When the key expires, in seconds since the Unix epoch. It is refused from that second on.
     pub expires: Option<u64>,
-    /// Routes that accept the key. Empty for all routes that accept API keys.
+    /// The routes that accept the key. If empty, all routes that accept API keys.
     pub routes: Vec<String>,
-    /// Networks from which the key is accepted. Empty for all.
+    /// The networks from which the key is accepted. If empty, all networks.
     pub networks: Vec<IpNet>,
-    /// Callers whose certificate it may accompany; empty if that is not configured.
+    /// Callers whose certificate the key may accompany. Empty if `callers` is not configured.
     pub callers: Vec<IdentityPattern>,
 }
 
 impl ApiKey {
-    /// Whether `text` has the form of a public identifier of a key.
+    /// Whether `text` has the form of a key's public identifier.
     #[must_use]
     pub fn is_id(text: &str) -> bool {
         text.len() == 2 * ID_BYTES && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     }
 }
 
-/// Two keys with one identifier.
+/// The error for two keys that have the same identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the API keys {first} and {second} have the same id")]
 pub struct DuplicateId {
-    /// Name of the earlier key.
+    /// The name of the earlier key.
     pub first: String,
-    /// Name of the later key.
+    /// The name of the later key.
     pub second: String,
 }
 
-/// All configured keys.
+/// All configured API keys. The map finds them by their public identifiers.
 pub struct ApiKeys {
     header: HeaderName,
     hmac_key: Secret,
@@ -143,11 +143,11 @@ pub struct ApiKeys {
 }
 
 impl ApiKeys {
-    /// Creates the set of keys. Their digests were made with `hmac_key`, and they are sent in
-    /// `header`.
+    /// Creates the set of the configured keys. Callers send a key in the field `header`. `hmac_key`
+    /// is the secret with which the digests of `keys` were computed.
     ///
     /// # Errors
-    /// [`DuplicateId`] when two have one identifier.
+    /// [`DuplicateId`] if two keys have the same identifier.
     pub fn new(
         header: HeaderName,
         hmac_key: Secret,
@@ -180,7 +180,7 @@ impl ApiKeys {
         }
     }
 
-    /// Iterates over the names of the keys.
+    /// Returns the names of the keys.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.keys.values().map(|key| key.name.as_str())
     }
@@ -191,13 +191,14 @@ impl ApiKeys {
         &self.header
     }
 
-    /// Finds the configured key that was presented. Checks that it may be used now, on this route
-    /// and from this address.
+    /// Finds the configured key for a presented one. Checks that the key may be used now, on this
+    /// route and from this address.
     ///
     /// # Errors
-    /// `token-malformed` if it is not an API key, `token-signature` if it is unknown or wrong (the
-    /// caller does not learn which of the two), `token-expired`, and `caller-not-allowed` if it is
-    /// for other routes or networks.
+    /// - `token-malformed` if the text is not an API key
+    /// - `token-signature` if the key is unknown or wrong; the caller does not learn which
+    /// - `token-expired` if the key has expired
+    /// - `caller-not-allowed` if the key is for other routes or networks
     pub fn authenticate(
         &self,
         presented: &str,
@@ -209,7 +210,8 @@ impl ApiKeys {
             .ok_or_else(|| Denial::new(ReasonCode::TokenMalformed, "it is not an API key"))?;
         let digest = KeyDigest::of(self.hmac_key.expose(), presented);
         let found = self.keys.get(id);
-        // An unknown identifier costs the same comparison as a known one.
+        // For an unknown identifier a comparison runs too, so that the time does not reveal whether
+        // the identifier exists.
         let stored = found.map_or(&[0; 32], |key| &key.digest.0);
         let good = crypto::constant_time_equal(stored, &digest.0);
         let Some(key) = found.filter(|_| good) else {
@@ -241,7 +243,7 @@ impl ApiKeys {
     }
 }
 
-/// Prints only names: neither the keys nor the secret with which they are hashed.
+/// Prints only names. The keys and the HMAC key must not appear in logs.
 impl fmt::Debug for ApiKeys {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -251,10 +253,10 @@ impl fmt::Debug for ApiKeys {
     }
 }
 
-/// Returns the request's API key. None if there is none.
+/// Returns the API key in the field of a request. Returns `None` if the field is absent.
 ///
 /// # Errors
-/// `malformed-request` when there is more than one.
+/// `malformed-request` if the request has several API keys.
 pub fn presented(field: &Field) -> Result<Option<&str>, Denial> {
     let refused = |detail: &str| Denial::new(ReasonCode::MalformedRequest, detail);
     match field {
@@ -267,12 +269,12 @@ pub fn presented(field: &Field) -> Result<Option<&str>, Denial> {
     }
 }
 
-/// Authenticates one route's requests by API keys.
+/// Authenticates the requests of one route by API keys.
 #[derive(Debug)]
 pub struct ApiKeyAuthenticator {
     /// All configured keys.
     pub keys: Arc<ApiKeys>,
-    /// The route's name.
+    /// The name of the route.
     pub route: String,
     /// How the route treats the certificate of the connection.
     pub beside: Beside,
@@ -299,8 +301,9 @@ impl ApiKeyAuthenticator {
         };
         let caller = proof.identity.caller();
         let fits = match self.beside {
-            // The route requires both, and no `callers` are configured for the key: it may
-            // accompany any certificate.
+            // The route requires a certificate too. A key without `callers` may accompany any
+            // certificate. In all other cases, `callers` must contain the caller that the
+            // certificate names.
             Beside::Demanded if key.callers.is_empty() => true,
             _ => key.callers.iter().any(|pattern| pattern.matches(caller)),
         };
@@ -336,20 +339,20 @@ impl Authenticator for ApiKeyAuthenticator {
         self.outcome(credentials)
     }
 
-    /// Returns a constant, because it is not needed: an API key is checked without an issuer, so
-    /// that `recheck` always checks it again.
+    /// Returns a constant. `recheck` needs no hash, because it can always check an API key again
+    /// without an issuer.
     fn rules(&self) -> [u8; 32] {
         [0; 32]
     }
 
-    /// Returns a challenge in the scheme `ApiKey`, which is not registered. It contains the name of
-    /// the header field, because the caller needs nothing else.
+    /// Returns a challenge with the scheme `ApiKey`, which is not registered with IANA. It contains
+    /// the name of the header field, which is all that the caller needs.
     fn challenge(&self, _: ReasonCode, _: &Resource<'_>) -> Option<String> {
         Some(format!("ApiKey header=\"{}\"", self.keys.header))
     }
 }
 
-/// Returns the public identifier within a key of the right form.
+/// Returns the public identifier in a key, if the key has the right form.
 fn identifier(key: &str) -> Option<&str> {
     let (id, secret) = key.strip_prefix(PREFIX)?.split_once('_')?;
     let good = key.len() == KEY_LENGTH

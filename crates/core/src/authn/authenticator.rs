@@ -17,45 +17,45 @@ pub enum Outcome {
     Authenticated(Principal),
     /// The request has no credential of this kind.
     NotApplicable,
-    /// The request has a credential of this kind, which is invalid.
+    /// The request has a credential of this kind, but it is invalid.
     Denied(Denial),
 }
 
 /// The parts of a request and its connection that authenticators may inspect.
 #[derive(Debug, Clone, Copy)]
 pub struct Credentials<'a> {
-    /// The proof of the connection's handshake, if there is one.
+    /// The identity that the TLS handshake has proven, if there is one.
     pub proof: Option<&'a ConnectionProof>,
-    /// The credentials in the request's fields.
+    /// The credentials in the request's header fields.
     pub presented: &'a Presented,
     /// The request's query.
     pub query: Option<&'a str>,
-    /// The caller's address.
+    /// The IP address of the caller.
     pub address: IpAddr,
-    /// Seconds since the Unix epoch.
+    /// The current time, in seconds since the Unix epoch.
     pub now: u64,
 }
 
-/// The requested resource, for challenges.
+/// The requested resource. Challenges name its metadata.
 #[derive(Debug, Clone, Copy)]
 pub struct Resource<'a> {
-    /// The authority, as the caller wrote it.
+    /// The authority of the request, as the caller wrote it.
     pub authority: &'a str,
-    /// The path, as the caller wrote it.
+    /// The path of the request, as the caller wrote it.
     pub path: &'a str,
 }
 
-/// Inspects a request for one kind of credential.
+/// Checks whether a request has a valid credential of one kind.
 pub trait Authenticator: fmt::Debug + Send + Sync {
     /// Returns the method that this authenticator implements.
     fn method(&self) -> Method;
 
-    /// Inspects the credentials of a request.
+    /// Checks the credential of a request.
     fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> NowOrLater<'a, Outcome>;
 
-    /// Inspects the credentials again while the request is in progress, without asking an issuer,
-    /// because the configuration may have changed. `earlier` is the earlier result, `unchanged`
-    /// says whether it was found with exactly these rules.
+    /// Checks the credential again while the request is in progress, because the configuration may
+    /// have changed. Does not ask an issuer. `earlier` is the earlier result. `unchanged` is true
+    /// if the rules are the same as for that result.
     fn recheck(
         &self,
         credentials: &Credentials<'_>,
@@ -63,11 +63,11 @@ pub trait Authenticator: fmt::Debug + Send + Sync {
         unchanged: bool,
     ) -> Outcome;
 
-    /// Returns a hash of everything that the outcomes depend on, except the credentials. It is the
-    /// same for authenticators with the same rules.
+    /// Returns a hash of everything that an [`Outcome`] depends on, except the credentials.
+    /// Authenticators with the same rules return the same hash.
     fn rules(&self) -> [u8; 32];
 
-    /// Returns the challenge to send with a refusal for this reason, if a credential of this kind
-    /// would help.
+    /// Returns the challenge for a refusal with this reason. Returns `None` if a credential of this
+    /// kind would not help.
     fn challenge(&self, reason: ReasonCode, resource: &Resource<'_>) -> Option<String>;
 }

@@ -1,8 +1,8 @@
-//! `TokenAuthenticator`: the handling of bearer tokens on one route.
+//! `TokenAuthenticator`: handles bearer tokens on one route.
 //!
-//! Finds the token, has its issuer check it, compares it with the caller, and writes the challenge
-//! if the token is absent or invalid. [`crate::policy`] decides whether the caller may use the
-//! route.
+//! It finds the token and lets the issuer check it. It then compares the token with the caller. If
+//! the token is absent or invalid, it writes the challenge. [`crate::policy`] decides whether the
+//! caller may use the route.
 
 use std::sync::Arc;
 
@@ -18,29 +18,30 @@ use crate::now_or_later::NowOrLater;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// How a token's `client_id` must match the certificate that accompanies the token.
+/// How a token's `client_id` must match the certificate that accompanies it.
 #[derive(Debug, Clone)]
 pub enum ClientRule {
-    /// The two need not match: only `cnf` binds them.
+    /// No match is required. Only `cnf` can bind the token to the certificate.
     Any,
-    /// `client_id` is the caller's name, as in `sub` of the assertion.
+    /// `client_id` must be the caller's name, in the form of the assertion's `sub`.
     IsCaller,
-    /// Each client with the callers that may use its tokens. Other clients are refused.
+    /// A list of clients. Each entry contains the callers that may use the client's tokens. Other
+    /// clients are refused.
     Listed(Vec<(String, Vec<IdentityPattern>)>),
 }
 
-/// Authenticates one route's requests by tokens.
+/// Authenticates the requests of one route by bearer tokens.
 #[derive(Debug)]
 pub struct TokenAuthenticator {
-    /// The issuer that judges the token.
+    /// The issuer whose rules and keys check the token.
     pub issuer: Arc<TokenIssuer>,
-    /// The demands of the route.
+    /// What the route demands of a token, in addition to the rules of the issuer.
     pub demands: RouteDemands,
-    /// How client and caller must match.
+    /// How `client_id` must match the caller's certificate.
     pub client: ClientRule,
     /// How the route treats the certificate of the connection.
     pub beside: Beside,
-    /// The identifier of the protected resource, if it is not the requested URL.
+    /// The identifier of the protected resource. If `None`, the requested URL is used.
     pub resource: Option<String>,
 }
 
@@ -52,13 +53,15 @@ impl TokenAuthenticator {
         }
     }
 
-    /// Called after the cache, because a cached judgement does not depend on the caller.
+    /// Returns the principal that a token and a certificate name. Runs for cached judgements too,
+    /// because they do not depend on the caller.
     fn principal(
         &self,
         claims: Arc<TokenClaims>,
         credentials: &Credentials<'_>,
     ) -> Result<Principal, Denial> {
-        // Clocks may differ, but an assertion must not outlive the token.
+        // Checked here too: when `recheck` uses an earlier result, the token may have expired
+        // since. An assertion must not outlive its token.
         if credentials.now >= claims.expires {
             return Err(Denial::new(ReasonCode::TokenExpired, "it has just expired"));
         }
@@ -100,7 +103,8 @@ impl TokenAuthenticator {
 }
 
 fn thumbprint<'a>(credentials: &Credentials<'a>) -> Option<&'a [u8; 32]> {
-    // Even if the certificate does not name the caller: a bound token needs it.
+    // The certificate is needed even if it does not name the caller, because a bound token is
+    // compared with it.
     credentials
         .proof
         .map(|proof| &proof.identity.leaf().thumbprint)
@@ -150,7 +154,8 @@ impl Authenticator for TokenAuthenticator {
             .judge_at_hand(token, &self.demands, thumbprint, now);
         match (judgement, earlier.token()) {
             (Some(judgement), _) => self.conclude(judgement, credentials),
-            // Asking again would take too long, and by these rules it was good.
+            // Only the issuer could judge the token now, and asking it would take too long. The
+            // rules are the same as when the token was accepted, so it stays accepted.
             (None, Some(claims)) if unchanged => self.conclude(Ok(Arc::clone(claims)), credentials),
             (None, _) => Outcome::Denied(Denial::new(
                 ReasonCode::KeysUnavailable,

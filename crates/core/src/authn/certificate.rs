@@ -1,4 +1,4 @@
-//! The client certificate as a method of authentication.
+//! Authentication by client certificate.
 
 use super::authenticator::{Authenticator, Credentials, Outcome, Resource};
 use super::connection_proof::ConnectionProof;
@@ -12,14 +12,14 @@ use crate::reason::ReasonCode;
 pub struct CertificateAuthenticator;
 
 impl CertificateAuthenticator {
-    /// Judges the connection's certificate. Routes that demand nothing else need no
-    /// more than this.
+    /// Checks the certificate of the connection. If a route requires only a certificate, this check
+    /// is sufficient.
     #[must_use]
     pub fn judge(proof: Option<&ConnectionProof>) -> Outcome {
         let Some(proof) = proof else {
             return Outcome::NotApplicable;
         };
-        // A connection may outlive the certificate it was opened with.
+        // The certificate may have expired after the connection was opened.
         let now = clock::certificate_now();
         match proof.is_over_at(now) {
             Some(denial) => Outcome::Denied(denial),
@@ -37,7 +37,8 @@ impl Authenticator for CertificateAuthenticator {
         NowOrLater::Now(Self::judge(credentials.proof))
     }
 
-    /// Needs no check, because the connection checks that the path is still valid.
+    /// Checks only the expiry, because the connection itself verifies the path again when trust
+    /// changes.
     fn recheck(&self, credentials: &Credentials<'_>, _: &Principal, _: bool) -> Outcome {
         Self::judge(credentials.proof)
     }
@@ -46,7 +47,7 @@ impl Authenticator for CertificateAuthenticator {
         [0; 32]
     }
 
-    /// Returns none, because HTTP cannot request a certificate after the handshake.
+    /// Returns `None`, because HTTP cannot request a certificate after the handshake.
     fn challenge(&self, _: ReasonCode, _: &Resource<'_>) -> Option<String> {
         None
     }

@@ -1,7 +1,7 @@
-//! Bearer tokens in HTTP: finding one in a request, and asking for one.
+//! Bearer tokens in HTTP: finds the token in a request, and creates challenges for a token.
 //!
-//! RFC 6750 sections 2.1 and 3, RFC 9728. Only the `Authorization` field is
-//! read: tokens in a query end up in logs (RFC 9700 section 4.3.2).
+//! Implements RFC 6750 sections 2.1 and 3, and RFC 9728. Only the `Authorization` field is read,
+//! because tokens in a query often appear in logs (RFC 9700 section 4.3.2).
 
 use serde_json::{Value, json};
 
@@ -13,11 +13,11 @@ use crate::reason::{Category, ReasonCode};
 /// The well-known path of a resource's metadata (RFC 9728 section 3.1).
 pub const METADATA_PATH: &str = "/.well-known/oauth-protected-resource";
 
-/// Returns the request's bearer token. None if it has no credential of this kind.
+/// Returns the request's bearer token. Returns `None` if there is no bearer credential.
 ///
 /// # Errors
-/// `malformed-request` when there is more than one credential, or one that is
-/// not a `b64token` (RFC 6750 section 2.1).
+/// `malformed-request` if there are several credentials, or the credential is not a `b64token` (RFC
+/// 6750 section 2.1).
 pub fn bearer_token<'a>(
     authorization: &'a Field,
     query: Option<&str>,
@@ -59,12 +59,10 @@ fn is_b64token(text: &str) -> bool {
 }
 
 /// Returns the value of a `WWW-Authenticate` field for a refusal. `metadata` is the URL of the
-/// resource's metadata, `scopes` the scopes that the route requires. Without a token there is no
-/// error code (RFC 6750 section 3.1), so that a client knows that it must present a token, and not
-/// refresh one.
+/// resource's metadata. `scopes` are the scopes that the route requires.
 ///
-/// Without a token there is no error code (RFC 6750 section 3.1), so that a
-/// client knows to bring one instead of refreshing one.
+/// If the request has no token, the challenge has no error code (RFC 6750 section 3.1). The client
+/// then knows that it must present a token, and does not refresh one.
 #[must_use]
 pub fn challenge(reason: ReasonCode, metadata: &str, scopes: &[String]) -> String {
     let error = match reason {
@@ -80,15 +78,15 @@ pub fn challenge(reason: ReasonCode, metadata: &str, scopes: &[String]) -> Strin
         push_parameter(&mut text, "error", error);
         push_parameter(&mut text, "error_description", reason.title());
     }
-    // Scopes are included without a token too, so that the client learns what to request from its
-    // issuer.
+    // A challenge without an error names the scopes too, so that the client knows what to request
+    // from its issuer.
     if !scopes.is_empty() && matches!(error, None | Some("insufficient_scope")) {
         push_parameter(&mut text, "scope", &scopes.join(" "));
     }
     text
 }
 
-/// Appends a parameter without `"` and `\`, which RFC 6750 section 3 does not allow in values.
+/// Appends a parameter. Removes `"` and `\`, which RFC 6750 section 3 does not allow in values.
 fn push_parameter(text: &mut String, name: &str, value: &str) {
     if !text.ends_with(' ') {
         text.push_str(", ");
@@ -126,7 +124,7 @@ pub fn resource_metadata(
 }
 
 impl Resource<'_> {
-    /// Returns the default URL of the resource's metadata.
+    /// Returns the default URL of the metadata of this resource.
     #[must_use]
     pub fn metadata_url(&self) -> String {
         let path = if self.path == "/" { "" } else { self.path };
@@ -134,8 +132,8 @@ impl Resource<'_> {
     }
 }
 
-/// Returns the URL of a resource's metadata: the well-known path is inserted between the host and
-/// the path (RFC 9728 section 3.1). None if `resource` is not an `https` URL.
+/// Returns the URL of a resource's metadata. The well-known path is inserted between the host and
+/// the path (RFC 9728 section 3.1). Returns `None` if `resource` is not an `https` URL.
 #[must_use]
 pub fn metadata_url(resource: &str) -> Option<String> {
     let rest = resource.strip_prefix("https://")?;

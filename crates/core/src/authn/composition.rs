@@ -1,7 +1,8 @@
-//! Several authenticators on one route: all of them, or any.
+//! Combines the authenticators of one route: the route requires all of them, or any of them.
 //!
-//! With `any`, all of them are asked too: a credential that is presented but invalid denies the
-//! request, so that a valid one never hides it. All results must name the same caller.
+//! Even if one credential is enough (`any`), every authenticator checks the request. If one
+//! presented credential is invalid, the request is denied, even if another credential is valid. All
+//! results must name the same caller.
 
 use http::HeaderValue;
 
@@ -15,19 +16,19 @@ use crate::reason::ReasonCode;
 #[derive(Debug)]
 pub struct Authenticators {
     authentication: Authentication,
-    /// The authenticators in the order in which they are asked: the cheapest first.
+    /// The authenticators in the order in which they run: the cheapest first.
     each: Vec<Box<dyn Authenticator>>,
-    /// Hash of everything that outcomes depend on, except the credentials.
+    /// A hash of everything that outcomes depend on, except the credentials.
     rules: [u8; 32],
 }
 
-/// A denial, and the method that it comes from.
+/// A denial, and the authentication method that caused it.
 #[derive(Debug)]
 pub struct AuthnDenial {
-    /// The method whose credential is missing or invalid. None if the credentials contradict each
+    /// The method whose credential is missing or invalid. `None` if the credentials contradict each
     /// other.
     pub by: Option<Method>,
-    /// The denial.
+    /// The denial itself.
     pub denial: Denial,
 }
 
@@ -47,7 +48,7 @@ impl Authenticators {
         }
     }
 
-    /// Creates an empty list, for routes that need only the certificate of the connection.
+    /// Creates an empty list, for routes that require only the certificate of the connection.
     #[must_use]
     pub const fn none() -> Self {
         Self {
@@ -57,16 +58,16 @@ impl Authenticators {
         }
     }
 
-    /// Whether the list is empty, so that requests never wait for an outcome.
+    /// Whether the list is empty. If so, requests never wait for an outcome.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.each.is_empty()
     }
 
-    /// Authenticates the caller.
+    /// Authenticates the caller of a request.
     ///
     /// # Errors
-    /// Why it is not authenticated.
+    /// Returns the reason why the caller is not authenticated.
     pub async fn authenticate(
         &self,
         credentials: &Credentials<'_>,
@@ -79,11 +80,11 @@ impl Authenticators {
         gathered.finish()
     }
 
-    /// Checks that `earlier` would still be found, without asking an issuer. `rules`
-    /// are those of the authenticators that found it.
+    /// Checks whether the current rules would still give the result `earlier`, without asking an
+    /// issuer. `rules` is the hash of the rules that gave the result.
     ///
     /// # Errors
-    /// Why it would not.
+    /// Returns the reason why the caller is not authenticated any more.
     pub fn recheck(
         &self,
         credentials: &Credentials<'_>,
@@ -105,8 +106,8 @@ impl Authenticators {
         &self.rules
     }
 
-    /// Returns the `WWW-Authenticate` fields for a refusal, one for each method. Only the method
-    /// whose credential is invalid names an error.
+    /// Returns the `WWW-Authenticate` fields for a refusal, one for each method. Only the challenge
+    /// for the invalid credential contains an error.
     #[must_use]
     pub fn challenges(&self, denied: &AuthnDenial, resource: &Resource<'_>) -> Vec<HeaderValue> {
         let reason = denied.denial.reason;
@@ -131,7 +132,7 @@ impl Authenticators {
     }
 }
 
-/// The results so far.
+/// Collects the results of the authenticators.
 struct Gathered {
     authentication: Authentication,
     principal: Option<Principal>,

@@ -10,7 +10,7 @@ use crate::now_or_later::NowOrLater;
 use Method::{ApiKey, Token};
 use Says::{Name, No, Nothing};
 
-/// Says what it is told to say.
+/// An authenticator that always returns the configured outcome.
 #[derive(Debug)]
 struct Fixed(Method, Says);
 

@@ -1,8 +1,8 @@
-//! Ways of authenticating a request, each an [`Authenticator`].
+//! Methods of authenticating a request. Each of them is an [`Authenticator`].
 //!
-//! "Not mine" is never "denied": an authenticator that finds no credential of
-//! its kind returns [`Outcome::NotApplicable`]. [`composition`] puts several
-//! together. ARCHITECTURE.md lists the files that a further method needs.
+//! An authenticator that finds no credential of its kind returns [`Outcome::NotApplicable`], never
+//! a denial. [`composition`] combines several authenticators. ARCHITECTURE.md lists the files that
+//! a further method needs.
 //!
 //! On top; a file imports only from those after it:
 //!
@@ -10,11 +10,11 @@
 //! - `certificate`: authenticates by the client certificate
 //! - `api_key`: authenticates by API keys
 //! - `bearer_token`: authenticates by bearer tokens
-//! - `challenge`: bearer tokens in HTTP: finding one, and asking for one
-//! - `authenticator`: what all authenticators have in common
-//! - `presented`: the credentials in a request's fields
-//! - `beside`: what a route makes of a certificate beside another credential
-//! - `connection_proof`: what a connection proved in its handshake
+//! - `challenge`: finds bearer tokens in requests, and creates challenges
+//! - `authenticator`: the trait of all authenticators
+//! - `presented`: the credentials in a request's header fields
+//! - `beside`: how a route treats a certificate that accompanies another credential
+//! - `connection_proof`: the identity that a TLS handshake has proven
 //!
 //! Below:
 //!

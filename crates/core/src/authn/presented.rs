@@ -1,7 +1,6 @@
-//! `Presented`: the credentials in a request's header fields, taken out of them.
+//! `Presented`: the credentials that were taken out of a request's header fields.
 //!
-//! They are taken out before anything is decided, so that none is forwarded by
-//! oversight.
+//! All credentials are removed before any decision, so that none is forwarded by mistake.
 
 use std::fmt;
 
@@ -21,7 +20,7 @@ pub enum Field {
 }
 
 impl Field {
-    /// Takes the fields of this name out.
+    /// Removes all fields with this name and returns their content.
     #[must_use]
     pub fn take(headers: &mut HeaderMap, name: &HeaderName) -> Self {
         let several = headers.get_all(name).iter().nth(1).is_some();
@@ -36,14 +35,14 @@ impl Field {
 /// The credentials of one request.
 #[derive(Clone, Default)]
 pub struct Presented {
-    /// `Authorization`
+    /// The `Authorization` field.
     pub authorization: Field,
     /// The field that carries API keys.
     pub api_key: Field,
 }
 
 impl Presented {
-    /// Takes them out of a request's fields.
+    /// Removes the credentials from the header fields of a request.
     #[must_use]
     pub fn take(headers: &mut HeaderMap, api_key: &HeaderName) -> Self {
         Self {
@@ -53,7 +52,7 @@ impl Presented {
     }
 }
 
-/// Prints whether the field is present, but never its value.
+/// Prints whether the field is present, but never its value, because that is secret.
 impl fmt::Debug for Field {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {

@@ -1,4 +1,4 @@
-//! Tests of who yields.
+//! Tests that the right connection is evicted.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::pin::pin;
@@ -23,7 +23,7 @@ fn take(slots: &Arc<ConnectionSlots>, from: Option<ShareKey>) -> ConnectionSlot 
     slots.try_take(from, SHARE).unwrap().0
 }
 
-/// A notification is taken once: what was seen here is not seen again.
+/// Returns whether the slot was evicted since the last call. The call consumes the notification.
 fn is_evicted(slot: &ConnectionSlot) -> bool {
     let mut context = Context::from_waker(Waker::noop());
     pin!(slot.evicted()).poll(&mut context).is_ready()
@@ -53,13 +53,13 @@ fn the_oldest_silent_connection_of_the_busiest_address_yields() {
     flood[0].spoke();
     let (newcomer, yielded) = slots.try_take(address(20), SHARE).unwrap();
     assert_eq!(yielded, Some(Yielded::AddressShare));
-    // The first one has said something.
+    // The oldest connection, `flood[0]`, has sent bytes, so `flood[1]` is evicted.
     assert!(!is_evicted(&flood[0]) && is_evicted(&flood[1]) && !is_evicted(&flood[2]));
-    // One of the same address gets in, too.
+    // A new connection from the busiest address gets a slot, too.
     let same = take(&slots, address(1));
     assert!(is_evicted(&flood[2]) && !is_evicted(&newcomer) && !is_evicted(&same));
     assert!(!others.iter().any(is_evicted));
-    // It has yielded: it is not established any more.
+    // `flood[1]` was evicted, so it cannot become established.
     assert!(!flood[1].establish());
 }
 
@@ -92,13 +92,14 @@ fn established_connections_do_not_yield() {
     let all: Vec<_> = (0..3).map(|_| established(&slots, address(1))).collect();
     assert!(slots.try_take(address(2), SHARE).is_none());
     assert!(!all.iter().any(is_evicted));
-    // Unless they say that nothing goes on.
+    // Established connections that are idle may be evicted.
     all[1].rest();
     all[0].rest();
     let newcomer = take(&slots, address(2));
     assert!(is_evicted(&all[1]) && !is_evicted(&all[0]) && !is_evicted(&all[2]));
     assert!(all[0].establish(), "it has something to do again");
-    // What is idle goes before the few that are pending.
+    // `all[2]` is idle. It is evicted before `newcomer`, because fewer connections are pending than
+    // the limit allows.
     all[2].rest();
     let _another = take(&slots, address(2));
     assert!(is_evicted(&all[2]) && !is_evicted(&newcomer));
@@ -146,7 +147,8 @@ async fn a_balancer_that_has_not_said_for_whom_it_connects_yields_last() {
     let all: Vec<_> = (0..4).map(|_| take()).collect();
     let newcomer = slots.take(Origin::Balancer, 1);
     let (newcomer, ()) = tokio::join!(newcomer, async {
-        // The oldest of all names another caller than those that follow.
+        // While the new connection waits, the balancers send one caller's address for `all[0]`, and
+        // another caller's address for `all[1]` and `all[2]`.
         tokio::task::yield_now().await;
         all[0].comes_from(address(1));
         all[1].comes_from(address(2));
@@ -157,7 +159,7 @@ async fn a_balancer_that_has_not_said_for_whom_it_connects_yields_last() {
     assert!(is_evicted(&all[1]) && !is_evicted(&all[0]));
     assert!(!is_evicted(&all[3]) && !is_evicted(&newcomer));
     drop(all);
-    // If none is named in time, the oldest yields all the same.
+    // If no balancer sends an address within `NAMING_TIMEOUT`, the oldest connection is evicted.
     let more: Vec<_> = (0..3).map(|_| take()).collect();
     let (_last, yielded) = slots.take(Origin::Balancer, 1).await;
     assert_eq!(yielded, Some(Yielded::Full));

@@ -1,13 +1,13 @@
-//! `MergedData`: an HTTP/2 connection whose reader sees small DATA frames as fewer larger
-//! ones, and never an empty one.
+//! `MergedData`: an HTTP/2 connection with larger DATA frames for its reader. It merges small DATA
+//! frames and removes empty ones.
 //!
-//! The boundaries of DATA frames have no meaning (RFC 9113 section 6.1). A DATA frame
-//! without content that does not end its stream has no meaning at all. The HTTP library
-//! closes a connection after a hundred empty DATA frames, or if about a thousand small
-//! ones were not consumed yet. But peers send such frames: servers that flush each piece,
-//! proxies that forward frames as they arrive, and callers that attack. The user of this
-//! module decides how many are too many, and counts the frames before they reach this
-//! module.
+//! The boundaries of DATA frames have no meaning (RFC 9113 section 6.1). An empty DATA frame that
+//! does not end its stream has no effect. h2 closes a connection after a hundred empty DATA frames,
+//! or if about a thousand small DATA frames wait to be read. But peers do send such frames: servers
+//! that flush each piece, proxies that forward frames as they arrive, and attackers.
+//!
+//! This module limits nothing. The code that uses this module counts the frames before they reach
+//! it, and decides how many are too many.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -17,38 +17,40 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{DATA, END_STREAM};
 
-/// Length of a frame header.
+/// Length of a frame header in bytes.
 const HEADER: usize = 9;
-/// Flag of a DATA frame with padding. Padding counts towards the windows (RFC 9113 section
-/// 6.1), so that such a frame cannot be left out.
+/// Flag of a DATA frame with padding. Such a frame cannot be removed, because padding counts
+/// towards the windows (RFC 9113 section 6.1).
 const PADDED: u8 = 8;
 
-/// Largest payload that both sides of the gateway accept in a frame (RFC 9113 section
-/// 6.5.2: the initial value of SETTINGS_MAX_FRAME_SIZE).
+/// Maximum payload of a merged frame. Every peer accepts this size (RFC 9113 section 6.5.2: the
+/// initial value of SETTINGS_MAX_FRAME_SIZE).
 const MAX_PAYLOAD: usize = 16_384;
 
-/// Finds frames that can be left out or merged.
+/// Finds the frames that can be removed or merged.
 #[derive(Debug)]
 struct Filter {
-    /// The first bytes of a frame header whose rest has not been read.
+    /// The first bytes of a frame header that is not complete yet.
     held: [u8; HEADER],
+    /// Number of bytes in `held`.
     have: usize,
     /// Number of bytes before the next frame header.
     skip: usize,
 }
 
-/// A DATA frame whose header can still be changed. The next DATA frame may be merged into
-/// it.
+/// A DATA frame whose header is still in the buffer. The next DATA frame may be merged into this
+/// frame.
 struct Open {
+    /// Position of the frame header in the buffer.
     at: usize,
     stream: [u8; 4],
+    /// Length of the payload in bytes.
     length: usize,
 }
 
 impl Filter {
-    /// Moves the bytes that the reader should see to the front of `bytes`, and returns
-    /// their number. `bytes` must begin with the held bytes. An incomplete header at the
-    /// end is held.
+    /// Moves the bytes for the reader to the front of `bytes`, and returns their number. `bytes`
+    /// must begin with the held bytes. If `bytes` ends within a frame header, that part is held.
     fn keep(&mut self, bytes: &mut [u8]) -> usize {
         let mut kept = 0;
         let mut at = 0;
@@ -102,7 +104,8 @@ impl Filter {
     }
 }
 
-/// Writes the new length of a merged frame, and the flags of its last part.
+/// Writes into the header of a merged frame its new length, and the flags of the last frame that
+/// was merged into it.
 fn extend(bytes: &mut [u8], frame: &Open, flags: u8) {
     let [_, a, b, c] = u32::try_from(frame.length)
         .unwrap_or(u32::MAX)
@@ -112,9 +115,9 @@ fn extend(bytes: &mut [u8], frame: &Open, flags: u8) {
     }
 }
 
-/// Moves `count` bytes within `bytes` from `from` to the lower position `to`.
+/// Moves `count` bytes within `bytes` from position `from` to the lower position `to`.
 fn copy_down(bytes: &mut [u8], from: usize, to: usize, count: usize) {
-    // Usually no bytes were left out before, and nothing must be moved.
+    // Usually no frame was removed before, and no byte must be moved.
     if from != to {
         bytes.copy_within(from..from + count, to);
     }
@@ -130,18 +133,19 @@ fn is_needless(header: &[u8; HEADER]) -> bool {
     kind == DATA && flags & (END_STREAM | PADDED) == 0 && payload_length(header) == 0
 }
 
-/// A connection whose reader sees merged DATA frames.
+/// A connection whose reader receives merged DATA frames.
 #[derive(Debug)]
 pub struct MergedData<S> {
     inner: S,
     filter: Filter,
-    /// A complete header that did not fit into the reader's buffer.
+    /// A complete header that does not fit into the reader's buffer.
     late: [u8; HEADER],
+    /// Number of bytes of `late` that the reader has not received.
     late_left: usize,
 }
 
 impl<S> MergedData<S> {
-    /// Creates a connection over `inner`, whose frames begin after `skip` bytes.
+    /// Creates a connection over `inner`. The frames of `inner` begin after `skip` bytes.
     pub fn new(inner: S, skip: u32) -> Self {
         Self {
             inner,
@@ -155,7 +159,7 @@ impl<S> MergedData<S> {
         }
     }
 
-    /// Copies the late header to the reader's buffer.
+    /// Copies bytes of the late header to the reader's buffer.
     fn give_late(&mut self, buffer: &mut ReadBuf<'_>) {
         let count = self.late_left.min(buffer.remaining());
         let from = HEADER - self.late_left;
@@ -165,8 +169,8 @@ impl<S> MergedData<S> {
 }
 
 impl<S: AsyncRead + Unpin> MergedData<S> {
-    /// Reads the rest of a header that does not fit into the reader's buffer. Returns
-    /// whether the connection has ended.
+    /// Reads the rest of a header that does not fit into the reader's buffer. Returns whether the
+    /// connection has ended.
     fn poll_header(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         while self.filter.have < HEADER {
             let mut header = ReadBuf::new(
@@ -216,7 +220,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for MergedData<S> {
             let bytes = buffer.filled_mut().get_mut(start..).unwrap_or_default();
             let has_read = polled.is_ready() && bytes.len() > have;
             if !has_read {
-                // At the end of the connection, held bytes are not delivered: they are an
+                // At the end of the connection, held bytes are not delivered, because they are an
                 // incomplete frame.
                 buffer.set_filled(start);
                 return polled;
@@ -270,7 +274,7 @@ mod tests {
     use super::super::fixture::frame;
     use super::*;
 
-    /// A connection that returns its bytes in pieces of these sizes.
+    /// A connection that returns its bytes in pieces. `sizes` are the sizes of the pieces in turn.
     struct Pieces {
         bytes: Vec<u8>,
         at: usize,
@@ -293,7 +297,7 @@ mod tests {
         }
     }
 
-    /// Reads all bytes into buffers of this size.
+    /// Reads all bytes into buffers of `room` bytes.
     fn read(bytes: Vec<u8>, skip: u32, sizes: Vec<usize>, room: usize) -> Vec<u8> {
         let pieces = Pieces {
             bytes,
@@ -316,8 +320,8 @@ mod tests {
         }
     }
 
-    /// Returns the meaning of frames independently of DATA boundaries: all other frames,
-    /// and the content between them with the end of its stream.
+    /// Returns what the frames mean to their reader. Consecutive plain DATA frames of one stream
+    /// are joined, and empty DATA frames are left out. All other frames are unchanged.
     fn meaning(bytes: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
         let mut all: Vec<(u8, u8, u32, Vec<u8>)> = Vec::new();
         let mut rest = bytes;
@@ -342,8 +346,7 @@ mod tests {
     }
 
     proptest! {
-        /// Content and all other frames are unchanged, however the bytes are split into
-        /// reads.
+        /// The content and all other frames are unchanged, however the bytes are split into reads.
         #[test]
         fn only_the_cut_of_content_changes(
             frames in prop::collection::vec(
@@ -376,7 +379,7 @@ mod tests {
             small(1, true),
         ];
         assert_eq!(read(sent, 0, vec![4096], 4096), expected.concat());
-        // No frame is larger than both sides accept.
+        // A merged frame does not exceed `MAX_PAYLOAD`.
         let large = frame(DATA, 0, 1, &[7; 9_000]);
         let read = read(large.repeat(3), 0, vec![1 << 16], 1 << 16);
         assert_eq!(read, large.repeat(3));
@@ -385,7 +388,7 @@ mod tests {
     #[test]
     fn nothing_is_read_where_nothing_comes() {
         assert!(read(Vec::new(), 0, vec![9], 64).is_empty());
-        // An incomplete frame is not delivered.
+        // An incomplete frame header is not delivered to the reader.
         assert!(read(frame(DATA, 0, 1, b"content")[..8].to_vec(), 0, vec![3], 64).is_empty());
     }
 }

@@ -1,7 +1,8 @@
-//! `CallerName`: the one name of a caller, of one type, with one printed form.
+//! `CallerName`: the name of a caller. Each name has one type and one printed form.
 //!
-//! The printed form is the assertion's `sub` and what patterns match. No name of one type may print
-//! like a name of another type: the parsers check this, and refuse such names as malformed.
+//! The printed form is the `sub` of an assertion, and patterns are compared with it. Two names of
+//! different types never have the same printed form. The parsers refuse, as malformed, a name that
+//! would break this rule.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use super::spiffe_id::SpiffeId;
 
-/// Types of subject alternative names that can name a caller.
+/// The types of subject alternative names (SAN) that can name a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NameType {
     /// A URI SAN that is a SPIFFE ID.
@@ -25,10 +26,10 @@ pub enum NameType {
 }
 
 impl NameType {
-    /// All types, in the order of the documentation.
+    /// All types, in the order in which the documentation lists them.
     pub const ALL: [Self; 5] = [Self::Spiffe, Self::Uri, Self::Dns, Self::Email, Self::Ip];
 
-    /// Returns the word used in `identity_from`.
+    /// Returns the word for the type in `identity_from`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -41,12 +42,12 @@ impl NameType {
     }
 }
 
-/// The name of a caller. Printing gives the assertion's `sub`.
+/// The name of a caller. `Display` prints it in the form of an assertion's `sub`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CallerName {
-    /// A SPIFFE ID, printed verbatim.
+    /// A SPIFFE ID, printed without changes.
     Spiffe(SpiffeId),
-    /// Another URI, printed verbatim.
+    /// Another URI, printed without changes.
     Uri(Arc<str>),
     /// A DNS name in lower case without trailing dot, printed `dns:NAME`.
     Dns(Arc<str>),
@@ -54,24 +55,25 @@ pub enum CallerName {
     Email(Arc<str>),
     /// An IP address, printed `ip:ADDRESS`.
     Ip(IpAddr),
-    /// An API key's name, printed `api-key:NAME`. No certificate carries one.
+    /// The name of an API key, printed `api-key:NAME`. No certificate contains a name of this type.
     ApiKey(Arc<str>),
-    /// An issuer's name in the configuration and a client of its, printed
-    /// `client:ISSUER/CLIENT_ID`. No certificate carries one.
+    /// A client of a token issuer, printed `client:ISSUER/CLIENT_ID`. `ISSUER` is the issuer's name
+    /// in the configuration. No certificate contains a name of this type.
     Client(Arc<str>),
 }
 
-/// Why a subject alternative name cannot name a caller.
+/// The reason why a text cannot be the name of a caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct MalformedName(pub String);
 
-/// URI schemes that would print like a name of another type.
+/// URI schemes that a caller's URI must not have, because it would then print like a name of
+/// another type.
 const RESERVED_SCHEMES: [&str; 5] = ["dns", "mailto", "ip", "api-key", "client"];
 
 impl CallerName {
-    /// Returns the type of subject alternative name that contained the name. None for callers
-    /// without certificate.
+    /// Returns the type of the subject alternative name that contained the name. Returns `None` for
+    /// names that no certificate can contain: API keys and clients.
     #[must_use]
     pub const fn name_type(&self) -> Option<NameType> {
         match self {
@@ -84,10 +86,11 @@ impl CallerName {
         }
     }
 
-    /// Creates the name of the caller with this API key.
+    /// Creates the name of the caller with this API key. `name` is the name of the key in the
+    /// configuration.
     ///
     /// # Errors
-    /// When it is not one plain word ([`is_plain_name`]).
+    /// If [`is_plain_name`] refuses `name`.
     pub fn from_api_key(name: &str) -> Result<Self, MalformedName> {
         if is_plain_name(name) {
             Ok(Self::ApiKey(name.into()))
@@ -98,17 +101,17 @@ impl CallerName {
         }
     }
 
-    /// Creates the name of a token issuer's client. `issuer` is the issuer's name in the
+    /// Creates the name of a client of a token issuer. `issuer` is the issuer's name in the
     /// configuration.
     ///
     /// # Errors
-    /// When the issuer's name is not one plain word, or the identifier is empty,
-    /// too long, or has other than visible ASCII characters (RFC 6749 appendix
-    /// A.1, without spaces).
+    /// If [`is_plain_name`] refuses `issuer`. If the client identifier is empty, longer than 512
+    /// bytes, or contains other characters than visible ASCII (RFC 6749 appendix A.1, without
+    /// spaces).
     pub fn from_client(issuer: &str, client_id: &str) -> Result<Self, MalformedName> {
         let good = (1..=512).contains(&client_id.len())
             && client_id.bytes().all(|octet| octet.is_ascii_graphic());
-        // The issuer's name has no slash, so the first one ends it.
+        // The issuer's name contains no slash, so the first slash always separates the two parts.
         if is_plain_name(issuer) && good {
             Ok(Self::Client(format!("{issuer}/{client_id}").into()))
         } else {
@@ -119,11 +122,11 @@ impl CallerName {
         }
     }
 
-    /// Parses a URI SAN: a SPIFFE ID if it claims to be one, else another URI.
+    /// Parses a URI SAN. If the scheme is `spiffe`, the URI must be a valid SPIFFE ID.
     ///
     /// # Errors
-    /// A malformed SPIFFE ID; a URI without scheme, with characters outside
-    /// RFC 3986, or with a scheme that prints like another type of name.
+    /// If the URI is a malformed SPIFFE ID, is too long, has no scheme or a reserved scheme, or
+    /// contains characters that RFC 3986 does not allow.
     pub fn from_uri(uri: &str) -> Result<Self, MalformedName> {
         if SpiffeId::is_claimed_by(uri) {
             return SpiffeId::parse(uri)
@@ -165,8 +168,8 @@ impl CallerName {
     /// Parses a dNSName SAN.
     ///
     /// # Errors
-    /// Anything but a plain host name of LDH labels (RFC 1123); a wildcard
-    /// names no caller.
+    /// If the name is not a host name with only letters, digits and hyphens (RFC 1123). A wildcard
+    /// is refused, because it matches many hosts.
     pub fn from_dns(name: &str) -> Result<Self, MalformedName> {
         if name.contains('*') {
             return Err(MalformedName(
@@ -181,7 +184,7 @@ impl CallerName {
     /// Parses an rfc822Name SAN (RFC 5280 section 4.2.1.6): `local@domain`.
     ///
     /// # Errors
-    /// Anything but one plain ASCII address.
+    /// If the text is not one mail address in ASCII without quotes or comments.
     pub fn from_email(address: &str) -> Result<Self, MalformedName> {
         let malformed = || MalformedName("the mail address is not a plain local@domain".into());
         let (local, domain) = address.split_once('@').ok_or_else(malformed)?;
@@ -197,7 +200,7 @@ impl CallerName {
         Ok(Self::Email(format!("{local}@{domain}").into()))
     }
 
-    /// Returns the SPIFFE ID, if the name is one.
+    /// Returns the SPIFFE ID if the name is a SPIFFE ID.
     #[must_use]
     pub const fn spiffe_id(&self) -> Option<&SpiffeId> {
         match self {
@@ -207,10 +210,11 @@ impl CallerName {
     }
 }
 
-/// The form that [`is_plain_name`] accepts, in words.
+/// Describes the names that [`is_plain_name`] accepts, for error messages.
 pub const PLAIN_NAME_FORM: &str = "up to 64 letters, digits, `-`, `_` and `.`";
 
-/// Whether a text can name an API key or a token issuer within a caller's name.
+/// Whether a text can be the name of an API key or of a token issuer. Such names occur in the names
+/// of callers, so only a few characters are allowed.
 #[must_use]
 pub fn is_plain_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
@@ -219,8 +223,8 @@ pub fn is_plain_name(name: &str) -> bool {
             .all(|octet| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet))
 }
 
-/// Normalizes a host name to lower case without trailing dot. None if its labels are not LDH
-/// labels.
+/// Converts a host name to lower case and removes a trailing dot. Returns `None` if a label has
+/// other characters than letters, digits and hyphens.
 #[must_use]
 pub fn normalized_dns(name: &str) -> Option<String> {
     let name = name.strip_suffix('.').unwrap_or(name);
@@ -241,7 +245,8 @@ pub fn normalized_dns(name: &str) -> Option<String> {
         .then(|| name.to_ascii_lowercase())
 }
 
-/// Whether a byte may occur in a URI after its scheme: unreserved, reserved and `%` (RFC 3986).
+/// Whether RFC 3986 allows this byte in a URI after the scheme: unreserved characters, reserved
+/// characters and `%`.
 const fn is_uri_octet(octet: u8) -> bool {
     octet.is_ascii_alphanumeric()
         || matches!(

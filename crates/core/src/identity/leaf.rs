@@ -1,8 +1,8 @@
 //! `LeafFacts`: the facts that an end-entity certificate states about itself.
 //!
-//! Read once per full handshake, before anything is verified: these facts go into the audit record
-//! of a refused handshake too, marked unproven. Nothing here is a verified identity;
-//! [`crate::trust`] decides that.
+//! The facts are read once in each full handshake, before the certificate is verified. If the
+//! handshake is refused, the audit record contains them as unproven. The facts are not a verified
+//! identity: only [`crate::trust`] makes a verified identity.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,23 +15,24 @@ use x509_parser::x509::X509Name;
 use super::text::hex;
 use crate::crypto;
 
-/// Subject alternative names by type, in certificate order, unchecked.
+/// The subject alternative names of a certificate by type, in the order of the certificate. Nothing
+/// is checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SubjectAltNames {
-    /// uniformResourceIdentifier names
+    /// Names of type uniformResourceIdentifier.
     pub uri: Vec<String>,
-    /// dNSName names
+    /// Names of type dNSName.
     pub dns: Vec<String>,
-    /// rfc822Name names
+    /// Names of type rfc822Name.
     pub email: Vec<String>,
-    /// iPAddress names
+    /// Names of type iPAddress.
     pub ip: Vec<IpAddr>,
     /// Number of names of other types.
     pub other: usize,
 }
 
 impl SubjectAltNames {
-    /// Returns a short listing such as `spiffe://example.org/a, dns:b` for messages.
+    /// Returns the names as a short text for messages, for example `spiffe://example.org/a, dns:b`.
     #[must_use]
     pub fn summary(&self) -> String {
         let mut names: Vec<String> = self.uri.clone();
@@ -49,18 +50,18 @@ impl SubjectAltNames {
     }
 }
 
-/// The facts that a leaf certificate states about itself.
+/// The facts that a certificate states about itself. Nothing is verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeafFacts {
-    /// SHA-256 of the DER encoding: `x5t#S256` (RFC 8705 section 3.1).
+    /// SHA-256 hash of the certificate's DER: `x5t#S256` (RFC 8705 section 3.1).
     pub thumbprint: [u8; 32],
     /// Subject in RFC 4514 form.
     pub subject: String,
     /// Issuer in RFC 4514 form.
     pub issuer: String,
-    /// The issuer's name as DER, for look-ups.
+    /// The issuer's name in DER, which is compared with the subjects of authorities.
     pub issuer_der: Vec<u8>,
-    /// Serial number, big-endian without sign byte.
+    /// Serial number: big-endian bytes without leading zero bytes.
     pub serial: Vec<u8>,
     /// notBefore in seconds since the Unix epoch.
     pub not_before: i64,
@@ -68,49 +69,50 @@ pub struct LeafFacts {
     pub not_after: i64,
     /// Subject alternative names.
     pub sans: SubjectAltNames,
-    /// basicConstraints says CA.
+    /// Whether basicConstraints has `cA` set.
     pub is_ca: bool,
-    /// keyUsage, if present: bit 0 digitalSignature … bit 5 keyCertSign.
+    /// The bits of keyUsage: bit 0 is digitalSignature, bit 5 is keyCertSign. `None` if the
+    /// certificate has no keyUsage.
     pub key_usage: Option<u16>,
-    /// extendedKeyUsage, if present.
+    /// The purposes in extendedKeyUsage. `None` if the certificate has no extendedKeyUsage.
     pub extended_key_usage: Option<ExtendedKeyUsages>,
 }
 
-/// Whether a certificate may be used by TLS clients and by TLS servers, according to its
-/// extendedKeyUsage.
+/// Whether extendedKeyUsage allows the certificate for TLS clients and for TLS servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExtendedKeyUsages {
-    /// id-kp-clientAuth
+    /// Whether the extension contains id-kp-clientAuth.
     pub client: bool,
-    /// id-kp-serverAuth
+    /// Whether the extension contains id-kp-serverAuth.
     pub server: bool,
 }
 
-/// keyUsage bits (RFC 5280 section 4.2.1.3), counted from the first bit.
+/// Masks for the field `key_usage` of `LeafFacts` (RFC 5280 section 4.2.1.3). Bit 0 of keyUsage is
+/// the lowest bit.
 pub mod key_usage {
-    /// digitalSignature (0)
+    /// Mask of digitalSignature, bit 0.
     pub const DIGITAL_SIGNATURE: u16 = 1;
-    /// keyCertSign (5)
+    /// Mask of keyCertSign, bit 5.
     pub const KEY_CERT_SIGN: u16 = 1 << 5;
-    /// cRLSign (6)
+    /// Mask of cRLSign, bit 6.
     pub const CRL_SIGN: u16 = 1 << 6;
-    /// Usages that no leaf may have (X509-SVID section 5.2). The rule applies to every leaf, with
-    /// or without a SPIFFE ID: the holder of a certificate that can sign certificates or revocation
-    /// lists is an authority, not a caller.
+    /// Usages that a leaf must not have (X509-SVID section 5.2). The gateway refuses them in every
+    /// leaf, with and without a SPIFFE ID, because only an authority signs certificates or
+    /// revocation lists.
     pub const OF_AUTHORITIES: u16 = KEY_CERT_SIGN | CRL_SIGN;
 }
 
-/// The bytes are not a certificate this gateway can read.
+/// The reason why bytes cannot be read as a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UnreadableCertificate(pub String);
 
 impl LeafFacts {
-    /// Reads a DER-encoded certificate.
+    /// Reads the facts from a certificate in DER.
     ///
     /// # Errors
-    /// If the encoding, or an extension that this gateway depends on, cannot be read or occurs
-    /// twice.
+    /// If the bytes are not a certificate, or if an extension with one of the facts is malformed or
+    /// occurs twice.
     pub fn read(der: &[u8]) -> Result<Self, UnreadableCertificate> {
         let unreadable = |what: &str| UnreadableCertificate(what.to_owned());
         let (rest, certificate) =
@@ -170,14 +172,15 @@ impl LeafFacts {
         hex(&self.serial)
     }
 
-    /// Whether keyUsage allows `bit`. True if keyUsage is absent.
+    /// Whether keyUsage allows the usage `bit`, which is a mask. Returns true if the certificate
+    /// has no keyUsage, because all usages are allowed then.
     #[must_use]
     pub fn usage_allows(&self, bit: u16) -> bool {
         self.key_usage.is_none_or(|bits| bits & bit != 0)
     }
 
-    /// Whether the certificate claims the rights of an authority: CA, keyCertSign
-    /// or cRLSign.
+    /// Whether the certificate states that it belongs to an authority: by `cA`, keyCertSign or
+    /// cRLSign.
     #[must_use]
     pub fn claims_authority(&self) -> bool {
         self.is_ca
@@ -187,7 +190,7 @@ impl LeafFacts {
     }
 }
 
-/// Removes leading zero bytes; never returns an empty slice.
+/// Returns an integer without leading zero bytes. Zero itself has one byte.
 #[must_use]
 pub fn significant(integer: &[u8]) -> &[u8] {
     match integer {
@@ -218,9 +221,9 @@ fn read_names(names: &[GeneralName<'_>]) -> Result<SubjectAltNames, UnreadableCe
     Ok(read)
 }
 
-/// Whether each name of a subjectAltName extension is encoded as its type requires. x509-parser
-/// accepts a constructed element as a text, but webpki and its name constraints do not see that
-/// name at all.
+/// Whether each name in a subjectAltName extension has the DER form (primitive or constructed) of
+/// its type. x509-parser accepts names in the wrong form, but webpki ignores them. Name constraints
+/// would then not apply to these names.
 fn names_are_well_encoded(extension: &[u8]) -> bool {
     let Ok((_, names)) = Sequence::from_der(extension) else {
         return false;
@@ -230,8 +233,8 @@ fn names_are_well_encoded(extension: &[u8]) -> bool {
         let Ok((after, name)) = Any::from_der(rest) else {
             return false;
         };
-        // Names with these tags are strings, addresses or OIDs with implicit tags (RFC 5280
-        // section 4.2.1.6), which are primitive. All others are constructed.
+        // Names with these tags are strings, addresses or OIDs with implicit tags (RFC 5280 section
+        // 4.2.1.6), so they must be primitive. Names with other tags must be constructed.
         let implicit = matches!(name.header.tag().0, 1 | 2 | 6 | 7 | 8);
         if name.header.constructed() == implicit {
             return false;
@@ -250,8 +253,8 @@ fn ip_address(octets: &[u8]) -> Option<IpAddr> {
         .map(|octets| Ipv6Addr::from(octets).into())
 }
 
-/// Formats a distinguished name in the string form of RFC 4514: most specific part first, special
-/// characters escaped.
+/// Formats a distinguished name as RFC 4514 text. The last attribute of the name comes first, and
+/// special characters are escaped.
 #[must_use]
 pub fn rfc4514(name: &X509Name<'_>) -> String {
     let mut text = String::new();
@@ -300,7 +303,7 @@ fn length_and(data: &[u8]) -> Vec<u8> {
     encoded
 }
 
-/// The attribute names of RFC 4514 section 3.
+/// OIDs of attribute types, with their short names from RFC 4514 section 3.
 const SHORT_NAMES: [(&str, &str); 9] = [
     ("2.5.4.3", "CN"),
     ("2.5.4.7", "L"),
@@ -320,8 +323,8 @@ fn short_name(oid: &str) -> Option<&'static str> {
         .map(|(_, short)| *short)
 }
 
-/// Whether `text` is a name in exactly the form that [`rfc4514`] produces. Other forms of the same
-/// name are never equal to a printed name.
+/// Whether `text` has exactly the form in which [`rfc4514`] prints names. A name in another form is
+/// never equal to the name of a certificate.
 #[must_use]
 pub fn is_rfc4514(text: &str) -> bool {
     let mut escaped = false;
@@ -354,7 +357,7 @@ fn is_attribute(text: &str) -> bool {
         })
 }
 
-/// Reverses [`escape_into`].
+/// Removes the escapes that [`escape_into`] adds. Returns `None` if an escape is malformed.
 fn unescaped(value: &str) -> Option<String> {
     let mut plain = Vec::with_capacity(value.len());
     let mut octets = value.bytes();
@@ -375,7 +378,8 @@ fn unescaped(value: &str) -> Option<String> {
     String::from_utf8(plain).ok()
 }
 
-/// Escapes a value (RFC 4514 section 2.4). Control characters become `\xx` pairs.
+/// Appends `value` with the escapes of RFC 4514 section 2.4. Control characters become `\xx`, where
+/// `xx` is hexadecimal.
 fn escape_into(text: &mut String, value: &str) {
     let last = value.chars().count().saturating_sub(1);
     for (index, character) in value.chars().enumerate() {

@@ -1,21 +1,21 @@
-//! Names of callers: parsing, printing and matching them, and the facts that a certificate states
-//! about its holder.
+//! Caller names: parsing, printing and matching. Also the facts that a certificate states about its
+//! holder.
 //!
-//! Nothing here decides whether a certificate may be trusted: that is
-//! [`crate::trust`]. Nothing here reads files or the network.
+//! This module does not decide whether a certificate is trusted. [`crate::trust`] decides that.
+//! This module reads no files and does not use the network.
 //!
-//! A file imports only from those after it:
+//! Each file imports only from files below it in this list:
 //!
 //! - `principal`: the authenticated caller of one request
-//! - `peer`: the identity of a peer that TLS has proved
+//! - `peer`: the identity of a peer, verified in the TLS handshake
 //! - `leaf`: the facts that a certificate states about itself
 //! - `token`: the claims of an accepted token
-//! - `share_key`: the caller or address that a share is counted for
+//! - `share_key`: identifies a caller or an address in counts of limited resources
 //! - `pattern`: patterns of paths, hosts and identities
-//! - `caller`: the one name of a caller
+//! - `caller`: the name of a caller
 //! - `spiffe_id`: SPIFFE IDs
 //! - `trust_domain`: names of trust domains
-//! - `text`: makes text chosen by a peer safe to print
+//! - `text`: makes text that a peer has chosen safe to print
 
 pub mod caller;
 pub mod leaf;

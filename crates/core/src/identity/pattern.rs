@@ -1,9 +1,8 @@
-//! Patterns: one grammar for paths, hosts and identities.
+//! Patterns of paths, hosts and caller names, with one syntax.
 //!
-//! `*` is exactly one whole segment, left-most DNS label or mail local part. A
-//! final `/**` is one or more further segments, or none after the slash.
-//! Nothing else is a wildcard. Identity patterns are typed and match names of
-//! their own type only.
+//! `*` matches exactly one segment of a path, one left-most DNS label, or one local part of a mail
+//! address. `/**` at the end matches a slash and everything after it, which may be empty. There are
+//! no other wildcards. A pattern of caller names has a type, and matches only names of this type.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,7 +10,7 @@ use std::net::IpAddr;
 use super::caller::{CallerName, normalized_dns};
 use super::trust_domain::TrustDomain;
 
-/// Why a text is not a pattern.
+/// The reason why a text is not a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct PatternError(pub String);
@@ -20,12 +19,12 @@ fn refuse<T>(message: impl Into<String>) -> Result<T, PatternError> {
     Err(PatternError(message.into()))
 }
 
-/// One part of a segmented pattern.
+/// One segment of a path pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Segment {
-    /// A literal segment.
+    /// A segment without wildcard. It matches only an equal segment.
     Literal(Box<str>),
-    /// Exactly one segment, not empty.
+    /// `*`: exactly one segment that is not empty.
     Any,
 }
 
@@ -37,12 +36,12 @@ pub struct PathPattern {
 }
 
 impl PathPattern {
-    /// Parses a path pattern; it begins with `/`.
+    /// Parses a path pattern, which must begin with `/`.
     ///
     /// # Errors
-    /// When it has no leading slash, an empty, `.` or `..` segment other than a
-    /// final empty one, `**` elsewhere than at the end, or `*` beside other
-    /// characters in a segment.
+    /// If the pattern does not begin with `/`. If `**` is not at the end. If a segment other than
+    /// the last is empty, or a segment is `.` or `..`. If a segment contains a character that is
+    /// not allowed, or `*` together with other characters.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         let Some(rest) = text.strip_prefix('/') else {
             return refuse("a path pattern begins with '/'");
@@ -64,25 +63,26 @@ impl PathPattern {
         })
     }
 
-    /// Returns the fixed part's segments.
+    /// Returns the segments of the pattern, without a final `/**`.
     #[must_use]
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
-    /// Whether the pattern ends with `/**`.
+    /// Whether the pattern ends with `/**`, so that it matches all paths that begin with its
+    /// segments and a slash.
     #[must_use]
     pub const fn and_below(&self) -> bool {
         self.and_below
     }
 
-    /// Whether the pattern has no wildcard.
+    /// Whether the pattern has no wildcard, so that it matches exactly one path.
     #[must_use]
     pub fn is_exact(&self) -> bool {
         !self.and_below && !self.segments.contains(&Segment::Any)
     }
 
-    /// Whether the pattern matches a path with its leading slash.
+    /// Whether the pattern matches a path. The path must begin with a slash.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
         let Some(rest) = path.strip_prefix('/') else {
@@ -102,7 +102,7 @@ impl PathPattern {
         given.next().is_some() == self.and_below
     }
 
-    /// Whether a path exists that both patterns match.
+    /// Whether there is a path that both patterns match.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let shared = self
@@ -161,12 +161,12 @@ impl fmt::Display for PathPattern {
     }
 }
 
-/// A host name, exact or with `*` as left-most label; or an IP address.
+/// A pattern of hosts: one host name, one IP address, or `*.` and a host name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPattern {
-    /// An exact name (lower case, without trailing dot) or IP literal.
+    /// One host name in lower case without trailing dot, or one IP address.
     Exact(Box<str>),
-    /// One label, followed by this suffix (without leading dot).
+    /// `*.SUFFIX`: matches one label, followed by a dot and this suffix.
     Wildcard(Box<str>),
 }
 
@@ -174,7 +174,7 @@ impl HostPattern {
     /// Parses a host pattern.
     ///
     /// # Errors
-    /// When it is neither a host name, an IP address, nor `*.` and a name.
+    /// If the text is not a host name, an IP address, or `*.` followed by a host name.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         if let Some(suffix) = text.strip_prefix("*.") {
             return match normalized_dns(suffix) {
@@ -198,7 +198,7 @@ impl HostPattern {
         }
     }
 
-    /// Whether the pattern matches a normalized host (lower case, no trailing dot).
+    /// Whether the pattern matches a host. The host must be in lower case without trailing dot.
     #[must_use]
     pub fn matches(&self, host: &str) -> bool {
         match self {
@@ -209,7 +209,7 @@ impl HostPattern {
         }
     }
 
-    /// Whether a host exists that both patterns match.
+    /// Whether there is a host that both patterns match.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
@@ -228,52 +228,55 @@ impl fmt::Display for HostPattern {
     }
 }
 
-/// A pattern over caller names of one type.
+/// A pattern of caller names. Except `*`, it matches only names of one type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdentityPattern {
     /// `*`: any authenticated caller.
     AnyCaller,
-    /// `spiffe://DOMAIN/PATH`; without path, the trust domain's own ID.
+    /// `spiffe://DOMAIN/PATH`. Without a path, the pattern matches only the SPIFFE ID of the trust
+    /// domain itself.
     Spiffe {
-        /// The trust domain, always literal.
+        /// The trust domain, which cannot contain a wildcard.
         trust_domain: TrustDomain,
-        /// The path's pattern, if there is a path.
+        /// The pattern of the path. `None` if the pattern has no path.
         path: Option<PathPattern>,
     },
-    /// `dns:NAME` or `dns:*.NAME`
+    /// `dns:NAME` or `dns:*.NAME`: a DNS name, or all names with one more label.
     Dns(HostPattern),
-    /// `mailto:LOCAL@DOMAIN`, with `*` as local part for any
+    /// `mailto:LOCAL@DOMAIN`, or `mailto:*@DOMAIN` for any local part.
     Email {
-        /// The local part; none for any.
+        /// The local part. `None` matches any local part.
         local: Option<Box<str>>,
-        /// The domain, lower case.
+        /// The domain in lower case.
         domain: Box<str>,
     },
-    /// `ip:ADDRESS` or `ip:NETWORK/BITS`
+    /// `ip:ADDRESS` or `ip:NETWORK/BITS`: one IP address, or all addresses of a network.
     Ip(ipnet::IpNet),
-    /// `uri:URI`, with path wildcards after an authority
+    /// `uri:URI`. The path may contain wildcards if the URI has an authority.
     Uri {
-        /// Scheme and authority, as in `https://example.org`, or the whole URI.
+        /// The scheme and the authority, for example `https://example.org`. If `path` is `None`,
+        /// the whole URI, which the pattern matches exactly.
         prefix: Box<str>,
         /// The pattern of the path, if the URI has an authority and a path.
         path: Option<PathPattern>,
     },
-    /// `api-key:NAME`, or `api-key:*` for any
+    /// `api-key:NAME`, or `api-key:*` for any API key.
     ApiKey(Option<Box<str>>),
-    /// `client:ISSUER/CLIENT_ID`, or `client:ISSUER/*` for any client of one issuer
+    /// `client:ISSUER/CLIENT_ID`, or `client:ISSUER/*` for any client of one issuer.
     Client {
         /// The issuer's name in the configuration.
         issuer: Box<str>,
-        /// The client's identifier; none for any.
+        /// The client identifier. `None` matches any client.
         client: Option<Box<str>>,
     },
 }
 
 impl IdentityPattern {
-    /// Parses an identity pattern.
+    /// Parses a pattern of caller names.
     ///
     /// # Errors
-    /// When the type is missing or unknown, or the rest is not a pattern of it.
+    /// If the text does not begin with a known type, or if the rest is not a valid pattern of this
+    /// type.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         if text == "*" {
             return Ok(Self::AnyCaller);
@@ -353,7 +356,7 @@ impl IdentityPattern {
         }
     }
 
-    /// Whether a name exists that both patterns match.
+    /// Whether there is a caller name that both patterns match.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
@@ -385,7 +388,7 @@ impl IdentityPattern {
                 },
             ) => match (path, other_path) {
                 (Some(path), Some(other)) => prefix == other_prefix && path.overlaps(other),
-                // Without a path pattern, the pattern is compared as one URI.
+                // A pattern whose path is `None` matches exactly one URI, which is its prefix.
                 (None, other) => uri_matches(other_prefix, other.as_ref(), prefix),
                 (path, None) => uri_matches(prefix, path.as_ref(), other_prefix),
             },
@@ -401,7 +404,7 @@ impl IdentityPattern {
         }
     }
 
-    /// Whether the pattern can match exactly one name.
+    /// Whether the pattern matches exactly one caller name.
     #[must_use]
     pub fn names_one(&self) -> bool {
         match self {
@@ -417,7 +420,7 @@ impl IdentityPattern {
         }
     }
 
-    /// Returns the trust domain of a SPIFFE pattern.
+    /// Returns the trust domain of a SPIFFE pattern, and `None` for patterns of other types.
     #[must_use]
     pub const fn spiffe_trust_domain(&self) -> Option<&TrustDomain> {
         match self {

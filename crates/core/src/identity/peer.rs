@@ -1,4 +1,4 @@
-//! `PeerIdentity`: the identity of a peer that TLS has proved.
+//! `PeerIdentity`: the identity of a peer that was verified in the TLS handshake.
 
 use std::sync::{Arc, OnceLock};
 
@@ -9,16 +9,17 @@ use super::trust_domain::TrustDomain;
 /// How the revocation status of a verified path was established.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RevocationCheck {
-    /// Every certificate that the posture covers was looked up in a usable list.
+    /// A usable revocation list shows for each checked certificate that it is not revoked.
     Checked,
-    /// A list was missing or stale and the posture allowed that.
+    /// For at least one certificate, the revocation list is missing or stale. The configuration
+    /// (`revocation = "soft"`) accepts this.
     Soft,
     /// The trust domain does not check revocation.
     Off,
 }
 
 impl RevocationCheck {
-    /// Returns the word used in assertions and audit lines.
+    /// Returns the word for the result in assertions and audit lines.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -29,9 +30,9 @@ impl RevocationCheck {
     }
 }
 
-/// Identity of a peer whose certificate path was verified.
+/// The identity of a peer whose certificate path was verified.
 ///
-/// Built by [`crate::trust`] alone; its fields cannot be changed afterwards.
+/// Only [`crate::trust`] creates this type, and the fields cannot be changed.
 #[derive(Debug)]
 pub struct PeerIdentity {
     caller: CallerName,
@@ -45,7 +46,7 @@ pub struct PeerIdentity {
     audit_memo: OnceLock<String>,
 }
 
-/// The results of [`crate::trust`] from which a [`PeerIdentity`] is made.
+/// The results of a verification in [`crate::trust`], from which a [`PeerIdentity`] is made.
 #[derive(Debug)]
 pub(crate) struct VerifiedPath {
     pub(crate) caller: CallerName,
@@ -58,7 +59,8 @@ pub(crate) struct VerifiedPath {
 }
 
 impl PeerIdentity {
-    /// Must only be called by `trust`, after a path was verified. A test enforces this.
+    /// Creates the identity of a peer. Only [`crate::trust`] may call this function, after it has
+    /// verified the path. A test enforces this rule.
     pub(crate) fn from_verified(path: VerifiedPath) -> Arc<Self> {
         Arc::new(Self {
             caller: path.caller,
@@ -73,55 +75,59 @@ impl PeerIdentity {
         })
     }
 
-    /// Returns the caller's one name.
+    /// Returns the name of the caller.
     #[must_use]
     pub const fn caller(&self) -> &CallerName {
         &self.caller
     }
 
-    /// Returns the trust domain under whose bundle the name was verified.
+    /// Returns the trust domain to whose roots the certificate path leads.
     #[must_use]
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// Returns the facts of the leaf, which were verified together with the path.
+    /// Returns the facts that the leaf certificate states. The certificate was verified.
     #[must_use]
     pub const fn leaf(&self) -> &LeafFacts {
         &self.leaf
     }
 
-    /// SHA-256 of the root certificate at the end of the path.
+    /// Returns the SHA-256 hash of the root certificate at the end of the path.
     #[must_use]
     pub const fn anchor(&self) -> &[u8; 32] {
         &self.anchor
     }
 
-    /// Earliest notAfter of the path, in seconds since the Unix epoch.
+    /// Returns the earliest notAfter of all certificates in the path, in seconds since the Unix
+    /// epoch.
     #[must_use]
     pub const fn path_not_after(&self) -> i64 {
         self.path_not_after
     }
 
-    /// Returns how the revocation status was established.
+    /// Returns how the revocation status of the path was established.
     #[must_use]
     pub const fn revocation(&self) -> RevocationCheck {
         self.revocation
     }
 
-    /// thisUpdate of the oldest list consulted, in seconds since the Unix epoch.
+    /// Returns thisUpdate of the oldest revocation list that was consulted, in seconds since the
+    /// Unix epoch. Returns `None` if no list was consulted.
     #[must_use]
     pub const fn crl_this_update(&self) -> Option<i64> {
         self.crl_this_update
     }
 
-    /// Returns the text about this identity for assertions. Only the first call makes it, so every
-    /// caller must pass the same function.
+    /// Returns the text about this identity in assertions. The first call computes the text with
+    /// `make` and stores it. Later calls return the stored text, so each call must pass the same
+    /// function.
     pub(crate) fn memo(&self, make: fn(&Self) -> String) -> &str {
         self.memo.get_or_init(|| make(self))
     }
 
-    /// Returns the text about this identity for audit lines. It is made once, as in [`Self::memo`].
+    /// Returns the text about this identity in audit lines. Computes it once, in the same way as
+    /// [`Self::memo`].
     pub(crate) fn audit_memo(&self, make: fn(&Self) -> String) -> &str {
         self.audit_memo.get_or_init(|| make(self))
     }

@@ -1,4 +1,5 @@
-//! `Principal`: the caller of one request, and how it was authenticated.
+//! `Principal`: the caller of one request, and the credentials with which the caller was
+//! authenticated.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,22 +8,23 @@ use super::caller::CallerName;
 use super::peer::PeerIdentity;
 use super::token::TokenClaims;
 
-/// A way of authenticating a request.
+/// A method with which the caller of a request is authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Method {
     /// A client certificate, verified in the TLS handshake.
     Certificate,
-    /// An API key.
+    /// An API key in a header field of the request.
     ApiKey,
-    /// A token of a configured issuer.
+    /// An access token of a configured issuer.
     Token,
 }
 
 impl Method {
-    /// All methods, cheapest first. Authenticators are asked in this order.
+    /// All methods. Authenticators are called in this order, so the method with the least work
+    /// comes first.
     pub const ALL: [Self; 3] = [Self::Certificate, Self::ApiKey, Self::Token];
 
-    /// Returns the word used in configuration, assertions and audit lines.
+    /// Returns the word for the method in the configuration, assertions and audit lines.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -33,12 +35,12 @@ impl Method {
     }
 }
 
-/// A set of methods.
+/// A set of methods, as one bit for each method.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct MethodSet(u8);
 
 impl MethodSet {
-    /// Returns the set with one more method.
+    /// Returns the set with `method` added.
     #[must_use]
     pub const fn with(self, method: Method) -> Self {
         Self(self.0 | 1 << method as u8)
@@ -70,7 +72,7 @@ impl fmt::Debug for MethodSet {
     }
 }
 
-/// The words, separated by commas.
+/// Prints the names of the methods, separated by commas.
 impl fmt::Display for MethodSet {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, method) in self.iter().enumerate() {
@@ -81,24 +83,25 @@ impl fmt::Display for MethodSet {
     }
 }
 
-/// An API key that was presented and is valid. Contains only names and identifiers.
+/// A valid API key that came with a request. Contains no secret, only names and identifiers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKeyUse {
     /// The name of the key in the configuration.
     pub name: Box<str>,
-    /// The public identifier of the key.
+    /// The public part of the API key, which identifies it.
     pub id: Box<str>,
-    /// The key is refused from this second on.
+    /// When the key expires, in seconds since the Unix epoch. The key is refused from this second
+    /// on. `None` if the key does not expire.
     pub expires: Option<u64>,
 }
 
-/// The credential that names the caller.
+/// Which credential names the caller.
 #[derive(Debug, Clone)]
 enum Caller {
-    /// The certificate of the caller.
+    /// The client certificate names the caller.
     Certified(Arc<PeerIdentity>),
-    /// Another credential: there is no certificate, or the route does not ask
-    /// for one.
+    /// An API key or a token names the caller. There is no client certificate, or the route does
+    /// not ask for one.
     Named(Arc<CallerName>),
 }
 
@@ -113,9 +116,9 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// Creates a caller known by its certificate, whose key it proved at `authenticated_at`
-    /// (seconds since the Unix epoch): in this TLS session or, if `resumed`, in the session that it
-    /// resumes.
+    /// Creates a caller whom the client certificate names. At `authenticated_at` (seconds since the
+    /// Unix epoch), the caller has proven possession of its private key. If `resumed` is true, this
+    /// was in an earlier TLS session, which the current session resumes.
     #[must_use]
     pub const fn from_certificate(
         peer: Arc<PeerIdentity>,
@@ -131,7 +134,7 @@ impl Principal {
         }
     }
 
-    /// Creates a caller without certificate, named by a credential that was checked at
+    /// Creates a caller whom an API key or a token names. This credential was checked at
     /// `authenticated_at` (seconds since the Unix epoch).
     #[must_use]
     pub fn named(name: CallerName, authenticated_at: u64) -> Self {
@@ -144,21 +147,22 @@ impl Principal {
         }
     }
 
-    /// Returns the same caller with the token that accompanied its request.
+    /// Returns the same caller, with the token that came with the request.
     #[must_use]
     pub fn with_token(mut self, token: Arc<TokenClaims>) -> Self {
         self.token = Some(token);
         self
     }
 
-    /// Returns the same caller with the API key that accompanied its request.
+    /// Returns the same caller, with the API key that came with the request.
     #[must_use]
     pub fn with_api_key(mut self, key: ApiKeyUse) -> Self {
         self.api_key = Some(Arc::new(key));
         self
     }
 
-    /// Combines the results of two credentials of one request. None if they name different callers.
+    /// Combines two callers that were authenticated by different credentials of the same request.
+    /// Returns `None` if they are not the same caller.
     #[must_use]
     pub fn together_with(mut self, other: Self) -> Option<Self> {
         if self.caller() != other.caller() {
@@ -174,32 +178,34 @@ impl Principal {
         Some(self)
     }
 
-    /// Returns the token that accompanied the request.
+    /// Returns the token that came with the request, if it was accepted.
     #[must_use]
     pub const fn token(&self) -> Option<&Arc<TokenClaims>> {
         self.token.as_ref()
     }
 
-    /// Returns the API key that accompanied the request.
+    /// Returns the API key that came with the request, if it was accepted.
     #[must_use]
     pub fn api_key(&self) -> Option<&ApiKeyUse> {
         self.api_key.as_deref()
     }
 
-    /// Returns when the caller last proved that it holds the certificate's key, or the credential
-    /// of a caller without certificate was checked; in seconds since the Unix epoch.
+    /// Returns when the caller was authenticated, in seconds since the Unix epoch. With a
+    /// certificate, this is when the caller last proved possession of its private key. With other
+    /// credentials, this is when the credential was checked.
     #[must_use]
     pub const fn authenticated_at(&self) -> u64 {
         self.authenticated_at
     }
 
-    /// Whether the TLS session was resumed.
+    /// Whether the TLS session is resumed, so that possession of the private key was proven in an
+    /// earlier session.
     #[must_use]
     pub const fn resumed(&self) -> bool {
         self.resumed
     }
 
-    /// Returns the caller's one name: the assertion's `sub`.
+    /// Returns the name of the caller, which becomes the assertion's `sub`.
     #[must_use]
     pub fn caller(&self) -> &CallerName {
         match &self.caller {
@@ -208,7 +214,8 @@ impl Principal {
         }
     }
 
-    /// Returns the certificate's identity, if that names the caller.
+    /// Returns the verified identity of the client certificate. Returns `None` if another
+    /// credential names the caller.
     #[must_use]
     pub const fn peer(&self) -> Option<&Arc<PeerIdentity>> {
         match &self.caller {
@@ -217,8 +224,8 @@ impl Principal {
         }
     }
 
-    /// Returns the second from which the credentials other than the certificate are no longer
-    /// valid. None if there are none, or if they do not expire.
+    /// Returns when the token or the API key expires, whichever is earlier, in seconds since the
+    /// Unix epoch. Returns `None` if neither of them expires.
     #[must_use]
     pub fn ends(&self) -> Option<u64> {
         let token = self.token.as_ref().map(|token| token.expires);

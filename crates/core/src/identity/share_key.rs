@@ -1,4 +1,5 @@
-//! `ShareKey`: the caller or address that a share of something scarce is counted for.
+//! `ShareKey`: identifies a caller or an address in counts of limited resources, for example
+//! connections.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState};
@@ -8,33 +9,36 @@ use std::sync::LazyLock;
 
 use super::caller::CallerName;
 
-/// The hash is keyed, so that a caller cannot choose a name with the same hash as another caller's.
+/// Computes a hash with a secret key. Without the secret key, a caller could select a name that has
+/// the same hash as the name of another caller.
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
-/// Identifies one caller, or one address if there is no caller: a keyed hash of 64 bits, valid for
-/// the life of this process. Two connections and two certificates of one caller have the same key.
+/// Identifies one caller, or one address if there is no caller. It is a keyed hash of 64 bits and
+/// is valid only in this process. All connections and certificates of one caller have the same
+/// `ShareKey`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShareKey(NonZeroU64);
 
 impl ShareKey {
-    /// Identifies all callers together, if nothing distinguishes them.
+    /// The same key for all callers. Used if a limit does not distinguish callers.
     pub const EVERYBODY: Self = Self(NonZeroU64::MAX);
 
-    /// Returns the key of a caller that has proven its name, by certificate, API key or token.
+    /// Returns the key of an authenticated caller. It does not depend on the credential.
     #[must_use]
     pub fn of_caller(caller: &CallerName) -> Self {
         Self::of_hash(HASHER.hash_one(("caller", caller)))
     }
 
-    /// Returns the key of all clients at this address ([`address_network`]).
+    /// Returns the key of an address. All addresses of one network have the same key (see
+    /// [`address_network`]).
     #[must_use]
     pub fn of_address(address: IpAddr) -> Self {
         Self::of_hash(HASHER.hash_one(("address", address_network(address))))
     }
 
-    /// Returns the index of one of `count` groups. It is the same for the life of this process.
-    /// It depends on other bits of the key than the place in a [`ShareMap`], so that the keys of
-    /// one group are spread over all places of a map.
+    /// Returns the index of this key in a table with `count` rows. It is always the same for the
+    /// same `count`. It depends on other bits of the key than the position in a [`ShareMap`], so
+    /// that the keys of one row are spread over all positions of a map.
     pub(crate) const fn index(self, count: usize) -> usize {
         (self.0.get() >> 40) as u16 as usize % count
     }
@@ -44,8 +48,8 @@ impl ShareKey {
     }
 }
 
-/// A map from [`ShareKey`] to a value. It uses the key as its own hash: the key is a keyed hash
-/// already.
+/// A map from [`ShareKey`] to a value. The map uses the key as hash, because
+/// the key is a keyed hash already.
 pub type ShareMap<V> = HashMap<ShareKey, V, BuildHasherDefault<KeyAsHash>>;
 
 /// The hasher of a [`ShareMap`]: returns the key.
@@ -54,7 +58,7 @@ pub struct KeyAsHash(u64);
 
 impl Hasher for KeyAsHash {
     fn write(&mut self, bytes: &[u8]) {
-        // A `ShareKey` never comes this way. Anything else is still hashed, only more slowly.
+        // A `ShareKey` calls `write_u64`. This hashes any other key.
         self.0 = HASHER.hash_one((self.0, bytes));
     }
 
@@ -67,8 +71,9 @@ impl Hasher for KeyAsHash {
     }
 }
 
-/// Returns the network as which an address is counted: the address itself in IPv4, and its network
-/// of 64 bits in IPv6, where one host may choose any address of it (RFC 4291 section 2.5.4).
+/// Returns the network of an address, in which all addresses are counted together. For IPv4, it is
+/// the address itself. For IPv6, it is the /64 network, because one host can use all addresses of
+/// its /64 network (RFC 4291 section 2.5.4).
 #[must_use]
 pub fn address_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -114,7 +119,7 @@ mod tests {
         assert_ne!(address("2001:db8::1"), address("2001:db8:0:1::1"));
         assert_eq!(address("192.0.2.1"), address("::ffff:192.0.2.1"));
         assert_ne!(address("192.0.2.1"), address("192.0.2.2"));
-        // A caller whose name is an address is not the address.
+        // A caller whose name is an IP address must not have the same key as this address.
         let ip = "192.0.2.1".parse().unwrap();
         assert_ne!(
             ShareKey::of_caller(&CallerName::Ip(ip)),

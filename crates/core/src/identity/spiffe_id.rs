@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use super::trust_domain::{TrustDomain, TrustDomainError};
 
-/// Longest SPIFFE ID in bytes (SPIFFE-ID section 2.3).
+/// Maximum length of a SPIFFE ID in bytes (SPIFFE-ID section 2.3).
 pub const MAX_LENGTH: usize = 2048;
 
-/// A well-formed SPIFFE ID. Two are compared byte by byte.
+/// A well-formed SPIFFE ID. Two SPIFFE IDs are equal if all their bytes are equal.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SpiffeId {
     text: Arc<str>,
     trust_domain: TrustDomain,
 }
 
-/// Why a text is not a SPIFFE ID.
+/// The reason why a text is not a SPIFFE ID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpiffeIdError {
     /// The text does not begin with `spiffe://` in lower case.
@@ -24,10 +24,11 @@ pub enum SpiffeIdError {
     /// The text is longer than 2048 bytes.
     #[error("a SPIFFE ID has at most 2048 bytes")]
     TooLong,
-    /// The trust domain is not well-formed.
+    /// The part of the SPIFFE ID that names the trust domain is malformed.
     #[error("its trust domain is malformed: {0}")]
     TrustDomain(#[from] TrustDomainError),
-    /// A path segment is empty, which includes a trailing slash.
+    /// A segment of the path is empty. This includes a trailing slash, after which the last segment
+    /// is empty.
     #[error("its path has an empty segment or a trailing slash")]
     EmptySegment,
     /// A path segment is `.` or `..`.
@@ -39,11 +40,9 @@ pub enum SpiffeIdError {
 }
 
 impl SpiffeId {
-    /// Whether a URI claims to be a SPIFFE ID, well-formed or not. The scheme is compared without
-    /// case, so that `SPIFFE://…` is refused as malformed and not accepted as another URI.
-    ///
-    /// The scheme is compared without case, so that `SPIFFE://…` is refused as
-    /// malformed instead of passing for some other URI.
+    /// Whether a URI has the scheme `spiffe`, in upper or lower case. Such a URI must be a
+    /// well-formed SPIFFE ID. So `SPIFFE://…` is refused as malformed, and not accepted as another
+    /// URI.
     #[must_use]
     pub fn is_claimed_by(uri: &str) -> bool {
         uri.as_bytes()
@@ -54,7 +53,7 @@ impl SpiffeId {
     /// Parses a SPIFFE ID.
     ///
     /// # Errors
-    /// When a rule of SPIFFE-ID section 2 is broken; the error says which.
+    /// If the text breaks a rule of SPIFFE-ID section 2. The error names the rule.
     pub fn parse(text: &str) -> Result<Self, SpiffeIdError> {
         let rest = text
             .strip_prefix("spiffe://")
@@ -93,13 +92,14 @@ impl SpiffeId {
         &self.text
     }
 
-    /// Returns the trust domain.
+    /// Returns the trust domain that the SPIFFE ID contains.
     #[must_use]
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// Returns the path with its leading slash; empty for the trust domain's own ID.
+    /// Returns the path with its leading slash. It is empty for the SPIFFE ID of a trust domain
+    /// itself.
     #[must_use]
     pub fn path(&self) -> &str {
         self.text

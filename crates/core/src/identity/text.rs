@@ -1,18 +1,18 @@
-//! Making peer-chosen text safe to print: on a terminal, in a log, in JSON.
+//! Makes text that a peer has chosen safe to print on a terminal, in a log or in JSON.
 
 use std::fmt::Write as _;
 
-/// Longest piece of peer-chosen text that is ever recorded, in characters.
+/// Maximum length in characters of a peer's text in a log or an audit line. Longer text is cut.
 pub const MAX_RECORDED: usize = 256;
 
-/// Escapes control, bidirectional and other invisible formatting characters as
-/// `\u{…}` and cuts text longer than [`MAX_RECORDED`] characters, marked `…`.
+/// Returns `text` with control characters, bidirectional characters and invisible characters as
+/// `\u{…}`. If it is longer than [`MAX_RECORDED`] characters, cuts it and adds `…`.
 #[must_use]
 pub fn printable(text: &str) -> String {
     printable_within(text, MAX_RECORDED)
 }
 
-/// Like [`printable`], with another limit.
+/// Same as [`printable`], but `limit` is the maximum number of characters.
 #[must_use]
 pub fn printable_within(text: &str, limit: usize) -> String {
     let mut safe = String::with_capacity(text.len().min(limit));
@@ -30,7 +30,8 @@ pub fn printable_within(text: &str, limit: usize) -> String {
     safe
 }
 
-/// Whether a character is a control character, or reorders or hides text (Unicode TR 36).
+/// Whether a character controls a terminal, changes the direction of text, or is invisible (Unicode
+/// TR 36).
 const fn is_hazardous(character: char) -> bool {
     matches!(character,
         '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{61c}'
@@ -39,14 +40,14 @@ const fn is_hazardous(character: char) -> bool {
         | '\u{e0000}'..='\u{e007f}')
 }
 
-/// Appends `text` as a JSON string, quotes included (RFC 8259 section 7).
+/// Appends `text` as a JSON string, with quotation marks (RFC 8259 section 7).
 pub fn push_json(json: &mut String, text: &str) {
     json.push('"');
     push_json_escaped(json, text);
     json.push('"');
 }
 
-/// Appends `text` as the inside of a JSON string.
+/// Appends `text` with the escapes of a JSON string, without quotation marks.
 pub fn push_json_escaped(json: &mut String, text: &str) {
     if !text.bytes().any(|b| b < 0x20 || b == b'"' || b == b'\\') {
         json.push_str(text);
@@ -64,7 +65,7 @@ pub fn push_json_escaped(json: &mut String, text: &str) {
     }
 }
 
-/// Appends the result of [`printable_within`] for `text` as a JSON string, with quotes.
+/// Appends the result of [`printable_within`] as a JSON string with quotation marks.
 pub fn push_printable_json(json: &mut String, text: &str, limit: usize) {
     let plain = |b: u8| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\';
     if text.len() <= limit && text.bytes().all(plain) {
@@ -76,7 +77,7 @@ pub fn push_printable_json(json: &mut String, text: &str, limit: usize) {
     }
 }
 
-/// Encodes bytes in lower-case hexadecimal.
+/// Encodes bytes as lower-case hexadecimal text.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);

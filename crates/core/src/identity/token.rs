@@ -1,46 +1,48 @@
 //! `TokenClaims`: the claims of an accepted token.
 //!
-//! Built by [`crate::authn`] alone. The claims do not name the caller if there is a certificate:
-//! the certificate then names it, and the token's subject does not matter.
+//! Only [`crate::authn`] creates this type. If the request also has a client certificate, the
+//! certificate names the caller, and not the token.
 
 use std::sync::OnceLock;
 
 use serde_json::{Map, Value};
 
-/// A token that was accepted: the assertion's `token` object.
+/// The claims of an accepted token of a configured issuer. They become the object `token` in
+/// assertions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenClaims {
-    /// `iss`
+    /// The `iss` claim.
     pub issuer: String,
-    /// `sub`: on whose behalf; never the caller's name.
+    /// The `sub` claim: the user for whom the caller acts. It is never the caller's name.
     pub subject: Option<String>,
-    /// `client_id`; without one, `azp`.
+    /// The `client_id` claim. If the token has none, the `azp` claim.
     pub client_id: Option<String>,
-    /// Scopes, separated by single spaces.
+    /// The scopes of the token, separated by single spaces.
     pub scope: Option<String>,
-    /// `jti`
+    /// The `jti` claim.
     pub token_id: Option<String>,
-    /// `ath`: base64url SHA-256 of the token (RFC 9449 section 4.2).
+    /// The base64url SHA-256 hash of the token, as in the `ath` claim of RFC 9449 section 4.2.
     pub hash: String,
-    /// `exp`, in whole seconds; an assertion must not outlive it.
+    /// The `exp` claim in whole seconds since the Unix epoch. Assertions about this token must not
+    /// be valid for longer.
     pub expires: u64,
-    /// Whether the token is bound to the certificate with which it was presented.
+    /// Whether the token is bound to the client certificate of the connection (RFC 8705).
     pub bound: bool,
-    /// Claims that the issuer's rules keep.
+    /// Further claims. The issuer's configuration names them, and they are copied into assertions.
     pub kept: Map<String, Value>,
-    /// The `token` object as text, written once.
+    /// The object `token` as JSON text. It is computed by the first call of [`Self::json`].
     pub text: OnceLock<String>,
 }
 
 impl TokenClaims {
-    /// Returns the assertion's `token` object as text; kept with the claims, since a token comes
-    /// with many requests.
+    /// Returns the object `token` of assertions as JSON text. The text is computed only once,
+    /// because a token usually comes with many requests.
     #[must_use]
     pub fn json(&self) -> &str {
         self.text.get_or_init(|| self.to_json().to_string())
     }
 
-    /// Estimates the memory of the claims' texts, in bytes.
+    /// Estimates how many bytes of memory the claims use.
     #[must_use]
     pub fn memory_size(&self) -> usize {
         let texts = [&self.subject, &self.client_id, &self.scope, &self.token_id];
@@ -54,8 +56,8 @@ impl TokenClaims {
             + kept.sum::<usize>()
     }
 
-    /// Returns the `token` object of the assertion. A claim that is kept cannot replace one of the
-    /// object's own members.
+    /// Returns the object `token` of assertions. If a claim in `kept` has the name of a standard
+    /// member of this object, the standard member stays.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let texts = [
@@ -79,7 +81,7 @@ impl TokenClaims {
     }
 }
 
-/// Estimates an upper bound of the memory of a JSON value.
+/// Estimates how many bytes of memory a JSON value uses at most.
 fn value_size(value: &Value) -> usize {
     let own = size_of::<Value>();
     own + match value {

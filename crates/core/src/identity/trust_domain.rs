@@ -1,18 +1,19 @@
-//! `TrustDomain`: the name of one identity authority's realm.
+//! `TrustDomain`: the name of a trust domain. A trust domain is the set of all identities that one
+//! group of authorities certifies.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Longest trust domain name in bytes (SPIFFE-ID section 2.1).
+/// Maximum length of a trust domain's name in bytes (SPIFFE-ID section 2.1).
 pub const MAX_LENGTH: usize = 255;
 
-/// A validated trust domain name: lower-case letters, digits, `.`, `-`, `_`.
+/// The name of a trust domain: lower-case letters, digits, `.`, `-`, `_` (SPIFFE-ID section 2.1).
 ///
-/// Cheap to clone. See SPIFFE-ID section 2.1.
+/// Clones share the text, so a clone is cheap.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrustDomain(Arc<str>);
 
-/// Why a text is not a trust domain name.
+/// The reason why a text is not a trust domain name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TrustDomainError {
     /// The name is empty.
@@ -21,17 +22,16 @@ pub enum TrustDomainError {
     /// The name is longer than 255 bytes.
     #[error("a trust domain name has at most 255 bytes")]
     TooLong,
-    /// A character is not allowed.
+    /// The name contains this character, which is not allowed.
     #[error("a trust domain name has only lower-case letters, digits, '.', '-' and '_', not {0:?}")]
     Character(char),
 }
 
 impl TrustDomain {
-    /// Parses a bare name such as `example.org`.
+    /// Parses the name of a trust domain, for example `example.org`. It has no `spiffe://`.
     ///
     /// # Errors
-    /// When the name is empty, too long or has other characters than
-    /// `[a-z0-9._-]`.
+    /// If the name is empty, longer than 255 bytes, or has characters outside `[a-z0-9._-]`.
     pub fn parse(name: &str) -> Result<Self, TrustDomainError> {
         if name.is_empty() {
             return Err(TrustDomainError::Empty);
@@ -47,7 +47,7 @@ impl TrustDomain {
         }
     }
 
-    /// Returns the name.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,4 +1,4 @@
-//! `Block`: one block of a PEM file, and what a file is expected to hold.
+//! `Block`: one block of a PEM file. `Wanted`: the kind of block that a file must contain.
 
 use zeroize::Zeroizing;
 
@@ -6,23 +6,23 @@ pub(super) const CERTIFICATE: &str = "CERTIFICATE";
 pub(super) const REVOCATION_LIST: &str = "X509 CRL";
 pub(super) const REQUEST: &str = "CERTIFICATE REQUEST";
 
-/// One block.
+/// A decoded block of a PEM file: the lines from `-----BEGIN` to `-----END`.
 pub struct Block {
     pub(super) label: String,
-    /// The number of its first line, from 1.
+    /// Line number of the `-----BEGIN` line in the file. The first line is 1.
     pub(super) line: usize,
-    /// Wiped when dropped: it may be a private key.
+    /// The decoded base64. The bytes are wiped on drop because they may be a private key.
     pub(super) der: Zeroizing<Vec<u8>>,
 }
 
 impl Block {
-    /// What stands after `-----BEGIN`: printable ASCII without dashes.
+    /// Returns the label, which stands after `-----BEGIN`: printable ASCII without dashes.
     #[must_use]
     pub fn label(&self) -> &str {
         &self.label
     }
 
-    /// What it holds.
+    /// Returns the decoded content of the block.
     #[must_use]
     pub fn der(&self) -> &[u8] {
         &self.der
@@ -43,7 +43,7 @@ impl std::fmt::Debug for Block {
     }
 }
 
-/// What a file is expected to hold.
+/// The kind of block that a file must contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
     Certificate,

@@ -1,20 +1,20 @@
-//! What is wrong with a PEM file, on which line, and what to do.
+//! `PemError`: why a PEM file is refused, the number of the bad line, and a remedy.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use super::block::Wanted;
 
-/// Why a PEM file is refused.
+/// The reason why a PEM file is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct PemError {
-    /// From 1; `None` where the whole file is meant.
+    /// Number of the bad line, from 1. `None` if the problem concerns the whole file.
     line: Option<usize>,
     problem: Problem,
 }
 
 impl PemError {
-    /// The problem with its file and line: `FILE, line 7: …`.
+    /// Formats the problem with file name and line number: `FILE, line 7: …`.
     #[must_use]
     pub fn in_file(&self, file: impl fmt::Display) -> String {
         match self.line {
@@ -23,19 +23,19 @@ impl PemError {
         }
     }
 
-    /// What to do about it.
+    /// Returns advice for the operator: how to repair the file.
     #[must_use]
     pub fn remedy(&self) -> Cow<'static, str> {
         self.problem.remedy()
     }
 
-    /// Whether nothing in the file looks like PEM.
+    /// Whether the file contains no PEM block: the file is DER or has no block at all.
     #[must_use]
     pub const fn is_no_pem(&self) -> bool {
         matches!(self.problem, Problem::NoBlock(_) | Problem::Der(_))
     }
 
-    /// Says what was expected instead.
+    /// Adds the expected kind of block to an error about a file without PEM blocks.
     pub(super) fn wanting(mut self, wanted: Wanted) -> Self {
         if let Problem::NoBlock(none) | Problem::Der(none) = &mut self.problem {
             *none = Some(wanted);
@@ -44,7 +44,7 @@ impl PemError {
     }
 }
 
-/// With the line and without the remedy.
+/// Prints the line number and the problem, without the remedy.
 impl fmt::Display for PemError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
@@ -54,7 +54,7 @@ impl fmt::Display for PemError {
     }
 }
 
-/// One of the two lines around a block.
+/// The first or the last line of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Boundary {
     Begin,
@@ -90,7 +90,7 @@ pub(super) enum Problem {
     },
     LabelsDiffer {
         begin: String,
-        /// The number of the line with the label `begin`.
+        /// Line number of the BEGIN line.
         line: usize,
         end: String,
     },

@@ -1,21 +1,18 @@
-//! The lines of a PEM file.
+//! Finds the blocks of a PEM file, line by line.
 //!
-//! A *boundary* is a line that is exactly `-----BEGIN LABEL-----` or
-//! `-----END LABEL-----` but for blanks and byte order marks around it; after an
-//! END boundary a BEGIN boundary may stand on the same line. Between BEGIN and
-//! the END of the same label there are lines of base64 and blank lines, nothing
-//! else.
+//! A *boundary* is a line `-----BEGIN LABEL-----` or `-----END LABEL-----`. Blanks and byte order
+//! marks around the line are ignored. A BEGIN boundary may follow an END boundary on the same line.
+//! Between a BEGIN boundary and its END boundary, only lines of base64 and blank lines are allowed.
 //!
-//! Outside of blocks a line is explanatory text, and passed over, unless it
-//! could be what is left of a block ([`Remains`]):
-//! - it contains `BEGIN`, or `END` as a word, and two dashes in a row (or one of
-//!   the long dashes that word processors put in their place);
-//! - three dashes are followed by `begin` or `end` in small letters;
-//! - it is a line of base64 that begins as DER or PEM do;
-//! - it contains control characters: binary data.
+//! Outside of blocks, a line is explanatory text and is skipped. A line that may be a part of a
+//! damaged block ([`Remains`]) is an error:
+//! - The line contains `BEGIN`, or `END` as a whole word, and two dashes in a row. A long dash
+//!   counts too, because word processors replace dashes with long dashes.
+//! - The line contains three dashes, followed by `begin` or `end` in any letter case.
+//! - The line is long, is only base64, and begins like the base64 of DER or of a PEM file.
+//! - The line contains control characters, so the file contains binary data.
 //!
-//! Both boundaries of a block would have to be damaged beyond this, and its
-//! base64 too, before it could be taken for text.
+//! These rules miss a damaged block only if both boundaries and the base64 are badly damaged.
 
 use base64ct::{Base64, Encoding as _};
 use zeroize::Zeroizing;
@@ -23,18 +20,18 @@ use zeroize::Zeroizing;
 use super::block::Block;
 use super::error::{Boundary, PemError, Problem};
 
-/// U+FEFF, which some editors put at the start of a file; after `cat` it stands
-/// in its middle.
+/// U+FEFF. Some editors write this mark at the start of a file. If `cat` joins such files, the mark
+/// stands in the middle of the result.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Longest label that is read as one.
+/// Maximum length of a label, in bytes.
 const MAX_LABEL: usize = 64;
 
-/// Fewest characters of a line that is taken for base64 outside of a block:
-/// words of explanatory text are shorter.
+/// Minimum length, in bytes, of a line outside of blocks that is treated as base64. Words of
+/// explanatory text are shorter.
 const MIN_BASE64_LINE: usize = 32;
 
-/// All blocks; none where there is only text.
+/// Returns all blocks of a file. The result is empty if the file contains only text.
 pub(super) fn blocks(content: &[u8]) -> Result<Vec<Block>, PemError> {
     if content.starts_with(b"\xff\xfe") || content.starts_with(b"\xfe\xff") {
         return Err(Problem::Utf16.in_file());
@@ -64,11 +61,11 @@ pub(super) fn blocks(content: &[u8]) -> Result<Vec<Block>, PemError> {
     }
 }
 
-/// The lines of a file, without their ends (LF, CR LF, or CR alone) and without
-/// blanks around them.
+/// Iterates over the lines of a file, without line ends (LF, CR LF, or CR alone) and without blanks
+/// around the lines.
 struct Lines<'a> {
     rest: &'a [u8],
-    /// Of the line that was taken last, from 1.
+    /// Number of the line that `next` returned last. The first line is 1.
     number: usize,
 }
 
@@ -91,7 +88,7 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// Without blanks and byte order marks at both ends.
+/// Removes blanks and byte order marks at both ends of a line.
 fn trim(line: &[u8]) -> &[u8] {
     let mut line = line.trim_ascii();
     while let Some(rest) = line
@@ -129,7 +126,7 @@ fn outside(line: &[u8], number: usize, after: &[u8]) -> Result<Option<Open>, Pem
     }
 }
 
-/// The boundary that a line begins with, and what follows it.
+/// Returns the boundary at the start of a line: its kind, its label, and the rest of the line.
 fn boundary(line: &[u8]) -> Option<(Boundary, &str, &[u8])> {
     let (boundary, rest) = match line.strip_prefix(b"-----BEGIN ") {
         Some(rest) => (Boundary::Begin, rest),
@@ -142,17 +139,18 @@ fn boundary(line: &[u8]) -> Option<(Boundary, &str, &[u8])> {
     Some((boundary, label, trim(rest)))
 }
 
-/// Words of printable ASCII with one blank between them (RFC 7468 section 3),
-/// without the dashes that the RFC permits and nothing uses.
+/// Whether a text is a label: words of printable ASCII, separated by one blank (RFC 7468 section
+/// 3). The RFC also allows dashes inside labels. This parser does not, because no known label has
+/// dashes.
 fn is_label(label: &str) -> bool {
     let is_word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_graphic());
     label.len() <= MAX_LABEL && label.split(' ').all(is_word)
 }
 
-/// A block whose END was not seen yet.
+/// A block whose END boundary has not been read yet.
 struct Open {
     label: String,
-    /// The number of its first line.
+    /// Line number of the BEGIN boundary.
     line: usize,
     base64: Zeroizing<Vec<u8>>,
     is_padded: bool,
@@ -160,14 +158,14 @@ struct Open {
 
 enum Taken<'a> {
     Inside(Open),
-    /// Also what follows its END on the same line.
+    /// The finished block, and the text that follows the END boundary on the same line.
     Ended(Block, &'a [u8]),
 }
 
 impl Open {
     fn new(label: &str, line: usize, after: &[u8]) -> Self {
-        // Room for all of it at once: growing would leave copies of a private key
-        // in memory that nothing wipes.
+        // Allocates the full capacity now. A vector that grows would leave copies of a private key
+        // in memory, and nothing would wipe these copies.
         let most = after.iter().position(|byte| *byte == b'-');
         Self {
             label: label.to_owned(),
@@ -193,7 +191,8 @@ impl Open {
                 .on(number));
             }
             Some((Boundary::End, _, rest)) => {
-                // Only another boundary may follow on the same line.
+                // Only a BEGIN boundary may follow on the same line. `outside` checks the kind of
+                // the boundary.
                 if !rest.is_empty() && boundary(rest).is_none() {
                     return Err(match rest.starts_with(b"-") {
                         true => Problem::DamagedBoundary,
@@ -219,7 +218,7 @@ impl Open {
         Ok(Taken::Inside(self))
     }
 
-    /// What a line within the block is that is not base64.
+    /// Returns the problem of a line inside a block that is not base64.
     fn no_base64(&self, line: &[u8]) -> Problem {
         if self.base64.is_empty() && line.contains(&b':') && !contains(line, b"--") {
             match line.starts_with(b"Proc-Type:") {
@@ -260,7 +259,7 @@ impl Open {
     }
 }
 
-/// What a line outside of blocks may be left of.
+/// The kind of damaged data that a line outside of blocks looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Remains {
     Boundary,
@@ -269,7 +268,8 @@ enum Remains {
 }
 
 impl Remains {
-    /// See the head of this file.
+    /// Returns the kind of damaged data by the rules at the top of this file. Returns `None` for
+    /// explanatory text.
     fn in_line(line: &[u8]) -> Option<Self> {
         if is_like_boundary(line) {
             Some(Self::Boundary)
@@ -308,13 +308,14 @@ fn is_like_boundary(line: &[u8]) -> bool {
     if !has_dashes(line) {
         return false;
     }
-    // BEGIN even as a part of a word: blanks get lost, or letters come in.
-    // END only as a word, because BACKEND and ENDPOINT are words too, and a block
-    // whose BEGIN is seen ends with its END or not at all.
+    // `BEGIN` also counts inside a word, because damage can remove blanks or add letters. `END`
+    // counts only as a whole word, because BACKEND and ENDPOINT are normal words. If the BEGIN
+    // boundary is intact, a damaged END boundary is found anyway, because the block then has no
+    // end.
     contains(line, b"BEGIN") || has_word_end(line) || has_small_letters(line)
 }
 
-/// Two dashes in a row, or one of U+2010 to U+2015 or U+2212.
+/// Whether a line has two dashes in a row, or a long dash: U+2010 to U+2015, or U+2212.
 fn has_dashes(line: &[u8]) -> bool {
     contains(line, b"--")
         || contains(line, "\u{2212}".as_bytes())
@@ -331,7 +332,7 @@ fn has_word_end(line: &[u8]) -> bool {
     })
 }
 
-/// Three dashes, then `begin` or `end` in whatever letters.
+/// Whether a line has three dashes and then the word `begin` or `end`, in any letter case.
 fn has_small_letters(line: &[u8]) -> bool {
     let mut dashes = 0;
     for (at, byte) in line.iter().enumerate() {
@@ -355,11 +356,11 @@ fn has_small_letters(line: &[u8]) -> bool {
     false
 }
 
-/// How base64 of a PEM file begins.
+/// The first characters of a PEM file that was encoded as base64 again.
 const PEM_IN_BASE64: &[u8] = b"LS0tLS1";
 
-/// A long line of base64 alone that begins as that of a DER SEQUENCE in the long
-/// form does, or as that of a PEM file.
+/// Whether a line is long, is only base64, and begins like the base64 of a DER SEQUENCE with a
+/// long-form length, or like the base64 of a PEM file.
 fn is_like_base64(line: &[u8]) -> bool {
     let begins = matches!(line, [b'M', b'I', b'E'..=b'P', ..]) || line.starts_with(PEM_IN_BASE64);
     begins

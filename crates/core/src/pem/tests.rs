@@ -1,11 +1,11 @@
-//! Every form that is read right, every form that is refused, and that no damage
-//! of a single character loses a block without an error.
+//! Tests of the PEM reader: each accepted form, each refused form, and damage of single characters.
+//! Damage of one character must never remove a block without an error.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Two short blocks; the reader does not look into them.
+/// Two short blocks. Their content is not a real CRL, because the reader does not decode DER.
 const ONE: &str = "-----BEGIN X509 CRL-----\nAAEC\n-----END X509 CRL-----\n";
 const TWO: &str = "-----BEGIN X509 CRL-----\nAwQ=\n-----END X509 CRL-----\n";
 
@@ -115,8 +115,9 @@ const BASE64_OUTSIDE: &str = "there is base64 outside of PEM blocks";
 const ENCODED_TWICE: &str = "this is a PEM file that was encoded in base64 once more";
 const BINARY: &str = "there are binary data outside of PEM blocks";
 
-/// What the second block of a file is replaced with, the line of the complaint,
-/// and the complaint. A good block before or after it changes nothing.
+/// Checks that the reader refuses each second block with the expected line number and message. Each
+/// item is a damaged block, the line number and the message. A good block before or after the
+/// damaged block must not hide the error.
 #[track_caller]
 fn assert_refused(second: &[(String, usize, &str)]) {
     for (second, line, why) in second {
@@ -428,7 +429,7 @@ fn what_is_written_is_as_others_write_it() {
     assert_eq!(text.lines().count(), 3, "no empty line: {text}");
 }
 
-/// What may stand between two blocks: the end of the line, or nothing.
+/// Generates the text between two blocks: nothing, a byte order mark, or lines of explanatory text.
 fn between() -> impl Strategy<Value = String> {
     let text = "[ -~äöü\t]{0,60}".prop_filter("it looks like the remains of a block", |text| {
         parse::blocks(text.as_bytes()).is_ok()
@@ -441,7 +442,7 @@ fn between() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A block with legal decorations, without the end of its last line.
+/// Formats a block with permitted blanks and line lengths, without the end of its last line.
 fn decorated(der: &[u8], blanks: &[String], width: usize) -> String {
     let body = Base64::encode_string(der);
     let mut blanks = blanks.iter().cycle();

@@ -1,4 +1,4 @@
-//! The decision: a `Permit`, or a `Denial` with its reason.
+//! Decides about a request: returns a `Permit`, or a `Denial` with its reason.
 
 use std::borrow::Cow;
 
@@ -7,35 +7,36 @@ use super::share::CallerLimit;
 use crate::identity::{CallerName, Method, MethodSet, Principal};
 use crate::reason::ReasonCode;
 
-/// Proof that policy allowed a request. Signing an assertion needs one.
+/// Proof that the policy allowed a request. An assertion can be signed only with a permit.
 #[derive(Debug)]
 pub struct Permit {
     principal: Option<Principal>,
 }
 
 impl Permit {
-    /// Returns the caller. None on a route that authenticates no caller.
+    /// Returns the caller. Returns `None` on a route that authenticates no caller.
     #[must_use]
     pub const fn principal(&self) -> Option<&Principal> {
         self.principal.as_ref()
     }
 }
 
-/// A request was refused, and why.
+/// The reason why a request was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
     /// The reason code.
     pub reason: ReasonCode,
-    /// The details, safe for the caller.
+    /// The details of the reason. The caller may see this text.
     pub detail: String,
-    /// The note of the operator. It is logged, but never sent to the caller.
+    /// A note that the operator wrote, for example in the deny list. It appears in the audit log,
+    /// but is never sent to the caller.
     pub note: Option<Box<str>>,
-    /// The limit that was reached, for `caller-limit`.
+    /// The limit that was reached, if the reason is `caller-limit`.
     pub limit: Option<CallerLimit>,
 }
 
 impl Denial {
-    /// Creates a denial with its explanation.
+    /// Creates a denial from its reason code and details.
     pub fn new(reason: ReasonCode, detail: impl Into<String>) -> Self {
         Self {
             reason,
@@ -45,7 +46,7 @@ impl Denial {
         }
     }
 
-    /// Creates the denial for a caller that has reached one of the limits for each caller.
+    /// Creates the denial for a caller that has reached one of its limits.
     pub fn caller_limit(limit: CallerLimit, detail: impl Into<String>) -> Self {
         Self {
             limit: Some(limit),
@@ -53,7 +54,7 @@ impl Denial {
         }
     }
 
-    /// Returns the text for the audit log: the detail, and the operator's note.
+    /// Returns the text for the audit log: the detail and the operator's note.
     #[must_use]
     pub fn recorded(&self) -> Cow<'_, str> {
         match &self.note {
@@ -72,7 +73,8 @@ pub fn decide(rule: &Rule, principal: Option<Principal>) -> Result<Permit, Denia
         return Ok(Permit { principal: None });
     }
     let used = principal.as_ref().map(Principal::methods);
-    // The authenticators have seen to it already; without them nothing is allowed.
+    // The authenticators have already checked this. The check is repeated, so that no mistake there
+    // can allow a request.
     if let Some(method) = rule.authentication.missing(used.unwrap_or_default()) {
         return Err(missing(rule.authentication, method));
     }
@@ -94,7 +96,7 @@ pub fn not_allowed(caller: &CallerName) -> Denial {
     )
 }
 
-/// Returns the denial for a request that lacks this method's credential.
+/// Returns the denial for a request without the credential of this method.
 #[must_use]
 pub fn missing(authentication: Authentication, method: Method) -> Denial {
     if let Authentication::Any(methods) = authentication

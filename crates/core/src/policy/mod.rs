@@ -1,11 +1,11 @@
-//! Authorization of callers: rules, and the decision that yields a permit.
+//! Authorization of callers: rules, decisions and limits.
 //!
 //! - `engine`: decides about a request by its rule and credentials
-//! - `rule`: what a route requires
+//! - `rule`: the requirements of a route
 //! - `revalidate`: verifies the certificate chain of a live connection again
-//! - `rate_limit`: requests of a caller in a period of time
-//! - `redis_store`: counts of several gateways together
-//! - `throttle`: failed attempts of a client
+//! - `rate_limit`: limits the requests of a caller in a period of time
+//! - `redis_store`: counts the requests of several gateways together
+//! - `throttle`: limits requests, and failed authentications of a client
 //! - `share`: the part of a limited resource that one caller may hold
 
 pub mod engine;

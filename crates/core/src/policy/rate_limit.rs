@@ -1,23 +1,23 @@
-//! Rate limits: GCRA over a table of fixed size.
+//! Rate limits: the generic cell rate algorithm (GCRA, ITU-T I.371) over a table of fixed size.
 //!
-//! A key's whole state is one number, the *theoretical arrival time* of its next conforming request
-//! (ITU-T I.371, the generic cell rate algorithm): no windows to sweep, no timers, no memory per
-//! key beyond its slot. The table is allocated once, with 8 slots and one lock for each bucket, and
-//! 17 bytes for each slot: 1,000,000 keys take 17 MB, or 36 MB in a table that is half empty
-//! ([`RateTable::new`] doubles and rounds up to a power of two).
+//! The state of a key is one number, the *theoretical arrival time* of its next conforming request.
+//! There are no timers and no windows to clean up, and each key needs only its slot. The table is
+//! allocated once. Each bucket has 8 slots of 17 bytes and one lock. 1,000,000 keys need 17 MB, or
+//! 36 MB in a table that is half empty ([`RateTable::new`] doubles and rounds up to a power of
+//! two).
 //!
-//! When a bucket is full the key with the most allowance left is evicted. So a flood of keys
-//! can only give allowance back to the keys that have used least of theirs; memory and time
-//! per request do not grow.
+//! If a bucket is full, the key that has used the least of its limit is evicted. An evicted key
+//! gets its full limit again. A flood of keys therefore helps only keys that have hardly used their
+//! limit. Memory and time for each request do not grow.
 
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Slots of one bucket.
+/// Number of slots of one bucket.
 const SLOTS: usize = 8;
 
-/// A rate limit: a number of requests in a window of time, and the size of a burst.
+/// A rate limit: the number of requests in a time window, and the size of a burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RateLimit {
     requests: u32,
@@ -25,16 +25,16 @@ pub struct RateLimit {
     burst: u32,
 }
 
-/// A limit that limits nothing, or everything.
+/// The error for a limit that would refuse everything, or that cannot be counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadLimit {
     /// The limit would never allow a request.
     #[error("requests and burst must be at least 1")]
     Zero,
-    /// The window is empty, or too long.
+    /// The window is too short or too long.
     #[error("the window must lie between 1 ms and 1 day")]
     Window,
-    /// Requests would be less than a nanosecond apart.
+    /// The interval between requests would be less than a nanosecond.
     #[error("more requests than nanoseconds in the window")]
     TooMany,
 }
@@ -47,10 +47,10 @@ impl RateLimit {
         burst: 60,
     };
 
-    /// Creates a limit of `requests` in `window`, and up to `burst` of them at once.
+    /// Creates a limit of `requests` in `window`, of which up to `burst` may come at once.
     ///
     /// # Errors
-    /// [`BadLimit`] for limits without sense.
+    /// [`BadLimit`] if the limit makes no sense.
     pub fn new(requests: u32, window: Duration, burst: u32) -> Result<Self, BadLimit> {
         if requests == 0 || burst == 0 {
             return Err(BadLimit::Zero);
@@ -69,38 +69,39 @@ impl RateLimit {
         Ok(limit)
     }
 
-    /// Nanoseconds between two requests at the permitted rate.
+    /// Returns the time between two requests at the permitted rate, in nanoseconds.
     pub(super) fn interval(&self) -> u64 {
         nanoseconds(self.window) / u64::from(self.requests)
     }
 
-    /// Nanoseconds by which a key may run ahead of the permitted rate.
+    /// Returns how far the arrival time of a key may be in the future, in nanoseconds: the interval
+    /// multiplied by the burst.
     pub(super) fn tolerance(&self) -> u64 {
         self.interval().saturating_mul(u64::from(self.burst))
     }
 }
 
-/// The result of a limit for one request.
+/// The decision about one request, and the state of its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
     /// Whether the request is within the limit.
     pub allowed: bool,
-    /// How many more requests would be allowed now.
+    /// The number of further requests that would be allowed now.
     pub remaining: u32,
-    /// When the full burst is available again.
+    /// The time until the full burst is available again.
     pub reset: Duration,
-    /// How long to wait before the next request. Zero if the request is allowed.
+    /// The time until the next request is allowed. Zero if this request is allowed.
     pub retry_after: Duration,
 }
 
 impl Verdict {
-    /// Returns the `Retry-After` field: whole seconds, rounded up, at least one.
+    /// Returns the value of `Retry-After`: whole seconds, rounded up, at least one.
     #[must_use]
     pub fn retry_after_seconds(&self) -> u64 {
         seconds_up(self.retry_after).max(1)
     }
 
-    /// Returns the `RateLimit` field (draft-ietf-httpapi-ratelimit-headers).
+    /// Returns the value of the `RateLimit` field (draft-ietf-httpapi-ratelimit-headers).
     #[must_use]
     pub fn field(&self, policy: &str) -> String {
         let reset = seconds_up(self.reset);
@@ -109,7 +110,7 @@ impl Verdict {
 }
 
 impl RateLimit {
-    /// Returns the `RateLimit-Policy` field.
+    /// Returns the value of the `RateLimit-Policy` field.
     #[must_use]
     pub fn policy_field(&self, policy: &str) -> String {
         let window = seconds_up(self.window).max(1);
@@ -119,24 +120,24 @@ impl RateLimit {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
-    /// The key, hashed with a secret of this process; 0 for a free slot.
+    /// The hash of the key with a secret of this process. 0 if the slot is free.
     key: u64,
-    /// Nanoseconds since the table was made.
+    /// The theoretical arrival time of the key, in nanoseconds since `RateTable::origin`.
     arrival: u64,
 }
 
-/// The state of many keys.
+/// A table with the state of many keys.
 #[derive(Debug)]
 pub struct RateTable {
     buckets: Box<[Mutex<[Slot; SLOTS]>]>,
-    /// Unknown to callers, so that they cannot choose keys that share a bucket.
+    /// Randomly keyed, so that callers cannot choose keys that share a bucket.
     hasher: RandomState,
     origin: Instant,
 }
 
 impl RateTable {
-    /// Creates a table with space for twice `keys` keys, so that buckets do not fill up before the
-    /// table does.
+    /// Creates a table for `keys` keys. It has at least twice as many slots, so that single buckets
+    /// rarely fill up.
     #[must_use]
     pub fn new(keys: usize) -> Self {
         Self {
@@ -148,7 +149,7 @@ impl RateTable {
         }
     }
 
-    /// Returns the number of slots of a table for `keys` keys.
+    /// Returns how many slots a table for `keys` keys has.
     #[must_use]
     pub fn capacity_for(keys: usize) -> usize {
         let buckets = (keys.saturating_mul(2) / SLOTS).max(1).next_power_of_two();
@@ -161,20 +162,20 @@ impl RateTable {
         self.buckets.len().saturating_mul(SLOTS)
     }
 
-    /// Returns the memory of the table in bytes, which never changes.
+    /// Returns the memory of the table in bytes. It never changes.
     #[must_use]
     pub const fn memory(&self) -> usize {
         size_of::<Mutex<[Slot; SLOTS]>>().saturating_mul(self.buckets.len())
     }
 
-    /// Counts one request of `key` against `limit`. The calling function chooses the parts of the
-    /// key, for example a route and a caller. Different limits need different keys.
+    /// Counts one request of `key` against `limit`. The calling code chooses what the key consists
+    /// of, for example a route and a caller. Different limits need different keys.
     pub fn take(&self, key: &impl Hash, limit: &RateLimit) -> Verdict {
         self.decide(key, limit, self.now(), true)
     }
 
-    /// Returns the result of [`Self::take`] without counting the request. Serves to check before
-    /// the work is done, if, for example, only failures are counted.
+    /// Returns the result of [`Self::take`] without counting the request. Useful if only failures
+    /// are counted, to check the limit before the work is done.
     pub fn peek(&self, key: &impl Hash, limit: &RateLimit) -> Verdict {
         self.decide(key, limit, self.now(), false)
     }
@@ -189,9 +190,11 @@ impl RateTable {
         let Some(bucket) = self.buckets.get(index) else {
             return verdict(now, now, limit, false);
         };
-        // Every change is complete before the lock is released.
+        // A poisoned lock is safe to use, because every change is complete before the lock is
+        // released.
         let mut slots = bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        // Zero marks a free slot; one key in 2^64 shares its neighbour's.
+        // Zero marks a free slot, so the hash 0 becomes 1. One key in 2^64 therefore shares a slot
+        // with another key.
         let key = hash.max(1);
         let found = slots.iter().position(|slot| slot.key == key);
         let arrival = found
@@ -215,8 +218,8 @@ impl RateTable {
     }
 }
 
-/// Computes whether a request conforms, and the arrival time after it if so. Times may have any
-/// unit, but all the same one.
+/// Whether a request conforms, and the theoretical arrival time after it. All arguments must have
+/// the same unit.
 #[must_use]
 pub const fn conforms(arrival: u64, now: u64, interval: u64, tolerance: u64) -> (bool, u64) {
     let from = if arrival > now { arrival } else { now };
@@ -224,7 +227,7 @@ pub const fn conforms(arrival: u64, now: u64, interval: u64, tolerance: u64) -> 
     (next.saturating_sub(now) <= tolerance, next)
 }
 
-/// Returns the result for a key whose theoretical arrival time is `arrival`.
+/// Returns the verdict for a key whose theoretical arrival time is `arrival`.
 pub(super) fn verdict(arrival: u64, now: u64, limit: &RateLimit, allowed: bool) -> Verdict {
     let (ahead, interval, tolerance) = (
         arrival.saturating_sub(now),
@@ -285,7 +288,7 @@ mod tests {
         assert!(!at(SECOND / 10 - 1).allowed);
         assert!(at(SECOND / 10).allowed);
         assert!(!at(SECOND / 10).allowed);
-        // Refusals cost nothing: after the pause everything is back.
+        // Refused requests do not count: after two seconds the full burst is available again.
         assert_eq!(at(2 * SECOND).remaining, 4);
         assert!(table.decide(&"b", &limit, 0, true).allowed);
     }
@@ -346,12 +349,12 @@ mod tests {
             .count();
         let each = started.elapsed() / 1_000_000;
         assert_eq!(refused, 0);
-        // Nearly all of them are still known; the state of other keys is kept.
+        // Few keys were evicted: nearly all of them are still refused.
         let forgotten = (0..1_000_000_u32)
             .filter(|key| table.peek(key, &limit).allowed)
             .count();
         assert!(forgotten < 30_000, "{forgotten}");
-        // The budget is 0.5 µs in an optimised build.
+        // In an optimized build, the goal is 0.5 µs.
         assert!(each < Duration::from_micros(20), "{each:?}");
     }
 

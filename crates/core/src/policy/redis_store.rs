@@ -1,11 +1,9 @@
-//! `RedisStore`: rate limits that several gateways count together, in Redis or
-//! Valkey.
+//! `RedisStore`: rate limits that several gateways count together, in Redis or Valkey.
 //!
-//! The algorithm is [`super::rate_limit::conforms`], written once more in Lua so
-//! that a count is one round trip and nothing happens between looking and
-//! counting; a test compares the two. The time is the store's, so that gateways need no
-//! common clock. After a failure the store is not used for a moment, and no request waits
-//! for it.
+//! The algorithm is the same as [`super::rate_limit::conforms`], written in Lua. A count is
+//! therefore one atomic round trip. A test compares both versions. The store's clock is used, so
+//! that the gateways' clocks do not matter. After a failure the store is not used for `PAUSE`, so
+//! that requests do not wait for it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,8 +19,8 @@ use super::throttle::{Asked, SharedStore, StoreFailed};
 use crate::crypto;
 use crate::secret::Secret;
 
-/// Counts times in microseconds, which Lua's numbers hold exactly until the year 2255. In tests, a
-/// third argument replaces the clock.
+/// The algorithm in Lua. Times are in microseconds, which Lua's numbers represent exactly until the
+/// year 2255. In tests, a third argument replaces the clock.
 const SCRIPT: &str = r"
 local interval, tolerance = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = tonumber(ARGV[3] or false)
@@ -38,32 +36,32 @@ redis.call('SET', KEYS[1], string.format('%.0f', next), 'PX', math.ceil((next - 
 return {1, next, now}
 ";
 
-/// How long a store is not asked again after it failed.
+/// After a failure, the store is not used for this time.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The settings of `[rate_limits.redis]`.
 #[derive(Debug)]
 pub struct RedisSettings {
-    /// `redis://`, `rediss://` or `redis+unix://`, without user and password.
+    /// The URL with scheme `redis`, `rediss` or `redis+unix`, without user and password.
     pub url: String,
-    /// The user, if there is one.
+    /// The user name, if there is one.
     pub username: Option<String>,
     /// The password, if there is one.
     pub password: Option<Secret>,
-    /// PEM: the authorities that may certify the store.
+    /// The root certificates for the store's TLS certificate, in PEM.
     pub roots: Option<Vec<u8>>,
-    /// Timeout of one count.
+    /// Maximum time of one count in the store.
     pub timeout: Duration,
-    /// Prefix of the names of keys.
+    /// The prefix of all key names in the store.
     pub prefix: String,
 }
 
-/// The settings make no client.
+/// The settings are invalid, so no client can be created.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadStore(String);
 
-/// A shared store.
+/// A shared store of counts in Redis or Valkey.
 #[derive(Clone)]
 pub struct RedisStore(Arc<Inner>);
 
@@ -75,7 +73,7 @@ struct Inner {
     connection: OnceLock<ConnectionManager>,
     runtime: OnceLock<Handle>,
     origin: Instant,
-    /// Milliseconds since `origin` until which it is left alone.
+    /// The time until which the store is not used, in milliseconds since `origin`.
     paused_until: AtomicU64,
     problem: Mutex<Option<String>>,
 }
@@ -84,10 +82,11 @@ impl RedisStore {
     /// Creates a store with these settings. Does not connect yet.
     ///
     /// # Errors
-    /// [`BadStore`] when they make no client.
+    /// [`BadStore`] if the settings are invalid.
     pub fn new(settings: RedisSettings) -> Result<Self, BadStore> {
         let bad = |error: redis::RedisError| BadStore(error.to_string());
-        // The library takes the provider of the process, which is the same in all modules.
+        // The redis library uses the default provider of the process, so the gateway's provider is
+        // installed as the default.
         let _ = (*crypto::provider()).clone().install_default();
         let info = settings.url.as_str().into_connection_info().map_err(bad)?;
         let mut redis = info.redis_settings().clone();
@@ -138,8 +137,8 @@ impl Inner {
         Ok(self.connection.get_or_init(|| made).clone())
     }
 
-    /// Asks the store. Returns whether the request is allowed, the arrival time and the time, in
-    /// microseconds.
+    /// Runs the script in the store. Returns whether the request is allowed, the theoretical
+    /// arrival time, and the store's time. Both times are in microseconds.
     async fn ask(
         &self,
         key: &[u8; 32],
@@ -170,7 +169,7 @@ impl Inner {
         self.note(counted.as_ref().err());
         let (allowed, arrival, now) = counted?;
         let nanoseconds = |microseconds: u64| microseconds.saturating_mul(1000);
-        // Both times are long after 1970: only their difference matters.
+        // Both times come from the store's clock, so only their difference is used.
         let ahead = nanoseconds(arrival.saturating_sub(now));
         Ok(verdict(ahead, 0, limit, allowed))
     }

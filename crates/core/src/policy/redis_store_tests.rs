@@ -1,5 +1,5 @@
-//! Tests of `redis_store.rs` with a real server. Without one they say so and pass,
-//! unless `COUNTERSIGN_REQUIRE_TOOLS=1`.
+//! Tests of `redis_store.rs` with a real server. If there is no server, they print a note and pass,
+//! unless `COUNTERSIGN_REQUIRE_TOOLS=1` is set.
 
 use std::process::{Child, Command, Stdio};
 
@@ -61,7 +61,7 @@ async fn ready(store: &RedisStore) {
     }
 }
 
-/// The same requests at the same moments have the same outcome in Lua and in Rust.
+/// The Lua and the Rust version must give the same results for the same requests at the same times.
 #[test]
 fn both_forms_of_the_algorithm_agree() {
     let Some(server) = Server::start() else {
@@ -78,7 +78,7 @@ fn both_forms_of_the_algorithm_agree() {
         failure_persistence: None,
         ..Config::default()
     };
-    // Long enough that no key expires while the test runs.
+    // The intervals are so long that no key expires during the test.
     let strategy = (
         60_000_000_u64..600_000_000,
         1_u64..20,
@@ -102,7 +102,8 @@ fn both_forms_of_the_algorithm_agree() {
                 }
                 prop_assert_eq!((allowed, said), (expected, now));
                 prop_assert_eq!(theirs, arrival.max(now));
-                // Half of them come too soon.
+                // Half of the pauses are shorter than the interval, so that some requests come too
+                // early.
                 now += if pause % 2 == 0 {
                     pause
                 } else {

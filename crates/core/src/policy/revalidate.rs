@@ -10,11 +10,11 @@ use crate::identity::PeerIdentity;
 use crate::reason::ReasonCode;
 use crate::trust::ClientTrust;
 
-/// Verifies a chain (leaf and intermediates) that was accepted for the identity `before`. Returns
-/// the present identity, and until when it is valid, in seconds since the Unix epoch.
+/// Verifies a chain (leaf and intermediates) again that was accepted for the identity `before`.
+/// Returns the current identity, and until when it is valid, in seconds since the Unix epoch.
 ///
 /// # Errors
-/// Why the chain is no longer accepted for that identity.
+/// Returns the reason why the chain is no longer accepted for that identity.
 pub fn revalidate(
     trust: &ClientTrust,
     (leaf, intermediates): (&CertificateDer<'static>, &[CertificateDer<'static>]),
@@ -27,7 +27,8 @@ pub fn revalidate(
             note: refusal.note,
             ..Denial::new(refusal.reason, refusal.detail)
         })?;
-    // The path cache takes a chain only after its handshake, which is over here.
+    // The path cache stores a chain only after its handshake is complete. The handshake of this
+    // connection was completed earlier, so the chain is stored now.
     if let Some(pending) = admission.pending {
         pending.commit();
     }

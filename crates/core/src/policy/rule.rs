@@ -1,4 +1,4 @@
-//! `Rule`: the requirements of a route on its callers. The default is to deny.
+//! `Rule`: the requirements of a route for its callers. By default, a rule allows no caller.
 
 use std::fmt;
 
@@ -7,14 +7,14 @@ use crate::identity::{CallerName, IdentityPattern, Method, MethodSet};
 /// The credentials that a route accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authentication {
-    /// A client certificate and nothing else. Nearly all routes require this.
+    /// Only a client certificate. This is the usual case.
     Certificate,
     /// All of these methods are required.
     All(MethodSet),
-    /// At least one of these methods is required. A credential that is presented but invalid
-    /// refuses the request, even if another one is valid.
+    /// At least one of these methods is required. If a request presents an invalid credential, it
+    /// is refused, even if another credential is valid.
     Any(MethodSet),
-    /// No authentication: must be configured explicitly. No assertion is sent.
+    /// No authentication. This must be configured explicitly. The gateway sends no assertion.
     None,
 }
 
@@ -29,7 +29,7 @@ impl Authentication {
         }
     }
 
-    /// Returns a required method that is not among `used`. None if `used` is sufficient.
+    /// Returns a required method that is not in `used`. Returns `None` if `used` is sufficient.
     #[must_use]
     pub fn missing(self, used: MethodSet) -> Option<Method> {
         let absent = |methods: MethodSet| methods.iter().find(|method| !used.contains(*method));
@@ -37,7 +37,7 @@ impl Authentication {
             Self::None => None,
             Self::Certificate | Self::All(_) => absent(self.methods()),
             Self::Any(methods) if methods.iter().any(|method| used.contains(method)) => None,
-            // Last comes the credential that a caller can get most easily.
+            // The last method is named, because its credential is the easiest to get.
             Self::Any(methods) => methods.iter().last(),
         }
     }
@@ -54,19 +54,19 @@ impl fmt::Display for Authentication {
     }
 }
 
-/// The demands of one route.
+/// The requirements of one route.
 #[derive(Debug, Clone)]
 pub struct Rule {
     /// The credentials that the route accepts.
     pub authentication: Authentication,
-    /// Callers that are allowed.
+    /// Patterns of callers that are allowed.
     pub callers: Vec<IdentityPattern>,
-    /// Callers that are not allowed, even if `callers` matches them.
+    /// Patterns of callers that are not allowed, even if `callers` matches them.
     pub except: Vec<IdentityPattern>,
 }
 
 impl Rule {
-    /// Whether the rule allows an authenticated caller.
+    /// Whether the rule allows this authenticated caller.
     #[must_use]
     pub fn allows(&self, caller: &CallerName) -> bool {
         let any = |patterns: &[IdentityPattern]| patterns.iter().any(|p| p.matches(caller));

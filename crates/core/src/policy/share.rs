@@ -1,10 +1,10 @@
-//! `Share`: the part of a limited resource that one caller may hold, and `Places`, which counts it
+//! `Share`: the part of a limited resource that one caller may hold. `Places`: counts the resource
 //! by caller.
 //!
-//! A share is not a fixed limit. While more than half of a bound is free, every caller gets as much
-//! as it requests, and a caller that is alone gets nearly all of it. Only when several callers hold
-//! more than half together does the share count, and it shrinks with the free part: even if many
-//! callers request as much as possible, a part stays free for the next one.
+//! A share is not a fixed limit. While at least half of the resource is free, every caller gets as
+//! much as it requests. A caller that is alone can get nearly all of it. The share counts only if
+//! several callers together hold more than half. It shrinks when less is free: even if many callers
+//! request as much as possible, a part stays free for the next caller.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,29 +17,29 @@ use tokio::time::Instant;
 
 use crate::identity::{ShareKey, ShareMap};
 
-/// A caller that is alone leaves one part in this many free for the next caller.
+/// A caller that is alone leaves one part in this number (an eighth) free for the next caller.
 const RESERVED_PART: u64 = 8;
 
-/// How often a waiting request checks whether its caller's share has grown.
+/// The interval at which a waiting request checks whether its caller's share has grown.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Locks that the counts are spread over.
+/// The counts are divided among this number of locks. A caller's key selects the lock.
 const SHARDS: usize = 16;
 
-/// The part of a bound that one caller may hold if several callers need it.
+/// The part of a resource that one caller may hold if several callers need the resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
     /// A percentage, from 1 to 100.
     Percent(u8),
-    /// A fixed number that does not depend on the bound.
+    /// A fixed number that does not depend on the size of the resource.
     Number(u64),
 }
 
 impl Share {
-    /// The default.
+    /// The default share: 25 %.
     pub const QUARTER: Self = Self::Percent(25);
 
-    /// Reads a percentage: `25%`.
+    /// Parses a percentage, for example `25%`.
     #[must_use]
     pub fn parse_percent(text: &str) -> Option<Self> {
         let digits = text.strip_suffix('%')?;
@@ -48,7 +48,8 @@ impl Share {
         plain.then_some(Self::Percent(percent))
     }
 
-    /// Returns the share of this bound; at least one, so that no caller is locked out.
+    /// Returns the share of a resource with the size `bound`. It is at least 1, so that no caller
+    /// is excluded.
     #[must_use]
     pub fn of(self, bound: u64) -> u64 {
         match self {
@@ -58,7 +59,7 @@ impl Share {
         .max(1)
     }
 
-    /// Whether a caller may hold `own` while all other callers hold `others`.
+    /// Whether a caller may hold `own` of `bound` while all other callers together hold `others`.
     #[must_use]
     pub fn allows(self, bound: u64, own: u64, others: u64) -> bool {
         let total = own.saturating_add(others);
@@ -84,20 +85,20 @@ fn part(value: u64, numerator: u64, denominator: u64) -> u64 {
     u64::try_from(quotient.unwrap_or(0)).unwrap_or(u64::MAX)
 }
 
-/// A limit that one caller can reach.
+/// The kinds of limits that one caller can reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallerLimit {
-    /// Connections to the gateway.
+    /// The number of connections to the gateway.
     Connections,
-    /// Requests in progress at one upstream.
+    /// The number of requests in progress at one upstream.
     RequestsInFlight,
-    /// Tunnels.
+    /// The number of tunnels.
     Tunnels,
-    /// The memory of bodies that are read whole.
+    /// The memory for bodies that are read whole.
     BufferedBodies,
-    /// Connections to one upstream.
+    /// The number of connections to one upstream.
     UpstreamConnections,
-    /// Introspection requests to one token issuer.
+    /// The number of introspection requests to one token issuer.
     Introspection,
 }
 
@@ -116,65 +117,68 @@ impl CallerLimit {
     }
 }
 
-/// The number of places, and how callers share them.
+/// The number of places, and how callers share them. A place is one unit of the resource, for
+/// example one request in progress.
 #[derive(Debug, Clone, Copy)]
 pub struct PlaceLimits {
     /// Maximum number of places of all callers together.
     pub max: usize,
-    /// The number from which shares are computed. Less than `max` if the resource behind the places
-    /// is scarcer than the places.
+    /// The number from which shares are computed. It is less than `max` if each place also needs
+    /// another resource that is scarcer, for example a connection.
     pub shared: usize,
     /// The part of `shared` that one caller may hold.
     pub share: Share,
 }
 
-/// Why there is no place.
+/// The reason why a caller gets no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoPlace {
-    /// The caller holds as much as it may.
+    /// The caller already holds as many places as it may.
     Caller,
-    /// All places are taken by other callers.
+    /// All places are taken, and the caller has not used up its share.
     Full,
 }
 
-/// Counts places by caller.
+/// Counts the places that each caller holds.
 #[derive(Default)]
 pub struct Places {
     total: AtomicUsize,
     shards: [Mutex<ShareMap<Held>>; SHARDS],
 }
 
-/// The places that one caller holds.
+/// The places that one caller holds, and its waiting requests.
 #[derive(Default)]
 struct Held {
     count: usize,
-    /// Requests of the caller that wait for one of its places.
+    /// Requests of the caller that wait until one of its own places is free.
     waiting: VecDeque<(PlaceLimits, oneshot::Sender<Place>)>,
 }
 
-/// One place. Dropping it frees the place.
+/// One place of a caller. Dropping it frees the place.
 #[derive(Debug)]
 pub struct Place {
     places: Arc<Places>,
     key: ShareKey,
-    /// Whether the place is still counted. False after it was handed over.
+    /// Whether dropping the place frees it. False if a waiting request did not take the place:
+    /// `leave` then passes it to the next request.
     is_counted: bool,
 }
 
 impl Places {
-    /// Takes a place.
+    /// Takes one place of the resource, for example for one request of the caller `key`.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Returns the reason why there is no place.
     pub fn enter(self: &Arc<Self>, key: ShareKey, limits: PlaceLimits) -> Result<Place, NoPlace> {
         let mut shard = self.shard(key);
         self.take(&mut shard, key, limits)
     }
 
-    /// Takes a place unless the caller has `max` of them already, even if others are free.
+    /// Takes a place, unless the caller has `max` places already. Ignores the places of other
+    /// callers.
     ///
     /// # Errors
-    /// [`NoPlace::Caller`] if it has.
+    /// [`NoPlace::Caller`] if the caller has `max` places.
     pub fn enter_below(self: &Arc<Self>, key: ShareKey, max: usize) -> Result<Place, NoPlace> {
         let mut shard = self.shard(key);
         if shard.get(&key).map_or(0, |held| held.count) >= max {
@@ -185,11 +189,12 @@ impl Places {
         Ok(self.place(key))
     }
 
-    /// Takes a place. If the caller holds its maximum, waits until one of its own places is free.
+    /// Takes a place. If the caller has reached its maximum, waits until it frees one of its own
+    /// places, or its share has grown.
     ///
     /// # Errors
-    /// Why there is no place: at once if all places are taken or `max_waiting` requests of the
-    /// caller already wait, otherwise after `timeout`.
+    /// Fails immediately if all places are taken, or if `max_waiting` requests of the caller
+    /// already wait. Otherwise fails after `timeout`.
     pub async fn enter_within(
         self: &Arc<Self>,
         key: ShareKey,
@@ -203,7 +208,7 @@ impl Places {
                 Err(NoPlace::Caller) => {}
                 outcome => return outcome,
             }
-            // A caller without a place has no place whose release it could wait for.
+            // A caller without a place cannot wait, because none of its places will be freed.
             let Some(held) = shard.get_mut(&key) else {
                 return Err(NoPlace::Caller);
             };
@@ -218,7 +223,8 @@ impl Places {
         let mut receiver = receiver;
         let deadline = Instant::now() + timeout;
         loop {
-            // If other callers free places, this caller's share grows without a notification.
+            // The caller's share also grows if other callers free their places. This task is not
+            // notified of that, so it checks the share at intervals.
             let pause = LOOK_AGAIN.min(deadline.saturating_duration_since(Instant::now()));
             match tokio::time::timeout(pause, &mut receiver).await {
                 Ok(Ok(place)) => return Ok(place),
@@ -227,8 +233,8 @@ impl Places {
             }
             let taken = {
                 let mut shard = self.shard(key);
-                // A place that another task sends at this moment is not received. It is given back
-                // when it is dropped.
+                // Another task may send a place through the channel at this moment. It is freed
+                // when the channel is dropped.
                 self.take(&mut shard, key, limits)
             };
             match taken {
@@ -238,7 +244,7 @@ impl Places {
         }
     }
 
-    /// Returns the number of places that are taken.
+    /// Returns the number of places that all callers hold.
     #[must_use]
     pub fn taken(&self) -> usize {
         self.total.load(Ordering::Relaxed)
@@ -253,7 +259,7 @@ impl Places {
         let before = shard.get(&key).map_or(0, |held| held.count);
         let total = self.total.fetch_add(1, Ordering::Relaxed) + 1;
         let others = total.saturating_sub(before + 1);
-        // A caller's first place needs no share, only a free place.
+        // For its first place, a caller needs only a free place, not a share.
         let is_allowed = before == 0 || is_allowed(limits, before + 1, others);
         if total > limits.max || !is_allowed {
             self.total.fetch_sub(1, Ordering::Relaxed);
@@ -276,7 +282,7 @@ impl Places {
         }
     }
 
-    /// Gives a place back, or passes it on to a request of the same caller that waits.
+    /// Frees a place, or passes it to a waiting request of the same caller.
     fn leave(self: &Arc<Self>, key: ShareKey) {
         loop {
             let sender = {
@@ -291,7 +297,8 @@ impl Places {
                     None => {
                         held.count = held.count.saturating_sub(1);
                         if held.count == 0 {
-                            // Dropping the senders ends the wait.
+                            // Removing the entry drops the senders of waiting requests, which ends
+                            // their wait.
                             shard.remove(&key);
                         }
                         self.total.fetch_sub(1, Ordering::Relaxed);
@@ -299,8 +306,8 @@ impl Places {
                     }
                 }
             };
-            // Sent without the lock, because the place is dropped at once if the request is gone,
-            // and dropping it takes the lock.
+            // The place is sent after the lock was released. If the receiver is dropped during the
+            // send, this thread drops the place, which takes the lock.
             match sender.send(self.place(key)) {
                 Ok(()) => return,
                 Err(mut unclaimed) => unclaimed.is_counted = false,
@@ -320,7 +327,8 @@ impl Places {
 }
 
 fn is_allowed(limits: PlaceLimits, own: usize, others: usize) -> bool {
-    // If there are so few places, none is kept free: a caller that is alone may use all of them.
+    // If there are fewer than 8 places, none stays free: a caller that is alone may use all of
+    // them.
     let is_alone_on_few = others == 0 && limits.shared < 8;
     let shared = to_u64(limits.shared);
     is_alone_on_few || limits.share.allows(shared, to_u64(own), to_u64(others))

@@ -1,4 +1,4 @@
-//! Callers that take as many places as they can get, and those that come later.
+//! Tests with callers that take as many places as they can get, and callers that come later.
 
 use super::*;
 use crate::identity::CallerName;
@@ -15,7 +15,7 @@ fn limits(max: usize) -> PlaceLimits {
     }
 }
 
-/// Takes as many places as there are for a caller.
+/// Takes as many places for a caller as it can get.
 fn take_all(places: &Arc<Places>, name: &str, limits: PlaceLimits) -> Vec<Place> {
     std::iter::from_fn(|| places.enter(caller(name), limits).ok()).collect()
 }
@@ -41,7 +41,8 @@ fn a_caller_that_is_alone_leaves_an_eighth() {
         places.enter(caller("mallory"), limits(1024)).unwrap_err(),
         NoPlace::Caller
     );
-    // Others are served meanwhile, and have their turn when mallory gives places back.
+    // Bob gets places from the rest that mallory has left free, and more after mallory has freed
+    // places.
     let bob = take_all(&places, "bob", limits(1024));
     assert_eq!(bob.len(), 42);
     drop(mallory);
@@ -113,7 +114,7 @@ async fn a_caller_waits_for_one_of_its_own_places() {
     mallory.pop();
     let place = waiting.await.unwrap().unwrap();
     assert_eq!(places.taken(), mallory.len() + 1);
-    // One that has gone away gets no place.
+    // A request that was aborted while it waited gets no place.
     let gone = tokio::spawn(wait(2));
     tokio::task::yield_now().await;
     gone.abort();

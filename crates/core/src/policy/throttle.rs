@@ -1,8 +1,9 @@
-//! `Limiter`: how many requests a route allows to each caller, and how many authentications of
-//! an address may fail.
+//! `Limiter`: limits the requests of each caller on a route, and the failed authentications of an
+//! address.
 //!
-//! Counts in this process, or in a store that several gateways share. Only proven identities
-//! are counted: with an unproven one, strangers could use up the allowance of another caller.
+//! Requests are counted in this process, or in a store that several gateways share. A request
+//! counts for a caller only after the caller's identity was proven. Otherwise a stranger could use
+//! up the limit of a caller by naming it.
 
 use std::fmt;
 use std::hash::Hash;
@@ -22,13 +23,13 @@ use crate::reason::ReasonCode;
 pub enum Per {
     /// Requests of one caller.
     Caller,
-    /// Requests on behalf of one subject of one token issuer.
+    /// Requests with tokens of one subject of one token issuer.
     Subject,
     /// Requests with one API key.
     ApiKey,
-    /// All requests of the route.
+    /// All requests of the route together.
     Route,
-    /// Requests from one address (IPv4), or one network of 64 bits (IPv6).
+    /// Requests from one IPv4 address, or from one IPv6 network with a prefix of 64 bits.
     Address,
 }
 
@@ -51,14 +52,14 @@ impl Per {
 pub struct RouteLimit {
     /// The attribute by which requests are grouped.
     pub per: Per,
-    /// The number of requests that are allowed.
+    /// The number of requests that each group may make.
     pub limit: RateLimit,
-    /// Tells it from every other limit, also in other gateways and after a reload.
+    /// Identifies the limit among all limits. It is the same in other gateways and after a reload.
     id: [u8; 32],
 }
 
 impl RouteLimit {
-    /// Creates a limit of the route of this name.
+    /// Creates a limit of the route with this name.
     #[must_use]
     pub fn new(route: &str, per: Per, limit: RateLimit) -> Self {
         let id = crypto::sha256(format!("{route:?}|{per:?}|{limit:?}").as_bytes());
@@ -66,30 +67,31 @@ impl RouteLimit {
     }
 }
 
-/// The value by which requests are grouped.
+/// The group that a request is counted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Counted<'a> {
-    /// A caller.
+    /// All requests of this caller.
     Caller(&'a CallerName),
-    /// A token's issuer and subject.
+    /// All requests with tokens of this issuer and this subject.
     Subject(&'a str, &'a str),
-    /// An API key's identifier.
+    /// All requests with the API key that has this identifier.
     ApiKey(&'a str),
-    /// One group for all callers.
+    /// All requests of the route.
     Everybody,
-    /// An address or network.
+    /// All requests from this IPv4 address, or from this IPv6 network of 64 bits.
     Address(IpAddr),
 }
 
 impl<'a> Counted<'a> {
-    /// Counts by address; in IPv6 by network, because a client with one address has 2^64.
+    /// Returns the group of an address. An IPv6 address counts as its network of 64 bits, because
+    /// one client usually has the whole network.
     #[must_use]
     pub fn address(address: IpAddr) -> Self {
         Self::Address(address_network(address))
     }
 
-    /// Returns the key under which a limit counts an authenticated request. None if the request has
-    /// no credential of that kind.
+    /// Returns the group of an authenticated request. Returns `None` if the request has no
+    /// credential of the required kind.
     #[must_use]
     pub fn of(per: Per, principal: &'a Principal) -> Option<Self> {
         match per {
@@ -104,7 +106,7 @@ impl<'a> Counted<'a> {
         }
     }
 
-    /// Returns a text that is unique for each group.
+    /// Returns a text that differs for different groups.
     fn text(&self) -> String {
         match self {
             Self::Caller(name) => format!("caller {name}"),
@@ -116,14 +118,14 @@ impl<'a> Counted<'a> {
     }
 }
 
-/// The action if the shared store does not respond.
+/// What happens if the shared store does not respond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnStoreFailure {
-    /// Count in this process.
+    /// The request is counted in this process.
     Local,
-    /// Let requests pass.
+    /// The request is allowed.
     Allow,
-    /// Refuse them.
+    /// The request is refused.
     Deny,
 }
 
@@ -132,22 +134,22 @@ pub enum OnStoreFailure {
 #[error("the store of rate limits does not answer: {0}")]
 pub struct StoreFailed(pub String);
 
-/// The future result of a query to a store.
+/// The future result of a count in the store.
 pub type Asked<'a> = Pin<Box<dyn Future<Output = Result<Verdict, StoreFailed>> + Send + 'a>>;
 
-/// Counts for several gateways together.
+/// A store in which several gateways count together.
 pub trait SharedStore: fmt::Debug + Send + Sync {
     /// Counts one request of `key` against `limit`.
     fn take<'a>(&'a self, key: &'a [u8; 32], limit: &'a RateLimit) -> Asked<'a>;
 
-    /// Asks on this runtime from now on.
+    /// Makes all further accesses to the store run on this runtime.
     fn run_on(&self, runtime: &tokio::runtime::Handle);
 
-    /// Returns why the store does not respond. None while it does.
+    /// Returns the reason why the store does not respond. Returns `None` if it works.
     fn problem(&self) -> Option<String>;
 }
 
-/// Counts requests.
+/// Counts requests and failed authentications.
 #[derive(Debug)]
 pub struct Limiter {
     table: Arc<RateTable>,
@@ -158,15 +160,15 @@ pub struct Limiter {
 /// A refusal by a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitDenial {
-    /// The denial.
+    /// The denial for the request.
     pub denial: Box<Denial>,
-    /// The state of the limit, if there is one.
+    /// The verdict, the limit and its name. `None` if the request could not be counted.
     pub verdict: Option<(Verdict, RateLimit, &'static str)>,
 }
 
 impl Limiter {
-    /// Creates a limiter that counts in `table`, and lets an address fail to authenticate as often
-    /// as `failed` says.
+    /// Creates a limiter that counts in `table`. `failed` limits the failed authentications of an
+    /// address.
     #[must_use]
     pub const fn new(table: Arc<RateTable>, failed: RateLimit) -> Self {
         Self {
@@ -176,14 +178,15 @@ impl Limiter {
         }
     }
 
-    /// Makes the limiter count for routes in a store that gateways share.
+    /// Makes the limiter count the requests of routes in a shared store.
     #[must_use]
     pub fn sharing(mut self, store: Arc<dyn SharedStore>, on_failure: OnStoreFailure) -> Self {
         self.shared = Some((store, on_failure));
         self
     }
 
-    /// Returns the counters of this process, for a successor.
+    /// Returns the table with the counts of this process. After a reload, the next limiter uses it
+    /// too.
     #[must_use]
     pub const fn table(&self) -> &Arc<RateTable> {
         &self.table
@@ -198,17 +201,18 @@ impl Limiter {
     /// Counts a request in this process.
     ///
     /// # Errors
-    /// When it is one too many.
+    /// If the request exceeds the limit.
     pub fn count(&self, limit: &RouteLimit, key: Counted<'_>) -> Result<(), LimitDenial> {
         let verdict = self.table.take(&(limit.id, key), &limit.limit);
         judge(verdict, limit)
     }
 
-    /// Counts a request in the shared store, or as configured if that does not respond; in
-    /// this process if there is none.
+    /// Counts a request in the shared store. If there is none, counts it in this process. If the
+    /// store does not respond, does what [`OnStoreFailure`] says.
     ///
     /// # Errors
-    /// When it is one too many, or cannot be counted and is to be refused then.
+    /// If the request exceeds the limit, or if it cannot be counted and the setting is
+    /// [`OnStoreFailure::Deny`].
     pub async fn count_shared(
         &self,
         limit: &RouteLimit,
@@ -234,8 +238,7 @@ impl Limiter {
         }
     }
 
-    /// Checks whether an address or caller may try to authenticate again. Does not count the
-    /// attempt.
+    /// Checks whether an address or caller may try to authenticate. Does not count the attempt.
     ///
     /// # Errors
     /// If too many of its attempts have failed.
@@ -263,7 +266,8 @@ impl Limiter {
 }
 
 impl Default for Limiter {
-    /// Creates a limiter that counts nothing.
+    /// Creates a limiter with the smallest table and no shared store. It is sufficient if there are
+    /// no rate limits.
     fn default() -> Self {
         Self::new(
             Arc::new(RateTable::new(1)),

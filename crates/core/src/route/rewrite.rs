@@ -1,8 +1,8 @@
-//! `PathRewrite`: the only change that a route may make to a path.
+//! `PathRewrite`: the only change of a path that a route can make.
 //!
-//! The beginning of the path is replaced, segment by segment, after policy has decided and
-//! before anything is signed, so that the assertion names the path that the service receives.
-//! The rest of the path is passed on unchanged.
+//! The start of the path is replaced, in whole segments. This happens after the policy decision and
+//! before signing, so that the assertion contains the path that the service receives. The rest of
+//! the path does not change.
 
 use std::fmt::{self, Write as _};
 
@@ -11,31 +11,31 @@ use http::uri::PathAndQuery;
 
 use crate::identity::pattern::{PathPattern, Segment};
 
-/// Replaces the beginning of a path by another.
+/// Replaces the start of a path by another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathRewrite {
     from: Vec<Box<str>>,
-    /// The replacement without a final slash; empty for the root.
+    /// The replacement without a trailing slash. Empty for the root.
     to: Box<str>,
 }
 
-/// The reason why two texts are not a rewrite.
+/// The reason why two texts do not form a rewrite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RewriteError {
-    /// `from` cannot be the beginning of a path.
+    /// `from` cannot be the start of a path.
     #[error("`from` is not the beginning of a path")]
     From,
-    /// `to` cannot be the beginning of a path.
+    /// `to` cannot be the start of a path.
     #[error("`to` is not the beginning of a path")]
     To,
 }
 
 impl PathRewrite {
-    /// Creates a rewrite of `from` to `to`; `"/"` means no segments.
+    /// Creates a rewrite of `from` to `to`. `"/"` means no segments.
     ///
     /// # Errors
-    /// If one of them has an empty or dot segment, a final slash, or characters that other
-    /// programs would read differently.
+    /// If one of the texts has an empty segment, a dot segment, a trailing slash, or characters
+    /// that other programs might interpret differently.
     pub fn new(from: &str, to: &str) -> Result<Self, RewriteError> {
         let from = plain_segments(from).ok_or(RewriteError::From)?;
         plain_segments(to).ok_or(RewriteError::To)?;
@@ -45,7 +45,7 @@ impl PathRewrite {
         })
     }
 
-    /// Whether every path that the pattern matches begins with `from`.
+    /// Whether all paths that the pattern matches start with `from`.
     #[must_use]
     pub fn covers(&self, pattern: &PathPattern) -> bool {
         let mut segments = pattern.segments().iter();
@@ -54,16 +54,16 @@ impl PathRewrite {
         )
     }
 
-    /// Returns the path to forward, for a received path that a covered pattern matched. The
-    /// query does not change. None if the path has too few segments, which no covered pattern
-    /// matches.
+    /// Returns the path to forward. The received path must match a pattern for which
+    /// [`Self::covers`] is true. The query does not change. Returns `None` if the path has too few
+    /// segments, which such a pattern does not match.
     #[must_use]
     pub fn apply(&self, target: &PathAndQuery) -> Option<PathAndQuery> {
         let mut rest = target.path();
         for _ in &self.from {
             let segment = rest.strip_prefix('/')?;
             rest = segment.find('/').map_or("", |end| {
-                // `find` returns a character boundary, so the default is never used.
+                // `find` returns a character boundary, so `get` cannot fail.
                 segment.get(end..).unwrap_or_default()
             });
         }
@@ -103,7 +103,7 @@ impl fmt::Display for PathRewrite {
     }
 }
 
-/// Returns the segments of a plain absolute path without a final slash.
+/// Returns the segments of an absolute path that is plain and has no trailing slash.
 fn plain_segments(path: &str) -> Option<Vec<&str>> {
     let rest = path.strip_prefix('/')?;
     if rest.is_empty() {
@@ -185,8 +185,8 @@ mod tests {
     }
 
     proptest! {
-        /// Neither an empty nor a dot segment comes into being, and what follows
-        /// the prefix stays byte by byte.
+        /// A rewrite must not create an empty or a dot segment, and must not change any byte after
+        /// the prefix.
         #[test]
         fn only_the_beginning_changes(
             from in "(/[a-z.]{1,3}x){0,3}",

@@ -177,7 +177,7 @@ fn ties_are_named_and_only_ties() {
 }
 
 proptest! {
-    /// The tree finds what a linear search over all patterns would.
+    /// The path tree must find the same route as a linear search over all patterns.
     #[test]
     fn the_tree_agrees_with_the_patterns(
         patterns in proptest::collection::vec("(/(a|b|\\*)){1,3}(/\\*\\*)?", 1..8),

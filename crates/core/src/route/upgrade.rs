@@ -1,16 +1,17 @@
-//! `UpgradeProtocol`: a protocol that a connection may change to.
+//! `UpgradeProtocol`: a protocol to which a connection may be upgraded.
 
-/// Protocols that carry further requests, which no rule would check.
+/// Protocols that carry further HTTP requests. They are refused, because no rule would check those
+/// requests.
 const REFUSED: [&str; 4] = ["h2c", "h2", "http", "tls"];
 
-/// The name of a protocol as `Upgrade` lists it (RFC 9110 section 7.8), in lower case.
+/// The name of a protocol in `Upgrade` (RFC 9110 section 7.8), in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpgradeProtocol(Box<str>);
 
-/// The text is not the name of a protocol that may be tunnelled.
+/// The reason why a text does not name a protocol that may be tunnelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UpgradeProtocolError {
-    /// The text is not a name.
+    /// The text is not a valid protocol name.
     #[error("write a name, or name/version, for example \"websocket\"")]
     Malformed,
     /// The protocol carries HTTP requests.
@@ -25,7 +26,8 @@ impl UpgradeProtocol {
     /// Parses the name of a protocol.
     ///
     /// # Errors
-    /// [`UpgradeProtocolError`] if it is not a name, or if the protocol carries requests.
+    /// [`UpgradeProtocolError`] if the text is not a valid name, or if the protocol carries HTTP
+    /// requests.
     pub fn parse(text: &str) -> Result<Self, UpgradeProtocolError> {
         let mut parts = text.split('/');
         let is_name = parts.clone().count() <= 2 && parts.clone().all(is_token);
@@ -39,14 +41,14 @@ impl UpgradeProtocol {
         Ok(Self(text.to_ascii_lowercase().into()))
     }
 
-    /// Whether `name` is the name of this protocol, in any case.
+    /// Whether `name` is the name of this protocol. Case does not matter.
     #[must_use]
     pub fn is(&self, name: &str) -> bool {
         self.0.eq_ignore_ascii_case(name)
     }
 }
 
-/// Whether a protocol of this name carries its own requests.
+/// Whether the protocol with this name carries HTTP requests itself.
 #[must_use]
 pub fn carries_requests(name: &str) -> bool {
     REFUSED.iter().any(|other| name.eq_ignore_ascii_case(other))

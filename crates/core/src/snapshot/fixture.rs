@@ -1,4 +1,5 @@
-//! A snapshot for unit tests: keys of its own, and nothing that callers could ask for.
+//! Builds a snapshot for unit tests. It has its own signing keys, and no routes that callers could
+//! use.
 #![allow(
     clippy::unwrap_used,
     reason = "only tests use this, but a crate above is no test of this one"
@@ -17,10 +18,10 @@ use crate::policy::throttle::Limiter;
 use crate::route::RouteTable;
 use crate::tls::{ServerNames, TicketSource};
 
-/// Its issuer.
+/// The issuer of the snapshot's assertions.
 pub const ISSUER: &str = "https://gateway.example.org:9080";
 
-/// Generation 7, with new signing keys in the directory `keys`.
+/// Creates a snapshot with generation 7, and with new signing keys in the directory `keys`.
 pub fn snapshot(keys: &Path) -> Snapshot {
     let now = crate::clock::unix_now();
     key_directory::generate(keys, SigningAlgorithm::Es256, now).unwrap();

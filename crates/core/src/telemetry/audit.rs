@@ -1,9 +1,9 @@
-//! The audit log: one JSON line per request and per failed handshake.
+//! The audit log: one JSON line for each request and each failed handshake.
 //!
-//! A record enqueues its line when it is dropped, so that a cancelled request leaves a line
-//! too. Lines gather in one buffer per worker; a writer thread takes them out. A request
-//! therefore never waits for a disk, or for a lock that another worker holds. Queries,
-//! credentials and tokens are never recorded.
+//! A record enqueues its line when it is dropped, so that a cancelled request has a line too. Each
+//! worker has a buffer for its lines, and a writer thread writes the buffers to the log. A request
+//! therefore never waits for a disk, or for a lock that another worker holds. Queries, credentials
+//! and tokens are never recorded.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
@@ -19,18 +19,18 @@ use serde::Serialize;
 
 use crate::descriptors::open_with_spare;
 
-/// How long the writer gathers lines before it writes them together.
+/// How long the writer collects lines before it writes them together.
 const GATHER: Duration = Duration::from_millis(10);
-/// Most bytes a worker's buffer holds while the writer is stuck.
+/// Maximum size in bytes of a worker's buffer while the writer cannot write.
 const MAX_BUFFERED: usize = 16 * 1024 * 1024;
 
 /// Maximum time for writing the remaining lines when the process ends.
 const LAST_LINES: Duration = Duration::from_secs(5);
 
-/// Most bytes that an empty buffer keeps allocated.
+/// Maximum number of bytes that an empty buffer keeps allocated.
 const MAX_SPARE: usize = 256 * 1024;
 
-/// Takes the lines of one worker.
+/// Accepts the lines of one worker.
 #[derive(Debug, Clone)]
 pub struct AuditSink {
     shard: Arc<Shard>,
@@ -50,7 +50,7 @@ struct Shared {
     writer: Thread,
 }
 
-/// The writer of the audit log. Dropping it writes the remaining lines.
+/// Writes the audit log. Dropping it writes the remaining lines.
 #[derive(Debug)]
 pub struct AuditWriter {
     shared: Arc<Shared>,
@@ -58,7 +58,7 @@ pub struct AuditWriter {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The destination of lines.
+/// The destination of the lines.
 enum Output {
     Stdout,
     File { path: PathBuf, file: File },
@@ -73,14 +73,13 @@ impl AuditWriter {
         Self::start(Output::Stdout)
     }
 
-    /// Creates a writer that appends to a file, which is created with mode 0640. If the file is
-    /// renamed or removed, its path is opened again, so that rotation needs no signal.
+    /// Creates a writer that appends to a file. A new file gets the mode 0640. If the file is
+    /// renamed or removed, its path is opened again, so that log rotation needs no signal.
     ///
     /// # Errors
     /// If the file cannot be opened.
     pub fn to_file(path: &Path) -> io::Result<Self> {
-        // If standard output is a pipe, opening it by its name would create a second end of the
-        // pipe.
+        // If standard output is a pipe, opening it by its path would create a second writing end.
         if path == Path::new("/dev/stdout") {
             return Self::to_stdout();
         }
@@ -115,7 +114,7 @@ impl AuditWriter {
         })
     }
 
-    /// Creates a sink with a separate buffer.
+    /// Creates a sink with a buffer of its own.
     #[must_use]
     pub fn sink(&self) -> AuditSink {
         let shard = Arc::new(Shard::default());
@@ -132,7 +131,7 @@ impl Drop for AuditWriter {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.shared.writer.unpark();
         if let Some(thread) = self.thread.take() {
-            // A pipe without a reader, or a disk that hangs, must not keep the process from
+            // A pipe without a reader, or a disk that hangs, must not prevent the process from
             // ending.
             let began = Instant::now();
             while !thread.is_finished() && began.elapsed() < LAST_LINES {
@@ -156,7 +155,7 @@ impl AuditSink {
         }
     }
 
-    /// Enqueues one line. `line` appends the line without line break.
+    /// Enqueues one line. The function `line` appends the line to the buffer, without a line break.
     pub(super) fn append(&self, line: impl FnOnce(&mut String)) {
         let mut buffer = lock(&self.shard.buffer);
         if buffer.len() > MAX_BUFFERED {
@@ -172,14 +171,14 @@ impl AuditSink {
     }
 }
 
-/// After a panic while a buffer was locked, the buffer contains at worst half a line.
+/// Ignores poisoning: after a panic, the buffer contains at most one incomplete line.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output: &mut Output) {
     let mut batch = Batch::default();
-    // Exchanged with the worker's buffer, so that neither has to grow again.
+    // Swapped with the buffer of each worker, so that both strings keep their capacity.
     let mut spare = String::new();
     loop {
         let stopping = shared.stop.load(Ordering::SeqCst);
@@ -212,7 +211,8 @@ fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output:
                 if stopping {
                     return;
                 }
-                // Tries the same lines again after a pause.
+                // The lines that were not written stay in the batch, and are tried again after a
+                // pause.
                 thread::park_timeout(Duration::from_secs(1));
                 shared.pending.store(true, Ordering::Release);
                 continue;
@@ -224,16 +224,17 @@ fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output:
     }
 }
 
-/// Lines on their way to the log. Bytes that were written are not written again.
+/// Lines that are being written to the log. After an error, writing continues at the first byte
+/// that was not written.
 #[derive(Debug, Default)]
 struct Batch {
     bytes: Vec<u8>,
-    /// Number of bytes that were already written: less than the first line.
+    /// Number of bytes at the start of `bytes` that were already written.
     written: usize,
 }
 
 impl Batch {
-    /// Writes all bytes, or as many as possible.
+    /// Writes all bytes. After an error, keeps the lines that were not written completely.
     fn write_to(&mut self, writer: &mut impl Write) -> io::Result<()> {
         loop {
             let rest = self.bytes.get(self.written..).unwrap_or_default();
@@ -257,8 +258,8 @@ impl Batch {
         }
     }
 
-    /// Removes lines that were written completely. A line that was written in part is kept,
-    /// because another file needs all of it.
+    /// Removes lines that were written completely. Keeps a line that was written in part: if the
+    /// log is opened again, the new file needs the whole line.
     fn drop_written_lines(&mut self) {
         let written = self.bytes.get(..self.written).unwrap_or_default();
         let lines = written
@@ -269,7 +270,7 @@ impl Batch {
         self.written -= lines;
     }
 
-    /// Discards everything except the rest of a line that was begun.
+    /// Discards all lines, except for the rest of a line that was written in part.
     fn drop_unwritten(&mut self) {
         let rest = self.bytes.get(self.written..).unwrap_or_default();
         let end = rest.iter().position(|byte| *byte == b'\n');
@@ -299,13 +300,14 @@ impl Output {
     }
 }
 
-/// Ends the last line of a log if a process was killed while it wrote that line. Otherwise the
-/// next line would become a part of it.
+/// Appends a line break if the log does not end with one, because a process was killed while it
+/// wrote. Otherwise the next line would become part of the incomplete line.
 fn end_last_line(path: &Path, mut file: &File) -> io::Result<()> {
     let Some(last) = file.metadata()?.len().checked_sub(1) else {
         return Ok(());
     };
-    // The log itself is open for appending only. If it cannot be read, nothing is known of it.
+    // The log is open for appending only, so it is opened again to read its last byte. If that
+    // fails, no line break is added.
     let mut byte = [b'\n'];
     let is_read = open_with_spare(|| File::open(path))
         .and_then(|reader| reader.read_exact_at(&mut byte, last))
@@ -324,7 +326,7 @@ fn open(path: &Path) -> io::Result<File> {
             "it is {what}; leave [audit] file out to write to standard output, and pipe that"
         ))
     };
-    // Without this flag, opening a named pipe without a reader would block.
+    // Without this flag, opening a named pipe that has no reader would block.
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let opened = open_with_spare(|| {
         OpenOptions::new()
@@ -341,7 +343,8 @@ fn open(path: &Path) -> io::Result<File> {
         opened => opened?,
     };
     let file_type = file.metadata()?.file_type();
-    // Standard streams may be pipes. If the reader of a pipe is gone, the process ends.
+    // A pipe is accepted only as a standard stream, because the program that started the gateway
+    // reads it.
     let is_stream = path.starts_with("/dev") || path.starts_with("/proc");
     if file_type.is_fifo() && !is_stream {
         return Err(refused("a named pipe"));
@@ -349,7 +352,7 @@ fn open(path: &Path) -> io::Result<File> {
     if file_type.is_file()
         && let Err(error) = end_last_line(path, &file)
     {
-        // A full disk must not keep the gateway from starting.
+        // A full disk must not prevent the gateway from starting.
         tracing::error!(%error, "the last line of the audit log could not be ended");
     }
     Ok(file)
@@ -363,7 +366,8 @@ fn is_same_file(path: &Path, file: &File) -> bool {
     }
 }
 
-/// Appends [`timestamp`], quoted; a thread formats each second once.
+/// Appends [`timestamp`] in quotation marks. Each thread keeps the text of the last second, and
+/// formats a text only when the second changes.
 pub(super) fn push_timestamp(line: &mut String, since_epoch: Duration) {
     thread_local! {
         static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
@@ -373,7 +377,7 @@ pub(super) fn push_timestamp(line: &mut String, since_epoch: Duration) {
             *second = since_epoch.as_secs();
             *text = timestamp(Duration::from_secs(*second));
         }
-        // All but the three digits of the milliseconds and the `Z`.
+        // The text up to and including the dot before the milliseconds.
         let whole = text.get(..text.len().saturating_sub(4)).unwrap_or_default();
         line.push('"');
         line.push_str(whole);
@@ -382,26 +386,26 @@ pub(super) fn push_timestamp(line: &mut String, since_epoch: Duration) {
     });
 }
 
-/// Writes the last three decimal digits of a number.
+/// Appends the last three decimal digits of a number.
 pub(super) fn push_three_digits(line: &mut String, number: u32) {
     for place in [100, 10, 1] {
         line.push(char::from_digit(number / place % 10, 10).unwrap_or('0'));
     }
 }
 
-/// The facts about the caller that a record knows.
+/// The facts about a caller that are known when a line is written.
 #[derive(Debug, Default, Serialize)]
 pub struct AuditCaller {
-    /// The caller's name; absent if none was established.
+    /// The caller's name. Absent if none was verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caller: Option<String>,
     /// The trust domain of the identity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trust_domain: Option<String>,
-    /// Serial number of the leaf, lower-case hexadecimal.
+    /// The serial number of the leaf certificate, in lower-case hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// `x5t#S256` of the leaf.
+    /// The SHA-256 of the leaf certificate (`x5t#S256`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub thumbprint: Option<String>,
 }
@@ -409,50 +413,50 @@ pub struct AuditCaller {
 /// The audit line of a failed handshake.
 #[derive(Debug, Serialize)]
 pub struct HandshakeFailure<'a> {
-    /// RFC 3339 with milliseconds.
+    /// When the handshake failed, in RFC 3339 format with milliseconds.
     pub time: String,
     /// Always `handshake`.
     pub event: &'static str,
     /// Always `refused`.
     pub decision: &'static str,
-    /// Identifies the connection.
+    /// The identifier of the connection.
     pub connection_id: &'a str,
-    /// Address and port of the peer.
+    /// The address and port of the peer.
     pub peer: String,
-    /// The load balancer that named the peer.
+    /// The load balancer that sent the peer's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
     /// The TLS server name of the handshake.
     pub sni: Option<String>,
     /// The reason code.
     pub reason: &'static str,
-    /// Details of the reason.
+    /// The details of the reason.
     pub detail: String,
-    /// The alert that was sent, by name, if one was.
+    /// The name of the TLS alert that was sent, if any.
     pub alert: Option<&'static str>,
-    /// Subject of the presented leaf (RFC 4514).
+    /// The subject of the presented leaf certificate (RFC 4514).
     pub subject: Option<String>,
-    /// The leaf's names.
+    /// The names in the leaf certificate.
     pub sans: Option<String>,
-    /// The leaf's serial number, lower-case hexadecimal.
+    /// The serial number of the leaf certificate, in lower-case hexadecimal.
     pub serial: Option<String>,
-    /// The leaf's issuer (RFC 4514).
+    /// The issuer of the leaf certificate (RFC 4514).
     pub issuer: Option<String>,
-    /// The leaf's `x5t#S256`.
+    /// The SHA-256 of the leaf certificate (`x5t#S256`).
     pub thumbprint: Option<String>,
-    /// Whether the peer proved that it holds the leaf's private key.
+    /// Whether the peer has proven possession of the leaf's private key.
     pub possession_proven: bool,
-    /// Whether the handshake resumed an earlier session whose chain is not valid any more.
+    /// Whether the handshake resumed an earlier TLS session whose chain is no longer valid.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub resumed: bool,
-    /// The id of the presented chain, if chains are kept.
+    /// The identifier of the presented chain, if chains are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chain: Option<Arc<str>>,
-    /// Milliseconds since the connection was accepted.
+    /// The time since the connection was accepted, in milliseconds.
     pub duration_ms: f64,
 }
 
-/// RFC 3339 in UTC with milliseconds.
+/// Formats a time in RFC 3339, in UTC and with milliseconds.
 #[must_use]
 pub fn timestamp(since_epoch: Duration) -> String {
     let seconds = i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX);
@@ -496,7 +500,7 @@ mod tests {
         );
     }
 
-    /// Takes so many bytes and then fails, as a full disk does.
+    /// Accepts a number of bytes and then fails, like a full disk.
     struct Full {
         taken: Vec<u8>,
         room: usize,
@@ -539,7 +543,7 @@ mod tests {
             same.write_to(&mut disk).unwrap();
             assert_eq!(disk.taken, b"first\nsecond\nthird\nfourth\n", "{room}");
 
-            // What is given up on leaves no half line behind.
+            // `drop_unwritten` keeps the rest of a line that is already partly in the log.
             let mut disk = Full {
                 taken: lines[..room].to_vec(),
                 room: usize::MAX,

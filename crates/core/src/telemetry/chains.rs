@@ -1,10 +1,10 @@
-//! Keeps the chains that callers presented, so that a decision can be replayed. Each new chain
-//! is written once, to a limited number of files.
+//! Keeps the certificate chains that callers presented, so that a decision can be repeated later.
+//! Each new chain is written once, to one of a limited number of files.
 //!
-//! A file is PEM as `--cert` takes it, with the server name and the decision in lines before
-//! the first block. Admitted and refused chains have separate limits: a flood of refused chains
-//! evicts refused ones only. One thread writes; a handshake never waits for a disk, and chains
-//! that come faster than they can be written are left out.
+//! A file contains PEM that `--cert` accepts. Lines before the first PEM block contain the server
+//! name and the decision. Admitted and refused chains have separate limits, so that a flood of
+//! refused chains evicts only refused ones. One thread writes the files, so that no handshake waits
+//! for a disk. If chains arrive faster than they can be written, some are not kept.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
@@ -25,14 +25,15 @@ use crate::identity::text::{hex, printable};
 use crate::pem;
 use crate::secret::{Existing, write_private};
 
-/// Most chains that are kept of admitted callers, and of refused ones.
+/// Maximum number of kept chains for each verdict.
 const MAX_CHAINS: [(Verdict, usize); 2] = [(Verdict::Admitted, 10_000), (Verdict::Refused, 1_000)];
-/// Chains that may wait to be written.
+/// Maximum number of chains that wait to be written.
 const WAITING: usize = 256;
-/// How often a chain that is presented again is noted.
+/// If a chain is presented again, the time in its file is updated at most once in this number of
+/// seconds.
 const NOTED_EVERY: u64 = 3600;
 
-/// The outcome of the handshake with a chain.
+/// The outcome of the handshake in which a chain was presented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// The handshake succeeded.
@@ -50,12 +51,12 @@ impl Verdict {
     }
 }
 
-/// Names a chain in audit lines and files.
+/// The identifier of a chain in audit lines and file names.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ChainId(Arc<str>);
 
 impl ChainId {
-    /// Computes the id of a presented chain.
+    /// Computes the identifier of a presented chain.
     #[must_use]
     pub fn of(chain: &[CertificateDer<'_>]) -> Self {
         let mut text = Vec::with_capacity(4096);
@@ -67,13 +68,13 @@ impl ChainId {
         Self(hex(hash.first_chunk::<16>().unwrap_or(&[0; 16])).into())
     }
 
-    /// Returns the id as audit lines and file names contain it.
+    /// Returns the identifier as text, as audit lines and file names contain it.
     #[must_use]
     pub const fn text(&self) -> &Arc<str> {
         &self.0
     }
 
-    /// Parses an id from an audit line.
+    /// Parses an identifier from an audit line.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let well_formed = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
@@ -94,29 +95,29 @@ struct Note {
     chain: Vec<CertificateDer<'static>>,
 }
 
-/// Keeps chains.
+/// Keeps presented chains in files.
 pub struct ChainKeeper {
     queue: SyncSender<Note>,
-    /// When each chain was last noted, in seconds since the Unix epoch.
+    /// When each chain was last sent to the writer, in seconds since the Unix epoch.
     noted: Cache<(ChainId, Verdict), u64>,
 }
 
 /// A chain that was kept.
 #[derive(Debug)]
 pub struct KeptChain {
-    /// The chain's id.
+    /// The identifier of the chain.
     pub id: ChainId,
-    /// The TLS server name that the chain was presented for.
+    /// The TLS server name of the handshake.
     pub sni: Option<String>,
     /// The certificates as they were presented.
     pub chain: Vec<CertificateDer<'static>>,
-    /// When the chain was last noted.
+    /// When the chain was last presented. Accurate to about an hour.
     pub seen: SystemTime,
 }
 
 impl ChainKeeper {
-    /// Starts a thread that writes chains below a directory, which is created if necessary. The
-    /// thread ends when the keeper is dropped.
+    /// Starts a thread that writes chains to files below a directory. Creates the directory if
+    /// necessary. The thread ends when the keeper is dropped.
     ///
     /// # Errors
     /// If the directory cannot be created.
@@ -142,7 +143,8 @@ impl ChainKeeper {
         })
     }
 
-    /// Keeps a chain if it is new, or notes that it was presented again. Returns its id.
+    /// Keeps a new chain, or records that a known chain was presented again. Returns the identifier
+    /// of the chain.
     pub fn note(
         &self,
         chain: &[CertificateDer<'_>],
@@ -164,7 +166,8 @@ impl ChainKeeper {
         };
         match self.queue.try_send(note) {
             Ok(()) => self.noted.insert(key, now),
-            // The chain is tried again when it is presented the next time.
+            // The queue is full, so the chain is not kept now. The next handshake with the chain
+            // tries again.
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
         id
@@ -177,7 +180,7 @@ impl fmt::Debug for ChainKeeper {
     }
 }
 
-/// The files of one verdict.
+/// The files with chains of one verdict.
 struct Room {
     verdict: Verdict,
     path: PathBuf,
@@ -241,10 +244,10 @@ impl Room {
     }
 }
 
-/// Reads a kept chain of either verdict.
+/// Reads a kept chain, of either verdict.
 ///
 /// # Errors
-/// [`io::ErrorKind::NotFound`] if the chain was not kept, or was removed since then.
+/// [`io::ErrorKind::NotFound`] if the chain was not kept, or was removed later.
 pub fn read(directory: &Path, id: &ChainId) -> io::Result<KeptChain> {
     let mut outcome = Err(io::ErrorKind::NotFound.into());
     for (verdict, _) in MAX_CHAINS {
@@ -257,8 +260,8 @@ pub fn read(directory: &Path, id: &ChainId) -> io::Result<KeptChain> {
     outcome
 }
 
-/// Returns at most a number of chains of admitted callers that were seen since a time, the
-/// latest first.
+/// Returns at most `max` chains of admitted callers that were seen within `longest_ago`, latest
+/// first.
 ///
 /// # Errors
 /// If the directory cannot be read.
@@ -282,8 +285,8 @@ pub fn admitted_since(
 fn read_file(path: &Path, id: ChainId) -> io::Result<KeptChain> {
     let text = fs::read_to_string(path)?;
     let malformed = || io::Error::from(io::ErrorKind::InvalidData);
-    // The server name comes from the caller. Whatever it contains, it must not become part
-    // of the PEM text.
+    // The server name comes from the caller. It is removed before PEM is parsed, so that it cannot
+    // be read as PEM.
     let (name, rest) = text
         .strip_prefix("server name: ")
         .and_then(|rest| rest.split_once('\n'))
@@ -308,7 +311,7 @@ mod tests {
         vec![vec![byte; 100].into(), vec![7; 65].into()]
     }
 
-    /// The writer is another thread.
+    /// Waits until a chain was written, because another thread writes it.
     fn wait_for(directory: &Path, id: &ChainId) -> KeptChain {
         for _ in 0..500 {
             if let Ok(kept) = read(directory, id) {
@@ -323,7 +326,7 @@ mod tests {
     fn chains_are_kept_once_and_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let keeper = ChainKeeper::start(folder.path()).unwrap();
-        // A name that looks like a part of a PEM file.
+        // The server name looks like a part of a PEM file.
         let name: Arc<str> = "a.-----begin.example.org".into();
         let id = keeper.note(&chain(1), Some(&name), Verdict::Admitted);
         let again = keeper.note(&chain(1), Some(&name), Verdict::Admitted);

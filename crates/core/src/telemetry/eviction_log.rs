@@ -1,5 +1,5 @@
-//! `EvictionLog`: counts connections that yielded to newer ones, and records the count at most
-//! once a second. One line for each connection of a flood would bury all others.
+//! `EvictionLog`: counts evicted connections, and records the count at most once a second. One
+//! record for each connection of a flood would hide all other records.
 
 use std::num::NonZeroU64;
 use std::sync::{Mutex, PoisonError};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Minimum time between two records.
+/// Minimum time between two records of one listener.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Counts the evictions of one listener since its last record.
@@ -18,11 +18,11 @@ pub struct EvictionLog(Mutex<Count>);
 struct Count {
     noted: Option<Instant>,
     since: u64,
-    /// A task waits until the next record may be written.
+    /// Whether a task waits until the next record may be written.
     awaited: bool,
 }
 
-/// What to do about a further eviction.
+/// What the task that counted an eviction does next.
 #[derive(Debug, PartialEq, Eq)]
 enum Noting {
     Now(Option<NonZeroU64>),
@@ -31,8 +31,8 @@ enum Noting {
 }
 
 impl EvictionLog {
-    /// Counts an eviction. Returns the total since the last record if the caller should record
-    /// it, at most once a second.
+    /// Counts an eviction. If the calling task should write a record, returns the total since the
+    /// last record. This happens at most once a second.
     pub async fn note(&self) -> Option<NonZeroU64> {
         let noting = self.count(|count| count.note(Instant::now()));
         match noting {
@@ -59,12 +59,13 @@ impl Count {
                 self.awaited = true;
                 Noting::At(next)
             }
-            // Also if the waiting task is late or was dropped.
+            // The interval is over. If a task had waited for its end, that task is late or was
+            // dropped.
             _ => Noting::Now(self.written(now)),
         }
     }
 
-    /// Returns the number of evictions since the last record, and counts from zero again.
+    /// Returns the number of evictions since the last record, and resets the count.
     fn written(&mut self, now: Instant) -> Option<NonZeroU64> {
         let since = NonZeroU64::new(std::mem::take(&mut self.since))?;
         self.noted = Some(now);
@@ -82,13 +83,13 @@ mod tests {
         let mut count = Count::default();
         let begin = Instant::now();
         assert_eq!(count.note(begin), Noting::Now(NonZeroU64::new(1)));
-        // One of them waits for all.
+        // Only the first of these tasks waits; it records the evictions of all.
         let next = begin + PAUSE;
         assert_eq!(count.note(begin), Noting::At(next));
         assert!((0..50).all(|_| count.note(begin) == Noting::Elsewhere));
         assert_eq!(count.written(next), NonZeroU64::new(51));
         assert_eq!(count.note(next), Noting::At(next + PAUSE));
-        // The task that waited for that is late, or gone: the next one counts for it.
+        // The waiting task is late or was dropped, so the next task records the total.
         let later = next + PAUSE;
         assert_eq!(count.note(later), Noting::Now(NonZeroU64::new(2)));
         assert_eq!(count.written(later), None);

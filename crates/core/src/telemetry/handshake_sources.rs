@@ -1,5 +1,5 @@
-//! `HandshakeSources`: finds out whether most handshakes come from one address, as happens
-//! behind a load balancer that does not send its clients' addresses.
+//! `HandshakeSources`: detects whether most handshakes come from one address. This happens behind a
+//! load balancer that does not forward its clients' addresses.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 use crate::identity::ShareKey;
 use crate::identity::share_key::address_network;
 
-/// Two periods count: the current one and the one before.
+/// The length of a counting period. The current period and the previous one are considered.
 const WINDOW: Duration = Duration::from_secs(30);
-/// Number of addresses that are counted. An address with more than half of the handshakes is
-/// always among them (Misra and Gries 1982).
+/// Number of addresses that are counted. An address with more than half of the handshakes is always
+/// among them (Misra and Gries 1982).
 const MAX_COUNTED: usize = 16;
-/// With fewer handshakes than this nothing is reported.
+/// If there are fewer handshakes than this, no address is reported.
 const MIN_HANDSHAKES: u64 = 30;
 
-/// Counts the handshakes of the last minute.
+/// Counts the handshakes of the last minute by address.
 #[derive(Debug, Default)]
 pub struct HandshakeSources(Mutex<Windows>);
 
@@ -36,8 +36,8 @@ struct Window {
 #[derive(Debug)]
 struct Counted {
     address: IpAddr,
-    /// May be too low, never too high: handshakes of other addresses can reduce it (Misra and
-    /// Gries 1982).
+    /// A lower bound of the address's handshakes: handshakes of other addresses can reduce it
+    /// (Misra and Gries 1982).
     count: u64,
     callers: Callers,
 }
@@ -60,24 +60,25 @@ impl Callers {
     }
 }
 
-/// The address of most handshakes of the last minute.
+/// The address from which most handshakes of the last minute came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BusiestAddress {
-    /// The address, or the network of 64 bits in IPv6.
+    /// The IPv4 address, or the IPv6 network with a prefix of 64 bits.
     pub address: IpAddr,
-    /// Handshakes of this address.
+    /// Number of handshakes from this address.
     pub handshakes: u64,
-    /// Handshakes of all addresses.
+    /// Number of handshakes from all addresses.
     pub of: u64,
 }
 
 impl HandshakeSources {
-    /// Counts a handshake, and the caller that it proved.
+    /// Counts a handshake, and the caller whose identity it has proven.
     pub fn note(&self, address: IpAddr, caller: Option<ShareKey>) {
         self.note_at(Instant::now(), address, caller);
     }
 
-    /// Returns the address that most handshakes come from, if they prove several callers.
+    /// Returns the address from which more than half of the handshakes come. Returns `None` if
+    /// these prove only one caller, or if there are fewer handshakes than `MIN_HANDSHAKES`.
     #[must_use]
     pub fn busiest(&self) -> Option<BusiestAddress> {
         self.busiest_at(Instant::now())
@@ -165,7 +166,7 @@ mod tests {
         let sources = HandshakeSources::default();
         let begin = Instant::now();
         for number in 0..200 {
-            // Half as many, from an address each.
+            // One third of the handshakes comes from many different addresses.
             sources.note_at(begin, address(number), caller("other"));
             sources.note_at(begin, address(250), caller("one"));
             sources.note_at(begin, address(250), caller("two"));
@@ -182,7 +183,7 @@ mod tests {
         let begin = Instant::now();
         for _ in 0..200 {
             sources.note_at(begin, address(1), caller("one"));
-            // One that proves nothing is no caller.
+            // A handshake that proves no identity does not count as another caller.
             sources.note_at(begin, address(1), None);
         }
         assert_eq!(sources.busiest_at(begin), None);

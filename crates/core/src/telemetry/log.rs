@@ -2,13 +2,13 @@
 
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging to standard error. `COUNTERSIGN_LOG` selects the messages, in the syntax of
-/// `tracing-subscriber`'s `EnvFilter`; the default is `info`.
+/// Starts logging to standard error. The variable `COUNTERSIGN_LOG` selects the messages, in the
+/// syntax of `tracing-subscriber`'s `EnvFilter`. The default is `info`.
 pub fn start() {
     start_at("info");
 }
 
-/// Same as [`start`], but by default with warnings only.
+/// Same as [`start`], but the default is `warn`.
 pub fn start_quietly() {
     start_at("warn");
 }

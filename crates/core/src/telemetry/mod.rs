@@ -3,8 +3,8 @@
 //! - `record`: the audit line of a request
 //! - `operator`: the audit line of an operator's action
 //! - `audit`: writes the audit log
-//! - `chains`: keeps the chains of callers, so that a decision can be replayed
-//! - `eviction_log`: counts connections that yielded to newer ones
+//! - `chains`: keeps the certificate chains of callers, so that a decision can be repeated
+//! - `eviction_log`: counts evicted connections
 //! - `handshake_sources`: whether most handshakes come from one address
 //! - `log`: the human-readable log on standard error
 //!

@@ -1,4 +1,4 @@
-//! `OperatorRecord`: the record of an operator's action, or of a peer that was refused.
+//! `OperatorRecord`: the audit line of an operator's action, or of a refused peer.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use crate::identity::LeafFacts;
 use crate::identity::text::printable;
 use crate::reason::ReasonCode;
 
-/// The known facts about an operator.
+/// The known facts about an operator or a refused peer.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct OperatorFacts {
     /// The identity in the operator's certificate, or the local user on the private socket. Absent
@@ -21,25 +21,25 @@ pub struct OperatorFacts {
     /// The trust domain of the identity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trust_domain: Option<String>,
-    /// The operator's address and port; absent on this machine's own socket.
+    /// The address and port of the operator. Absent on the private socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<SocketAddr>,
-    /// The names in the presented leaf.
+    /// The names in the presented leaf certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sans: Option<String>,
-    /// The leaf's serial number, lower-case hexadecimal.
+    /// The serial number of the leaf certificate, in lower-case hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// The leaf's issuer (RFC 4514).
+    /// The issuer of the leaf certificate (RFC 4514).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
-    /// The leaf's `x5t#S256`.
+    /// The SHA-256 of the leaf certificate (`x5t#S256`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub thumbprint: Option<String>,
 }
 
 impl OperatorFacts {
-    /// Adds the facts that a leaf states, proven or not.
+    /// Adds the facts in a leaf certificate, whether or not possession of its key was proven.
     #[must_use]
     pub fn with_leaf(mut self, leaf: &LeafFacts) -> Self {
         self.sans = Some(leaf.sans.summary());
@@ -50,8 +50,8 @@ impl OperatorFacts {
     }
 }
 
-/// An audit line about an operator. Dropping it writes the line, so that a request leaves a
-/// line even if its client is gone.
+/// An audit line about an operator. Dropping it writes the line, so that each request has a line
+/// even if its client is gone.
 #[derive(Debug)]
 pub struct OperatorRecord {
     sink: AuditSink,
@@ -65,10 +65,10 @@ struct Line {
     decision: &'static str,
     #[serde(flatten)]
     facts: OperatorFacts,
-    /// Method and path of the request.
+    /// The method and path of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<String>,
-    /// Status of the response; absent if none was sent.
+    /// The status of the response. Absent if no response was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,7 +96,7 @@ impl OperatorRecord {
         }
     }
 
-    /// Creates the line for an operator's action that is allowed.
+    /// Creates the line for an allowed action of an operator.
     #[must_use]
     pub fn allowed(sink: &AuditSink, facts: OperatorFacts, action: &str) -> Self {
         let mut record = Self::new(sink, "allowed", facts);
@@ -104,7 +104,7 @@ impl OperatorRecord {
         record
     }
 
-    /// Creates the line for a peer that is refused, or is not admitted any longer.
+    /// Creates the line for a peer that is refused, or that is no longer an operator.
     #[must_use]
     pub fn refused(
         sink: &AuditSink,
@@ -119,14 +119,14 @@ impl OperatorRecord {
         record
     }
 
-    /// Changes the decision to `cut`: the connection was cut off.
+    /// Changes the decision to `cut`, because the connection is closed.
     #[must_use]
     pub const fn cut(mut self) -> Self {
         self.line.decision = "cut";
         self
     }
 
-    /// Records the status of the response.
+    /// Records the status of the response, and a detail.
     pub fn answered(&mut self, status: u16, detail: &str) {
         self.line.status = Some(status);
         self.line.detail = printable(detail);

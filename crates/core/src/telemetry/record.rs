@@ -1,4 +1,4 @@
-//! `AuditRecord`: the facts of one request, and the decision.
+//! `AuditRecord`: the facts about one request, and the decision.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -15,26 +15,26 @@ use crate::identity::text::{MAX_RECORDED, printable, push_json, push_printable_j
 use crate::identity::{PeerIdentity, Principal};
 use crate::reason::ReasonCode;
 
-/// The part of the records of requests that is the same for a whole connection.
+/// The facts that are the same in the records of all requests on a connection.
 #[derive(Debug)]
 pub struct ConnectionFacts {
-    /// Identifies the connection.
+    /// The identifier of the connection.
     pub connection_id: Arc<str>,
-    /// Address and port of the peer.
+    /// The address and port of the peer.
     pub peer: SocketAddr,
-    /// The load balancer that named the peer.
+    /// The load balancer that sent the peer's address.
     pub proxy: Option<SocketAddr>,
-    /// The TLS server name of the handshake, printable.
+    /// The TLS server name of the handshake, safe to print.
     pub sni: Option<Arc<str>>,
     /// Whether the connection's TLS session was resumed.
     pub resumed: bool,
-    /// The id of the connection's chain, if chains are kept.
+    /// The identifier of the connection's certificate chain, if chains are kept.
     pub chain: Option<Arc<str>>,
     json: OnceLock<String>,
 }
 
 impl ConnectionFacts {
-    /// Creates the facts of a connection whose ClientHello has not been read.
+    /// Creates the facts of a new connection, whose ClientHello has not been read yet.
     #[must_use]
     pub const fn new(connection_id: Arc<str>, peer: SocketAddr) -> Self {
         Self {
@@ -48,8 +48,8 @@ impl ConnectionFacts {
         }
     }
 
-    /// Returns the connection's members of an audit line. Made once, after the last change of
-    /// the facts.
+    /// Returns the members of an audit line that describe the connection. They are formatted once,
+    /// so the facts must not change afterwards.
     fn json(&self) -> &str {
         self.json.get_or_init(|| {
             let mut json = String::from("\"connection_id\":");
@@ -79,13 +79,13 @@ impl ConnectionFacts {
 pub struct TraceId([u8; 32]);
 
 impl TraceId {
-    /// Creates an id from 32 hexadecimal digits.
+    /// Creates an identifier from 32 hexadecimal digits.
     #[must_use]
     pub const fn from_hex(digits: [u8; 32]) -> Self {
         Self(digits)
     }
 
-    /// Returns the id as text.
+    /// Returns the identifier as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
@@ -95,16 +95,16 @@ impl TraceId {
 /// The gateway's decision about a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
-    /// The request was gone before a decision.
+    /// The request was aborted before a decision.
     Aborted,
     Allowed,
     Refused,
 }
 
-/// The facts of a request, and the decision. Dropping the record writes one line.
+/// The facts about a request, and the decision. Dropping the record writes one audit line.
 ///
-/// Used on the hot path. Values that depend only on the connection, the caller's certificate or
-/// the route were converted to JSON once, and are kept there.
+/// This code runs for every request. Values that depend only on the connection, the caller's
+/// certificate or the route are converted to JSON once and then reused.
 #[derive(Debug)]
 pub struct AuditRecord {
     sink: AuditSink,
@@ -112,20 +112,19 @@ pub struct AuditRecord {
     request_id: Arc<str>,
     time: Duration,
     started: Instant,
-    /// The request's method, host and path as members of the line; empty if nothing is known.
+    /// The members `method`, `host` and `path` of the audit line. Empty if they are not known yet.
     asked: String,
     peer_identity: Option<Arc<PeerIdentity>>,
-    /// Names and hashes of the credentials that authenticated the request in addition to, or
-    /// instead of, a certificate.
+    /// Names and hashes of credentials other than the certificate that authenticated the request.
     credentials: Option<Box<CredentialFacts>>,
-    /// The name of the response that the gateway itself made.
+    /// The name of the response that the gateway itself has sent, such as whoami.
     answered_here: Option<&'static str>,
     decision: Decision,
     reason: Option<ReasonCode>,
     detail: Option<String>,
     status: Option<u16>,
     jti: Option<Box<str>>,
-    /// The `jti` of the assertion of each earlier attempt.
+    /// The `jti` of the assertions of earlier attempts.
     earlier: Vec<Box<str>>,
     trace: Option<TraceId>,
     attempts: u32,
@@ -138,21 +137,21 @@ pub struct AuditRecord {
 
 #[derive(Debug, Clone, Serialize)]
 struct CredentialFacts {
-    /// The caller that the credentials name; none if the certificate names it.
+    /// The caller that the credentials name. `None` if the certificate names the caller.
     #[serde(skip)]
     caller: Option<String>,
     methods: String,
-    /// `ath`: the token's hash.
+    /// The hash of the token (`ath`).
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
-    /// The API key's public identifier.
+    /// The public identifier of the API key.
     #[serde(skip_serializing_if = "Option::is_none")]
     api_key: Option<Box<str>>,
 }
 
 impl AuditRecord {
-    /// Opens a record. Nothing is known about the request yet; `counters` are those of requests
-    /// without a route.
+    /// Opens a record for a request about which nothing is known yet. `counters` are the counters
+    /// of requests without a route.
     #[must_use]
     pub fn open(
         sink: AuditSink,
@@ -186,13 +185,13 @@ impl AuditRecord {
         }
     }
 
-    /// Returns the gateway's identifier of the request.
+    /// Returns the identifier that the gateway has given to the request.
     #[must_use]
     pub const fn request_id(&self) -> &Arc<str> {
         &self.request_id
     }
 
-    /// Records method, host and path; never the query.
+    /// Records the method, host and path. The query is never recorded.
     pub fn request(&mut self, method: &str, host: &str, path: &str) {
         let asked = &mut self.asked;
         asked.clear();
@@ -205,13 +204,13 @@ impl AuditRecord {
         push_printable_json(asked, path, 1024);
     }
 
-    /// Records the identity that the connection proved.
+    /// Records the identity that the TLS handshake has proven.
     pub fn caller(&mut self, identity: Arc<PeerIdentity>) {
         self.peer_identity = Some(identity);
     }
 
-    /// Records the credentials that authenticated the request, on routes that ask for more than
-    /// a certificate. Names and hashes only.
+    /// Records names and hashes of the credentials that authenticated the request. Called only on
+    /// routes that require more than a certificate.
     pub fn credentials(&mut self, principal: &Principal) {
         let named = principal.peer().is_none();
         self.credentials = Some(Box::new(CredentialFacts {
@@ -222,32 +221,34 @@ impl AuditRecord {
         }));
     }
 
-    /// Records the counters of the selected route, which know its name and its upstream's.
+    /// Records the counters of the selected route. They contain the names of the route and of its
+    /// upstream.
     pub fn route(&mut self, counters: Option<&Arc<RouteMetrics>>) {
         if let Some(counters) = counters {
             self.counters = Arc::clone(counters);
         }
     }
 
-    /// Records that the gateway itself responds, under this name. Counted like requests without
-    /// a route.
+    /// Records that the gateway itself responds, with a response of this name. The request is
+    /// counted as one without a route.
     pub const fn answered_here(&mut self, name: &'static str) {
         self.answered_here = Some(name);
     }
 
-    /// Records that the request was allowed. `jti` is the assertion's, if there is one.
+    /// Records that the request is allowed. `jti` is the identifier of its assertion, if there is
+    /// one.
     pub fn allowed(&mut self, jti: Option<&str>) {
         self.decision = Decision::Allowed;
         self.jti = jti.map(Into::into);
     }
 
-    /// Records that the request is sent once more.
+    /// Records that the request is sent to the upstream again.
     pub fn again(&mut self) {
         self.attempts = self.attempts.saturating_add(1);
         self.earlier.extend(self.jti.take());
     }
 
-    /// Records why no response can be sent any more.
+    /// Records the reason why no response can be sent any more.
     pub fn unanswered(&mut self, detail: &str) {
         self.detail = Some(printable(detail));
     }
@@ -257,7 +258,8 @@ impl AuditRecord {
         self.trace = trace;
     }
 
-    /// Records the transaction that continues; a new one has the request's identifier.
+    /// Records the identifier of the transaction that the request continues. Without this call, the
+    /// request's own identifier is used.
     pub fn transaction(&mut self, transaction: &str) {
         self.transaction = Some(transaction.into());
     }
@@ -271,7 +273,7 @@ impl AuditRecord {
         self.detail = Some(printable(detail));
     }
 
-    /// Records the status that was sent to the caller. Counts the request.
+    /// Records the status that was sent to the caller, and counts the request.
     pub fn answered(&mut self, status: u16) {
         self.status = Some(status);
         self.counted = true;
@@ -283,12 +285,12 @@ impl AuditRecord {
         }
     }
 
-    /// Records that the head of the upstream's response arrived.
+    /// Records that the head of the upstream's response has arrived.
     pub fn upstream_answered(&mut self, after: Duration) {
         self.upstream_duration = Some(after);
     }
 
-    /// Records that the whole response was handed over.
+    /// Records that the whole response was sent.
     pub const fn complete(&mut self) {
         self.complete = true;
     }
@@ -391,7 +393,7 @@ impl AuditRecord {
     }
 }
 
-/// Appends the members of a JSON object, each after a comma.
+/// Appends the members of a JSON object, each preceded by a comma.
 fn push_members(line: &mut String, object: &impl Serialize) {
     let json = serde_json::to_string(object).unwrap_or_default();
     let members = json
@@ -423,14 +425,14 @@ fn push_milliseconds(line: &mut String, name: &str, duration: Duration) {
     push_three_digits(line, duration.subsec_micros());
 }
 
-/// Formats the members that every line about a certificate has.
+/// Formats the members that every line about this certificate contains.
 fn caller_json(identity: &PeerIdentity) -> String {
     let mut members = String::new();
     push_members(&mut members, &audit_caller(identity));
     members
 }
 
-/// The line of a connection that was cut off because its identity is not valid any more.
+/// The audit line of a connection that is closed because its identity is no longer valid.
 #[derive(Debug, Serialize)]
 pub struct ConnectionCut<'a> {
     time: String,
@@ -448,7 +450,7 @@ pub struct ConnectionCut<'a> {
 }
 
 impl<'a> ConnectionCut<'a> {
-    /// Creates the line for a connection that is cut off now.
+    /// Creates the line for a connection that is being closed.
     #[must_use]
     pub fn new(
         facts: &'a ConnectionFacts,
@@ -472,8 +474,8 @@ impl<'a> ConnectionCut<'a> {
 }
 
 impl ConnectionCut<'_> {
-    /// Changes the decision to a refusal: the connection was not cut off, but its requests were
-    /// refused before they could leave lines.
+    /// Changes the decision to a refusal. Used if the connection stays open, and its requests were
+    /// refused before they had records.
     #[must_use]
     pub const fn refused(mut self) -> Self {
         self.decision = "refused";
@@ -492,7 +494,7 @@ fn audit_caller(identity: &PeerIdentity) -> AuditCaller {
     }
 }
 
-/// Converts a duration to milliseconds with microsecond resolution.
+/// Converts a duration to milliseconds with a resolution of one microsecond.
 #[must_use]
 pub fn milliseconds(duration: Duration) -> f64 {
     let micros = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);

@@ -1,6 +1,6 @@
-//! `CallerVerifier`: the rustls verifier of client certificates, around [`ClientTrust`].
+//! `CallerVerifier`: the rustls verifier for client certificates. It calls [`ClientTrust`].
 //!
-//! It writes its findings into the [handshake notes](super::handshake_notes).
+//! The verifier writes its results into the [handshake notes](super::handshake_notes).
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::crypto;
 use crate::reason::{ReasonCode, TlsAlert};
 use crate::trust::ClientTrust;
 
-/// Verifies client certificates by the bundles of one server name.
+/// Verifies client certificates with the trust bundles of one server name.
 pub(super) struct CallerVerifier {
     trust: Arc<ClientTrust>,
     mandatory: bool,
@@ -73,7 +73,8 @@ impl ClientCertVerifier for CallerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        // Whatever tickets came along, this is a full handshake.
+        // rustls verifies a certificate only in a full handshake. So a session that was read from a
+        // ticket before is dropped.
         note(|notes| notes.session = None);
         match self.trust.admit(end_entity, intermediates, now) {
             Ok(admission) => {
@@ -88,7 +89,7 @@ impl ClientCertVerifier for CallerVerifier {
             Err(refusal) => {
                 let error = alert_error(refusal.reason);
                 note(|notes| {
-                    // A chain that is too long is not kept.
+                    // A chain that is too long is not stored, to save memory.
                     if refusal.reason != ReasonCode::ChainTooLong {
                         let chain = std::iter::once(end_entity).chain(intermediates);
                         notes.presented = chain.cloned().map(CertificateDer::into_owned).collect();
@@ -127,7 +128,7 @@ impl ClientCertVerifier for CallerVerifier {
     }
 }
 
-/// Returns the rustls error whose alert is the reason's.
+/// Returns the rustls error that makes rustls send the alert for this reason code.
 fn alert_error(reason: ReasonCode) -> Error {
     #[derive(Debug)]
     struct Refused(ReasonCode);
@@ -180,7 +181,7 @@ mod tests {
         Arc::clone(names.unwrap().default_entry().unwrap())
     }
 
-    /// Shakes hands; the chain and the key may belong to different leaves.
+    /// Makes a handshake. `chain` and `key` may belong to different certificates.
     async fn shake(
         ca: &TestCa,
         entry: &ServerEntry,
@@ -218,7 +219,8 @@ mod tests {
             assert_eq!(cache.len(), 0, "somebody else's chain proves nothing");
             let (accepted, first) = shake(&ca, &entry, &caller, &caller, version).await;
             assert!(accepted && cache.len() == 1);
-            // Known now, and still nothing without the key.
+            // The chain is in the cache now. The handshake must still fail, because the key is
+            // wrong.
             let (accepted, _) = shake(&ca, &entry, &caller, &thief, version).await;
             assert!(!accepted);
             let (accepted, again) = shake(&ca, &entry, &caller, &caller, version).await;

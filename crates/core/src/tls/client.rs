@@ -1,9 +1,9 @@
 //! `ClientTls`: TLS from the gateway to a service.
 //!
-//! The service's certificate is checked by the same path rules as callers' certificates, for the
-//! purpose server; then it must contain the expected name or identity. The error is left in the
-//! task's notes, because rustls keeps only an alert. Connections are made and pooled by
-//! [`crate::upstream`].
+//! The service's certificate is checked by the path rules that also apply to callers, with the
+//! purpose "server". Then the certificate must contain the expected name or identity. rustls
+//! returns only an alert, so the verifier stores the detailed error in a task-local variable.
+//! [`crate::upstream`] opens and pools the connections.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -29,45 +29,47 @@ use crate::identity::{CallerName, IdentityPattern, LeafFacts, SpiffeId};
 use crate::trust::path::{MAX_CERTIFICATES, MAX_CHAIN_BYTES};
 use crate::trust::{PathPurpose, PathTrust};
 
-/// What a service must prove, and which certificate the gateway presents to it.
+/// The identity that a service must prove, and the certificate that the gateway presents.
 #[derive(Debug, Clone)]
 pub struct ClientTlsConfig {
-    /// Roots of the service's certificate, DER.
+    /// Roots that may have issued the service's certificate chain, in DER.
     pub roots: Vec<CertificateDer<'static>>,
-    /// The name that is requested and that its certificate must carry; the endpoint's
-    /// host if there is none and no identity is expected.
+    /// The name that the gateway sends as SNI and that the certificate must contain. If this is
+    /// `None`, the gateway sends the endpoint's host. The certificate must contain this host only
+    /// if `identity` is `None`, too.
     pub server_name: Option<ServerName<'static>>,
-    /// The identity that it must have.
+    /// The identity that the service's certificate must contain.
     pub identity: Option<IdentityPattern>,
-    /// The gateway's own certificate.
+    /// The gateway's own certificate with its key, if the gateway presents a certificate.
     pub credentials: Option<Credentials>,
-    /// The application protocol, as ALPN spells it.
+    /// The application protocol, as its ALPN protocol ID.
     pub protocol: &'static [u8],
 }
 
-/// Why the TLS configuration cannot be used.
+/// The reason why a TLS configuration cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("TLS configuration: {0}")]
 pub struct ClientTlsError(String);
 
-/// Why there is no TLS connection.
+/// The reason why a TLS connection to a service failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsConnectError {
-    /// The service's certificate is not trusted, or does not carry the expected name or identity.
+    /// The service's certificate is not trusted, or does not contain the expected name or identity.
     #[error("the service is not trusted: {0}")]
     Untrusted(String),
-    /// The service refused the gateway, most often because of its certificate.
+    /// The handshake failed with a TLS error. Usually the service has sent an alert, because it
+    /// does not accept the gateway's certificate.
     #[error("the service refused the handshake: {0}")]
     Refused(String),
-    /// The service speaks another application protocol.
+    /// The service does not use the application protocol that the gateway offered.
     #[error("the service did not agree to {0}")]
     Protocol(String),
-    /// The connection failed.
+    /// The connection failed or was closed during the handshake.
     #[error("the handshake failed: {0}")]
     Io(io::Error),
 }
 
-/// TLS to the endpoints of one upstream.
+/// The TLS configuration for the endpoints of one upstream.
 pub struct ClientTls {
     config: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
@@ -75,12 +77,12 @@ pub struct ClientTls {
     digest: [u8; 32],
 }
 
-/// A connection whose service has proven who it is.
+/// A TLS connection to a service whose certificate was verified.
 #[derive(Debug)]
 pub struct Secured {
-    /// The connection.
+    /// The TLS connection.
     pub stream: TlsStream<TcpStream>,
-    /// End of the service's certificate path, in seconds since the Unix epoch.
+    /// Earliest notAfter of the service's certificate path, in seconds since the Unix epoch.
     pub not_after: i64,
 }
 
@@ -89,10 +91,10 @@ tokio::task_local! {
 }
 
 impl ClientTls {
-    /// Prepares TLS.
+    /// Creates the rustls configuration.
     ///
     /// # Errors
-    /// When rustls refuses the configuration.
+    /// If rustls refuses the configuration.
     pub fn new(config: ClientTlsConfig) -> Result<Self, ClientTlsError> {
         let digest = digest_of(&config);
         let verifier = ServiceVerifier {
@@ -112,7 +114,8 @@ impl ClientTls {
                 .with_client_cert_resolver(Arc::new(Always(Arc::clone(credentials.certified())))),
         };
         tls.alpn_protocols = vec![config.protocol.to_vec()];
-        // A resumed session would skip every check of the certificate.
+        // Resumption is disabled because rustls does not verify the certificate in a resumed
+        // session.
         tls.resumption = Resumption::disabled();
         Ok(Self {
             config: Arc::new(tls),
@@ -122,8 +125,7 @@ impl ClientTls {
         })
     }
 
-    /// Returns the same configuration for a service with another application protocol, as ALPN
-    /// spells it.
+    /// Returns the same configuration with another application protocol, given as ALPN protocol ID.
     #[must_use]
     pub fn speaking(&self, protocol: &'static [u8]) -> Self {
         let mut config = ClientConfig::clone(&self.config);
@@ -136,17 +138,17 @@ impl ClientTls {
         }
     }
 
-    /// Tells apart connections that were made with different expectations or
-    /// credentials.
+    /// Returns a hash of the [`ClientTlsConfig`]. A connection must not be used for an upstream
+    /// with another hash.
     #[must_use]
     pub const fn digest(&self) -> &[u8; 32] {
         &self.digest
     }
 
-    /// Shakes hands with the service at `host`.
+    /// Makes the TLS handshake with the service at `host`.
     ///
     /// # Errors
-    /// When it is not trusted, does not trust the gateway, or breaks off.
+    /// If the service is not trusted, refuses the handshake, or closes the connection.
     pub async fn connect(&self, host: &str, stream: TcpStream) -> Result<Secured, TlsConnectError> {
         let name = match &self.server_name {
             Some(name) => name.clone(),
@@ -165,14 +167,14 @@ impl ClientTls {
             (Err(_), Some(Err(why))) => return Err(TlsConnectError::Untrusted(why.clone())),
             (Err(error), _) => return Err(refusal_of(error)),
         };
-        // The verifier has run in every completed handshake.
+        // rustls calls the verifier in every full handshake, so the notes must contain a result.
         let Some(Ok(not_after)) = notes else {
             return Err(TlsConnectError::Untrusted(
                 "it showed no certificate".into(),
             ));
         };
         let agreed = stream.get_ref().1.alpn_protocol();
-        // A service without ALPN is expected to speak HTTP/1.1.
+        // HTTP/1.1 is assumed if a service does not select a protocol by ALPN.
         if agreed != Some(self.protocol) && !(agreed.is_none() && self.protocol != b"h2") {
             return Err(TlsConnectError::Protocol(
                 String::from_utf8_lossy(self.protocol).into_owned(),
@@ -191,7 +193,7 @@ impl fmt::Debug for ClientTls {
     }
 }
 
-/// Hashes everything that a connection's trust depends on, length-prefixed.
+/// Hashes everything that decides whether a connection is trusted. Each field has a length prefix.
 fn digest_of(config: &ClientTlsConfig) -> [u8; 32] {
     let mut input = Vec::new();
     let mut field = |bytes: &[u8]| {
@@ -238,13 +240,13 @@ fn refusal_of(error: io::Error) -> TlsConnectError {
     }
 }
 
-/// Returns a resolver that presents these credentials for every request.
+/// Returns a resolver that always presents these credentials.
 #[must_use]
 pub fn always(credentials: &Credentials) -> Arc<dyn ResolvesClientCert> {
     Arc::new(Always(Arc::clone(credentials.certified())))
 }
 
-/// Presents one certificate, independently of the service's request.
+/// Presents one certificate. The list of acceptable issuers in the service's request is ignored.
 #[derive(Debug)]
 struct Always(Arc<CertifiedKey>);
 
@@ -264,14 +266,15 @@ impl ResolvesClientCert for Always {
 
 struct ServiceVerifier {
     roots: Vec<CertificateDer<'static>>,
-    /// Whether the certificate must contain the requested name.
+    /// Whether the certificate must contain the requested server name.
     named: bool,
     identity: Option<IdentityPattern>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ServiceVerifier {
-    /// Checks the service's chain. Returns the end of the path, or why the service is not trusted.
+    /// Checks the service's chain. Returns the path's earliest notAfter, or the reason why the
+    /// service is not trusted.
     fn check(
         &self,
         leaf: &CertificateDer<'_>,
@@ -308,16 +311,16 @@ impl ServiceVerifier {
     }
 }
 
-/// Whether a name of the leaf, of the same type as the pattern, matches the pattern.
+/// Whether a name of the leaf matches the pattern. Only names of the pattern's type are compared.
 fn carries(leaf: &LeafFacts, expected: &IdentityPattern) -> Result<bool, String> {
     let sans = &leaf.sans;
     let names: Result<Vec<CallerName>, _> = match expected {
-        // No certificate can have the last two names.
+        // No certificate contains an API key's name or a client's name. `*` identifies no service.
         IdentityPattern::AnyCaller
         | IdentityPattern::ApiKey(_)
         | IdentityPattern::Client { .. } => return Ok(false),
         IdentityPattern::Spiffe { .. } | IdentityPattern::Uri { .. } => {
-            // X509-SVID section 2: a SPIFFE ID is the only URI name.
+            // X509-SVID section 2: a certificate with a SPIFFE ID has no other URI name.
             if sans.uri.len() > 1 && sans.uri.iter().any(|uri| SpiffeId::is_claimed_by(uri)) {
                 return Err(format!(
                     "it carries a SPIFFE ID and other URI names: {}",
@@ -350,7 +353,7 @@ fn carries(leaf: &LeafFacts, expected: &IdentityPattern) -> Result<bool, String>
     Ok(names.iter().any(|name| expected.matches(name)))
 }
 
-/// Parses an address or name that can be requested in TLS.
+/// Parses an IP address or host name for the server name of a TLS connection.
 #[must_use]
 pub fn server_name(text: &str) -> Option<ServerName<'static>> {
     if let Ok(address) = text.parse::<IpAddr>() {
@@ -382,7 +385,7 @@ impl ServerCertVerifier for ServiceVerifier {
             .check(end_entity, intermediates, server_name, now)
             .map_err(|why| printable(&why));
         let trusted = found.is_ok();
-        // Outside a handshake of ours (tests of rustls alone) it is dropped.
+        // In tests that use only rustls there are no notes, and the result is dropped.
         let _ = NOTES.try_with(|notes| notes.replace(Some(found)));
         if trusted {
             Ok(ServerCertVerified::assertion())

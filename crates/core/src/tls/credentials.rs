@@ -1,4 +1,4 @@
-//! `Credentials`: a certificate chain of ours with its private key.
+//! `Credentials`: a certificate chain of the gateway with its private key.
 
 use std::sync::Arc;
 
@@ -8,30 +8,30 @@ use crate::identity::LeafFacts;
 use crate::pem::{self, PemError};
 use rustls::sign::CertifiedKey;
 
-/// Why a chain and key cannot be used.
+/// The reason why a certificate chain and key cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialsError {
-    /// The certificate file is no PEM file of certificates.
+    /// The certificate file is not a PEM file of certificates.
     #[error("the certificate file cannot be read: {0}")]
     CertificateFile(PemError),
-    /// The first certificate cannot be used.
+    /// The first certificate in the file cannot be used.
     #[error("the certificate file has no usable certificate: {0}")]
     Certificate(String),
-    /// The key file is no PEM file with a plain private key.
+    /// The key file is not a PEM file with an unencrypted private key.
     #[error("the key file cannot be read: {0}")]
     KeyFile(PemError),
     /// The private key cannot be used.
     #[error("the key file has no usable private key: {0}")]
     Key(String),
-    /// Key and certificate are of different pairs.
+    /// The private key does not belong to the first certificate.
     #[error("the private key does not belong to the first certificate of the file")]
     Mismatch,
-    /// The certificate's time has not come or is over.
+    /// The certificate is not valid yet, or has expired.
     #[error("{0}")]
     NotValid(String),
 }
 
-/// A certificate chain of ours, leaf first, with its private key.
+/// A certificate chain of the gateway, leaf first, with its private key.
 #[derive(Debug, Clone)]
 pub struct Credentials {
     certified: Arc<CertifiedKey>,
@@ -42,8 +42,8 @@ impl Credentials {
     /// Reads a PEM chain (leaf first, then intermediates) and a PEM private key.
     ///
     /// # Errors
-    /// When either cannot be read, they do not belong together, or the leaf is
-    /// not valid at `now` (seconds since the Unix epoch).
+    /// If the chain or the key cannot be read, or they do not belong together. If the leaf is not
+    /// valid at `now` (seconds since the Unix epoch).
     pub fn from_pem(chain: &[u8], key: &[u8], now: i64) -> Result<Self, CredentialsError> {
         let chain =
             pem::certificates_beside_key(chain).map_err(CredentialsError::CertificateFile)?;
@@ -87,7 +87,7 @@ impl Credentials {
         &self.certified
     }
 
-    /// Returns the facts of the leaf.
+    /// Returns the facts that the leaf states.
     #[must_use]
     pub const fn facts(&self) -> &LeafFacts {
         &self.facts

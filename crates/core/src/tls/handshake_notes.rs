@@ -1,7 +1,7 @@
-//! The findings of one TLS handshake about its caller.
+//! `HandshakeNotes`: what one TLS handshake found out about its caller.
 //!
-//! rustls passes on only an alert when it refuses a certificate. Therefore the verifier and the
-//! tickets write their findings into the [`HandshakeNotes`] of the task that drives the handshake.
+//! If rustls refuses a certificate, it returns only an alert. Therefore the verifier and the
+//! tickets write details into a task-local [`HandshakeNotes`] of the task that runs the handshake.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -17,31 +17,32 @@ use crate::identity::{LeafFacts, PeerIdentity};
 use crate::reason::{ReasonCode, TlsAlert};
 use crate::trust::{Admission, ChainError, ChainKey, PendingPath};
 
-/// The findings of one handshake so far.
+/// What one handshake has found out so far.
 #[derive(Debug, Default)]
 pub struct HandshakeNotes {
-    /// The identity of the chain. It is proven once the handshake succeeds.
+    /// The identity in the caller's certificate. It is proven only when the handshake succeeds.
     pub identity: Option<Arc<PeerIdentity>>,
-    /// When the identity must be checked again at the latest, in seconds since the Unix epoch.
+    /// The time at which the identity must be checked again, in seconds since the Unix epoch.
     pub holds_until: Option<i64>,
-    /// The verified chain, kept for next time once the handshake is complete.
+    /// The verified path. It enters the path cache when the handshake is complete.
     pub pending: Option<PendingPath>,
-    /// Why the chain was not accepted.
+    /// The reason why the chain was refused.
     pub chain_error: Option<ChainError>,
-    /// Whether CertificateVerify proved possession of the leaf's key.
+    /// Whether the CertificateVerify message proved that the caller holds the leaf's private key.
     pub possession_proven: bool,
-    /// The session for a ticket of this handshake. In a resumed handshake, the session of its
-    /// ticket.
+    /// The session to write into a new ticket. In a resumed handshake, the session that was read
+    /// from the caller's ticket.
     pub session: Option<Session>,
-    /// The chain that was refused.
+    /// The refused chain, leaf first.
     pub presented: Vec<CertificateDer<'static>>,
-    /// The chain the verifier admitted.
+    /// The key of the accepted chain in the path cache.
     pub(super) chain: Option<ChainKey>,
 }
 
 impl HandshakeNotes {
-    /// Notes the caller whose chain was admitted when its session was resumed. The
-    /// session's secret has just proven possession of the key again.
+    /// Records the caller of a resumed session whose chain was accepted again. The session secret
+    /// proves that the caller is the same. The path therefore enters the cache without another
+    /// proof of possession.
     pub(super) fn admitted_again(&mut self, admission: Admission) {
         if let Some(pending) = admission.pending {
             pending.commit();
@@ -50,8 +51,8 @@ impl HandshakeNotes {
         self.holds_until = Some(admission.holds_until);
     }
 
-    /// Returns why a handshake failed: the reason, the details, and the name of the
-    /// alert that was sent, if one was.
+    /// Returns why a handshake failed: the reason code, the details, and the name of the alert that
+    /// was sent, if any.
     #[must_use]
     pub fn explain(&self, error: &io::Error) -> (ReasonCode, String, Option<&'static str>) {
         let tls = error
@@ -94,7 +95,8 @@ impl HandshakeNotes {
         }
     }
 
-    /// Returns the facts of the leaf, proven or not, if it could be read.
+    /// Returns the facts in the caller's leaf certificate, whether or not the certificate was
+    /// accepted. Returns `None` if there is no leaf, or if it could not be read.
     #[must_use]
     pub fn leaf(&self) -> Option<&LeafFacts> {
         match &self.chain_error {
@@ -118,8 +120,8 @@ tokio::task_local! {
     static NOTES: RefCell<HandshakeNotes>;
 }
 
-/// Drives a handshake and returns its output with its notes. If the handshake
-/// completed, the chain enters the cache of verified ones.
+/// Runs a handshake. Returns its result and its notes. If the handshake completed, stores the
+/// verified path in the path cache.
 pub async fn with_notes<T, E>(
     handshake: impl Future<Output = Result<T, E>>,
 ) -> (Result<T, E>, HandshakeNotes) {
@@ -127,8 +129,8 @@ pub async fn with_notes<T, E>(
         .scope(RefCell::new(HandshakeNotes::default()), async {
             let output = handshake.await;
             let mut notes = NOTES.with(RefCell::take);
-            // Possession is proven in every completed handshake with a new chain. This check does
-            // not depend on rustls.
+            // rustls completes no handshake with a new chain unless possession of the key is
+            // proven. This check is a second safeguard that does not depend on rustls.
             if let Some(pending) = notes.pending.take()
                 && output.is_ok()
                 && notes.possession_proven
@@ -140,7 +142,7 @@ pub async fn with_notes<T, E>(
         .await
 }
 
-/// Returns the session for a ticket of the current handshake.
+/// Returns the session that a new ticket of the current handshake must contain.
 pub(super) fn session() -> Option<Session> {
     NOTES
         .try_with(|notes| notes.borrow().session)
@@ -148,20 +150,22 @@ pub(super) fn session() -> Option<Session> {
         .flatten()
 }
 
-/// Whether the verifier has admitted a chain in the current handshake.
+/// Whether the verifier has accepted a chain in the current handshake. If so, the handshake is not
+/// a resumption.
 pub(super) fn is_full_handshake() -> bool {
     NOTES
         .try_with(|notes| notes.borrow().chain.is_some())
         .unwrap_or(false)
 }
 
-/// Notes that a ticket was opened in the current handshake. rustls may still not resume it, and may
-/// open another one or continue with a full handshake.
+/// Records that a ticket was opened in the current handshake. rustls may still reject this ticket,
+/// open another ticket, or make a full handshake.
 pub(super) fn resuming(session: Session) {
     note(|notes| notes.session = Some(session));
 }
 
-/// Notes that possession was proven: from here on tickets belong to the verified chain.
+/// Records that the caller holds the private key. New tickets then contain the hash of the verified
+/// chain.
 pub(super) fn proven(version: Version) {
     note(|notes| {
         notes.possession_proven = true;
@@ -177,8 +181,8 @@ pub(super) fn proven(version: Version) {
     });
 }
 
-/// Updates the notes of the current handshake. Outside a handshake of the gateway (in tests of
-/// rustls alone) the update is dropped.
+/// Updates the notes of the current handshake. Outside of a handshake of the gateway (in tests that
+/// use only rustls) the update is dropped.
 pub(super) fn note(update: impl FnOnce(&mut HandshakeNotes)) {
     let _ = NOTES.try_with(|notes| update(&mut notes.borrow_mut()));
 }

@@ -1,15 +1,15 @@
-//! TLS towards callers: credentials, per-name configurations, the client
-//! certificate verifier, session tickets; and TLS towards services.
+//! TLS with callers: credentials, configurations per server name, the verifier for client
+//! certificates, and session tickets. Also TLS from the gateway to services.
 //!
-//! A file imports only from those after it:
+//! Each file imports only from files below it in this list:
 //!
 //! - `client`: TLS from the gateway to a service
-//! - `server`: per-name configurations, and the selection by name
-//! - `caller_verifier`: rustls' verifier of client certificates
+//! - `server`: the configuration of each server name, and the selection by name
+//! - `caller_verifier`: the rustls verifier for client certificates
 //! - `tickets`: makes and opens session tickets
-//! - `handshake_notes`: the findings of one handshake
-//! - `session`: the content of a ticket
-//! - `client_certificate`: whether callers must present one
+//! - `handshake_notes`: what one handshake found out about its caller
+//! - `session`: the gateway's own data in a ticket
+//! - `client_certificate`: whether callers must present a certificate
 //! - `credentials`: a certificate chain of the gateway with its key
 
 mod caller_verifier;

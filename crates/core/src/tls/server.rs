@@ -1,4 +1,5 @@
-//! The TLS configuration of each server name, and the selection by the name that a caller sends.
+//! `ServerNames` and `ServerEntry`: the TLS configuration of each server name, and its selection by
+//! the SNI that a caller sends.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -31,20 +32,20 @@ pub const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     \r\n\
     This port speaks HTTPS with client certificates. Use https:// and present one.\n";
 
-/// The input from which a server-name entry is built.
+/// The settings from which a [`ServerEntry`] is built.
 #[derive(Debug)]
 pub struct ServerEntryConfig {
-    /// The names that select it; empty for the default entry.
+    /// The server names that select the entry. Empty for the default entry.
     pub names: Vec<HostPattern>,
-    /// Our certificate under these names.
+    /// The gateway's certificate for these names.
     pub credentials: Credentials,
-    /// The callers it accepts.
+    /// The trust bundles that verify the entry's callers.
     pub trust: Arc<ClientTrust>,
     /// Whether callers must present a certificate.
     pub client_certificate: ClientCertificate,
 }
 
-/// One `[[server_name]]` entry, or the default one.
+/// The TLS configuration of one `[[server_name]]` entry, or of the default entry.
 pub struct ServerEntry {
     index: usize,
     names: Vec<HostPattern>,
@@ -54,13 +55,13 @@ pub struct ServerEntry {
     tls: Arc<ServerConfig>,
 }
 
-/// Why entries cannot be used together.
+/// The reason why server-name entries cannot be used together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ServerNamesError {
     /// Two entries have the same name.
     #[error("the name {0} stands in two [[server_name]] entries")]
     Twice(String),
-    /// An IP address as a name.
+    /// A server name is an IP address.
     #[error("{0} is an IP address; TLS server names are host names (RFC 6066 section 3)")]
     Address(String),
     /// rustls refuses the configuration.
@@ -68,7 +69,7 @@ pub enum ServerNamesError {
     Tls(String),
 }
 
-/// All entries of the listener and the look-up by name.
+/// All server-name entries of a listener, with look-up by name.
 pub struct ServerNames {
     default: Option<Arc<ServerEntry>>,
     exact: HashMap<Box<str>, Arc<ServerEntry>>,
@@ -76,12 +77,12 @@ pub struct ServerNames {
 }
 
 impl ServerNames {
-    /// Builds the entries. An entry without names is the default. `tickets` is the source of their
-    /// ticket keys.
+    /// Builds the entries. The entry without names is the default entry. `tickets` supplies the
+    /// keys for session tickets.
     ///
     /// # Errors
-    /// When two entries claim one name, a name is an IP address, or rustls
-    /// refuses a configuration.
+    /// If two entries have the same name, a name is an IP address, or rustls refuses a
+    /// configuration.
     pub fn new(
         configs: Vec<ServerEntryConfig>,
         tickets: &TicketSource,
@@ -117,8 +118,8 @@ impl ServerNames {
         Ok(names)
     }
 
-    /// Selects the entry for a TLS server name. If the caller sends no name, or a name that no
-    /// entry has, selects the default entry, if there is one.
+    /// Selects the entry for the SNI of a caller. If the caller sends no name or an unknown name,
+    /// selects the default entry. Returns `None` if there is no such entry.
     #[must_use]
     pub fn select(&self, server_name: Option<&str>) -> Option<&Arc<ServerEntry>> {
         server_name
@@ -128,8 +129,8 @@ impl ServerNames {
             .or(self.default.as_ref())
     }
 
-    /// Selects the entry for the host of a request's authority. `host` is lower case, without port
-    /// and trailing dot. An IP literal selects the default.
+    /// Selects the entry for the host in a request's authority. `host` must be in lower case,
+    /// without port and trailing dot. An IP address selects the default entry.
     #[must_use]
     pub fn select_host(&self, host: &str) -> Option<&Arc<ServerEntry>> {
         if !self.has_names() || host.starts_with('[') || host.parse::<IpAddr>().is_ok() {
@@ -138,7 +139,7 @@ impl ServerNames {
         self.named(host).or(self.default.as_ref())
     }
 
-    /// Whether there are entries other than the default one.
+    /// Whether there are entries besides the default entry.
     fn has_names(&self) -> bool {
         !self.exact.is_empty() || !self.wildcard.is_empty()
     }
@@ -150,8 +151,8 @@ impl ServerNames {
         })
     }
 
-    /// Returns the trust revision of each entry, to find out whether two configurations trust
-    /// alike.
+    /// Returns the trust revision of each entry by its server name. Two configurations with equal
+    /// revisions make the same trust decisions.
     #[must_use]
     pub fn revisions(&self) -> BTreeMap<String, TrustRevision> {
         let named = self.exact.iter().chain(&self.wildcard);
@@ -181,7 +182,7 @@ impl fmt::Debug for ServerNames {
     }
 }
 
-/// Presents one certificate, independently of the client's request.
+/// Presents one certificate for every ClientHello, because the entry is already selected.
 #[derive(Debug)]
 struct Always(Arc<CertifiedKey>);
 
@@ -205,8 +206,8 @@ impl ServerEntry {
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(Always(Arc::clone(config.credentials.certified()))));
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // Sessions are resumed by our own tickets only, because rustls' own session storage does
-        // not check the certificate again.
+        // The session storage of rustls is disabled, because rustls would resume its sessions
+        // without verifying the certificate again. Only the gateway's own tickets resume sessions.
         tls.session_storage = Arc::new(NoServerSessionStorage {});
         let ticketer = Arc::new(Ticketer::new(
             tickets.clone(),
@@ -217,8 +218,8 @@ impl ServerEntry {
         tls.send_tls13_tickets = usize::from(ticketer.enabled());
         tls.max_tls13_tickets = usize::from(ticketer.enabled());
         tls.ticketer = Arc::clone(&ticketer) as Arc<dyn ProducesTickets>;
-        // Neither is on by default: early data can be replayed, and half-RTT data is
-        // sent before the caller is verified.
+        // rustls disables both features by default. They must stay disabled: early data can be
+        // replayed, and half-RTT data is sent before the caller is verified.
         tls.max_early_data_size = 0;
         tls.send_half_rtt_data = false;
         Ok(Self {
@@ -231,11 +232,11 @@ impl ServerEntry {
         })
     }
 
-    /// Builds the entry for operators: it requires a certificate, speaks HTTP/1.1, and every
-    /// handshake is a full one.
+    /// Builds the entry for operators. It requires a certificate, offers only HTTP/1.1, and resumes
+    /// no sessions.
     ///
     /// # Errors
-    /// When rustls refuses the configuration.
+    /// If rustls refuses the configuration.
     pub fn for_operators(
         credentials: Credentials,
         trust: Arc<ClientTrust>,
@@ -258,11 +259,12 @@ impl ServerEntry {
         Ok(entry)
     }
 
-    /// Decides about the chain of a resumed session, and notes the caller it names:
-    /// rustls checks neither the chain's dates nor anything else of it again.
+    /// Verifies the chain of a resumed session and records the caller in `notes`. This is necessary
+    /// because rustls does not verify the chain of a resumed session, not even its dates.
     ///
     /// # Errors
-    /// If the chain is no longer accepted. Its tickets are then useless.
+    /// If the chain is no longer accepted. Then the tickets with this chain no longer resume a
+    /// session.
     pub fn admit_resumed(
         &self,
         chain: &[CertificateDer<'_>],
@@ -282,7 +284,7 @@ impl ServerEntry {
         Ok(())
     }
 
-    /// Verifies a resumed session. `session` is the content of the ticket.
+    /// Verifies the chain of a resumed session. `session` is the content of the ticket.
     fn verify_resumed(
         &self,
         chain: &[CertificateDer<'_>],
@@ -300,20 +302,20 @@ impl ServerEntry {
             .inspect_err(|_| self.ticketer.refuse(session.chain))
     }
 
-    /// Returns the position of the entry. Two requests belong together only if it is the same for
-    /// both.
+    /// Returns the position of the entry in the configuration. `countersign explain` uses it to
+    /// find the entry's settings.
     #[must_use]
     pub const fn index(&self) -> usize {
         self.index
     }
 
-    /// Returns the configuration for rustls.
+    /// Returns the rustls configuration of the entry.
     #[must_use]
     pub const fn tls(&self) -> &Arc<ServerConfig> {
         &self.tls
     }
 
-    /// Returns the bundles that the entry accepts.
+    /// Returns the trust bundles that verify the entry's callers.
     #[must_use]
     pub const fn trust(&self) -> &Arc<ClientTrust> {
         &self.trust

@@ -1,12 +1,12 @@
-//! `Session`: the content of a ticket in addition to rustls' own state.
+//! `Session`: the data that the gateway adds to rustls' own session state in a ticket.
 
 use crate::trust::ChainKey;
 
-/// Bytes of a session in a ticket: when the key was proven, when the path ends, and
-/// which chain it was.
+/// Length of an encoded session in bytes: `proven_at` (8), `path_not_after` (8) and the hash
+/// `chain` (32).
 const LENGTH: usize = 48;
 
-/// The version of TLS a ticket belongs to.
+/// The TLS version for which a ticket is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Version {
@@ -14,7 +14,7 @@ pub(super) enum Version {
     Tls13 = 0x13,
 }
 
-/// The content of a ticket in addition to rustls' state.
+/// The data that the gateway adds to rustls' session state in a ticket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Session {
     pub(super) version: Version,
@@ -24,7 +24,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Returns when the caller last proved that it holds its key, in seconds since the Unix epoch.
+    /// Returns when the caller last proved that it holds its private key, in seconds since the Unix
+    /// epoch.
     #[must_use]
     pub const fn proven_at(&self) -> u64 {
         self.proven_at

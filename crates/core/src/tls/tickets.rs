@@ -1,20 +1,20 @@
-//! Session tickets: they let a caller come back without a full handshake, and no
-//! longer than its certificate allows.
+//! Session tickets: a caller can resume a session without a full handshake, but not longer than its
+//! certificate is valid.
 //!
-//! A ticket is sealed with a key derived from a secret, the epoch, the
-//! server-name entry, its certificate requirement and its trust set: it opens
-//! nowhere else. Epochs follow the clock; the current one, the one before and
-//! (replicas' clocks differ) the one after count. Beside rustls' session state a
-//! ticket carries which chain it stands for, when the key of that chain was
-//! last proven, and until when its path holds. A chain that is known to have ended
-//! is not resumed: the caller gets a full handshake with its proper alert. An
-//! unknown chain is verified after the handshake
-//! ([`ServerEntry::admit_resumed`](super::ServerEntry::admit_resumed)). A refusal
-//! there is remembered for that chain alone, so that no caller can make the tickets
-//! of others useless.
+//! The key of a ticket is derived from a secret, the epoch, the server names of the entry, the
+//! certificate requirement and the trust set. So a ticket cannot be opened under another
+//! configuration. Time is divided into epochs by the clock. Tickets of the current, the previous
+//! and the next epoch are opened. The next epoch is included because the clocks of replicas differ.
 //!
-//! Tickets stand for a proven certificate. A session without one gets none, so
-//! that a caller is asked again once it has one.
+//! Besides rustls' session state, a ticket contains the hash of the caller's chain, the time of the
+//! last proof of possession, and the notAfter of the path. If the path cache says that the chain is
+//! no longer accepted, the ticket is not opened. The caller then makes a full handshake and gets
+//! the correct alert. If the chain is not in the cache, it is verified after the handshake
+//! ([`ServerEntry::admit_resumed`](super::ServerEntry::admit_resumed)). A refusal is stored only
+//! for that chain, so that a caller cannot disable the tickets of other callers.
+//!
+//! A session without a client certificate gets no ticket. So the caller is asked for a certificate
+//! in every handshake.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,30 +35,31 @@ use crate::identity::pattern::HostPattern;
 use crate::secret::Secret;
 use crate::trust::{ChainKey, ClientTrust, Recall};
 
-/// Longest session state that becomes a ticket. It holds the caller's chain, and
-/// comes back in a ClientHello, so a chain that is longer is not worth it: its
-/// holder makes full handshakes.
+/// Maximum size of the session state in a ticket, in bytes. The state contains the caller's chain,
+/// and the caller sends the ticket in its ClientHello. A caller with a longer chain gets no ticket
+/// and always makes full handshakes.
 const MAX_STATE: usize = 8 * 1024;
-/// Maximum size of a ticket that is opened, in bytes.
+/// Maximum size of a ticket that is opened, in bytes. Larger tickets are ignored.
 const MAX_TICKET: usize = MAX_STATE + 256;
-/// Refused chains that are remembered, for each entry.
+/// Maximum number of refused chains that each entry stores.
 const MAX_REFUSED: usize = 1024;
-/// How far the clocks of replicas may differ, in seconds.
+/// Maximum clock difference between replicas, in seconds.
 const SKEW: u64 = 60;
-/// Bytes of a ticket that can be read: version and epoch.
+/// Length of the unencrypted part of a ticket, in bytes: TLS version (1) and epoch (8).
 const HEADER: usize = 9;
 
-/// Fewest bytes of a shared secret.
+/// Minimum length of a shared secret, in bytes.
 pub const MIN_SECRET: usize = 32;
 
-/// Lifetimes of tickets and ticket keys.
+/// Whether tickets are issued, and the lifetimes of tickets and their keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TicketPolicy {
     /// Whether tickets are issued.
     pub enabled: bool,
-    /// How long one key makes tickets. After that it only opens them, for the same time.
+    /// How long a key makes new tickets. After this time, the key only opens tickets, and is
+    /// dropped after the same time again.
     pub rotation: Duration,
-    /// How long a caller may resume sessions after it last proved its key.
+    /// How long a caller may resume sessions after its last proof that it holds its private key.
     pub max_age: Duration,
 }
 
@@ -72,19 +73,19 @@ impl Default for TicketPolicy {
     }
 }
 
-/// The source of ticket keys, and their lifetimes. Kept over reloads: clones share the secrets of
-/// the process.
+/// The secrets from which ticket keys are derived, and their lifetimes. A reload keeps the secrets
+/// of this process, because clones share them.
 #[derive(Clone, Default)]
 pub struct TicketSource {
     policy: TicketPolicy,
-    /// A secret that replicas share, for TLS 1.3. In TLS 1.2 a stolen secret would decrypt recorded
-    /// connections, so that version never uses it.
+    /// A secret that all replicas share. Used only for TLS 1.3: in TLS 1.2, a stolen secret would
+    /// decrypt recorded connections.
     shared: Option<Arc<Secret>>,
     own: Arc<OwnSecrets>,
 }
 
-/// Random secrets of this process by epoch, made when first needed and gone with
-/// their epoch.
+/// Random secrets of this process, one for each epoch. A secret is made when it is first needed,
+/// and dropped one epoch after its own epoch.
 #[derive(Default)]
 struct OwnSecrets(Mutex<BTreeMap<u64, Zeroizing<[u8; 32]>>>);
 
@@ -102,8 +103,8 @@ impl OwnSecrets {
 }
 
 impl TicketSource {
-    /// Returns the source after a reload, with another policy and shared secret, and with the
-    /// secrets of the same process.
+    /// Returns the source for use after a reload. The policy and the shared secret are replaced,
+    /// and the secrets of this process are kept.
     #[must_use]
     pub fn with(&self, policy: TicketPolicy, shared: Option<Secret>) -> Self {
         Self {
@@ -147,7 +148,7 @@ impl fmt::Debug for TicketSource {
     }
 }
 
-/// Keys of the epochs around `current`.
+/// The keys of the previous, the current and the next epoch.
 struct Keys {
     current: u64,
     by_epoch: Vec<(u64, Version, SealingKey)>,
@@ -181,8 +182,8 @@ impl Ticketer {
         }
     }
 
-    /// Notes that the chain was refused when it was resumed. Its tickets are void from now on,
-    /// until it passes a full handshake.
+    /// Records that the chain was refused in a resumed session. Its tickets are not opened until
+    /// the chain is accepted in a full handshake.
     pub(super) fn refuse(&self, chain: ChainKey) {
         self.refused.insert(chain, ());
     }
@@ -222,7 +223,7 @@ impl Ticketer {
         key.seal(&header, &[&session.write(), state])
     }
 
-    /// Returns the content of a ticket, if the session can be resumed.
+    /// Returns the content of a ticket. Returns `None` if the session must not be resumed.
     fn open(&self, ticket: &[u8], now: u64) -> Option<(Session, Vec<u8>)> {
         if ticket.len() > MAX_TICKET {
             return None;
@@ -255,8 +256,8 @@ impl Ticketer {
     }
 }
 
-/// Hashes the scope of an entry's tickets: the same on every replica with one configuration, in any
-/// order of its entries.
+/// Hashes the properties of an entry for which its tickets are valid. The hash does not depend on
+/// the order of names, so replicas with the same configuration get the same hash.
 fn scope(names: &[HostPattern], requirement: ClientCertificate, trust: &ClientTrust) -> [u8; 32] {
     let mut names: Vec<String> = names.iter().map(ToString::to_string).collect();
     names.sort_unstable();
@@ -279,15 +280,16 @@ impl ProducesTickets for Ticketer {
     }
 
     fn lifetime(&self) -> u32 {
-        // If a ticket comes back later than this, its key may be gone.
+        // After `rotation`, the key that opens the ticket may no longer exist. After `max_age`, the
+        // ticket is not opened any more.
         let policy = self.source.policy;
         u32::try_from(policy.rotation.min(policy.max_age).as_secs()).unwrap_or(u32::MAX)
     }
 
     fn encrypt(&self, state: &[u8]) -> Option<Vec<u8>> {
         let session = handshake_notes::session()?;
-        // A full handshake has just admitted the chain. The chain of a resumed session is checked
-        // after the handshake.
+        // In a full handshake, the verifier has just accepted the chain, so an earlier refusal is
+        // removed. In a resumed handshake, the chain is verified only later, so the refusal stays.
         if handshake_notes::is_full_handshake() {
             self.refused.remove(&session.chain);
         }

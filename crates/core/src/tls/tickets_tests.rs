@@ -1,4 +1,4 @@
-//! Tickets by themselves, with a clock of the test's own.
+//! Tests of tickets without TLS connections. Each test sets the time itself.
 
 use countersign_testkit::TestCa;
 use rustls_pki_types::UnixTime;
@@ -49,7 +49,7 @@ fn a_ticket_counts_in_its_epoch_and_the_next_one() {
             assert_eq!((read, &*state), (session(version), &b"state"[..]));
         }
         assert!(ours.open(&ticket, begun + 2 * ROTATION).is_none());
-        // The secret of a past epoch is gone, whatever the clock says next.
+        // The secret of a past epoch is dropped. Setting the clock back does not restore it.
         assert!(ours.open(&ticket, begun).is_none(), "{version:?}");
     }
 }
@@ -61,7 +61,7 @@ fn a_shared_secret_opens_tickets_of_tls_1_3_alone() {
         .map(|secret: [u8; 32]| ticketer(&source(Some(&secret)), &["a.example.org"], &trust));
     let ticket = one.seal(&session(Version::Tls13), b"state", NOW).unwrap();
     assert!(two.open(&ticket, NOW).is_some());
-    // A replica whose clock is behind.
+    // A replica whose clock is 30 seconds behind opens the ticket, too.
     assert!(two.open(&ticket, NOW - 30).is_some());
     assert!(other.open(&ticket, NOW).is_none());
     let ticket = one.seal(&session(Version::Tls12), b"state", NOW).unwrap();
@@ -76,7 +76,7 @@ fn a_ticket_opens_only_where_it_was_made() {
     let source = source(None);
     let ours = ticketer(&source, &["a.example.org", "b.example.org"], &trusted);
     let ticket = ours.seal(&session(Version::Tls13), b"state", NOW).unwrap();
-    // After a reload: the same again, in another order.
+    // After a reload with the same names in another order, the tickets are still valid.
     let again = source.with(TicketPolicy::default(), None);
     let same = ticketer(&again, &["b.example.org", "a.example.org"], &trusted);
     assert!(same.open(&ticket, NOW).is_some());
@@ -120,7 +120,8 @@ fn resumption_ends_with_its_lineage_and_with_the_path() {
     assert!(ours.open(&ticket, NOW + 9).is_some());
     assert!(ours.open(&ticket, NOW + 10).is_none());
     assert!(ours.seal(&old(NOW - max), b"state", NOW).is_none());
-    // Proven in the future: a clock was set, or somebody else's was.
+    // The time of the proof is in the future, because the clock of this host or of a replica was
+    // wrong. The ticket is not opened.
     let ticket = ours.seal(&old(NOW + SKEW + 1), b"state", NOW).unwrap();
     assert!(ours.open(&ticket, NOW).is_none());
     let ended = Session {
@@ -145,7 +146,7 @@ fn refusing_a_chain_touches_no_other() {
     ours.refuse(ChainKey::from_bytes([7; 32]));
     assert!(ours.open(&theirs, NOW).is_none());
     assert!(ours.open(&others, NOW).is_some());
-    // However many are refused, what is kept of them is bounded.
+    // The memory for refused chains is limited, even if many chains are refused.
     for number in 0..20_000_u32 {
         let mut chain = [9; 32];
         chain[..4].copy_from_slice(&number.to_be_bytes());

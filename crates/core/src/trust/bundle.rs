@@ -1,5 +1,5 @@
-//! `TrustBundle`: roots, revocation lists and posture of one trust domain, and the names that its
-//! authorities may certify.
+//! `TrustBundle`: the roots, revocation lists and revocation posture of one trust domain, and the
+//! names that its authorities may certify.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,80 +15,81 @@ use super::revocation::{
 };
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 
-/// Everything a [`TrustBundle`] is built from.
+/// The inputs from which a [`TrustBundle`] is built.
 #[derive(Debug, Clone)]
 pub struct TrustBundleConfig {
-    /// The trust domain's name.
+    /// The name of the trust domain.
     pub name: TrustDomain,
-    /// Root certificates, DER.
+    /// Root certificates, in DER.
     pub roots: Vec<CertificateDer<'static>>,
-    /// Intermediates that callers need not send, DER.
+    /// Intermediate certificates that callers need not send, in DER.
     pub intermediates: Vec<CertificateDer<'static>>,
-    /// Revocation lists, DER.
+    /// Revocation lists, in DER.
     pub crls: Vec<CertificateRevocationListDer<'static>>,
-    /// How an unknown or stale revocation status is treated.
+    /// How a path is treated if its revocation status is unknown or its revocation lists are stale.
     pub posture: RevocationPosture,
-    /// The certificates of a path whose status is checked.
+    /// Whether the revocation status of the whole path is checked, or only that of the leaf.
     pub depth: RevocationDepth,
-    /// How long a list is used beyond its nextUpdate.
+    /// The grace period: how long a revocation list is still accepted after its nextUpdate.
     pub grace: Duration,
-    /// The names that the authorities of the bundle may certify.
+    /// Patterns of the names that the authorities of the bundle may certify.
     pub vouches_for: Vec<IdentityPattern>,
-    /// Name types that may name a caller, most preferred first.
+    /// The types of subject alternative names that may name a caller, the preferred type first.
     pub identity_from: Vec<NameType>,
 }
 
-/// What happens to a revocation list without a successor when a bundle replaces another one.
+/// What happens to a revocation list of the previous bundle if the new files contain no newer list
+/// of the same issuer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Predecessors {
-    /// The list is dropped.
+    /// The old list is dropped.
     Replaced,
-    /// The list stays in force: a missing file must not undo a revocation.
+    /// The old list stays in force, because a missing file must not undo a revocation.
     InForce,
 }
 
-/// Why a bundle cannot be built.
+/// The reason why a bundle cannot be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
-    /// A root certificate cannot be read or is no certificate authority.
+    /// A root certificate cannot be read, or is not a certificate authority (no CA:TRUE).
     #[error("root certificate {index} of trust domain {domain}: {why}")]
     Root {
-        /// The trust domain.
+        /// The name of the trust domain with this bundle.
         domain: String,
-        /// Position among the roots, from 1.
+        /// The position of the root in [`TrustBundleConfig::roots`], from 1.
         index: usize,
-        /// Why the root cannot be used.
+        /// The reason why the root cannot be used.
         why: String,
     },
-    /// None of the roots is valid now.
+    /// There is no root certificate, or none of them is valid now.
     #[error("trust domain {domain} has no root certificate that is valid now: {why}")]
     NoValidRoot {
-        /// The trust domain.
+        /// The name of the trust domain with this bundle.
         domain: String,
-        /// Why the existing roots cannot be used.
+        /// The reason why no root can be used.
         why: String,
     },
-    /// A revocation list cannot be read.
+    /// A revocation list is malformed or of a kind that is not supported.
     #[error("revocation list {index} of trust domain {domain}: {why}")]
     RevocationList {
-        /// The trust domain.
+        /// The name of the trust domain with this bundle.
         domain: String,
-        /// Position among the lists, from 1.
+        /// The position of the list in [`TrustBundleConfig::crls`], from 1.
         index: usize,
-        /// Why the list cannot be used.
+        /// The reason why the list cannot be used.
         why: UnusableCrl,
     },
-    /// The posture needs lists and there are none.
+    /// Revocation is checked, but there are no revocation lists.
     #[error(
         "trust domain {domain} checks revocation but has no revocation list; add crls or say revocation = \"off\""
     )]
     NoRevocationList {
-        /// The trust domain.
+        /// The name of the trust domain with this bundle.
         domain: String,
     },
 }
 
-/// Roots, revocation lists, posture and permitted names of one trust domain.
+/// The roots, revocation lists and rules of one trust domain, with which chains are verified.
 #[derive(Clone)]
 pub struct TrustBundle {
     pub(super) name: TrustDomain,
@@ -103,23 +104,23 @@ pub struct TrustBundle {
 }
 
 impl TrustBundle {
-    /// Reads roots and lists and drops roots that are not valid at `now`
-    /// (seconds since the Unix epoch), with an alarm each.
+    /// Builds a bundle. A root that is not valid at `now` (seconds since the Unix epoch) is left
+    /// out, and an alarm is recorded for it.
     ///
     /// # Errors
-    /// When a root or list is malformed, no valid root remains, or revocation
-    /// is to be checked without any list.
+    /// If a root or a revocation list cannot be used, if no valid root remains, or if revocation is
+    /// checked and there are no revocation lists.
     pub fn build(config: TrustBundleConfig, now: i64) -> Result<Self, BundleError> {
         Self::build_after(&config, now, None, Predecessors::Replaced)
     }
 
-    /// Builds a bundle that replaces an earlier one of the same trust domain. Lists of the earlier
-    /// one are not read again. If a list has a lower number or an older thisUpdate than its
-    /// predecessor, it is refused with an alarm, and the predecessor is kept. `predecessors`
-    /// decides about lists without a successor.
+    /// Builds a bundle that replaces the bundle `previous` of the same trust domain. A revocation
+    /// list that `previous` also has is not parsed again. If a new list has a lower CRL number or
+    /// an older thisUpdate than the list that it replaces, an alarm is recorded and the old list
+    /// stays in use. `predecessors` decides about old lists that no new list replaces.
     ///
     /// # Errors
-    /// As [`TrustBundle::build`].
+    /// Same as [`TrustBundle::build`].
     pub fn build_after(
         config: &TrustBundleConfig,
         now: i64,
@@ -199,8 +200,8 @@ impl TrustBundle {
         }
     }
 
-    /// Returns the intermediates that can be read. The others cannot contribute to a path or verify
-    /// a list.
+    /// Returns the configured intermediates that can be parsed. Other intermediates can neither be
+    /// part of a path nor verify a revocation list.
     fn readable_intermediates(&self) -> Vec<AuthorityFacts> {
         self.intermediates
             .iter()
@@ -208,12 +209,13 @@ impl TrustBundle {
             .collect()
     }
 
-    /// Checks that a document with these revocation lists can replace one with those of
-    /// `kept`: each list can be read, is signed by its issuer if that is known, and is
-    /// not older than another of its kind; and every list of `kept` has a successor.
+    /// Checks whether a file with the revocation lists `lists` may replace a file with the lists
+    /// `kept`. Each new list must be readable and must not be older than the list that it replaces.
+    /// If the key of its issuer is known, that key must have signed the new list. Each list of
+    /// `kept` must be replaced by a new list.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason why the new file is refused.
     pub fn check_crls(
         &self,
         lists: &[CertificateRevocationListDer<'_>],
@@ -244,7 +246,8 @@ impl TrustBundle {
         self.roots.add(der, facts)
     }
 
-    /// Hashes everything that a verification depends on, except chain, time and lists.
+    /// Adds to `digest` everything on which a decision about a chain depends, except the chain, the
+    /// time and the revocation lists.
     pub(super) fn describe(&self, digest: &mut Digest) {
         digest.field(self.name.as_str().as_bytes());
         for root in self.roots.roots() {
@@ -275,7 +278,8 @@ impl TrustBundle {
         }
     }
 
-    /// Differs if a decision about a chain may: roots, intermediates, lists and posture.
+    /// Returns a hash of the bundle's rules, certificates and revocation lists. Two bundles with
+    /// the same hash decide in the same way about each chain.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut digest = Digest::new();
@@ -284,8 +288,9 @@ impl TrustBundle {
         digest.finish()
     }
 
-    /// Returns the bundle with suspended revocation lists: they are no longer trusted, because
-    /// nothing newer could be read since `since` (seconds since the Unix epoch).
+    /// Returns a copy of the bundle whose revocation lists are suspended. If the posture is `hard`,
+    /// the copy refuses all chains. Used if the files of the trust domain could not be read since
+    /// `since` (seconds since the Unix epoch).
     #[must_use]
     pub fn suspended(&self, since: i64) -> Self {
         let mut bundle = self.clone();
@@ -293,32 +298,34 @@ impl TrustBundle {
         bundle
     }
 
-    /// Returns the trust domain's name.
+    /// Returns the name of the trust domain.
     #[must_use]
     pub const fn name(&self) -> &TrustDomain {
         &self.name
     }
 
-    /// Conditions an operator should know of, for example an expired root; those
-    /// that come with time are in [`TrustBundle::freshness`].
+    /// Returns alarms for the operator that were found when the bundle was built, for example an
+    /// expired root. Alarms that depend on the current time come from [`TrustBundle::freshness`].
     #[must_use]
     pub fn alarms(&self) -> &[String] {
         &self.alarms
     }
 
-    /// Returns the state of each revocation list at `now` (seconds since the Unix epoch).
+    /// Returns the age of each revocation list at `now` (seconds since the Unix epoch).
     #[must_use]
     pub fn freshness(&self, now: i64) -> Vec<CrlStatus> {
         self.revocation.status(now)
     }
 
-    /// Returns the posture towards unknown revocation status.
+    /// Returns how a path is treated if its revocation status is unknown or its revocation lists
+    /// are stale.
     #[must_use]
     pub const fn posture(&self) -> RevocationPosture {
         self.revocation.posture()
     }
 
-    /// Subject and key of every anchor, to find one shared between bundles.
+    /// Returns the subject and the public key of each root. They show whether two bundles have the
+    /// same root.
     pub fn anchor_keys(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.roots.anchors().iter().map(|anchor| {
             (
@@ -328,7 +335,8 @@ impl TrustBundle {
         })
     }
 
-    /// Names of the anchors in DER, for the CertificateRequest message.
+    /// Returns the subjects of the roots in DER. The TLS server sends them in CertificateRequest,
+    /// so that a client can select its certificate.
     pub fn anchor_subjects(&self) -> impl Iterator<Item = &[u8]> {
         self.roots
             .roots()
@@ -336,7 +344,7 @@ impl TrustBundle {
             .map(|root| root.facts.subject_der.as_slice())
     }
 
-    /// Returns the names that the authorities of the bundle may certify.
+    /// Returns patterns of the names that the authorities of the bundle may certify.
     #[must_use]
     pub fn vouches_for(&self) -> &[IdentityPattern] {
         &self.vouches_for

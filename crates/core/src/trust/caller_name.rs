@@ -1,17 +1,18 @@
-//! The name that a verified leaf gives its holder under one bundle.
+//! Determines the name of a caller from a verified leaf certificate and one trust bundle.
 //!
-//! The first type in `identity_from` that the leaf carries decides, and exactly one name of that
-//! type must be one that the bundle may certify. The common name never names a caller.
+//! The key `identity_from` lists name types by preference. The first of these types that the leaf
+//! contains is used. Exactly one name of that type must be a name that the bundle may certify. The
+//! common name never names a caller.
 
 use super::bundle::TrustBundle;
 use super::certificate::error::PathError;
 use crate::identity::{CallerName, LeafFacts, NameType, SpiffeId};
 use crate::reason::ReasonCode;
 
-/// Returns the SPIFFE ID that a leaf claims, if it claims one. It then carries no other URI name
-/// (X509-SVID section 2).
+/// Returns the SPIFFE ID of a leaf, or `None` if the leaf has none. A leaf with a SPIFFE ID must
+/// have no other URI name (X509-SVID section 2).
 ///
-/// The usages of the leaf were already checked with its path.
+/// This function does not check the key usage. Path verification has already checked it.
 pub(super) fn spiffe_id(leaf: &LeafFacts) -> Result<Option<SpiffeId>, PathError> {
     let Some(claimed) = leaf
         .sans
@@ -45,7 +46,8 @@ pub(super) fn spiffe_id(leaf: &LeafFacts) -> Result<Option<SpiffeId>, PathError>
     Ok(Some(id))
 }
 
-/// Returns the caller's name under `bundle`.
+/// Returns the name that the leaf gives its caller, according to `identity_from` and `vouches_for`
+/// of `bundle`.
 pub(super) fn name_under(
     bundle: &TrustBundle,
     leaf: &LeafFacts,
@@ -81,7 +83,8 @@ pub(super) fn name_under(
     ))
 }
 
-/// Returns every name of one type; any malformed one refuses the leaf.
+/// Returns all names of one type in the leaf. If one of these names is malformed, returns an error,
+/// and the leaf is refused.
 fn names_of(leaf: &LeafFacts, name_type: NameType) -> Result<Vec<CallerName>, PathError> {
     let uris = || {
         leaf.sans

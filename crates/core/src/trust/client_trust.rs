@@ -1,5 +1,5 @@
-//! `ClientTrust`: the bundles that one server name accepts, and the decision
-//! about a presented chain.
+//! `ClientTrust`: the trust bundles that one server name accepts, and the decision about a client
+//! certificate chain.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,22 +25,23 @@ use crate::identity::text::printable;
 use crate::identity::{CallerName, LeafFacts, PeerIdentity, TrustDomain};
 use crate::reason::ReasonCode;
 
-/// Why a chain is not accepted. Includes the claims of the leaf, which are not verified.
+/// The reason why a client's chain is refused.
 #[derive(Debug, Clone)]
 pub struct ChainError {
-    /// The reason code.
+    /// The reason code of the refusal.
     pub reason: ReasonCode,
-    /// The details, safe to print. They may quote names of the certificate.
+    /// The details as text that is safe to print. The text may contain names from the certificate.
     pub detail: String,
-    /// The note of the operator about the denied certificate, safe to print. It is for operators,
-    /// never for the caller.
+    /// The reason in the matching deny list entry, as text that is safe to print. It is for
+    /// operators and is never sent to the caller.
     pub note: Option<Box<str>>,
-    /// The facts that the leaf states, if it could be read.
+    /// The facts that the leaf states about itself, which are not verified. `None` if the leaf
+    /// could not be read.
     pub leaf: Option<Arc<LeafFacts>>,
 }
 
 impl ChainError {
-    /// Returns the text for the audit log: the detail, and the operator's note.
+    /// Returns the text for the audit log: the details, and the reason in the deny list entry.
     #[must_use]
     pub fn recorded(&self) -> String {
         match &self.note {
@@ -61,7 +62,7 @@ impl From<PathError> for ChainError {
     }
 }
 
-/// The trust bundles one server name accepts.
+/// The trust bundles that one server name accepts.
 pub struct ClientTrust {
     bundles: Vec<Arc<TrustBundle>>,
     by_domain: HashMap<TrustDomain, usize>,
@@ -70,36 +71,39 @@ pub struct ClientTrust {
     denied: Option<Arc<DenyList>>,
 }
 
-/// A caller whose chain holds.
+/// What is known about a chain that was accepted.
 #[derive(Debug)]
 pub struct Admission {
-    /// The identity of the caller, once possession of the key is proven.
+    /// The identity of the caller. The caller has this identity only if it proves possession of the
+    /// private key in the handshake.
     pub identity: Arc<PeerIdentity>,
-    /// The path, to be stored when the handshake is complete. None if the chain was in the cache.
+    /// The verified path, if the chain was not in the path cache. It must be stored in the cache
+    /// when the handshake is complete ([`PendingPath::commit`]).
     pub pending: Option<PendingPath>,
-    /// Names the chain, for [`ClientTrust::recall`].
+    /// The key of the chain in the path cache. [`ClientTrust::recall`] accepts it.
     pub chain: ChainKey,
-    /// Until when this decision holds by itself, in seconds since the Unix epoch:
-    /// the path's notAfter, or the end of a list that it needs. Then ask again.
+    /// Until when the chain is accepted, in seconds since the Unix epoch: until the path expires,
+    /// or earlier, until a revocation list is too old. Afterwards, the chain must be checked again.
     pub holds_until: i64,
 }
 
-/// The state of a chain that may have been admitted before.
+/// Whether a chain in the path cache is accepted now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recall {
-    /// The chain was admitted before and would be admitted again.
+    /// The chain is in the path cache, and is still accepted.
     Holds,
-    /// The chain was admitted before and is no longer accepted.
+    /// The chain is in the path cache, but is no longer accepted.
     Ended,
-    /// The chain is not in the cache.
+    /// The chain is not in the path cache.
     Unknown,
 }
 
 impl ClientTrust {
-    /// Combines bundles without merging them.
+    /// Creates the trust for a server name from its bundles. A path is always verified within one
+    /// bundle.
     ///
     /// # Errors
-    /// If two bundles share an anchor or may certify the same names.
+    /// If two bundles have the same root, or may certify the same name.
     pub fn new(bundles: Vec<Arc<TrustBundle>>) -> Result<Self, ClientTrustError> {
         check_overlap(&bundles)?;
         let by_domain = bundles
@@ -117,44 +121,46 @@ impl ClientTrust {
         })
     }
 
-    /// Shares a cache of verified chains with other trust sets, and with the trust sets after a
-    /// reload.
+    /// Sets the path cache. Each `ClientTrust` of the gateway gets the same cache, and a reload
+    /// keeps it.
     #[must_use]
     pub fn with_cache(mut self, cache: Arc<PathCache>) -> Self {
         self.cache = cache;
         self
     }
 
-    /// Sets the deny list that every chain is checked against.
+    /// Sets the deny list. Chains that the deny list refuses are no longer accepted.
     #[must_use]
     pub fn with_deny_list(mut self, denied: Arc<DenyList>) -> Self {
         self.denied = Some(denied);
         self
     }
 
-    /// Returns the revision of everything that decisions depend on.
+    /// Returns two hashes of everything on which decisions about chains depend, except the deny
+    /// list.
     #[must_use]
     pub const fn revision(&self) -> TrustRevision {
         self.revision
     }
 
-    /// Returns the deny list that is checked.
+    /// Returns the deny list, if there is one.
     #[must_use]
     pub const fn deny_list(&self) -> Option<&Arc<DenyList>> {
         self.denied.as_ref()
     }
 
-    /// Returns the accepted bundles.
+    /// Returns the trust bundles that this server name accepts.
     #[must_use]
     pub fn bundles(&self) -> &[Arc<TrustBundle>] {
         &self.bundles
     }
 
-    /// Decides about a presented chain. A chain that was verified before is taken from the cache.
-    /// Serves new handshakes, resumed ones and live connections alike.
+    /// Decides whether a client's chain is accepted. If the path cache contains the chain, checks
+    /// only validity dates, revocation and the deny list. Used for new handshakes, resumed sessions
+    /// and open connections.
     ///
     /// # Errors
-    /// As [`ClientTrust::verify`].
+    /// Same as [`ClientTrust::verify`].
     pub fn admit(
         &self,
         leaf: &CertificateDer<'_>,
@@ -164,8 +170,8 @@ impl ClientTrust {
         let key = path_cache::key_of(&self.revision.trust_set, leaf, intermediates);
         let state = self.state();
         let seconds = clock::certificate_time(now.as_secs());
-        // A chain that is no longer accepted stays in the cache, because `recall` must be able to
-        // report that it has ended.
+        // A chain that is no longer accepted stays in the cache, because `recall` must return
+        // `Ended` for it.
         let known = self.cache.get(&key);
         let known = known.and_then(|known| self.still_holds(key, known, state, seconds));
         self.cache.count(known.is_some());
@@ -195,8 +201,9 @@ impl ClientTrust {
         })
     }
 
-    /// Returns whether a chain that was admitted before would still be accepted, as far as this can
-    /// be decided without the chain itself. [`ClientTrust::admit`] still decides.
+    /// Returns whether a chain in the path cache is accepted now. This needs only the cache key,
+    /// and not the certificates of the chain. For the decision about a connection, call
+    /// [`ClientTrust::admit`].
     #[must_use]
     pub fn recall(&self, chain: &ChainKey, now: i64) -> Recall {
         match self.cache.get(chain) {
@@ -208,8 +215,9 @@ impl ClientTrust {
         }
     }
 
-    /// Lists and deny list as they are now. To be read before they are
-    /// consulted: a change in between then only costs another look-up.
+    /// Returns the current state of the revocation lists and the deny list. Call this function
+    /// before the lists are consulted. If a list changes after the call, the cached state is
+    /// outdated, and the next check consults the lists again.
     fn state(&self) -> RevocationState {
         RevocationState {
             crls: self.revision.crls,
@@ -217,7 +225,8 @@ impl ClientTrust {
         }
     }
 
-    /// Returns a known chain, if it is still accepted.
+    /// Returns the cached path `known` if it is still accepted. Checks revocation and the deny list
+    /// again if one of them has changed since the last check, or if a revocation list is too old.
     fn still_holds(
         &self,
         key: ChainKey,
@@ -266,10 +275,11 @@ impl ClientTrust {
         }
     }
 
-    /// Verifies a presented chain, and returns the identity that it proves.
+    /// Verifies a client's chain without the path cache. Returns the caller's identity.
     ///
     /// # Errors
-    /// A [`ChainError`] with the reason that explains it best.
+    /// If no bundle accepts the chain, or if the deny list refuses it. If several reasons apply,
+    /// the error has the most helpful one.
     pub fn verify(
         &self,
         leaf: &CertificateDer<'_>,
@@ -308,8 +318,9 @@ impl ClientTrust {
         now: UnixTime,
     ) -> Result<Accepted, ChainError> {
         let spiffe_id = caller_name::spiffe_id(facts);
-        // The bundle of the claimed trust domain first: it is the only one that
-        // can accept a SPIFFE ID. The others are asked to explain a refusal.
+        // Tries the bundle of the SPIFFE ID's trust domain first, because only this bundle can
+        // accept the SPIFFE ID. The other bundles are tried because they may give a better reason
+        // for a refusal.
         let own = spiffe_id
             .as_ref()
             .ok()
@@ -325,7 +336,8 @@ impl ClientTrust {
         let mut budget = PathBudget::presented(self.bundles.len());
         let mut accepted: Option<Accepted> = None;
         let mut best: Option<PathError> = None;
-        // If a search was given up, that bundle might have accepted or denied the leaf.
+        // The first error of a bundle whose search reached a limit. Without the limit, that bundle
+        // might also accept the leaf, so a leaf that another bundle accepts is refused.
         let mut given_up: Option<PathError> = None;
         for bundle in order.filter_map(|index| self.bundles.get(index)) {
             let outcome = bundle.verify(&chain, now, &mut budget).and_then(|path| {
@@ -334,8 +346,9 @@ impl ClientTrust {
                 Ok(Accepted::new(bundle, caller, facts, path))
             });
             if let Ok(found) = &outcome {
-                // A denial is final. Otherwise the leaf could be accepted under another bundle,
-                // only because the denial removes an ambiguity.
+                // If the deny list refuses the leaf under one bundle, the leaf is refused
+                // immediately. Otherwise it could still be accepted by another bundle, under
+                // another name.
                 let seconds = clock::certificate_time(now.as_secs());
                 self.check_denied(&found.identity, &found.path.members, seconds)?;
             }
@@ -353,7 +366,8 @@ impl ClientTrust {
                         )));
                     }
                 },
-                // An unknown issuer explains least. Otherwise the first refusal is kept.
+                // Keeps the first error. Only the error "unknown issuer" is replaced by a later
+                // error, because it explains least.
                 Err(refusal) => {
                     if refusal.0 == ReasonCode::ChainTooLong && given_up.is_none() {
                         given_up = Some(refusal.clone());
@@ -380,13 +394,13 @@ impl ClientTrust {
     }
 }
 
-/// A chain as a peer presented it.
+/// A chain that a client has sent.
 struct PresentedChain<'a> {
     leaf: Candidate<'a>,
     intermediates: Vec<Candidate<'a>>,
 }
 
-/// A chain that holds under one bundle, and the identity it proves.
+/// A chain that one bundle has accepted, with the caller's identity.
 struct Accepted {
     identity: Arc<PeerIdentity>,
     path: Verified,
@@ -407,7 +421,7 @@ impl Accepted {
     }
 }
 
-/// Returns the identity with the new revocation result.
+/// Returns the identity with the result of a new revocation check.
 fn with_revocation(identity: &Arc<PeerIdentity>, found: RevocationOutcome) -> Arc<PeerIdentity> {
     if identity.revocation() == found.check && identity.crl_this_update() == found.this_update {
         return Arc::clone(identity);
@@ -424,7 +438,7 @@ fn with_revocation(identity: &Arc<PeerIdentity>, found: RevocationOutcome) -> Ar
 }
 
 impl TrustBundle {
-    /// Verifies a client's path under this bundle, revocation included.
+    /// Verifies a client's chain with the roots of this bundle. Also checks revocation.
     fn verify(
         &self,
         chain: &PresentedChain<'_>,

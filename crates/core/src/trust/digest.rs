@@ -1,8 +1,9 @@
-//! `Digest`: a hash over several fields.
+//! `Digest`: a SHA-256 hash of several fields.
 
 use crate::crypto;
 
-/// SHA-256 over length-prefixed fields.
+/// Computes a SHA-256 hash of several fields. The length of each field is hashed before the field,
+/// so different lists of fields never give the same input.
 pub(super) struct Digest(crypto::digest::Context);
 
 impl Digest {

@@ -1,26 +1,25 @@
-//! Trust in certificates: bundles, path verification, revocation, and the name that a
-//! verified certificate gives its holder.
+//! Trust in certificates: trust bundles, path verification, revocation, and the name of a caller.
 //!
-//! A [`PeerIdentity`](crate::identity::PeerIdentity) is built here and nowhere
-//! else. Bundles of different trust domains are never merged.
+//! Only this module creates a [`PeerIdentity`](crate::identity::PeerIdentity). Trust bundles of
+//! different trust domains are never merged.
 //!
-//! On top; a file imports only from those after it:
+//! Files. Each file imports only from files below it in this list:
 //!
-//! - `client_trust`: the bundles of a server name, and the decision about a chain
-//! - `path_trust`: the path rules alone, without identity or policy
-//! - `overlap`: which bundles must not be accepted together
-//! - `revision`: the inputs of decisions about chains, as two hashes
-//! - `caller_name`: which name a verified leaf gives its holder
+//! - `client_trust`: the trust bundles of a server name, and the decision about a chain
+//! - `path_trust`: path verification alone, without caller names and policy
+//! - `overlap`: which trust bundles must not be accepted together
+//! - `revision`: two hashes of everything on which decisions about chains depend
+//! - `caller_name`: the name that a verified leaf gives a caller
 //! - `bundle`: roots, revocation lists and permitted names of one trust domain
-//! - `path_cache`: chains that were verified before
-//! - `digest`: a hash over several fields
+//! - `path_cache`: paths that were verified before
+//! - `digest`: a hash of several fields
 //!
-//! Below, from top to bottom; a folder imports only from those after it:
+//! Folders below these files. Each folder imports only from folders below it in this list:
 //!
-//! - `deny_list`: identities and certificates that are refused at once
-//! - `path`: the verification of one path by webpki and by our own rules
-//! - `revocation`: revocation lists, and what they say about a path
-//! - `certificate`: what certificates say, and the rules for each of them
+//! - `deny_list`: callers and certificates that the gateway refuses immediately
+//! - `path`: the verification of one path, by webpki and by our own rules
+//! - `revocation`: revocation lists, and the revocation status of a path
+//! - `certificate`: the facts of a certificate, and the rules for each certificate
 
 mod bundle;
 mod caller_name;

@@ -1,17 +1,18 @@
-//! Finds bundles that must not be accepted together.
+//! Checks that no two trust bundles can accept the same caller.
 //!
-//! A path must belong to one trust domain, and a name must have one authority. Both are lost if two
-//! bundles share an anchor or may certify the same name.
+//! A path must belong to exactly one trust domain, and only one trust domain may certify a name.
+//! Both rules would be broken if two bundles had the same root or could certify the same name.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::bundle::TrustBundle;
 
-/// Two bundles that must not be accepted together.
+/// The reason why two bundles must not be accepted for the same server name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClientTrustError {
-    /// Two bundles contain the same anchor, so that a path would belong to both.
+    /// Two bundles have the same root (subject and key), so a path to this root would belong to
+    /// both.
     #[error(
         "trust domains {0} and {1} share a root certificate; each root belongs to exactly one trust domain"
     )]
@@ -21,10 +22,10 @@ pub enum ClientTrustError {
     Overlap(String, String, String),
 }
 
-/// Checks that no two bundles share an anchor or may certify the same names.
+/// Checks that no two bundles have the same root or may certify the same name.
 ///
 /// # Errors
-/// Names the first two that do.
+/// The first conflict that is found, with the names of both trust domains.
 pub fn check_overlap(bundles: &[Arc<TrustBundle>]) -> Result<(), ClientTrustError> {
     let mut owners: HashMap<(&[u8], &[u8]), &TrustBundle> = HashMap::new();
     for bundle in bundles {

@@ -1,12 +1,14 @@
-//! `PathCache`: chains that were verified before, so that a repeated handshake
-//! only has to prove possession of the key.
+//! `PathCache`: paths that were verified before. If a caller connects again with the same chain,
+//! its path is not verified again. The caller must still prove possession of its key.
 //!
-//! The key is the presented chain together with everything it was verified against except
-//! revocation lists and deny list; the value is the identity, and the facts by which each
-//! certificate of the path is looked up. A change of the lists costs one look-up per certificate,
-//! not a new path. Refusals are never kept, and an entry enters only by [`PendingPath::commit`],
-//! after the handshake: presenting the chain of another caller, with any junk behind it, changes
-//! nothing here.
+//! The cache key is a hash of the chain and of the rules under which it was verified, without
+//! revocation lists and deny list. A cached path contains the identity, and the facts with which
+//! each certificate is looked up in these lists. So a change of the lists costs one look-up for
+//! each certificate, and no verification of the path.
+//!
+//! Refused chains are never stored. A chain is stored only after the handshake, by
+//! [`PendingPath::commit`]. So a peer cannot change the cache by presenting the chain of another
+//! caller, with or without useless certificates.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,21 +23,22 @@ use crate::clock;
 use crate::identity::PeerIdentity;
 use crate::identity::text::hex;
 
-/// Chains kept by default.
+/// Default for the maximum number of paths in the cache.
 pub const DEFAULT_CAPACITY: usize = 16_384;
 
-/// Names a presented chain under a trust set: the SHA-256 of both.
+/// Identifies a chain in the cache: the SHA-256 hash of the chain and of the rules under which it
+/// was verified.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ChainKey([u8; 32]);
 
 impl ChainKey {
-    /// Restores a key that was stored with [`Self::bytes`].
+    /// Restores a key from the bytes that [`Self::bytes`] returned.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// Returns the bytes of the key, to be stored.
+    /// Returns the bytes of the key. They can be stored, for example in a session ticket.
     #[must_use]
     pub const fn bytes(&self) -> &[u8; 32] {
         &self.0
@@ -48,61 +51,64 @@ impl fmt::Debug for ChainKey {
     }
 }
 
-/// State of lists and deny list under which an entry was looked up.
+/// Identifies the content of the revocation lists and the deny list with which a path was checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RevocationState {
-    /// Digest of every revocation list of the trust set.
+    /// The hash of all revocation lists.
     pub(super) crls: [u8; 32],
-    /// Epoch of the deny list.
+    /// The epoch of the deny list, or 0 if there is none.
     pub(super) denied: u64,
 }
 
-/// A verified chain.
+/// A path in the cache.
 #[derive(Debug)]
 pub(super) struct CachedPath {
     pub(super) identity: Arc<PeerIdentity>,
     pub(super) members: Arc<[PathMember]>,
-    /// Latest notBefore of the path.
+    /// The latest notBefore of all certificates in the path, in seconds since the Unix epoch.
     pub(super) not_before: i64,
-    /// Earliest notAfter of the path.
+    /// The earliest notAfter of all certificates in the path, in seconds since the Unix epoch.
     pub(super) not_after: i64,
     pub(super) state: RevocationState,
-    /// When a list that was consulted stops counting.
+    /// When the first of the revocation lists that were consulted is too old, in seconds since the
+    /// Unix epoch. The lists must then be consulted again.
     pub(super) good_until: i64,
 }
 
 impl CachedPath {
-    /// Whether the path is within its validity.
+    /// Whether all certificates of the path are within their validity dates at `now`.
     pub(super) const fn holds_at(&self, now: i64) -> bool {
         self.not_before <= now && !clock::certificate_is_over(self.not_after, now)
     }
 
-    /// Whether the revocation state is the same as when the path was looked up.
+    /// Whether revocation and the deny list need no new check: the lists have not changed since the
+    /// last check, and none of them is too old.
     pub(super) fn is_current(&self, state: &RevocationState, now: i64) -> bool {
         self.state == *state && now < self.good_until
     }
 }
 
-/// Verified chains; shared by every trust set and kept across reloads.
+/// The cache of verified paths. All server names share it, and a reload keeps it.
 pub struct PathCache {
     paths: Cache<ChainKey, Arc<CachedPath>>,
     known: AtomicU64,
     verified: AtomicU64,
 }
 
-/// Statistics of the cache of chains.
+/// Counters of the path cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainCounts {
-    /// Chains that are remembered now.
+    /// Number of paths in the cache now.
     pub kept: usize,
-    /// Questions about a chain that was known and still held.
+    /// Number of chains that were accepted from the cache, without a verification of the path.
     pub known: u64,
-    /// Look-ups that needed a verification, whether it succeeded or failed.
+    /// Number of chains whose path was verified, because the cache did not suffice. Includes chains
+    /// that were refused.
     pub verified: u64,
 }
 
 impl PathCache {
-    /// Creates a cache for at most `capacity` chains.
+    /// Creates a cache for at most `capacity` paths.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self {
@@ -112,7 +118,7 @@ impl PathCache {
         }
     }
 
-    /// Returns the number of chains in the cache.
+    /// Returns the number of paths in the cache.
     #[must_use]
     pub fn len(&self) -> usize {
         self.paths.len()
@@ -124,7 +130,7 @@ impl PathCache {
         self.paths.is_empty()
     }
 
-    /// Returns the statistics of the cache.
+    /// Returns the counters of the cache.
     #[must_use]
     pub fn counts(&self) -> ChainCounts {
         ChainCounts {
@@ -163,7 +169,8 @@ impl fmt::Debug for PathCache {
     }
 }
 
-/// A verified chain whose holder has not proven possession of its key yet.
+/// A verified path that is not in the cache yet, because the caller has not proven possession of
+/// its key.
 #[must_use = "the chain is verified anew next time unless it is committed"]
 #[derive(Debug)]
 pub struct PendingPath {
@@ -181,15 +188,15 @@ impl PendingPath {
         }
     }
 
-    /// Keeps the chain. To be called once the handshake is complete, never
-    /// before.
+    /// Stores the path in the cache. Call this function only after the handshake is complete,
+    /// because the handshake proves possession of the key.
     pub fn commit(self) {
         self.cache.insert(self.key, self.path);
     }
 }
 
-/// The key of a presented chain under a trust set. Lengths go before contents,
-/// so that two different chains never give the same bytes.
+/// Returns the cache key of a chain. `trust_set` is the hash of the rules. The length of each field
+/// is hashed before the field, so two different chains never give the same input.
 pub(super) fn key_of(
     trust_set: &[u8; 32],
     leaf: &CertificateDer<'_>,

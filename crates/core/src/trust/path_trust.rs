@@ -1,7 +1,7 @@
-//! `PathTrust`: the listener's path rules alone, without identity or policy.
+//! `PathTrust`: the gateway's path verification alone, without caller names and policy.
 //!
-//! Serves `countersign pki verify` and the public test suites, which ask whether a leaf chains to
-//! one of these roots for a purpose at a time.
+//! `countersign pki verify` and tests with public test suites use it. They ask whether a path leads
+//! from a leaf to one of the given roots, for a purpose and at a time.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::clock;
 use crate::identity::peer::RevocationCheck;
 use crate::reason::ReasonCode;
 
-/// Roots, intermediates and lists to verify paths against.
+/// The roots, intermediates and revocation lists with which a leaf is verified.
 #[derive(Debug)]
 pub struct PathTrust {
     roots: RootSet,
@@ -30,25 +30,25 @@ pub struct PathTrust {
     unusable_crls: Vec<(usize, UnusableCrl)>,
 }
 
-/// A path that holds.
+/// What is known about a leaf whose path was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedChain {
-    /// Number of certificates in the path, including leaf and root.
+    /// Number of certificates in the path, including the leaf and the root.
     pub length: usize,
-    /// SHA-256 of the root.
+    /// SHA-256 hash of the root certificate.
     pub anchor: [u8; 32],
     /// Earliest notAfter of the path, in seconds since the Unix epoch.
     pub not_after: i64,
-    /// How the revocation status was established.
+    /// How the revocation status of the path was established.
     pub revocation: RevocationCheck,
 }
 
 impl PathTrust {
-    /// Reads roots, intermediates and lists. Without lists (`None`) revocation is
-    /// not checked; with them it is `hard` for the whole path.
+    /// Reads roots, intermediates and revocation lists. If `lists` is `None`, revocation is not
+    /// checked. Otherwise every certificate of a path must have a known revocation status.
     ///
-    /// A root that cannot be used is left out: a path that needs it is refused. A
-    /// list that cannot be used could revoke any certificate, so that no path holds.
+    /// A root that cannot be used is left out. If a revocation list cannot be used, every leaf is
+    /// refused, because the list could revoke any certificate.
     #[must_use]
     pub fn new(
         roots: &[CertificateDer<'_>],
@@ -71,8 +71,9 @@ impl PathTrust {
         };
         let mut revocation = RevocationIndex::new(posture, RevocationDepth::Chain, Duration::ZERO);
         if let Some(lists) = lists {
-            // An intermediate counts as an issuer only after it was verified in a path, because
-            // anyone may have supplied it.
+            // The keys of the intermediates are not used here, because the intermediates are not
+            // verified yet. A list is verified with an intermediate's key only after a path with
+            // the intermediate was verified.
             let issuers: Vec<KnownIssuer<'_>> = set
                 .roots()
                 .iter()
@@ -94,28 +95,29 @@ impl PathTrust {
         }
     }
 
-    /// Returns the roots that were left out, by position, and why.
+    /// Returns the position of each root that was left out, from 0, and the reason.
     #[must_use]
     pub fn unusable_roots(&self) -> &[(usize, String)] {
         &self.unusable_roots
     }
 
-    /// Returns the lists that cannot be used, by position, and why.
+    /// Returns the position of each revocation list that cannot be used, from 0, and the reason.
     #[must_use]
     pub fn unusable_crls(&self) -> &[(usize, UnusableCrl)] {
         &self.unusable_crls
     }
 
-    /// Returns alarms about the lists in use.
+    /// Returns alarms about the revocation lists, for example about a list that a newer list
+    /// replaces.
     #[must_use]
     pub fn alarms(&self) -> &[String] {
         self.revocation.alarms()
     }
 
-    /// Verifies a leaf at `now`.
+    /// Verifies that a path leads from the leaf to a root, at the time `now`.
     ///
     /// # Errors
-    /// The reason code and an explanation.
+    /// If no path is accepted: the reason code, and a sentence with details.
     pub fn verify(
         &self,
         leaf: &CertificateDer<'_>,
@@ -135,7 +137,8 @@ impl PathTrust {
         let mut budget = PathBudget::offline();
         let verified = path::verify(rules, certificates, now, &mut budget)?;
         let not_after = verified.not_after;
-        // webpki checks the dates too. This check does not depend on that.
+        // webpki also checks the dates. The check is repeated here, so the gateway does not rely on
+        // webpki alone.
         let seconds = clock::certificate_time(now.as_secs());
         if clock::certificate_is_over(not_after, seconds) {
             return Err((

@@ -1,4 +1,4 @@
-//! `TrustRevision`: the inputs of decisions about chains, as two hashes.
+//! `TrustRevision`: two hashes of everything on which decisions about chains depend.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,18 +8,20 @@ use super::certificate::purpose::PathPurpose;
 use super::digest::Digest;
 use crate::identity::text::hex;
 
-/// The inputs of a decision other than chain, time and deny list. If the revision is the same after
-/// a reload, no connection has to be checked again.
+/// Two hashes of everything on which decisions about chains depend, except the chain, the time and
+/// the deny list. If both hashes are the same after a reload, no connection must be checked again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TrustRevision {
-    /// Roots, intermediates, posture, depth, grace, permitted names.
+    /// Hash of everything except the revocation lists: roots, intermediates, posture, depth, grace
+    /// period and permitted names.
     pub(super) trust_set: [u8; 32],
-    /// Revocation lists.
+    /// Hash of the revocation lists.
     pub(super) crls: [u8; 32],
 }
 
 impl TrustRevision {
-    /// Roots, intermediates, posture, depth, grace and permitted names, as a hash.
+    /// Returns the hash of everything except the revocation lists: roots, intermediates, posture,
+    /// depth, grace period and permitted names.
     #[must_use]
     pub const fn trust_set(&self) -> &[u8; 32] {
         &self.trust_set

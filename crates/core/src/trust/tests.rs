@@ -1,4 +1,5 @@
-//! Verification as the listener uses it: lists, known chains, deny list.
+//! Tests of [`ClientTrust`] as the TLS listener uses it: revocation lists, cached chains, deny
+//! list.
 
 mod differential;
 mod hostile;
@@ -38,7 +39,8 @@ fn reason(trust: &ClientTrust, caller: &Credentials) -> Option<ReasonCode> {
     admit(trust, caller, 0).err().map(|refusal| refusal.reason)
 }
 
-/// Both lists, the intermediate's made of `crl`.
+/// Returns the revocation lists of root and intermediate. `crl` becomes the list of the
+/// intermediate.
 fn lists(ca: &TestCa, crl: Crl) -> Vec<Vec<u8>> {
     vec![
         Crl::new().signed_by(ca.root()),
@@ -46,7 +48,7 @@ fn lists(ca: &TestCa, crl: Crl) -> Vec<Vec<u8>> {
     ]
 }
 
-/// Completes the handshake: the chain is known from now on.
+/// Stores the caller's chain in the path cache, as after a complete handshake.
 fn learn(trust: &ClientTrust, caller: &Credentials) {
     admit(trust, caller, 0).unwrap().pending.unwrap().commit();
     assert!(admit(trust, caller, 0).unwrap().pending.is_none());
@@ -63,7 +65,7 @@ fn a_chain_is_known_only_after_the_handshake() {
     let again = admit(&trust, &caller, 0).unwrap();
     assert!(again.pending.is_none());
     assert!(Arc::ptr_eq(&first.identity, &again.identity));
-    // Another chain of the same leaf is another chain.
+    // A chain with one more certificate is another chain, although the leaf is the same.
     let longer = caller.clone().with_extra(ca.root().der().clone());
     assert!(admit(&trust, &longer, 0).unwrap().pending.is_some());
 }
@@ -77,7 +79,8 @@ fn junk_chains_change_nothing() {
     let good: Vec<_> = (0..4).map(|n| ca.client(&format!("/{n}"))).collect();
     good.iter().for_each(|caller| learn(&trust, caller));
     for number in 0_u32..2_000 {
-        // A public chain with junk behind it: verified, never proven.
+        // The attacker presents the chain of another caller with a useless certificate. `admit`
+        // verifies it, but nothing is stored in the cache because the handshake is never completed.
         let junk = CertificateDer::from(number.to_be_bytes().to_vec());
         let _ = admit(&trust, &good[0].clone().with_extra(junk), 0);
     }
@@ -132,9 +135,10 @@ fn a_reload_with_other_lists_is_seen_by_known_chains() {
         reason(&after, &caller),
         Some(ReasonCode::CertificateRevoked)
     );
-    // One look-up, not a new path.
+    // `pending` is `None`, so the path of the bystander was not verified again. Its certificates
+    // were only looked up in the new lists.
     assert!(admit(&after, &bystander, 0).unwrap().pending.is_none());
-    // A handshake that still runs under the old lists leaves no trace.
+    // A handshake that still uses the old lists must not change the result under the new lists.
     assert!(admit(&before, &bystander, 0).unwrap().pending.is_none());
     assert_eq!(
         reason(&after, &caller),
@@ -223,13 +227,14 @@ fn the_newest_of_several_lists_counts_whatever_their_order() {
     let root = Crl::new().signed_by(ca.root());
     for order in [[&old, &new], [&new, &old]] {
         let lists = [order[0].clone(), root.clone(), order[1].clone()];
-        // Known only once a path brings the intermediate's key.
+        // No intermediate is configured. So the key that verifies both lists is unknown until a
+        // path contains it.
         let unknown = trust(config(&ca, &lists));
         assert_eq!(
             reason(&unknown, &caller),
             Some(ReasonCode::CertificateRevoked)
         );
-        // Known at load.
+        // The intermediate is configured, so both lists are verified when they are loaded.
         let mut known = config(&ca, &lists);
         known.intermediates = vec![ca.intermediate().der().clone()];
         let known = bundle(known);
@@ -252,7 +257,8 @@ fn a_roll_back_is_refused_and_alarmed() {
     }
 }
 
-/// The intermediate is configured, or its key comes with the first path.
+/// Replaces a list by older ones, which must be refused. If `configured` is true, the intermediate
+/// is configured. If not, its key is known only from the first verified path.
 fn roll_back(ca: &TestCa, caller: &Credentials, configured: bool) {
     let known = |crl: Crl| {
         let mut config = config(ca, &lists(ca, crl));
@@ -378,7 +384,8 @@ fn the_deny_list_reaches_known_chains_at_once() {
         assert!(!refusal.detail.contains("lost"), "the caller is told that");
         assert!(refusal.leaf.is_some());
         assert_eq!(reason(&trust, &ca.client("/b")), None);
-        // It ends by itself, or by removal.
+        // At 700 seconds the entry has ended, so the caller is accepted. After the entry was
+        // removed, the caller is accepted too.
         assert!(admit(&trust, &caller, 700).is_ok());
         assert!(denied.remove(&entry.id).unwrap());
         assert_eq!(reason(&trust, &caller), None);
@@ -490,17 +497,18 @@ fn a_document_without_a_successor_of_each_list_is_refused() {
             assert!(check(bad, &[&kept]).is_err(), "{bad:?}");
         }
         assert!(check(&[&next], &[&kept]).is_ok());
-        // One of two is left out.
+        // The new file must contain a newer list for each list of the old file.
         assert!(check(&[&next], &[&kept, &of_root]).is_err());
         assert!(check(&[&of_root], &[&kept, &of_root]).is_err());
         assert!(check(&[&of_root, &next], &[&kept, &of_root]).is_ok());
-        // A further authority leaves the others where they were.
+        // The list of another authority in the new file does not matter.
         assert!(check(&[&next, &foreign], &[&kept]).is_ok());
         assert_eq!(check(&[&forged], &[&kept]).is_err(), round == 1);
         let older = Crl::new().number(2).signed_by(ca.intermediate());
         assert!(check(&[&older], &[&kept]).is_err());
         assert!(check(&[&kept], &[&kept]).is_ok());
-        // From the first path on the key is known.
+        // This verified path contains the intermediate's key. From now on, the forged list is
+        // refused in both rounds.
         let trust = ClientTrust::new(vec![Arc::clone(&bundle)]).unwrap();
         assert_eq!(
             reason(&trust, &caller),
@@ -510,7 +518,8 @@ fn a_document_without_a_successor_of_each_list_is_refused() {
         assert!(check(&[&forged, &next], &[&kept]).is_err());
         assert!(check(&[&older], &[&kept]).is_err());
         assert!(check(&[&next], &[&kept]).is_ok());
-        // What nobody can prove does not keep out what is proven.
+        // The signature of `next` is verified and that of `forged` is not. So `next` may replace
+        // `forged`, although its CRL number is lower.
         assert!(check(&[&next], &[&kept, &forged]).is_ok());
     }
 }
@@ -528,7 +537,8 @@ fn a_list_nobody_has_proven_is_not_displaced_by_another_such() {
         let next =
             TrustBundle::build_after(&next, now(), Some(&current), Predecessors::Replaced).unwrap();
         current = Arc::new(next);
-        // Of a list and its presumed successor one is shown.
+        // The lists of root and intermediate. Of the two unverified lists with the intermediate's
+        // name, the status shows only the newer one.
         assert_eq!(current.freshness(now()).len(), 2);
     }
     let trust = ClientTrust::new(vec![Arc::clone(&current)]).unwrap();
@@ -548,8 +558,8 @@ fn a_list_nobody_has_proven_is_not_displaced_by_another_such() {
     assert_eq!(reason(&trust, &caller), None);
 }
 
-/// RFC 5280 section 4.1.2.5, for a new handshake, a chain that is known, a resumed
-/// session, and `pki verify`.
+/// RFC 5280 section 4.1.2.5: a certificate is valid including the second of its notAfter. Tested
+/// for a new handshake, a cached chain, `recall`, and `pki verify`.
 #[test]
 fn a_path_holds_through_its_last_second() {
     let ca = TestCa::new("example.org");

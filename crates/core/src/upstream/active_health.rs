@@ -1,8 +1,8 @@
-//! Active health checks: each endpoint is asked at intervals whether it is healthy, whether or
-//! not requests come.
+//! Active health checks: the gateway asks each endpoint at intervals whether it is healthy, even if
+//! no requests come.
 //!
-//! They run beside the workers, on the control plane's runtime. Each check opens a new
-//! connection with the upstream's TLS and protocol.
+//! The checks run on the control plane's runtime, not on the workers. Each check opens a new
+//! connection with the upstream's TLS settings and protocol.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::connection::connect::{Opened, connect};
 use super::connection::error::{ConnectError, ServiceError};
 use crate::telemetry::metrics::Metrics;
 
-/// Why a check failed.
+/// The reason why a check failed.
 #[derive(Debug, thiserror::Error)]
 enum CheckError {
     #[error("{0}")]
@@ -35,7 +35,7 @@ enum CheckError {
     Late(Duration),
 }
 
-/// Checks one endpoint of an upstream for as long as it is polled.
+/// Checks one endpoint of an upstream at intervals, until the future is dropped.
 pub async fn check(upstream: Arc<Upstream>, index: usize, metrics: Arc<Metrics>) {
     let Some(check) = upstream.config().health_check.clone() else {
         return;
@@ -51,7 +51,8 @@ pub async fn check(upstream: Arc<Upstream>, index: usize, metrics: Arc<Metrics>)
         ticks.tick().await;
         let asked = tokio::time::timeout(check.timeout, ask(&upstream, index, &check)).await;
         let outcome = asked.unwrap_or(Err(CheckError::Late(check.timeout)));
-        // If the gateway itself lacks descriptors, this says nothing about the endpoint.
+        // If the gateway has no free file descriptor for the check, the endpoint is not the cause,
+        // so the outcome does not count.
         if matches!(
             &outcome,
             Err(CheckError::Connect(ConnectError::NoDescriptor))
@@ -75,17 +76,19 @@ pub async fn check(upstream: Arc<Upstream>, index: usize, metrics: Arc<Metrics>)
     }
 }
 
-/// Consecutive outcomes of one endpoint's checks.
+/// Counts consecutive outcomes of the checks of one endpoint.
 #[derive(Debug, Default)]
 struct Streak {
     good: u32,
     bad: u32,
-    /// Whether an outcome has decided the health yet. The very first outcome decides it alone.
+    /// Whether the endpoint was checked before. The first check decides the health alone. Later a
+    /// streak of equal outcomes is needed to change the health.
     decided: bool,
 }
 
 impl Streak {
-    /// Counts an outcome. Returns the new health if this outcome decides it.
+    /// Counts the outcome of one check: `well` is true if the check succeeded. Returns the health
+    /// if the outcome decides it: the first outcome does, and so does one that completes a streak.
     fn count(&mut self, well: bool, check: &HealthCheck) -> Option<bool> {
         let (same, other, enough) = if well {
             (&mut self.good, &mut self.bad, check.healthy)

@@ -1,5 +1,5 @@
-//! The services behind the gateway: selects endpoints and pools connections. `proxy` decides
-//! what is sent.
+//! The services behind the gateway. This module selects endpoints and pools connections. The module
+//! `proxy` decides what is sent to them.
 //!
 //! On top:
 //!
@@ -7,7 +7,7 @@
 //!
 //! Below, from top to bottom; a module imports only from the modules below it:
 //!
-//! - `pool`: leases connections to requests and keeps them in between
+//! - `pool`: leases connections to requests, and keeps idle connections
 //! - `balance`: selects endpoints and remembers which of them fail
 //! - `connection`: opens one connection and speaks HTTP on it
 //! - `limits`: limits on connections and requests

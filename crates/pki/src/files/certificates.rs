@@ -1,5 +1,4 @@
-//! Certificate files: reading those of an authority, and naming the file that is
-//! wrong.
+//! Reads certificate files. Each error contains the path of the file.
 
 use std::path::Path;
 
@@ -9,23 +8,23 @@ use super::error::PkiError;
 use crate::pem::{self, PemError};
 use crate::store;
 
-/// Reads the certificates of a PEM file of the authority's that holds nothing else; at
-/// least one.
+/// Reads a PEM file that contains only certificates. Returns at least one certificate.
 pub(crate) fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
     pem::certificates(&store::read(path)?).map_err(damaged(path))
 }
 
-/// Reads the certificates of a PEM file that may hold their private key too; at least one.
+/// Reads the certificates of a PEM file that may also contain a private key. Returns at least one
+/// certificate.
 pub(crate) fn read_beside_key(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
     pem::certificates_beside_key(&store::read(path)?).map_err(damaged(path))
 }
 
-/// Like [`read_beside_key`], of a file that an operator named; see [`store::read_named`].
+/// Same as [`read_beside_key`], for a path that the operator gave. The path may be a pipe.
 pub(crate) fn read_named(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
     pem::certificates_beside_key(&store::read_named(path)?).map_err(damaged(path))
 }
 
-/// Names the file of a PEM error.
+/// Returns a function that makes a [`PkiError`] with the path of the file from a PEM error.
 pub(crate) fn damaged(path: &Path) -> impl FnOnce(PemError) -> PkiError {
     let path = path.to_owned();
     move |error| PkiError::Pem { path, error }

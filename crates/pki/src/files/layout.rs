@@ -1,6 +1,6 @@
 //! `Layout`: the paths of an authority's files.
 //!
-//! The names are part of the interface: gateways and scripts read them.
+//! Gateways and operators' scripts read these files, so the paths must stay the same.
 
 use std::path::{Path, PathBuf};
 
@@ -8,24 +8,25 @@ use super::error::PkiError;
 use crate::signing::request::IssueRequest;
 use crate::signing::signatory::AuthorityName;
 
-/// The subject of a transaction, which determines the name of its file.
+/// What a transaction changes. Each scope has a file of its own that describes the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
-    /// The authority's own files. The listed steps are final.
+    /// The authority's own files. Such a transaction is committed as soon as its file contains the
+    /// steps.
     Authority,
-    /// Keys and certificates of leaves. The listed steps are final if the inventory contains the
-    /// leaves.
+    /// The keys and certificates of leaves. Such a transaction is committed when the inventory has
+    /// recorded the leaves.
     Leaves,
 }
 
-/// The paths below an authority's directory.
+/// The paths of an authority's files below its directory.
 #[derive(Debug, Clone)]
 pub struct Layout {
     directory: PathBuf,
 }
 
 impl Layout {
-    /// Creates the layout below `directory`.
+    /// Returns the paths below `directory`.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
@@ -56,40 +57,42 @@ impl Layout {
         self.crls().join(format!("{}.crl", authority.as_str()))
     }
 
-    /// `crl/`: the revocation lists.
+    /// Returns the path of `crl/`, the directory with the revocation lists.
     pub(crate) fn crls(&self) -> PathBuf {
         self.directory.join("crl")
     }
 
-    /// `trust.pem`: every trusted root.
+    /// Returns the path of `trust.pem`, which contains all trusted roots.
     #[must_use]
     pub fn trust(&self) -> PathBuf {
         self.directory.join("trust.pem")
     }
 
-    /// `earlier/`: the generation before the present one, until it is retired.
+    /// Returns the paths below `earlier/`, which contains the earlier generation during a rotation.
     #[must_use]
     pub fn earlier(&self) -> Self {
         Self::new(self.directory.join("earlier"))
     }
 
-    /// `next/`: the directory in which earlier versions made a new generation.
+    /// Returns the paths below `next/`, in which old versions of this program prepared a rotation.
     pub(crate) fn next(&self) -> Self {
         Self::new(self.directory.join("next"))
     }
 
-    /// `retired/`: one directory for each generation that was retired.
+    /// Returns the path of `retired/`, which contains one directory for each retired generation.
     pub(crate) fn retired(&self) -> PathBuf {
         self.directory.join("retired")
     }
 
-    /// Returns the path `issued/LABEL`, to which `.pem` and `.key` are added.
+    /// Returns the path prefix `issued/LABEL` for the files of a leaf. The suffixes `.pem` and
+    /// `.key` are added to it.
     #[must_use]
     pub fn issued(&self, label: &str) -> PathBuf {
         self.directory.join("issued").join(label)
     }
 
-    /// Whether a process is changing the authority's files, or was killed while it did.
+    /// Whether a process is changing the authority's own files, or was killed before the change was
+    /// complete.
     pub(crate) fn is_unsettled(&self) -> bool {
         self.has_transaction(Scope::Authority) || self.next().directory().exists()
     }
@@ -98,7 +101,8 @@ impl Layout {
         self.transaction(scope).symlink_metadata().is_ok()
     }
 
-    /// Returns the path of the file of a transaction that is under way.
+    /// Returns the path of the file that describes a transaction. The file exists only during the
+    /// transaction.
     pub(crate) fn transaction(&self, scope: Scope) -> PathBuf {
         self.directory.join(match scope {
             Scope::Authority => ".transaction",
@@ -106,7 +110,7 @@ impl Layout {
         })
     }
 
-    /// Returns the paths of the certificate and the key of a leaf.
+    /// Returns the paths of the certificate file and the key file of a requested leaf.
     pub(crate) fn leaf_files(
         &self,
         request: &IssueRequest,
@@ -122,19 +126,20 @@ impl Layout {
         self.directory.join("pki.toml")
     }
 
-    /// `profiles.toml`: the certificate profiles that an operator has written.
+    /// Returns the path of `profiles.toml`, which contains the operator's certificate profiles.
     #[must_use]
     pub fn profiles(&self) -> PathBuf {
         self.directory.join("profiles.toml")
     }
 
-    /// `inventory.db`: every certificate that was signed.
+    /// Returns the path of `inventory.db`, which records every signed certificate.
     #[must_use]
     pub fn inventory(&self) -> PathBuf {
         self.directory.join("inventory.db")
     }
 
-    /// Returns the path of the file in which earlier versions kept their records.
+    /// Returns the path of `issued.jsonl`, in which old versions of this program recorded signed
+    /// certificates.
     pub(crate) fn journal(&self) -> PathBuf {
         self.directory.join("issued.jsonl")
     }
@@ -152,7 +157,8 @@ impl Layout {
     }
 }
 
-/// Adds a suffix to the last component, which may contain dots.
+/// Returns the path `prefix` with `suffix` added to its file name. Unlike an extension, the suffix
+/// does not replace a part of the name after a dot.
 fn with_suffix(prefix: &Path, suffix: &str) -> Result<PathBuf, PkiError> {
     match prefix.file_name() {
         Some(name) if !prefix.as_os_str().as_encoded_bytes().ends_with(b"/") => {

@@ -1,10 +1,10 @@
-//! The files of an authority's directory, and how several of them change together.
+//! The files of an authority's directory, and changes of several files in one transaction.
 //!
-//! A file imports only from those after it:
+//! Each file imports only from files below it in this list:
 //!
-//! - `recovery`: the directory's lock, and the completion of interrupted changes
-//! - `unsettled`: rotations that an earlier version did not complete
-//! - `transaction`: several files that change together or not at all
+//! - `recovery`: locks the directory and completes interrupted changes
+//! - `unsettled`: completes rotations that an old version of this program left incomplete
+//! - `transaction`: changes several files completely or not at all
 //! - `layout`: the paths of the files
 //! - `certificates`: reads certificate files
 //! - `error`: why an operation of an authority failed

@@ -1,4 +1,5 @@
-//! The lock of an authority's directory, whose holder first completes interrupted changes.
+//! Locks an authority's directory. After the lock is taken, interrupted changes of the files are
+//! completed or undone.
 
 use super::error::PkiError;
 use super::layout::{Layout, Scope};
@@ -7,23 +8,24 @@ use crate::directory_lock::DirectoryLock;
 use crate::store::StoreError;
 
 impl Layout {
-    /// Locks the directory, and completes the changes of a killed process to the authority's files.
+    /// Locks the directory. If a process was killed while it changed the authority's own files,
+    /// completes or undoes its change.
     pub(crate) fn lock(&self) -> Result<DirectoryLock, PkiError> {
         let lock = DirectoryLock::acquire(self.directory()).map_err(StoreError::from)?;
         self.recover(&lock)?;
         Ok(lock)
     }
 
-    /// Like [`Self::lock`], before keys and certificates of leaves are written.
+    /// Same as [`Self::lock`]. Also completes or undoes interrupted changes of leaf files.
     pub(crate) fn lock_for_leaves(&self) -> Result<DirectoryLock, PkiError> {
         let lock = self.lock()?;
         transaction::recover(self, Scope::Leaves, &lock)?;
         Ok(lock)
     }
 
-    /// Completes the changes of a killed process to keys and certificates of leaves. If another
-    /// process holds the lock, or if this fails, a later command does it: commands that only read
-    /// must not fail because of it.
+    /// Completes or undoes interrupted changes of leaf files. Does nothing if another process holds
+    /// the lock. Ignores errors, because a command that only reads must not fail. The next command
+    /// repeats the attempt.
     pub(crate) fn settle_leaves(&self) {
         if self.has_transaction(Scope::Leaves)
             && let Ok(lock) = DirectoryLock::try_acquire(self.directory())

@@ -1,24 +1,25 @@
-//! `Transaction`: several files that change together or not at all, whenever the
-//! process is killed or the machine loses power.
+//! `Transaction`: changes several files completely or not at all, even if the process is killed or
+//! the machine loses power.
 //!
 //! ```text
-//! begin    the transaction's file says how the names of its files begin
-//! stage    new contents are written aside under such names
-//! commit   the file is replaced by one that lists which of them goes where
-//! apply    each is put in its place, and the transaction's file is removed
+//! begin    writes the transaction's file, which contains a prefix for temporary files
+//! stage    writes new contents to temporary files whose names begin with the prefix
+//! commit   replaces the transaction's file by one that lists the steps
+//! apply    renames each temporary file to its final path, and removes the transaction's file
 //! ```
 //!
-//! The next process that takes the directory's lock and finds the transaction's file
-//! recovers ([`recover`]): without a commit it removes what was written aside, with one
-//! it repeats the steps. A step that was taken before finds nothing aside and is
-//! skipped.
+//! If a process is killed, the next process that locks the directory finds the transaction's file
+//! and recovers ([`recover`]). If the file lists no steps, recovery removes the temporary files. If
+//! it lists the steps, recovery executes them. If a step's temporary file no longer exists, the
+//! step was already done and is skipped.
 //!
-//! Transactions of leaves are committed by the inventory, which records all of their
-//! certificates in one step: the file names one of them, and its steps count if the
-//! inventory has that. They have a file of their own, so that a revocation does not
-//! depend on the inventory.
+//! A transaction of leaves is committed by the inventory, which records all its certificates in one
+//! step. The transaction's file names one of these certificates. The steps are executed only if the
+//! inventory contains that certificate. Otherwise recovery removes the temporary files. These
+//! transactions have a separate file. So a revocation, which changes the authority's own files,
+//! does not depend on the inventory.
 
-/// The file of a transaction, and the steps it lists.
+/// The file of a transaction, and the steps that it lists.
 mod steps;
 
 use std::fs::OpenOptions;
@@ -38,7 +39,7 @@ use crate::kill_point::kill_point;
 use crate::records::inventory::{Inventory, NewEntry};
 use crate::store::{self, ASIDE_PREFIX, Audience, Barrier, Existing, Staged, StoreError};
 
-/// A step before the commit.
+/// A step of a transaction that is not committed yet.
 #[derive(Debug)]
 enum Planned {
     Place {
@@ -51,22 +52,21 @@ enum Planned {
     },
 }
 
-/// A transaction that is not committed yet. Dropping it leaves no trace.
+/// A transaction that is not committed yet. If it is dropped, its temporary files are removed.
 #[derive(Debug)]
 pub(crate) struct Transaction {
     base: PathBuf,
     file: PathBuf,
     prefix: String,
     directories: Vec<StoredPath>,
-    /// Makes many files durable at once.
+    /// Set for a transaction with many files, which one call makes durable.
     barrier: Option<Barrier>,
     planned: Vec<Planned>,
     is_committed: bool,
 }
 
 impl Transaction {
-    /// Begins a transaction that writes to the authority's directory and to
-    /// `directories`.
+    /// Begins a transaction that writes to the authority's directory and to `directories`.
     pub(crate) fn begin(
         layout: &Layout,
         scope: Scope,
@@ -76,7 +76,7 @@ impl Transaction {
         Self::begin_with(layout, scope, directories, None, lock)
     }
 
-    /// Like [`Self::begin`], for many files, which are made durable at once.
+    /// Same as [`Self::begin`], for many files. One call makes them durable at the commit.
     pub(crate) fn begin_large(
         layout: &Layout,
         scope: Scope,
@@ -97,12 +97,12 @@ impl Transaction {
         let base = layout.directory();
         let file = layout.transaction(scope);
         let failed = |error| StoreError::io("create", &file)(error);
-        // A random prefix for this transaction, so that it never takes files of other authorities
-        // in the same directory for its own.
+        // The prefix is random. So recovery removes only the temporary files of this transaction,
+        // even if two authorities write to the same directory.
         let mark = crypto::random::<8>().map_err(|error| failed(io::Error::other(error)))?;
         kill_point();
-        // Not synced. If the machine loses power, this file may be lost while files that were
-        // written aside remain. Those are never read.
+        // The transaction's file is not synced. After a power loss, it can be missing while
+        // temporary files remain. This is harmless, because no program reads the temporary files.
         let mut created = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -127,7 +127,7 @@ impl Transaction {
         Ok(transaction)
     }
 
-    /// Writes a file aside that [`Self::commit`] puts in its place.
+    /// Writes `content` to a temporary file. The commit renames it to `path`.
     pub(crate) fn stage(
         &mut self,
         path: &Path,
@@ -140,12 +140,13 @@ impl Transaction {
         Ok(())
     }
 
-    /// Like [`Self::stage`], for a file that everybody may read and that may replace one.
+    /// Same as [`Self::stage`], for a public file that may replace an existing file.
     pub(crate) fn stage_public(&mut self, path: &Path, content: &[u8]) -> Result<(), StoreError> {
         self.stage(path, content, Audience::Public, Existing::Replace)
     }
 
-    /// Like [`Self::stage`], and moves the file that is replaced to `keep`.
+    /// Same as [`Self::stage`], but the commit first moves the old file at `path` to `keep`, if
+    /// there is one.
     pub(crate) fn stage_and_keep(
         &mut self,
         path: &Path,
@@ -174,24 +175,26 @@ impl Transaction {
         self.barrier.is_none() || !Barrier::SYNCS
     }
 
-    /// Renames a file or directory once everything staged before is in its place.
+    /// Plans to rename a file or directory. The commit does this after the steps that were planned
+    /// before.
     pub(crate) fn rename(&mut self, from: PathBuf, to: PathBuf) {
         self.planned.push(Planned::Move { from, to });
     }
 
-    /// Commits, and puts everything in its place, in the order of staging.
+    /// Commits the transaction. Then executes the steps in the order in which they were planned.
     ///
-    /// If that fails after the commit, the next process that takes the lock tries again.
+    /// If a step fails because a file already exists, the steps are undone. After any other
+    /// failure, the next process that takes the lock executes the steps again.
     pub(crate) fn commit(mut self) -> Result<(), StoreError> {
         self.write_commit(None)?;
         let steps = self.release();
         finish(&self.base, &self.file, &steps, Scope::Authority)
     }
 
-    /// Commits by recording certificates, and puts everything in its place.
+    /// Commits the transaction by recording `entries` in the inventory. Then executes the steps.
     ///
-    /// If that fails after the commit, new files are removed again. The certificates stay
-    /// recorded: other processes may have seen them.
+    /// If a step fails, the new files are removed. The certificates stay recorded, because other
+    /// processes may have seen the records.
     pub(crate) fn commit_recorded(
         mut self,
         inventory: &mut Inventory,
@@ -210,7 +213,8 @@ impl Transaction {
         Ok(finish(&self.base, &self.file, &steps, Scope::Leaves)?)
     }
 
-    /// Makes all files that were written aside durable, then writes the list of their destinations.
+    /// Makes all temporary files durable. Then replaces the transaction's file by one that lists
+    /// the steps.
     fn write_commit(&self, if_recorded: Option<RecordedLeaf>) -> Result<(), StoreError> {
         if let Some(barrier) = &self.barrier {
             barrier.sync()?;
@@ -252,8 +256,8 @@ impl Transaction {
             .collect()
     }
 
-    /// Ends the cleanup: dropping the transaction no longer removes the files that were written
-    /// aside.
+    /// Returns the steps and marks the transaction as committed. Dropping it then no longer removes
+    /// the temporary files.
     fn release(&mut self) -> Vec<Step> {
         let steps = self.steps();
         self.is_committed = true;
@@ -280,15 +284,15 @@ impl Transaction {
 impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.is_committed {
-            // Removes the transaction's file last: after a kill in between it lists the files that
-            // remain to be removed.
+            // The temporary files are removed before the transaction's file. If the process is
+            // killed in between, recovery finds the transaction's file and removes the rest.
             self.planned.clear();
             let _ = std::fs::remove_file(&self.file);
         }
     }
 }
 
-/// Completes or undoes the transaction of a killed process.
+/// Completes or undoes the transaction of a process that was killed, if there is one.
 pub(crate) fn recover(layout: &Layout, scope: Scope, _: &DirectoryLock) -> Result<(), PkiError> {
     let (base, file) = (layout.directory(), layout.transaction(scope));
     if file.symlink_metadata().is_err() {
@@ -309,8 +313,8 @@ pub(crate) fn recover(layout: &Layout, scope: Scope, _: &DirectoryLock) -> Resul
             let finished = finish(base, &file, &commit.steps, scope);
             return match scope {
                 Scope::Authority => Ok(finished?),
-                // The files could not be put in place and were removed; another attempt would not
-                // help. The certificates stay recorded.
+                // If the steps failed, `finish` has removed the new files, and the certificates
+                // stay recorded. A second attempt would not help, so this is no error.
                 Scope::Leaves => Ok(()),
             };
         }
@@ -322,12 +326,13 @@ pub(crate) fn recover(layout: &Layout, scope: Scope, _: &DirectoryLock) -> Resul
     Ok(store::remove(&file)?)
 }
 
-/// Applies the steps and removes the transaction's file.
+/// Executes the steps. Then removes the transaction's file, unless the next process must try again.
 fn finish(base: &Path, file: &Path, steps: &[Step], scope: Scope) -> Result<(), StoreError> {
     let applied = apply(base, steps);
     let is_final = match (&applied, scope) {
         (Ok(()), _) => true,
-        // Trying again would not help.
+        // The final path of a file is taken, or a leaf's file cannot be renamed. A second attempt
+        // would not help, so the steps are undone.
         (Err(StoreError::Exists(_)), _) | (Err(_), Scope::Leaves) => {
             roll_back(base, steps);
             true

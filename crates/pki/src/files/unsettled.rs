@@ -1,8 +1,8 @@
-//! Rotations that an earlier version of this program did not complete.
+//! Completes rotations that an old version of this program left incomplete.
 //!
-//! Such versions made a new generation in `next/`, and noted in `pki.toml` that its
-//! files were not all in their places. A kill could leave either, and always left the
-//! directory.
+//! Old versions made the new generation in `next/` and then moved its files to their final paths.
+//! Until all files were moved, `pki.toml` had the mark `unsettled`. If the process was killed, the
+//! mark and some files remained. The directory `next/` remained in any case.
 
 use zeroize::Zeroizing;
 
@@ -15,7 +15,7 @@ use crate::records::state::State;
 use crate::signing::signatory::AuthorityName;
 use crate::store::{self, Audience};
 
-/// Completes a rotation that an earlier version had committed, and removes its remaining files.
+/// If `pki.toml` has the mark `unsettled`, completes the rotation. Removes the directory `next/`.
 pub(crate) fn settle(layout: &Layout, lock: &DirectoryLock) -> Result<(), PkiError> {
     let next = layout.next();
     if !next.directory().exists() || !layout.state().exists() {
@@ -29,8 +29,8 @@ pub(crate) fn settle(layout: &Layout, lock: &DirectoryLock) -> Result<(), PkiErr
     Ok(store::remove_directory(next.directory())?)
 }
 
-/// Moves the files of `next/` to their places. A file that is not there any more is already in its
-/// place.
+/// Moves the files of `next/` to their final paths. If a file is missing there, it was already
+/// moved.
 fn settle_files(
     layout: &Layout,
     next: &Layout,

@@ -1,5 +1,5 @@
-//! The operations that are killed. Each is a test that another test runs in a process of its
-//! own, and that therefore is ignored otherwise.
+//! The operations that `kill_tests` kills. Each operation is an ignored test, so that `kill_tests`
+//! can run it in a child process.
 
 use super::*;
 

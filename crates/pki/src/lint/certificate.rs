@@ -15,7 +15,8 @@ use crate::identity::leaf::key_usage::{
     CRL_SIGN, DIGITAL_SIGNATURE, KEY_CERT_SIGN, OF_AUTHORITIES,
 };
 
-/// Lints a certificate, and its fit with its issuer if that is at hand.
+/// Checks a certificate with all lints. If the certificate of the issuer is known, also checks that
+/// both fit together.
 #[must_use]
 pub fn certificate(der: &[u8], issuer: Option<&[u8]>) -> Vec<Finding> {
     let Ok((rest, certificate)) = X509Certificate::from_der(der) else {
@@ -142,7 +143,8 @@ const LINTS: &[Lint<Certificates>] = lints! {
             "it constrains URI names: rustls then refuses every SPIFFE ID below it");
 };
 
-/// md5WithRSAEncryption, sha1WithRSAEncryption, ecdsa-with-SHA1, dsa-with-SHA1.
+/// OIDs of signature algorithms that are too weak: md5WithRSAEncryption, sha1WithRSAEncryption,
+/// ecdsa-with-SHA1 and dsa-with-SHA1.
 const WEAK_SIGNATURES: [&str; 4] = [
     "1.2.840.113549.1.1.4",
     "1.2.840.113549.1.1.5",
@@ -209,7 +211,8 @@ fn key_is_weak(certificate: &X509Certificate<'_>) -> bool {
     }
 }
 
-/// 2050-01-01T00:00:00Z.
+/// 2050-01-01T00:00:00Z, in seconds since the Unix epoch. RFC 5280 section 4.1.2.5 requires UTCTime
+/// for earlier dates, and GeneralizedTime from this date on.
 const YEAR_2050: i64 = 2_524_608_000;
 
 fn badly_encoded(time: ASN1Time) -> bool {

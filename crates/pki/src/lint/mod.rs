@@ -1,15 +1,15 @@
-//! Lints: find errors and unwise choices in a certificate or a revocation list, in addition to the
-//! errors that a verifier must refuse.
+//! Lints: rules that find errors and bad choices in a certificate or a revocation list. Some
+//! findings are no reason for a gateway to refuse a certificate.
 //!
-//! An error means that a standard forbids it or that gateways refuse it; such a leaf is not issued.
-//! A warning means that it works but is not advisable. Nothing here decides about trust: see
-//! `crate::trust`.
+//! An error means that a standard forbids the certificate or that gateways refuse it. The authority
+//! does not issue such a certificate. A warning means that the certificate works but is not
+//! advisable. Lints do not decide about trust. `crate::trust` does that.
 //!
 //! - `certificate`: lints of certificates
 //! - `names`: lints of the names of a leaf
 //! - `revocation_list`: lints of revocation lists
-//! - `subject`: the certificate that lints check
-//! - `rule`: one rule, and its findings
+//! - `subject`: the input of the lints of certificates
+//! - `rule`: the type of a lint, and the findings
 
 mod certificate;
 mod names;

@@ -7,7 +7,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 use super::rule::Severity::{Error, Warning};
 use super::rule::{Family, Finding, Lint, lints, run, unreadable, when};
 
-/// Lints a revocation list at a time, in seconds since the Unix epoch.
+/// Checks a revocation list with all lints. `now` is in seconds since the Unix epoch.
 #[must_use]
 pub fn revocation_list(der: &[u8], now: i64) -> Vec<Finding> {
     match CertificateRevocationList::from_der(der) {

@@ -1,27 +1,27 @@
-//! `Lint`: one rule, and its findings.
+//! `Lint`: one rule. `Finding`: a problem that a lint has found.
 
 use serde::Serialize;
 
-/// The severity of a finding.
+/// How serious the finding of a lint is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Forbidden by a standard, or refused by gateways.
+    /// A standard forbids the certificate or list, or gateways refuse it.
     Error,
-    /// Works, and is unwise.
+    /// The certificate or list works, but it is not advisable.
     Warning,
 }
 
-/// A problem that a lint has found.
+/// A problem in a certificate or a revocation list that a lint has found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The severity of the problem.
+    /// Whether a standard forbids the problem (error) or not (warning).
     pub severity: Severity,
-    /// The lint's name.
+    /// The name of the lint that found the problem, for example `serial-not-positive`.
     pub lint: &'static str,
-    /// The problem, in one sentence.
+    /// A description of the problem in one sentence.
     pub message: String,
-    /// The standard or section that contains the rule.
+    /// The section of a standard that contains the rule.
     pub reference: &'static str,
 }
 
@@ -35,12 +35,12 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// The kind of object that a group of lints checks.
+/// What a group of lints checks. `Subject` is the input of their checks.
 pub(super) trait Family {
     type Subject<'a>;
 }
 
-/// One rule, with its name, severity and check.
+/// One rule: its name, the severity of its findings, its source, and its check.
 pub(super) struct Lint<F: Family> {
     pub(super) name: &'static str,
     pub(super) severity: Severity,
@@ -62,7 +62,7 @@ pub(super) fn run<F: Family>(lints: &[Lint<F>], subject: &F::Subject<'_>) -> Vec
         .collect()
 }
 
-/// Returns the finding for an encoding that cannot be parsed.
+/// Returns the only finding for data that cannot be parsed.
 pub(super) fn unreadable(why: &str) -> Vec<Finding> {
     vec![Finding {
         severity: Severity::Error,
@@ -72,7 +72,8 @@ pub(super) fn unreadable(why: &str) -> Vec<Finding> {
     }]
 }
 
-/// Returns the message of a lint whose text is fixed.
+/// Returns `message` if `wrong` is true, and otherwise `None`. Lints use it as result of their
+/// check.
 pub(super) fn when(wrong: bool, message: &str) -> Option<String> {
     wrong.then(|| message.to_owned())
 }

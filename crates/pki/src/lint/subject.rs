@@ -1,4 +1,4 @@
-//! The certificate that lints check.
+//! `Subject`: the input of the lints of certificates.
 
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::BasicConstraints;
@@ -6,15 +6,15 @@ use x509_parser::extensions::BasicConstraints;
 use super::rule::Family;
 use crate::identity::LeafFacts;
 
-/// The certificate that the lints check.
+/// The certificate that lints check, and what is known about it.
 pub(super) struct Subject<'a> {
     pub(super) certificate: &'a X509Certificate<'a>,
-    /// None if an extension cannot be parsed. A lint reports that.
+    /// The facts in the certificate. `None` if an extension cannot be parsed, which a lint reports.
     pub(super) facts: Option<LeafFacts>,
     pub(super) issuer: Option<&'a X509Certificate<'a>>,
 }
 
-/// Lints of certificates.
+/// The lints that check certificates. See [`Family`].
 pub(super) struct Certificates;
 
 impl Family for Certificates {

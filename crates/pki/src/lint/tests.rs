@@ -1,4 +1,5 @@
-//! Each fault is found by its lint, and a sound leaf by none.
+//! Tests of the lints: for each fault there is a lint that finds it, and a leaf without faults has
+//! no findings.
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, SanType};
 

@@ -1,14 +1,13 @@
-//! `Inventory`: every certificate that was signed, in `inventory.db` (SQLite).
+//! `Inventory`: every signed certificate, in `inventory.db` (SQLite).
 //!
-//! A certificate is recorded, durably, before it leaves the process, so that
-//! none exists that the authority does not know. Which ones are revoked is
-//! decided by `pki.toml`, whose revocations are copied here for searching.
-//! Several processes may read and write at once: SQLite's write-ahead log keeps
-//! readers and one writer apart.
+//! A certificate is recorded durably before it is written to its final path. So the inventory knows
+//! every certificate that the authority has issued. `pki.toml` decides which certificates are
+//! revoked. The inventory has a copy of the revocations, which is used for searching. Several
+//! processes may read and write at the same time, because SQLite uses a write-ahead log.
 
-/// The database file, and the files that SQLite keeps next to it.
+/// The database file, and the files that SQLite creates next to it.
 mod files;
-/// The tables, and their versions.
+/// The tables of the database, and their versions.
 mod schema;
 
 use std::path::{Path, PathBuf};
@@ -22,51 +21,52 @@ use crate::kill_point::kill_point;
 use crate::signing::revoked::RevokedCertificate;
 use crate::store::{self, StoreError};
 
-/// How long to wait while another process uses the database.
+/// Maximum time to wait if another process has locked the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why the inventory cannot be used.
+/// The reason why the inventory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InventoryError {
-    /// The file could not be read or written.
+    /// A file of the database cannot be created, is not a regular file, or cannot be made private.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// SQLite refused.
+    /// SQLite returned an error.
     #[error("cannot use {}: {error}", .path.display())]
     Sqlite {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// SQLite's reason.
+        /// The error of SQLite.
         error: rusqlite::Error,
     },
-    /// The file was written by a newer program.
+    /// A newer version of this program has written the file.
     #[error(
         "{} has format version {found}; this program knows {} and older. Use the newer program",
         .path.display(), schema::VERSION
     )]
     Newer {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The version that was found.
+        /// The version of the tables in the file.
         found: i64,
     },
 }
 
-/// The origin of a certificate.
+/// The command that signed a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// `pki issue`
+    /// The command `pki issue`.
     Issue,
-    /// `pki sign`
+    /// The command `pki sign`.
     Sign,
-    /// `pki renew`
+    /// The command `pki renew`.
     Renew,
-    /// Taken over from the earlier file of records.
+    /// No command: the record was imported from `issued.jsonl`, in which old versions of this
+    /// program kept their records.
     Import,
 }
 
 impl Cause {
-    /// Returns the word in the file and in listings.
+    /// Returns the word for the command in the database and in listings.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -78,7 +78,7 @@ impl Cause {
     }
 }
 
-/// A certificate to be recorded.
+/// A certificate that will be recorded.
 #[derive(Debug, Clone)]
 pub(crate) struct NewEntry {
     pub(crate) serial: String,
@@ -95,63 +95,64 @@ pub(crate) struct NewEntry {
     pub(crate) cause: Cause,
 }
 
-/// One certificate of the inventory.
+/// One certificate in the inventory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Position in the order of issuing.
+    /// The number of the record. A certificate that was recorded later has a greater number.
     pub id: i64,
-    /// Lower-case hexadecimal.
+    /// The serial number in lower-case hexadecimal.
     pub serial: String,
-    /// Subject key identifier of the authority that signed it, in hexadecimal.
+    /// The subject key identifier of the authority that signed the certificate, in hexadecimal.
     pub issuer_key: String,
-    /// The subject of the authority that signed it.
+    /// The subject of the authority that signed the certificate, in RFC 4514 form.
     pub issuer: String,
-    /// Thumbprint of the authority's certificate, like [`Entry::thumbprint`].
+    /// The SHA-256 hash of the authority's certificate in base64url.
     pub parent: String,
-    /// The profile it was issued under.
+    /// The profile under which the certificate was issued.
     pub profile: String,
-    /// The names in printed form; the first one is the identity.
+    /// The names in printed form, for example `dns:a`. The first name identifies the holder.
     pub names: Vec<String>,
-    /// Seconds since the Unix epoch.
+    /// notBefore in seconds since the Unix epoch.
     pub not_before: i64,
-    /// Seconds since the Unix epoch.
+    /// notAfter in seconds since the Unix epoch.
     pub not_after: i64,
-    /// SHA-256 of the certificate in base64url.
+    /// The SHA-256 hash of the certificate in base64url.
     pub thumbprint: String,
-    /// Path of the certificate.
+    /// The path of the certificate file.
     pub certificate: PathBuf,
-    /// When it was signed, in seconds since the Unix epoch.
+    /// The time of signing, in seconds since the Unix epoch.
     pub issued_at: i64,
-    /// The operating system's user who had it signed.
+    /// The user of the operating system that ran the command.
     pub issued_by: String,
     /// The command that signed the certificate: `issue`, `sign`, `renew`.
     pub cause: String,
-    /// When and why it was revoked.
+    /// The time of the revocation in seconds since the Unix epoch, and its reason. `None` if the
+    /// certificate is not revoked.
     pub revoked: Option<(i64, String)>,
 }
 
-/// The conditions for certificates to be listed.
+/// Selects certificates in the inventory. All conditions that are set must be true.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Carrying exactly this name, in printed form.
+    /// Selects certificates that contain exactly this name, in printed form.
     pub name: Option<String>,
     /// Selects the certificate with this serial number.
     pub serial: Option<String>,
-    /// Neither revoked nor expired at this time.
+    /// Selects certificates that are not revoked and expire at this time or later.
     pub live_at: Option<i64>,
-    /// Ending at this time or before.
+    /// Selects certificates that expire at this time or earlier.
     pub ending_by: Option<i64>,
-    /// Signed before this time.
+    /// Selects certificates that were signed before this time.
     pub issued_before: Option<i64>,
-    /// Revoked ones only.
+    /// If true, selects only revoked certificates.
     pub revoked: bool,
-    /// Later in the order of issuing than this [`Entry::id`].
+    /// Selects certificates that were issued after the certificate with this [`Entry::id`].
     pub after: Option<i64>,
-    /// Maximum number of certificates.
+    /// Maximum number of certificates in the result.
     pub limit: Option<u32>,
 }
 
-/// The open inventory.
+/// An open connection to the inventory.
 #[derive(Debug)]
 pub(crate) struct Inventory {
     connection: Connection,
@@ -159,8 +160,8 @@ pub(crate) struct Inventory {
 }
 
 impl Inventory {
-    /// Opens the inventory, creates it if there is none, and brings an older
-    /// one up to date.
+    /// Opens the inventory at `path`. Creates the file if it does not exist. Updates the tables if
+    /// an old version of this program has written them.
     pub(crate) fn open(path: &Path) -> Result<Self, InventoryError> {
         files::keep_private(path)?;
         let failed = sqlite(path);
@@ -171,7 +172,8 @@ impl Inventory {
             path: path.to_owned(),
         };
         inventory.check_version()?;
-        // FULL: a commit is on the disk before the certificate leaves.
+        // With `synchronous = FULL`, a record is on the disk when the commit returns. So no
+        // certificate is handed out before its record is durable.
         inventory
             .connection
             .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
@@ -191,7 +193,7 @@ impl Inventory {
         Ok(())
     }
 
-    /// Whether a certificate is recorded.
+    /// Whether the inventory contains the certificate with this issuer and serial number.
     pub(crate) fn has(&self, issuer_key: &str, serial: &str) -> Result<bool, InventoryError> {
         let mut statement = self
             .connection
@@ -202,7 +204,7 @@ impl Inventory {
             .map_err(sqlite(&self.path))
     }
 
-    /// Records certificates, all or none, durably.
+    /// Records all `entries` durably, or none of them.
     pub(crate) fn record(&mut self, entries: &[NewEntry]) -> Result<(), InventoryError> {
         let user = user();
         let transaction = self.connection.transaction().map_err(sqlite(&self.path))?;
@@ -214,7 +216,8 @@ impl Inventory {
         result.map_err(sqlite(&self.path))
     }
 
-    /// Takes over records of the earlier kind, those already known excepted.
+    /// Imports records that old versions of this program have written. Skips certificates that are
+    /// already recorded.
     pub(crate) fn import(&mut self, entries: &[NewEntry]) -> Result<(), InventoryError> {
         let failed = sqlite(&self.path);
         kill_point();
@@ -237,7 +240,7 @@ impl Inventory {
         result.map_err(&failed)
     }
 
-    /// Copies revocations of one issuer.
+    /// Copies the revocations of one issuer from `pki.toml` into the inventory.
     pub(crate) fn mark_revoked<'a>(
         &mut self,
         issuer_key: &str,
@@ -265,7 +268,7 @@ impl Inventory {
         result.map_err(&failed)
     }
 
-    /// Counts the revoked certificates of an issuer.
+    /// Returns the number of revoked certificates of an issuer.
     pub(crate) fn count_revoked(&self, issuer_key: &str) -> Result<usize, InventoryError> {
         self.connection
             .query_row(
@@ -277,7 +280,8 @@ impl Inventory {
             .map_err(sqlite(&self.path))
     }
 
-    /// Counts the certificates of an issuer that are neither revoked nor expired.
+    /// Returns the number of certificates of an issuer that are neither revoked nor expired at
+    /// `now`.
     pub(crate) fn count_live(&self, issuer_key: &str, now: i64) -> Result<u64, InventoryError> {
         self.connection
             .query_row(
@@ -290,7 +294,8 @@ impl Inventory {
             .map_err(sqlite(&self.path))
     }
 
-    /// Whether a live certificate of one of the issuers has this name and this path.
+    /// Whether one of the issuers has signed a certificate with this name and file path that is
+    /// neither revoked nor expired at `now`.
     pub(crate) fn has_live(
         &self,
         issuer_keys: &[String],
@@ -307,7 +312,7 @@ impl Inventory {
         run().map_err(sqlite(&self.path))
     }
 
-    /// Finds the certificates of some issuers that pass a filter, oldest first.
+    /// Returns the certificates of these issuers that the filter selects, the oldest first.
     pub(crate) fn find(
         &self,
         issuer_keys: &[String],
@@ -356,8 +361,8 @@ impl Inventory {
         run().map_err(sqlite(&self.path))
     }
 
-    /// Chooses the fastest way to find the entries that a filter selects. If there are many, going
-    /// through all entries in order finds the first page soonest.
+    /// Selects the database index for a search. If the filter selects many records, reading all
+    /// records in order finds the first page fastest.
     fn access(&self, filter: &Filter) -> rusqlite::Result<Access> {
         let is_few = |count: i64| count < schema::FEW;
         if filter.serial.is_some() {
@@ -432,7 +437,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     })
 }
 
-/// Returns the user name from the environment. It is informative, and proves nothing.
+/// Returns the name of the user who ran the command, from the environment. It is not verified.
 fn user() -> String {
     ["SUDO_USER", "USER", "LOGNAME"]
         .into_iter()
@@ -448,7 +453,7 @@ fn sqlite(path: &Path) -> impl Fn(rusqlite::Error) -> InventoryError + use<> {
     }
 }
 
-/// Puts the earlier file of records aside, once it is taken over.
+/// Renames `issued.jsonl` after its records were imported.
 pub(crate) fn retire_journal(journal: &Path) -> Result<(), StoreError> {
     store::rename(journal, &journal.with_extension("jsonl.imported"))
 }

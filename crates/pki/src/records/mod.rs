@@ -1,6 +1,6 @@
-//! The records of an authority.
+//! The records that an authority keeps.
 //!
-//! - `state`: `pki.toml`: list numbers and revoked certificates
+//! - `state`: `pki.toml`: the latest CRL numbers, and the revoked certificates
 //! - `inventory`: `inventory.db`: every certificate that was signed
 
 pub mod inventory;

@@ -1,7 +1,9 @@
-//! The state of an authority: its trust domain, list numbers and revoked certificates (`pki.toml`).
+//! The state of an authority (`pki.toml`): its trust domain, its latest CRL numbers, and its
+//! revoked certificates.
 //!
-//! `pki.toml` is small and replaced as a whole. Signed certificates are in [`super::inventory`].
-//! The file in which earlier versions kept them (`issued.jsonl`) is still read here.
+//! `pki.toml` is small and is always replaced as a whole. Signed certificates are in
+//! [`super::inventory`]. This file also reads `issued.jsonl`, in which old versions of this program
+//! recorded signed certificates.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -13,9 +15,9 @@ use crate::signing::revoked::RevokedCertificate;
 use crate::signing::signatory::{AuthorityName, Generation, Signatory};
 use crate::store::{self, StoreError};
 
-/// The newest version this program knows; newer ones are refused, not guessed at.
-/// Version 2 has generations, version 3 authorities without intermediate; others
-/// stay at 1, so that earlier programs can still use them.
+/// The newest format version that this program knows. A file with a newer version is refused. Only
+/// authorities that were rotated have version 2, and only authorities without intermediate have
+/// version 3. All others have version 1, so that old versions of this program can read them.
 const VERSION: u32 = 3;
 const WITH_GENERATIONS: u32 = 2;
 const ROOT_ONLY: u32 = 3;
@@ -23,31 +25,31 @@ const ROOT_ONLY: u32 = 3;
 const HEADER: &str = "# State of a certificate authority, kept by `countersign pki`.\n\
     # List numbers must never go back, so restore this file from a backup with care.\n\n";
 
-/// Why the records of the authority cannot be used.
+/// The reason why `pki.toml` or `issued.jsonl` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// A file could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// `pki.toml` does not read.
+    /// `pki.toml` or `issued.jsonl` cannot be parsed.
     #[error("{} is damaged: {why}", .path.display())]
     Damaged {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why the file cannot be parsed.
+        /// The reason why the file cannot be parsed.
         why: String,
     },
-    /// `pki.toml` was written by a newer program.
+    /// A newer version of this program has written `pki.toml`.
     #[error("{} has format version {found}; this program knows {VERSION} and older", .path.display())]
     Newer {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The version that was found.
+        /// The format version of the file.
         found: u32,
     },
 }
 
-/// The generation before the present one, until it is retired.
+/// The generation before the current one. It is still trusted, because a rotation is in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EarlierState {
@@ -55,19 +57,19 @@ pub(crate) struct EarlierState {
     pub(crate) crl_number: CrlNumbers,
 }
 
-/// The content of `pki.toml`.
+/// The content of `pki.toml`, which describes the state of an authority.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct State {
     version: u32,
     #[serde(with = "trust_domain_text")]
     pub(crate) trust_domain: TrustDomain,
-    /// Set if there is no intermediate, so that the root signs leaves.
+    /// Whether the root signs leaves itself, because there is no intermediate.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) root_only: bool,
     #[serde(default, skip_serializing_if = "Generation::is_first")]
     pub(crate) generation: Generation,
-    /// An earlier version began a rotation and did not complete it; see
+    /// Whether an old version of this program has left a rotation incomplete. See
     /// `files::unsettled`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) unsettled: bool,
@@ -78,17 +80,17 @@ pub(crate) struct State {
     pub(crate) revoked: Vec<RevokedCertificate>,
 }
 
-/// The number of the latest list of each authority (RFC 5280 section 5.2.3).
+/// The latest CRL number (RFC 5280 section 5.2.3) of the root and of the intermediate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CrlNumbers {
     root: u64,
-    /// Zero if there is no intermediate.
+    /// Zero if there is no intermediate, or if it has signed no list.
     intermediate: u64,
 }
 
 impl CrlNumbers {
-    /// Takes the next number of an authority.
+    /// Increments the CRL number of an authority. Returns the new CRL number.
     pub(crate) const fn take_next(&mut self, authority: AuthorityName) -> u64 {
         let number = match authority {
             AuthorityName::Root => &mut self.root,
@@ -119,7 +121,8 @@ impl State {
             .any(|entry| entry.is_of(issuer) && entry.serial == serial)
     }
 
-    /// Takes the next list number of an authority; 0 for one that is retired.
+    /// Increments the CRL number of an authority. Returns the new CRL number, or 0 if the authority
+    /// belongs neither to the current nor to the earlier generation.
     pub(crate) fn take_number(&mut self, signatory: Signatory) -> u64 {
         if signatory.generation == self.generation {
             return self.crl_number.take_next(signatory.name);
@@ -132,7 +135,8 @@ impl State {
         }
     }
 
-    /// Makes the present generation the earlier one.
+    /// Begins a rotation: the current generation becomes the earlier one, and a new generation
+    /// becomes the current one. `crl_number` are the CRL numbers of the new generation.
     pub(crate) fn rotate(&mut self, crl_number: CrlNumbers) {
         self.earlier = Some(EarlierState {
             generation: self.generation,
@@ -143,7 +147,7 @@ impl State {
         self.crl_number = crl_number;
     }
 
-    /// Forgets the earlier generation and its revocations.
+    /// Ends a rotation: removes the earlier generation, and the revocations of its certificates.
     pub(crate) fn retire(&mut self) {
         if let Some(earlier) = self.earlier.take() {
             self.revoked
@@ -155,7 +159,7 @@ impl State {
         Self::parse(path, &store::read(path)?)
     }
 
-    /// Parses the content. `path` is for error messages.
+    /// Parses the content of `pki.toml`. `path` is used only in error messages.
     fn parse(path: &Path, content: &[u8]) -> Result<Self, StateError> {
         #[derive(Deserialize)]
         struct Version {
@@ -166,8 +170,9 @@ impl State {
             why,
         };
         let text = str::from_utf8(content).map_err(|error| damaged(error.to_string()))?;
-        // A newer format may not read; its version does. Not the other way
-        // round: reading a hundred thousand revocations twice takes its time.
+        // First tries to parse the whole file. If this fails, parses only the version, because a
+        // newer version is a different error. The version is not parsed first, because parsing
+        // twice is slow with 100,000 revocations.
         let (found, read) = match toml::from_str::<Self>(text) {
             Ok(state) => (state.version, Ok(state)),
             Err(error) => {
@@ -185,7 +190,7 @@ impl State {
         read
     }
 
-    /// Returns the content of the file. `path` is for error messages.
+    /// Returns the text of `pki.toml` for this state. `path` is used only in error messages.
     pub(crate) fn to_file(&self, path: &Path) -> Result<Vec<u8>, StateError> {
         let text = toml::to_string(self).map_err(|error| StateError::Damaged {
             path: path.to_owned(),
@@ -195,13 +200,13 @@ impl State {
     }
 }
 
-/// `pki.toml` as it was read last, so that a file that has not changed is not
-/// parsed again: with many revocations that takes longer than everything else.
+/// The bytes of `pki.toml` that were read last, and the state in them. The same bytes are not
+/// parsed again, because parsing many revocations is slow.
 #[derive(Debug, Default)]
 pub(crate) struct StateCache(Mutex<Option<(Vec<u8>, State)>>);
 
 impl StateCache {
-    /// Returns the present content of the file.
+    /// Reads `pki.toml`. If its bytes are the same as at the last call, returns the cached state.
     pub(crate) fn read(&self, path: &Path) -> Result<State, StateError> {
         let content = store::read(path)?;
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -215,7 +220,7 @@ impl StateCache {
         }
     }
 
-    /// Keeps the content that was written to the file.
+    /// Stores the state that was just written to `pki.toml`, with the bytes of the file.
     pub(crate) fn remember(&self, content: Vec<u8>, state: &State) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *known = Some((content, state.clone()));
@@ -242,30 +247,30 @@ mod trust_domain_text {
     }
 }
 
-/// One line of `issued.jsonl`.
+/// One line of `issued.jsonl`, which records a signed certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IssuedRecord {
-    /// Lower-case hexadecimal.
+    /// The serial number in lower-case hexadecimal.
     pub serial: String,
-    /// Subject key identifier of the authority that signed it, in hexadecimal.
+    /// The subject key identifier of the authority that signed the certificate, in hexadecimal.
     pub issuer_key: String,
-    /// The profile it was issued under.
+    /// The profile under which the certificate was issued.
     pub profile: String,
-    /// The names in printed form.
+    /// The names in printed form, for example `dns:a`.
     pub names: Vec<String>,
-    /// Seconds since the Unix epoch.
+    /// notBefore in seconds since the Unix epoch.
     pub not_before: i64,
-    /// Seconds since the Unix epoch.
+    /// notAfter in seconds since the Unix epoch.
     pub not_after: i64,
-    /// SHA-256 of the certificate in base64url.
+    /// The SHA-256 hash of the certificate in base64url.
     #[serde(rename = "x5t#S256")]
     pub thumbprint: String,
-    /// Path of the certificate.
+    /// The path of the certificate file.
     pub certificate: PathBuf,
 }
 
-/// Reads all records. A line that a crash cut short is left out: its
-/// certificate never left the process.
+/// Reads all records of `issued.jsonl`. Skips a line that is truncated. It was truncated by a
+/// crash, and its certificate was never written.
 pub(crate) fn read_issued(path: &Path) -> Result<Vec<IssuedRecord>, StateError> {
     if !path.exists() {
         return Ok(Vec::new());

@@ -1,9 +1,9 @@
 //! `CertificateAuthority`: signs intermediates, leaves and revocation lists.
 //!
-//! Works on certificates and keys in memory; files are in [`directory`](super::super::directory).
-//! Usages and dates come from a [`CertificateProfile`], names from [`super::names`], already
-//! checked. Values that the encoder would choose by itself (serial numbers, key identifiers, issuer
-//! names) are set or checked here.
+//! This file works on certificates and keys in memory. [`directory`](super::super::directory) reads
+//! and writes files. Usages and dates come from a [`CertificateProfile`]. Names come from
+//! [`super::names`], which has checked them. The encoder (rcgen) could choose serial numbers, key
+//! identifiers and issuer names itself, so this file sets or checks them.
 
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -26,37 +26,38 @@ use crate::identity::{LeafFacts, TrustDomain};
 use crate::lint;
 use crate::store::key::{self, KeyAlgorithm};
 
-/// Longest commonName (RFC 5280 appendix A.1, ub-common-name) and, alike,
-/// organizationName.
+/// Maximum length in characters of a commonName or an organizationName (RFC 5280 appendix A.1:
+/// ub-common-name, ub-organization-name).
 pub const MAX_ATTRIBUTE: usize = 64;
 
-/// id-pe-authorityInfoAccess (RFC 5280 section 4.2.2.1).
+/// OID of id-pe-authorityInfoAccess (RFC 5280 section 4.2.2.1).
 const AUTHORITY_INFO_ACCESS: [u64; 9] = [1, 3, 6, 1, 5, 5, 7, 1, 1];
 
-/// An authority that can sign: certificate and private key.
+/// An authority that can sign: its certificate and its private key.
 #[derive(Debug)]
 pub struct CertificateAuthority {
     certificate: AuthorityCertificate,
     issuer: rcgen::Issuer<'static, KeyPair>,
 }
 
-/// A certificate just signed.
+/// A certificate that was just signed.
 #[derive(Debug)]
 pub struct SignedCertificate {
-    /// The certificate.
+    /// The signed certificate in DER.
     pub der: CertificateDer<'static>,
-    /// The facts that the certificate states.
+    /// The facts in the certificate, read from `der` again.
     pub facts: LeafFacts,
-    /// Whether notAfter was shortened to that of the issuer.
+    /// Whether the certificate has a shorter lifetime than requested, because its issuer expires
+    /// earlier.
     pub cut: bool,
 }
 
-/// Options of a new authority.
+/// Options of a new root or intermediate.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct AuthorityKind {
     pub(crate) algorithm: KeyAlgorithm,
     pub(crate) lifetime: Option<Lifetime>,
-    /// Path length constraint: how many authorities may follow below this one.
+    /// Path length constraint: how many intermediates may follow below this authority in a path.
     pub(crate) path_length: Option<u8>,
 }
 
@@ -96,20 +97,22 @@ impl CertificateAuthority {
         Self::load(certificate.der().clone(), key)
     }
 
-    /// Takes a certificate and its key into use.
+    /// Combines the certificate of an authority with its private key.
     ///
     /// # Errors
-    /// When the certificate is not one of an authority or the key is not its own.
+    /// If the certificate is not that of an authority, or if the key belongs to another
+    /// certificate.
     pub fn load(der: CertificateDer<'static>, key: KeyPair) -> Result<Self, AuthorityError> {
         Self::join(AuthorityCertificate::read(der)?, key)
     }
 
-    /// Like [`CertificateAuthority::load`], for a certificate already read.
+    /// Same as [`CertificateAuthority::load`], for a certificate that was already parsed.
     ///
     /// # Errors
-    /// When the key is not its own.
+    /// If the key belongs to another certificate.
     pub fn join(certificate: AuthorityCertificate, key: KeyPair) -> Result<Self, AuthorityError> {
-        // The encoder accepts any key. With the wrong one, its signatures would never verify.
+        // rcgen accepts any key. With the key of another certificate, all signatures would be
+        // invalid.
         if key.subject_public_key_info() != certificate.public_key_der {
             return Err(AuthorityError::KeyMismatch);
         }
@@ -120,26 +123,28 @@ impl CertificateAuthority {
         })
     }
 
-    /// Returns the public half.
+    /// Returns the certificate of the authority.
     #[must_use]
     pub const fn certificate(&self) -> &AuthorityCertificate {
         &self.certificate
     }
 
-    /// Returns the private key, for writing it to its file.
+    /// Returns the private key. It is needed to write the key to a file.
     pub(crate) fn key(&self) -> &KeyPair {
         self.issuer.key()
     }
 
-    /// Returns the signing half without any checks, for certificates that are broken on purpose.
+    /// Returns rcgen's issuer, which signs anything without checks. It is used for test
+    /// certificates with faults.
     pub(crate) const fn issuer(&self) -> &rcgen::Issuer<'static, KeyPair> {
         &self.issuer
     }
 
-    /// Makes a new authority below this one, for the same trust domain.
+    /// Makes a new intermediate for the same trust domain, and signs it with this authority.
     ///
     /// # Errors
-    /// When this authority is out of its time or its path length forbids it.
+    /// If this authority is not valid at `now`, or if its path length constraint allows no
+    /// intermediate.
     pub fn new_intermediate(&self, now: i64) -> Result<Self, AuthorityError> {
         self.new_intermediate_as(
             &CertificateProfile::INTERMEDIATE,
@@ -165,11 +170,11 @@ impl CertificateAuthority {
         Self::load(signed.der, key)
     }
 
-    /// Signs a leaf. The names are those of a checked request.
+    /// Signs a leaf. The caller of this function must have checked the names.
     ///
     /// # Errors
-    /// When this authority is out of its time, the lifetime is beyond the
-    /// profile's limit, or signing fails.
+    /// If this authority is not valid at `now`, if the lifetime exceeds the maximum of the profile,
+    /// or if signing fails.
     pub(crate) fn sign_leaf(
         &self,
         key: &impl PublicKeyData,
@@ -191,8 +196,8 @@ impl CertificateAuthority {
                 params.distinguished_name.push(kind, value.as_str());
             }
         }
-        // The common name is for people who read listings; nothing here uses it as an identity. A
-        // subject without any attribute is empty, and the encoder then marks the SAN as critical.
+        // The common name helps people who read listings. It is never an identity. With an empty
+        // subject, rcgen marks subjectAltName as critical, as RFC 5280 requires.
         if common_name.len() <= MAX_ATTRIBUTE && !rules.without_common_name {
             params
                 .distinguished_name
@@ -202,7 +207,7 @@ impl CertificateAuthority {
         self.sign(&params, key, validity.cut)
     }
 
-    /// Signs a revocation list and gives it in PEM form.
+    /// Signs a revocation list and returns it in PEM.
     pub(crate) fn sign_list(
         &self,
         list: &RevocationList<'_>,
@@ -213,8 +218,9 @@ impl CertificateAuthority {
         Ok(params.signed_by(&self.issuer)?.pem()?)
     }
 
-    /// Checks that certificates it signs will chain to it, which those of an
-    /// authority made elsewhere may not.
+    /// Checks that rcgen copies the name of this authority unchanged as issuer name. Otherwise no
+    /// certificate would have a path to this authority. The name can change if another program has
+    /// made the authority.
     pub(crate) fn check_name(&self, now: i64) -> Result<(), AuthorityError> {
         let key = key::generate().map_err(Box::new)?;
         let validity = self.validity(Lifetime::hours(1), now)?;
@@ -223,7 +229,8 @@ impl CertificateAuthority {
         self.sign(&params, &key, false).map(|_| ())
     }
 
-    /// Returns the validity of a certificate, which never exceeds that of this authority.
+    /// Returns the validity of a new certificate. It never ends later, and never begins earlier,
+    /// than that of this authority.
     fn validity(&self, lifetime: Lifetime, now: i64) -> Result<Validity, AuthorityError> {
         self.certificate.check_time(now)?;
         let own = &self.certificate.facts;
@@ -244,12 +251,12 @@ impl CertificateAuthority {
         let der = params.signed_by(key, &self.issuer)?.der().clone();
         let facts =
             LeafFacts::read(&der).map_err(|error| AuthorityError::Unreadable(error.to_string()))?;
-        // The encoder rebuilds the issuer name from parsed attributes and loses
-        // repeated ones; such a certificate would chain to nothing.
+        // rcgen parses the issuer name and encodes it again. It loses an attribute that occurs
+        // twice. A certificate with such a changed issuer name would have no valid path.
         if facts.issuer_der != self.certificate.subject_der {
             return Err(AuthorityError::IssuerName);
         }
-        // The program must not issue a certificate that its own lints would refuse.
+        // The authority must not issue a certificate in which the lints find an error.
         let findings = lint::certificate(&der, Some(&self.certificate.der));
         match findings
             .into_iter()
@@ -261,7 +268,8 @@ impl CertificateAuthority {
     }
 }
 
-/// Returns the requested lifetime, or the default of the profile.
+/// Returns the requested lifetime, or the default of the profile. Returns an error if it exceeds
+/// the maximum of the profile.
 fn allowed(
     asked: Option<Lifetime>,
     profile: &CertificateProfile,
@@ -292,7 +300,7 @@ fn base_params(
     params.use_authority_key_identifier_extension = true;
     let rules = profile.rules();
     if !rules.crl_urls.is_empty() {
-        // Several URLs of one point are places of the same list.
+        // All URLs lead to the same list, so one distribution point contains all of them.
         params.crl_distribution_points = vec![CrlDistributionPoint {
             uris: rules.crl_urls.clone(),
         }];
@@ -316,8 +324,8 @@ fn authority_params(
         "root" => "Root CA",
         _ => "Intermediate CA",
     };
-    // Each authority needs a unique name: lists and issuers are looked up by name, and two
-    // generations must not be confused.
+    // Gateways find issuers and revocation lists by name. So each authority gets a unique name, and
+    // two generations never have the same name.
     let mark = hex(&crypto::random::<4>()?);
     let rules = profile.rules();
     let organization = rules.organization.as_deref().unwrap_or(domain.as_str());
@@ -338,8 +346,9 @@ fn authority_params(
     Ok(params)
 }
 
-/// Draws 16 random bytes with the top bit cleared and the first byte not zero: positive (RFC 5280
-/// section 4.1.2.2), unpredictable, and of one length always.
+/// Returns a serial number of 16 random bytes. The first bit is zero, so that the number is
+/// positive (RFC 5280 section 4.1.2.2). The first byte is not zero, so that the number always has
+/// 16 bytes.
 pub(crate) fn random_serial() -> Result<SerialNumber, NoRandomness> {
     loop {
         let mut bytes = crypto::random::<16>()?;

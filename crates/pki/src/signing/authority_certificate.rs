@@ -1,7 +1,7 @@
-//! `AuthorityCertificate`: the public half of an authority, read and checked.
+//! `AuthorityCertificate`: the parsed and checked certificate of an authority.
 //!
-//! Signing is in [`super::authority`]; `crate::trust` decides which authorities are
-//! trusted.
+//! [`super::authority`] adds the private key and signs. `crate::trust` decides which authorities
+//! the gateway trusts.
 
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -12,7 +12,7 @@ use crate::clock;
 use crate::identity::text::hex;
 use crate::identity::{LeafFacts, SpiffeId, TrustDomain};
 
-/// The public half of an authority: its certificate and the facts that it states.
+/// The certificate of an authority, and the facts in it.
 #[derive(Debug, Clone)]
 pub struct AuthorityCertificate {
     pub(super) der: CertificateDer<'static>,
@@ -25,19 +25,21 @@ pub struct AuthorityCertificate {
 }
 
 impl AuthorityCertificate {
-    /// Reads a certificate, and checks that it belongs to an authority.
+    /// Parses a certificate. Checks that it is that of an authority, and that its SPIFFE ID names a
+    /// trust domain.
     ///
     /// # Errors
-    /// If it cannot be read, does not belong to an authority, or names no trust domain.
+    /// If the certificate cannot be parsed, is not that of an authority, or contains no trust
+    /// domain.
     pub fn read(der: CertificateDer<'static>) -> Result<Self, AuthorityError> {
         Self::read_for(der, None)
     }
 
-    /// Reads a certificate of an authority that may name no trust domain, which
-    /// `domain` then says.
+    /// Same as [`AuthorityCertificate::read`], but the certificate may contain no SPIFFE ID. Its
+    /// trust domain is then `domain`.
     ///
     /// # Errors
-    /// As [`AuthorityCertificate::read`].
+    /// Same as [`AuthorityCertificate::read`].
     pub fn read_for(
         der: CertificateDer<'static>,
         domain: Option<&TrustDomain>,
@@ -70,7 +72,8 @@ impl AuthorityCertificate {
         if !facts.is_ca {
             return Err(NotAnAuthority("basicConstraints does not say CA"));
         }
-        // RFC 5280 section 4.2.1.3: both bits, or lists would not verify.
+        // RFC 5280 section 4.2.1.3: an authority needs keyCertSign to sign certificates, and
+        // cRLSign to sign revocation lists.
         let needed = crate::identity::leaf::key_usage::KEY_CERT_SIGN
             | crate::identity::leaf::key_usage::CRL_SIGN;
         if facts.key_usage.is_none_or(|bits| bits & needed != needed) {
@@ -78,7 +81,8 @@ impl AuthorityCertificate {
         }
         let key_identifier =
             key_identifier.ok_or(NotAnAuthority("it has no subject key identifier"))?;
-        // X509-SVID section 4.1: a signing certificate's ID has no path.
+        // X509-SVID section 4.1: the SPIFFE ID of an authority is that of its trust domain, without
+        // a path.
         let trust_domain = match uris.as_slice() {
             [uri] => SpiffeId::parse(uri)
                 .ok()
@@ -101,30 +105,30 @@ impl AuthorityCertificate {
         })
     }
 
-    /// Returns the certificate itself.
+    /// Returns the certificate in DER.
     #[must_use]
     pub const fn der(&self) -> &CertificateDer<'static> {
         &self.der
     }
 
-    /// Returns the facts that the certificate states.
+    /// Returns the facts in the certificate.
     #[must_use]
     pub const fn facts(&self) -> &LeafFacts {
         &self.facts
     }
 
-    /// Returns the encoded subject.
+    /// Returns the subject in DER.
     #[must_use]
     pub fn subject_der(&self) -> &[u8] {
         &self.subject_der
     }
 
-    /// Returns the public key, encoded as SubjectPublicKeyInfo.
+    /// Returns the public key: SubjectPublicKeyInfo in DER.
     pub(crate) fn public_key_der(&self) -> &[u8] {
         &self.public_key_der
     }
 
-    /// Returns the trust domain of the authority.
+    /// Returns the trust domain for which the authority issues certificates.
     #[must_use]
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
@@ -136,14 +140,14 @@ impl AuthorityCertificate {
         hex(&self.key_identifier)
     }
 
-    /// Whether the certificate is self-signed, as roots are.
+    /// Whether the certificate is a root: its own key has signed it.
     #[must_use]
     pub fn is_root(&self) -> bool {
         self.has_signed(&self.der)
     }
 
-    /// Whether this authority signed a certificate. Both the issuer name and the signature must
-    /// match.
+    /// Whether this authority has signed the certificate `der`. Compares the issuer name, and
+    /// verifies the signature.
     #[must_use]
     pub fn has_signed(&self, der: &[u8]) -> bool {
         let Ok((_, certificate)) = X509Certificate::from_der(der) else {

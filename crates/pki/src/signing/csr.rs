@@ -1,8 +1,8 @@
-//! `SigningRequest`: the usable parts of a PKCS#10 request (RFC 2986).
+//! `SigningRequest`: the key and the names of a PKCS#10 request (RFC 2986).
 //!
-//! A key and names, nothing else: usages, lifetime, constraints and the subject
-//! come from the profile, whatever the requester writes. The encoder's own
-//! reader is not used, since it would carry `CA:TRUE` over into the certificate.
+//! Only the key and the names are taken from the request. The profile decides usages, lifetime,
+//! constraints and subject. The parser of rcgen is not used, because it copies `CA:TRUE` from the
+//! request into the certificate.
 
 use std::net::IpAddr;
 
@@ -19,18 +19,18 @@ use crate::identity::text::printable;
 use crate::pem;
 use crate::reason::ReasonCode;
 
-/// Why a request is not signed.
+/// The reason why a PKCS#10 request cannot be signed.
 #[derive(Debug, thiserror::Error)]
 pub enum SigningRequestError {
-    /// The content is not a PKCS#10 request.
+    /// The content is not a PKCS#10 request, or it is damaged. The text says what is wrong.
     #[error("it is not a PKCS#10 request in PEM or DER form: {0}")]
     Unreadable(String),
-    /// The gateway would refuse the requested certificate.
+    /// The request has an invalid signature, or the gateway would refuse the certificate.
     #[error(transparent)]
     Refused(#[from] RequestError),
 }
 
-/// A PKCS#10 request with a valid signature.
+/// A PKCS#10 request whose signature was verified.
 #[derive(Debug)]
 pub struct SigningRequest {
     pub(crate) key: SubjectPublicKeyInfo,
@@ -40,11 +40,11 @@ pub struct SigningRequest {
 }
 
 impl SigningRequest {
-    /// Reads a request in PEM or DER form and checks its signature.
+    /// Reads a PKCS#10 request in PEM or DER form and verifies its signature.
     ///
     /// # Errors
-    /// When it is unreadable, its signature is forged, its key too weak, or it
-    /// asks for the rights of an authority.
+    /// If the request cannot be parsed, if its signature is invalid, if its key is too weak, or if
+    /// it requests the rights of an authority.
     pub fn read(content: &[u8]) -> Result<Self, SigningRequestError> {
         let der = pem::request(content).map_err(|error| {
             SigningRequestError::Unreadable(format!("{error}; {}", error.remedy()))
@@ -57,8 +57,8 @@ impl SigningRequest {
         }
         let info = &request.certification_request_info;
         let key = usable_key(&info.subject_pki)?;
-        // Proof of possession: without it, a requester could have a certificate for the
-        // key of another.
+        // The signature proves that the requester has the private key. Without this check, a
+        // requester could get a certificate for the key of somebody else.
         request.verify_signature().map_err(|_| {
             RequestError::new(
                 ReasonCode::BadSignature,
@@ -88,19 +88,19 @@ impl SigningRequest {
         Ok(read)
     }
 
-    /// Returns the requested names.
+    /// Returns the names in the request.
     #[must_use]
     pub const fn names(&self) -> &SubjectNames {
         &self.names
     }
 
-    /// Returns the subject in RFC 4514 form. The certificate does not take it over.
+    /// Returns the subject of the request in RFC 4514 form. The certificate gets another subject.
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.subject
     }
 
-    /// Lists the requested features that the certificate will not have.
+    /// Returns what the request asks for and the certificate will not have, in words.
     #[must_use]
     pub fn ignored(&self) -> &[String] {
         &self.ignored
@@ -197,7 +197,8 @@ fn ip_address(octets: &[u8]) -> Option<IpAddr> {
         .ok()
 }
 
-/// Returns the key if the gateway accepts it and this build can certify it.
+/// Returns the key of a request if the gateway accepts keys of its kind and rcgen can put it into a
+/// certificate.
 fn usable_key(
     info: &x509_parser::x509::SubjectPublicKeyInfo<'_>,
 ) -> Result<SubjectPublicKeyInfo, RequestError> {
@@ -216,7 +217,7 @@ fn usable_key(
     })
 }
 
-/// Whether an RSA exponent is odd, and at least 65537 (FIPS 186-5 appendix A.1.1).
+/// Whether an RSA public exponent is odd and at least 65537 (FIPS 186-5 appendix A.1.1).
 const fn is_sound(exponent: u64) -> bool {
     exponent >= 65_537 && exponent % 2 == 1
 }

@@ -1,6 +1,6 @@
-//! The few DER structures that the encoder does not write itself.
+//! DER structures that rcgen cannot write.
 
-/// Encodes one element: tag, definite length (X.690 section 10.1), content.
+/// Encodes one DER element: tag, definite length (X.690 section 10.1), content.
 pub(crate) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut der = vec![tag];
     let length = content.len();
@@ -9,7 +9,7 @@ pub(crate) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
         _ => {
             let octets = length.to_be_bytes();
             let significant = crate::identity::leaf::significant(&octets);
-            // The length has at most eight bytes.
+            // A length has at most eight bytes, so `try_from` never fails.
             der.push(0x80 | u8::try_from(significant.len()).unwrap_or(8));
             der.extend_from_slice(significant);
         }
@@ -20,13 +20,13 @@ pub(crate) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
 
 const SEQUENCE: u8 = 0x30;
 const OBJECT_IDENTIFIER: u8 = 0x06;
-/// uniformResourceIdentifier of GeneralName (RFC 5280 section 4.2.1.6).
+/// The tag of a GeneralName that is a uniformResourceIdentifier (RFC 5280 section 4.2.1.6).
 const URI: u8 = 0x86;
-/// id-ad-caIssuers, 1.3.6.1.5.5.7.48.2.
+/// The OID of id-ad-caIssuers (1.3.6.1.5.5.7.48.2), DER content.
 const CA_ISSUERS: [u8; 8] = [0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x02];
 
-/// Encodes the content of authorityInfoAccess, which says where the issuer's certificate is
-/// published (RFC 5280 section 4.2.2.1).
+/// Returns the value of the authorityInfoAccess extension. `urls` are where the issuer's
+/// certificate can be downloaded (RFC 5280 section 4.2.2.1).
 pub(crate) fn authority_info_access(urls: &[String]) -> Vec<u8> {
     let descriptions: Vec<u8> = urls
         .iter()

@@ -1,55 +1,55 @@
-//! `Lifetime`: how long a certificate or list is good for, as people write it.
+//! `Lifetime`: how long a certificate or a revocation list is valid.
 //!
-//! `24h`, `7d`, `90m`, `30s`, `1h30m`: whole numbers with a unit, largest unit
-//! first. This module knows text and seconds only; the profile
-//! decides which lifetimes are allowed.
+//! Examples of the text form are `24h`, `7d`, `90m`, `30s` and `1h30m`: whole numbers with a unit,
+//! the largest unit first. The profile decides which lifetimes are allowed.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A positive number of seconds.
+/// A lifetime in seconds, which is always positive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Lifetime(i64);
 
-/// Why a text is not a lifetime.
+/// The reason why a text is not a lifetime.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LifetimeError {
-    /// The text is empty, or has a unit without a number.
+    /// The text is empty, has a unit without a number, or has a number without a unit.
     #[error("a lifetime is whole numbers with units d, h, m or s, such as 24h or 1h30m")]
     Form,
-    /// A unit is unknown or missing.
+    /// The text contains this character where a unit (d, h, m or s) must be.
     #[error("a lifetime's units are d, h, m and s, not {0:?}")]
     Unit(char),
-    /// Units are repeated or not in the order d, h, m, s.
+    /// A unit occurs twice, or the units are not in the order d, h, m, s.
     #[error("a lifetime names each unit once, the largest first")]
     Order,
     /// The lifetime is zero.
     #[error("a lifetime of zero would be over before it began")]
     Zero,
-    /// The number does not fit.
+    /// The lifetime is longer than 1000 years.
     #[error("the lifetime is longer than 1000 years")]
     TooLong,
 }
 
-/// Keeps every date within the years that certificates can express.
+/// Maximum lifetime in seconds, about 1000 years. So every notAfter is before the year 9999, which
+/// is the last year that X.509 can express.
 const MAXIMUM: i64 = 1000 * 366 * 86_400;
 
 const UNITS: [(char, i64); 4] = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
 
 impl Lifetime {
-    /// Creates a lifetime of whole days, at least one second.
+    /// Creates a lifetime of this many days. Zero days become one second.
     #[must_use]
     pub const fn days(days: u16) -> Self {
         Self::from_seconds(days as i64 * 86_400)
     }
 
-    /// Creates a lifetime of whole hours, at least one second.
+    /// Creates a lifetime of this many hours. Zero hours become one second.
     #[must_use]
     pub const fn hours(hours: u16) -> Self {
         Self::from_seconds(hours as i64 * 3_600)
     }
 
-    /// Creates a lifetime of this many seconds, at least one.
+    /// Creates a lifetime of this many seconds. Less than one second becomes one second.
     #[must_use]
     pub const fn from_seconds(seconds: i64) -> Self {
         Self(if seconds < 1 { 1 } else { seconds })
@@ -93,7 +93,7 @@ impl FromStr for Lifetime {
                 .filter(|sum| *sum <= MAXIMUM)
                 .ok_or(LifetimeError::TooLong)?;
         }
-        // "24" has no unit, "" nothing at all.
+        // A number without a unit (`24`) or no text at all.
         if number.is_some() || text.is_empty() {
             return Err(LifetimeError::Form);
         }

@@ -1,21 +1,21 @@
-//! Signing certificates and revocation lists, in memory.
+//! Signing of certificates and revocation lists in memory.
 //!
-//! A file imports only from those after it:
+//! Each file imports only from files below it in this list:
 //!
 //! - `authority`: an authority that can sign
-//! - `authority_certificate`: the public half of an authority
+//! - `authority_certificate`: the certificate of an authority
 //! - `error`: why an authority does not sign
-//! - `csr`: the usable parts of a PKCS#10 request
+//! - `csr`: the key and the names of a PKCS#10 request
 //! - `request`: a request for a leaf
 //! - `name_rules`: which names one leaf may contain, and under which profile
 //! - `profile`: usages, lifetimes and constraints of each kind of certificate
 //! - `names`: typed and checked names
-//! - `revocation_list`: entries, number and dates of a list
-//! - `revoked`: revoked certificates, and reasons
-//! - `signatory`: which of an authority's certificates signs
-//! - `lifetime`: how long something is good for, as people write it
-//! - `date`: dates in the form that the encoder takes
-//! - `der`: DER that the encoder does not write itself
+//! - `revocation_list`: entries, CRL number and dates of a revocation list
+//! - `revoked`: a revoked certificate, and revocation reasons
+//! - `signatory`: identifies an authority by name and generation
+//! - `lifetime`: how long a certificate or a list is valid
+//! - `date`: dates in the type of the encoder (rcgen)
+//! - `der`: DER that the encoder cannot write
 
 pub mod authority;
 pub mod authority_certificate;

@@ -1,4 +1,4 @@
-//! Rules for the names that one leaf may contain, and under which profile.
+//! Rules for the set of names in one leaf, and the profile that the names need.
 
 use super::names::{MAX_NAMES, RequestError, SubjectName, SubjectNames};
 use super::profile::CertificateProfile;
@@ -6,10 +6,11 @@ use crate::identity::{CallerName, SpiffeId, TrustDomain};
 use crate::reason::ReasonCode;
 
 impl SubjectNames {
-    /// Returns the profile that fits the names. Used if none is requested.
+    /// Returns the built-in profile that fits the names. It is used if the request selects no
+    /// profile.
     ///
-    /// A SPIFFE ID, a host name and an IP address serve either end of a
-    /// connection; a wildcard names servers, a mail address or URI clients.
+    /// A holder with a SPIFFE ID, a host name or an IP address can be a client and a server. A
+    /// wildcard is only for servers. A mail address or another URI is only for clients.
     #[must_use]
     pub fn natural_profile(&self) -> CertificateProfile {
         let any = |test: fn(&SubjectName) -> bool| self.0.iter().any(test);
@@ -29,8 +30,8 @@ impl SubjectNames {
         }
     }
 
-    /// Checks the names as a whole against the authority's trust domain and
-    /// gives the profile to issue under, which may be wider than `asked`.
+    /// Checks the names together. `domain` is the trust domain of the authority. Returns the
+    /// profile to use. This is `asked`, but for a SPIFFE ID it always has both usages.
     pub(crate) fn check(
         &self,
         asked: &CertificateProfile,
@@ -60,8 +61,8 @@ impl SubjectNames {
                     format!("{wildcard} cannot stand beside a SPIFFE ID, whose holder is a caller"),
                 ));
             }
-            // X509-SVID section 4.4: the extended key usage, if present, has
-            // both usages. A narrower profile is therefore widened.
+            // X509-SVID section 4.4: if extendedKeyUsage is present, it must contain both usages.
+            // So the missing usage is added.
             return Ok(asked.for_both_ends());
         }
         match wildcard {
@@ -77,7 +78,7 @@ impl SubjectNames {
         }
     }
 
-    /// Checks the rules of X509-SVID sections 2, 3.1 and 4.1.
+    /// Checks the rules of X509-SVID sections 2, 3.1 and 4.1 for a leaf with the SPIFFE ID `id`.
     fn check_spiffe(&self, id: &SpiffeId, domain: &TrustDomain) -> Result<(), RequestError> {
         let uris = self
             .0

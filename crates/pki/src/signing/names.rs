@@ -1,8 +1,7 @@
-//! The names of a leaf, each parsed and checked by type.
+//! The names of a leaf, each checked according to its type.
 //!
-//! Names go through the parsers of [`crate::identity`], so that nothing is
-//! issued that the gateway would call malformed. Which profile they are issued
-//! under is decided in `name_rules`.
+//! The parsers of [`crate::identity`] parse the names. So the authority issues no name that the
+//! gateway refuses as malformed. `name_rules` decides under which profile a leaf is issued.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,16 +13,16 @@ use crate::identity::text::printable;
 use crate::identity::{CallerName, LeafFacts, SpiffeId, TrustDomain};
 use crate::reason::ReasonCode;
 
-/// Maximum number of subject alternative names in one certificate; chains must stay small.
+/// Maximum number of names in one leaf. The gateway accepts only small certificate chains.
 pub const MAX_NAMES: usize = 64;
 
-/// A leaf that the gateway would refuse is not issued; with the gateway's reason.
+/// The error for a request whose leaf the gateway would refuse. Contains the gateway's reason code.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
 pub struct RequestError {
     /// The reason code with which the gateway would refuse the leaf.
     pub reason: ReasonCode,
-    /// The name, the problem with it, and the remedy.
+    /// A message with the wrong name or key, what is wrong with it, and how to fix it.
     pub message: String,
 }
 
@@ -43,12 +42,13 @@ impl RequestError {
     }
 }
 
-/// One subject alternative name.
+/// One subject alternative name of a leaf.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubjectName {
-    /// A name that can name a caller.
+    /// A name by which the gateway can identify a caller.
     Caller(CallerName),
-    /// `*.example.org`: for servers only, since it names no caller. Without `*.`.
+    /// The DNS name `*.example.org`, stored as `example.org`. It is only for servers, because it
+    /// cannot identify a caller.
     WildcardDns(String),
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for SubjectName {
     }
 }
 
-/// The subject alternative names of one leaf, each well-formed, none twice.
+/// The subject alternative names of one leaf. Each name is well-formed, and no name occurs twice.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SubjectNames(pub(super) Vec<SubjectName>);
 
@@ -78,10 +78,11 @@ impl SubjectNames {
         self.with(SubjectName::Caller(CallerName::Spiffe(id)))
     }
 
-    /// Adds a SPIFFE ID written in full, or as a `/path` below `domain`.
+    /// Adds a SPIFFE ID in text form. The text is a full SPIFFE ID, or only its path. With only a
+    /// path, the SPIFFE ID is in the trust domain `domain`.
     ///
     /// # Errors
-    /// When it is not a well-formed SPIFFE ID.
+    /// If the text is not a well-formed SPIFFE ID.
     pub fn spiffe_text(self, text: &str, domain: &TrustDomain) -> Result<Self, RequestError> {
         let full = if text.starts_with('/') {
             format!("spiffe://{domain}{text}")
@@ -93,10 +94,11 @@ impl SubjectNames {
             .map_err(|error| RequestError::malformed("SPIFFE ID", text, error))
     }
 
-    /// Adds a URI, which may be a SPIFFE ID.
+    /// Adds a URI. If it is a SPIFFE ID, adds it as SPIFFE ID.
     ///
     /// # Errors
-    /// When it is not well-formed or could pass for another type of name.
+    /// If the URI is not well-formed. If its scheme is reserved, because it would print like
+    /// another type of name.
     pub fn uri(self, uri: &str) -> Result<Self, RequestError> {
         CallerName::from_uri(uri)
             .map(|name| self.with(SubjectName::Caller(name)))
@@ -106,8 +108,8 @@ impl SubjectNames {
     /// Adds a DNS name, or a wildcard such as `*.example.org`.
     ///
     /// # Errors
-    /// When it is not a host name. IP addresses are refused here: a client
-    /// compares them with iPAddress names only (RFC 9525 section 6.5).
+    /// If the text is not a host name. An IP address is refused too, because clients compare
+    /// addresses only with iPAddress names (RFC 9525 section 6.5).
     pub fn dns(self, name: &str) -> Result<Self, RequestError> {
         if name.parse::<IpAddr>().is_ok() {
             return Err(RequestError::malformed(
@@ -117,7 +119,8 @@ impl SubjectNames {
             ));
         }
         if let Some(parent) = name.strip_prefix("*.") {
-            // A wildcard for a single label would cover every host of a top-level domain.
+            // A wildcard below a top-level domain is refused, because it would match the names of
+            // many organizations.
             return match normalized_dns(parent) {
                 Some(parent) if parent.contains('.') => {
                     Ok(self.with(SubjectName::WildcardDns(parent)))
@@ -143,7 +146,7 @@ impl SubjectNames {
     /// Adds an IP address in text form.
     ///
     /// # Errors
-    /// When it is not an IPv4 or IPv6 address.
+    /// If the text is not an IPv4 or IPv6 address.
     pub fn ip_text(self, text: &str) -> Result<Self, RequestError> {
         text.parse()
             .map(|address| self.ip(address))
@@ -153,19 +156,20 @@ impl SubjectNames {
     /// Adds a mail address.
     ///
     /// # Errors
-    /// When it is not a plain `local@domain`.
+    /// If the text is not a plain `local@domain`.
     pub fn email(self, address: &str) -> Result<Self, RequestError> {
         CallerName::from_email(address)
             .map(|name| self.with(SubjectName::Caller(name)))
             .map_err(|error| RequestError::malformed("mail address", address, error))
     }
 
-    /// Returns the names for a certificate of NAME: the given names, or NAME itself if it is an
-    /// address or host name and none is given. A NAME that is a SPIFFE ID is always included.
+    /// Returns the names of a leaf that an operator calls `name`. If `self` is empty, `name` must
+    /// be a SPIFFE ID, an IP address or a host name, and becomes the only name. If `name` is a
+    /// SPIFFE ID, it is always added.
     ///
     /// # Errors
-    /// When NAME is a malformed SPIFFE ID or contradicts the given one, or when
-    /// no name is given and NAME cannot be one.
+    /// If `name` is a malformed SPIFFE ID, or another SPIFFE ID than the one in `self`. If `self`
+    /// is empty and `name` is neither a SPIFFE ID, an address nor a host name.
     pub fn or_name(self, name: &str) -> Result<Self, RequestError> {
         if SpiffeId::is_claimed_by(name) {
             let id = SpiffeId::parse(name)
@@ -196,7 +200,8 @@ impl SubjectNames {
         })
     }
 
-    /// Iterates over the names in the order in which they were added.
+    /// Iterates over the names. A SPIFFE ID from [`Self::or_name`] comes first, then the others in
+    /// the order in which they were added.
     pub fn iter(&self) -> impl Iterator<Item = &SubjectName> {
         self.0.iter()
     }
@@ -207,7 +212,7 @@ impl SubjectNames {
         self.0.is_empty()
     }
 
-    /// Returns the SPIFFE ID among the names.
+    /// Returns the SPIFFE ID, if one of the names is a SPIFFE ID.
     #[must_use]
     pub fn spiffe_id(&self) -> Option<&SpiffeId> {
         self.0.iter().find_map(|name| match name {
@@ -216,7 +221,7 @@ impl SubjectNames {
         })
     }
 
-    /// Returns the names in the form the encoder takes.
+    /// Returns the names in the type of rcgen, which encodes the certificate.
     pub(crate) fn to_san_types(&self) -> Result<Vec<SanType>, rcgen::Error> {
         self.0
             .iter()
@@ -233,7 +238,7 @@ impl SubjectNames {
                         SanType::Rfc822Name((&**address).try_into()?)
                     }
                     SubjectName::Caller(CallerName::Ip(address)) => SanType::IpAddress(*address),
-                    // Unreachable, because no type of SAN carries such a name.
+                    // This cannot happen, because no function adds such a name to a leaf.
                     SubjectName::Caller(CallerName::ApiKey(_) | CallerName::Client(_)) => {
                         return Err(rcgen::Error::InvalidNameType);
                     }
@@ -257,9 +262,9 @@ impl SubjectNames {
     }
 }
 
-/// Whether a leaf carries a name, compared as a connecting client does it (RFC 9525 section 6): a
-/// host name or address, `dns:NAME`, `mailto:ADDRESS`, `ip:ADDRESS`, a SPIFFE ID or another URI. A
-/// common name never counts.
+/// Whether a leaf contains a name, compared as a TLS client compares names (RFC 9525 section 6).
+/// `name` is a host name or an address, `dns:NAME`, `mailto:ADDRESS`, `ip:ADDRESS`, a SPIFFE ID or
+/// another URI. Ignores the common name.
 #[must_use]
 pub fn carries(facts: &LeafFacts, name: &str) -> bool {
     let sans = &facts.sans;
@@ -279,7 +284,8 @@ pub fn carries(facts: &LeafFacts, name: &str) -> bool {
     };
     sans.dns.iter().any(|carried| {
         match carried.strip_prefix("*.").map(normalized_dns) {
-            // The wildcard is one whole label.
+            // A wildcard matches exactly one label, so `host` without its first label must be equal
+            // to the part after `*.`.
             Some(parent) => host
                 .split_once('.')
                 .is_some_and(|(_, above)| parent.as_deref() == Some(above)),

@@ -1,9 +1,9 @@
-//! `CertificateProfile`: usages, lifetimes and constraints of one kind of
-//! certificate. `Profiles`: those of one authority.
+//! `CertificateProfile`: usages, lifetimes and constraints of one kind of certificate. `Profiles`:
+//! all profiles of one authority.
 //!
-//! Everything in a certificate that is not a name or a key comes from here.
-//! Signing is in [`super::authority`], names are in [`super::names`]; nothing
-//! a requester says may change a profile. The configuration reads `profiles.toml`.
+//! The profile decides everything in a certificate except names and key. [`super::authority`]
+//! signs, and [`super::names`] checks the names. A requester cannot change a profile. The module
+//! `config` reads the profiles of `profiles.toml`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,27 +16,27 @@ use crate::identity::IdentityPattern;
 use crate::reason::ReasonCode;
 use crate::store::key::KeyAlgorithm;
 
-/// How many seconds before its creation a certificate becomes valid, so that peers with a slow
-/// clock accept it at once.
+/// A certificate is valid from this number of seconds before it is signed. So peers whose clock is
+/// a little slow accept it immediately.
 pub const BACKDATING: i64 = 300;
 
-/// The permitted usages of an end-entity certificate.
+/// The usages of a leaf in TLS (extendedKeyUsage).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usages {
-    /// TLS client authentication.
+    /// Whether the leaf is for TLS clients.
     pub client: bool,
-    /// TLS server authentication.
+    /// Whether the leaf is for TLS servers.
     pub server: bool,
 }
 
 impl Usages {
-    /// Server and client authentication.
+    /// A leaf for TLS clients and for TLS servers.
     pub const BOTH: Self = Self {
         client: true,
         server: true,
     };
 
-    /// Returns the words for documents and JSON, for example `["client", "server"]`.
+    /// Returns the usages as words for documents and JSON, for example `["client", "server"]`.
     #[must_use]
     pub fn words(self) -> Vec<&'static str> {
         [(self.client, "client"), (self.server, "server")]
@@ -52,30 +52,31 @@ enum Kind {
     EndEntity(Usages),
 }
 
-/// Rules of a profile other than usages and lifetimes. Empty unless an operator has configured
-/// them.
+/// The part of a profile that only an operator can set. By default, all fields are empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ProfileRules {
-    /// The names that may be certified; all of the trust domain if it is empty.
+    /// Patterns of the names that a leaf may contain. If empty, every name of the trust domain is
+    /// allowed.
     pub identities: Vec<IdentityPattern>,
-    /// Kinds of keys that may be certified, the first one for new keys. If it is empty, every
-    /// strong key may be certified, and new keys have P-256.
+    /// The kinds of keys that a certificate may have. New keys have the first kind. If empty, every
+    /// strong key is allowed, and new keys are P-256 keys.
     pub key_types: Vec<KeyAlgorithm>,
-    /// URLs of the issuer's revocation list (RFC 5280 section 4.2.1.13).
+    /// URLs of the issuer's revocation list, for cRLDistributionPoints (RFC 5280 section 4.2.1.13).
     pub crl_urls: Vec<String>,
-    /// URLs of the issuer's certificate (RFC 5280 section 4.2.2.1).
+    /// URLs of the issuer's certificate, for authorityInfoAccess (RFC 5280 section 4.2.2.1).
     pub issuer_urls: Vec<String>,
-    /// `O` of the subject. In an intermediate it replaces the trust domain.
+    /// The organization (`O`) in the subject. An intermediate has the name of the trust domain if
+    /// it is not set.
     pub organization: Option<String>,
-    /// `OU` of the subject.
+    /// The organizational unit (`OU`) in the subject.
     pub organizational_unit: Option<String>,
-    /// Omits the common name from the subject. The common name names no caller. Without it, `O`
-    /// and `OU`, the subject is empty.
+    /// Whether the subject has no common name. If `O` and `OU` are missing too, the subject is
+    /// empty.
     pub without_common_name: bool,
 }
 
 impl ProfileRules {
-    /// No rules at all.
+    /// The rules of a built-in profile, which are all empty.
     pub const NONE: Self = Self {
         identities: Vec::new(),
         key_types: Vec::new(),
@@ -87,7 +88,7 @@ impl ProfileRules {
     };
 }
 
-/// Usages, lifetimes and constraints of one kind of certificate.
+/// What all certificates of one kind have in common: usages, lifetimes and constraints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateProfile {
     name: Cow<'static, str>,
@@ -97,11 +98,12 @@ pub struct CertificateProfile {
     rules: ProfileRules,
 }
 
-/// 825 days is the longest lifetime that widespread TLS stacks accept for a server
-/// certificate of any issuer.
+/// The maximum lifetime of a leaf. Common TLS stacks refuse a server certificate with more than 825
+/// days, even from a private authority.
 pub const MAX_LEAF_LIFETIME: Lifetime = Lifetime::days(825);
 
-/// Ten years: longer ones outlive the algorithms they were made for.
+/// The maximum lifetime of a root or intermediate, ten years. Its cryptographic algorithm may not
+/// stay secure for longer.
 pub const MAX_AUTHORITY_LIFETIME: Lifetime = Lifetime::days(3652);
 
 const fn end_entity(name: &'static str, client: bool, server: bool) -> CertificateProfile {
@@ -115,7 +117,7 @@ const fn end_entity(name: &'static str, client: bool, server: bool) -> Certifica
 }
 
 impl CertificateProfile {
-    /// A trust anchor: ten years, one intermediate below it.
+    /// The profile of roots: valid for ten years, with at most one intermediate in a path below it.
     pub const ROOT: Self = Self {
         name: Cow::Borrowed("root"),
         kind: Kind::Authority { path_length: 1 },
@@ -124,7 +126,7 @@ impl CertificateProfile {
         rules: ProfileRules::NONE,
     };
 
-    /// Issues leaves and nothing else: five years, no authority below it.
+    /// The profile of intermediates: valid for five years, with only leaves below it.
     pub const INTERMEDIATE: Self = Self {
         name: Cow::Borrowed("intermediate"),
         kind: Kind::Authority { path_length: 0 },
@@ -133,16 +135,16 @@ impl CertificateProfile {
         rules: ProfileRules::NONE,
     };
 
-    /// TLS client authentication, 24 hours.
+    /// The profile of TLS clients, valid for 24 hours.
     pub const CLIENT: Self = end_entity("client", true, false);
 
-    /// TLS server authentication, 24 hours.
+    /// The profile of TLS servers, valid for 24 hours.
     pub const SERVER: Self = end_entity("server", false, true);
 
-    /// The profile for both ends of a TLS connection, 24 hours.
+    /// The profile of holders that are TLS client and TLS server, valid for 24 hours.
     pub const PEER: Self = end_entity("peer", true, true);
 
-    /// The profiles a leaf can be issued under without `profiles.toml`.
+    /// The built-in profiles of leaves. They exist even if there is no `profiles.toml`.
     pub const LEAVES: [Self; 3] = [Self::CLIENT, Self::SERVER, Self::PEER];
 
     /// Creates a profile for leaves from an operator's settings.
@@ -163,7 +165,7 @@ impl CertificateProfile {
         }
     }
 
-    /// Returns the intermediate's profile with other lifetimes and rules.
+    /// Creates the profile for intermediates from an operator's settings.
     #[must_use]
     pub fn custom_intermediate(
         lifetime: Lifetime,
@@ -184,20 +186,20 @@ impl CertificateProfile {
         &self.name
     }
 
-    /// Returns the rules other than usages and lifetimes.
+    /// Returns the rules that an operator has set in `profiles.toml`.
     #[must_use]
     pub const fn rules(&self) -> &ProfileRules {
         &self.rules
     }
 
-    /// Returns the kind of new keys.
+    /// Returns the algorithm of new keys under this profile.
     #[must_use]
     pub fn new_key_type(&self) -> KeyAlgorithm {
         self.rules.key_types.first().copied().unwrap_or_default()
     }
 
-    /// Returns the same profile for both ends of a connection, as a certificate with a SPIFFE ID
-    /// has to be (X509-SVID section 4.4).
+    /// Returns this profile with both usages. A leaf with a SPIFFE ID needs it, because its
+    /// extendedKeyUsage must contain both (X509-SVID section 4.4).
     pub(crate) fn for_both_ends(&self) -> Self {
         match self.kind {
             Kind::EndEntity(_) if *self == Self::CLIENT || *self == Self::SERVER => Self::PEER,
@@ -209,7 +211,7 @@ impl CertificateProfile {
         }
     }
 
-    /// Refuses names that the operator did not allow.
+    /// Returns an error if the operator's rules do not allow one of the names.
     pub(crate) fn check_names(&self, names: &SubjectNames) -> Result<(), RequestError> {
         let allowed = &self.rules.identities;
         if allowed.is_empty() {
@@ -232,7 +234,8 @@ impl CertificateProfile {
         }
     }
 
-    /// Refuses keys of other kinds than the operator allowed.
+    /// Returns an error if the operator's rules do not allow this kind of key. `public_key_info` is
+    /// SubjectPublicKeyInfo in DER.
     pub(crate) fn check_key(&self, public_key_info: &[u8]) -> Result<(), RequestError> {
         let allowed = &self.rules.key_types;
         if allowed.is_empty() || allowed.iter().any(|kind| kind.covers(public_key_info)) {
@@ -252,19 +255,20 @@ impl CertificateProfile {
         ))
     }
 
-    /// Returns the lifetime if none is requested.
+    /// Returns the lifetime of a certificate if its request has no lifetime.
     #[must_use]
     pub const fn lifetime(&self) -> Lifetime {
         self.lifetime
     }
 
-    /// Returns the longest lifetime that may be requested.
+    /// Returns the maximum lifetime that a request may have.
     #[must_use]
     pub const fn max_lifetime(&self) -> Lifetime {
         self.max_lifetime
     }
 
-    /// Returns an authority's profile with another path length.
+    /// Returns this profile with another path length constraint. Returns a profile for leaves
+    /// unchanged.
     #[must_use]
     pub(crate) fn with_path_length(mut self, path_length: u8) -> Self {
         if let Kind::Authority { .. } = self.kind {
@@ -273,7 +277,7 @@ impl CertificateProfile {
         self
     }
 
-    /// Returns the usages of a leaf of this profile. None for an authority.
+    /// Returns the usages of leaves. Returns `None` if the profile is for authorities.
     #[must_use]
     pub const fn usages(&self) -> Option<Usages> {
         match self.kind {
@@ -282,8 +286,8 @@ impl CertificateProfile {
         }
     }
 
-    /// Returns basicConstraints, which is always present and always critical. Without it, each
-    /// reader would decide by itself whether the certificate is an authority.
+    /// Returns basicConstraints. Every certificate has this extension, so that all programs agree
+    /// whether it is that of an authority.
     pub(crate) const fn basic_constraints(&self) -> IsCa {
         match self.kind {
             Kind::Authority { path_length } => IsCa::Ca(BasicConstraints::Constrained(path_length)),
@@ -321,8 +325,8 @@ impl fmt::Display for CertificateProfile {
     }
 }
 
-/// Whether a name is allowed. A wildcard is allowed if the same pattern matches all names that it
-/// covers.
+/// Whether an operator's rules allow a name. A wildcard is allowed only by a pattern with the same
+/// text, or by the pattern `*`.
 fn permits(allowed: &[IdentityPattern], name: &SubjectName) -> bool {
     allowed.iter().any(|pattern| match name {
         SubjectName::Caller(caller) => pattern.matches(caller),
@@ -332,8 +336,8 @@ fn permits(allowed: &[IdentityPattern], name: &SubjectName) -> bool {
     })
 }
 
-/// The profiles of one authority: the built-in ones, and those of `profiles.toml`, which replace
-/// built-in ones or are additional.
+/// All profiles of one authority: the built-in profiles, and those of `profiles.toml`. A profile of
+/// `profiles.toml` replaces a built-in profile with the same name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profiles {
     leaves: Vec<CertificateProfile>,
@@ -350,7 +354,7 @@ impl Default for Profiles {
 }
 
 impl Profiles {
-    /// Puts a profile in the place of the one with its name, or adds it.
+    /// Adds a profile. If there is a profile with the same name, replaces it.
     pub fn set(&mut self, profile: CertificateProfile) {
         if profile.usages().is_none() {
             self.intermediate = profile;
@@ -365,25 +369,26 @@ impl Profiles {
         }
     }
 
-    /// Returns the leaf profile with this name.
+    /// Returns the profile for leaves with this name, if it exists.
     #[must_use]
     pub fn leaf(&self, name: &str) -> Option<&CertificateProfile> {
         self.leaves.iter().find(|profile| profile.name == name)
     }
 
-    /// Returns the profiles of leaves.
+    /// Returns the profiles for leaves.
     #[must_use]
     pub fn leaves(&self) -> &[CertificateProfile] {
         &self.leaves
     }
 
-    /// Returns the profile of new intermediates.
+    /// Returns the profile for intermediates.
     #[must_use]
     pub const fn intermediate(&self) -> &CertificateProfile {
         &self.intermediate
     }
 
-    /// Returns the replacement of a built-in profile. Other profiles are returned unchanged.
+    /// If an operator has replaced this built-in profile for leaves, returns the replacement.
+    /// Otherwise returns `profile`.
     pub(crate) fn in_place_of(&self, profile: CertificateProfile) -> CertificateProfile {
         if CertificateProfile::LEAVES.contains(&profile) {
             self.leaf(&profile.name).cloned().unwrap_or(profile)
@@ -455,7 +460,7 @@ mod tests {
                 ReasonCode::IdentityDenied
             );
         }
-        // One host is not all of them.
+        // A pattern for one host does not allow a wildcard that matches this host.
         let one = batch(&["dns:a.b.test"], &[]);
         assert!(one.check_names(&names().dns("*.b.test").unwrap()).is_err());
     }

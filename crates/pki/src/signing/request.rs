@@ -1,7 +1,7 @@
-//! A request for a leaf: names, profile, lifetime, and the paths of its files.
+//! `IssueRequest`: a request for a leaf, with names, profile, lifetime, and the paths of its files.
 //!
-//! Requests in PKCS#10 form belong here too: they may contribute a key and
-//! names, never usages.
+//! A PKCS#10 request is converted to this type. Only its key and its names are used, never its
+//! usages.
 
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
@@ -12,12 +12,12 @@ use super::profile::CertificateProfile;
 use crate::identity::SpiffeId;
 use crate::store::{SafeName, UnsafeName};
 
-/// Returns the label of the files of a certificate for NAME: NAME itself if it is a safe file name,
-/// the last path segment of a SPIFFE ID, `_wildcard.` for a leading `*.`, and an IPv6 address with
-/// `_` for each colon.
+/// Returns the label for the files of a leaf that an operator calls `name`. For a SPIFFE ID, it is
+/// the last segment of the path. Otherwise it is `name`, in which a leading `*.` becomes
+/// `_wildcard.` and each colon of an IPv6 address becomes `_`.
 ///
 /// # Errors
-/// When that is no safe file name.
+/// If the label is not a safe file name.
 pub fn label_for(name: &str) -> Result<SafeName, UnsafeName> {
     let component = if SpiffeId::is_claimed_by(name) {
         name.rsplit_once('/')
@@ -33,7 +33,7 @@ pub fn label_for(name: &str) -> Result<SafeName, UnsafeName> {
     component.parse()
 }
 
-/// A leaf to be issued with a new key.
+/// A request for a leaf, and where its files are written.
 #[derive(Debug, Clone)]
 pub struct IssueRequest {
     pub(crate) label: SafeName,
@@ -45,7 +45,8 @@ pub struct IssueRequest {
 }
 
 impl IssueRequest {
-    /// Creates a request for a leaf with these names, stored as `DIR/issued/LABEL.{pem,key}`.
+    /// Creates a request for a leaf with these names. By default, its files are `issued/LABEL.pem`
+    /// and `issued/LABEL.key` in the authority's directory.
     #[must_use]
     pub const fn new(label: SafeName, names: SubjectNames) -> Self {
         Self {
@@ -58,28 +59,29 @@ impl IssueRequest {
         }
     }
 
-    /// Sets the profile. By default it is the one that fits the names.
+    /// Sets the profile. By default, it is the built-in profile that fits the names.
     #[must_use]
     pub fn profile(mut self, profile: CertificateProfile) -> Self {
         self.profile = Some(profile);
         self
     }
 
-    /// Sets the lifetime. By default it is that of the profile.
+    /// Sets the lifetime. By default, it is that of the profile.
     #[must_use]
     pub const fn lifetime(mut self, lifetime: Lifetime) -> Self {
         self.lifetime = Some(lifetime);
         self
     }
 
-    /// Writes the files to `PREFIX.pem` and `PREFIX.key` instead of `DIR/issued`.
+    /// Sets the files to `PREFIX.pem` and `PREFIX.key`. By default, they are in `issued/` of the
+    /// authority's directory.
     #[must_use]
     pub fn out(mut self, prefix: impl Into<PathBuf>) -> Self {
         self.out = Some(prefix.into());
         self
     }
 
-    /// Sets whether files of an earlier certificate are replaced.
+    /// Sets whether existing files of the leaf are replaced. By default, they are an error.
     #[must_use]
     pub const fn overwrite(mut self, overwrite: bool) -> Self {
         self.overwrite = overwrite;

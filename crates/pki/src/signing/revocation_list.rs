@@ -1,9 +1,8 @@
-//! `RevocationList`: entries, number and dates of a list to be signed.
+//! `RevocationList`: entries, CRL number and dates of a revocation list that will be signed.
 //!
-//! Lists are complete (never delta or partitioned) and carry number and
-//! authority key identifier as RFC 5280 section 5.2 demands. Which certificates
-//! are revoked is remembered by `records::state`; enforcing lists is the work
-//! of `crate::trust`.
+//! Lists are always complete, never delta or partitioned lists. They contain a CRL number and an
+//! authority key identifier, as RFC 5280 section 5.2 requires. `records::state` stores which
+//! certificates are revoked. `crate::trust` checks certificates against lists.
 
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
 
@@ -11,21 +10,24 @@ use super::date::date;
 use super::lifetime::Lifetime;
 use super::revoked::{RevokedCertificate, from_hex};
 
-/// Longest validity of a list: one that outlives its usefulness hides revocations.
+/// Maximum lifetime of a revocation list. Until a list expires, an attacker can present it instead
+/// of a newer one and so hide new revocations.
 pub const MAX_LIFETIME: Lifetime = Lifetime::days(366);
 
-/// Returns the lifetime of an authority's revocation list if none is requested.
+/// Returns the default lifetime of the revocation lists of an authority. `issues_leaves` is whether
+/// the authority signs leaves.
 #[must_use]
 pub const fn default_lifetime(issues_leaves: bool) -> Lifetime {
     if issues_leaves {
         Lifetime::days(7)
     } else {
-        // Such a root is used about once a year, and its key may be stored offline.
+        // A root with an intermediate signs a list about once a year, because an operator may keep
+        // its key offline.
         Lifetime::days(365)
     }
 }
 
-/// A list to be signed.
+/// A revocation list that will be signed.
 #[derive(Debug)]
 pub(crate) struct RevocationList<'a> {
     pub(crate) number: u64,
@@ -39,8 +41,8 @@ impl RevocationList<'_> {
         self.this_update.saturating_add(self.lifetime.as_seconds())
     }
 
-    /// Converts the list to the encoder's form, with the key identifier of the issuer. The encoder
-    /// would otherwise derive one, which may differ from that in the certificate.
+    /// Converts the list to the type of rcgen. Sets the issuer's key identifier, because rcgen
+    /// would compute one that can differ from that in the issuer's certificate.
     pub(crate) fn to_params(
         &self,
         issuer_key_identifier: &[u8],
@@ -70,7 +72,7 @@ impl RevocationList<'_> {
     }
 }
 
-/// An entry's serial number or a date cannot be encoded.
+/// The error if a serial number or a date in a revocation list cannot be encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a serial number or date of the revocation list cannot be encoded")]
 pub struct UnencodableList;

@@ -1,4 +1,4 @@
-//! `RevokedCertificate`: a revoked certificate, its issuer, and the reason.
+//! `RevokedCertificate`: which certificate is revoked, when, and for which reason.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,25 +7,25 @@ use serde::{Deserialize, Serialize};
 
 use super::signatory::{AuthorityName, Generation, Signatory};
 
-/// One revoked certificate.
+/// A revoked certificate, identified by its issuer and its serial number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RevokedCertificate {
-    /// The authority that signed it.
+    /// Whether the root or the intermediate signed the certificate.
     pub issuer: AuthorityName,
-    /// The generation of that authority.
+    /// The generation of the authority that signed the certificate.
     #[serde(default, skip_serializing_if = "Generation::is_first")]
     pub generation: Generation,
-    /// Lower-case hexadecimal.
+    /// The serial number in lower-case hexadecimal.
     pub serial: String,
-    /// When it was revoked, in seconds since the Unix epoch.
+    /// The time of the revocation, in seconds since the Unix epoch.
     pub time: i64,
-    /// Why.
+    /// The reason that the revocation list contains.
     pub reason: RevocationReason,
 }
 
 impl RevokedCertificate {
-    /// Whether this authority signed the certificate.
+    /// Whether the authority `signatory` has signed the certificate.
     #[must_use]
     pub fn is_of(&self, signatory: Signatory) -> bool {
         self.issuer == signatory.name && self.generation == signatory.generation
@@ -34,10 +34,8 @@ impl RevokedCertificate {
 
 macro_rules! revocation_reasons {
     ($( $variant:ident = $word:literal, $meaning:literal; )+) => {
-        /// Why a certificate is revoked (RFC 5280 section 5.3.1). Hold and removal from hold are
-        /// omitted, because a revocation is final.
-        ///
-        /// Hold and removal from hold are left out: a revocation is final.
+        /// The reason of a revocation (RFC 5280 section 5.3.1). `certificateHold` and
+        /// `removeFromCRL` do not exist here, because a revocation cannot be undone.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(rename_all = "kebab-case")]
         pub enum RevocationReason {
@@ -45,10 +43,10 @@ macro_rules! revocation_reasons {
         }
 
         impl RevocationReason {
-            /// Every reason.
+            /// All reasons that an operator can select.
             pub const ALL: &'static [Self] = &[ $( Self::$variant, )+ ];
 
-            /// Returns the word in options and files, for example `key-compromise`.
+            /// Returns the word for the reason in options and files, for example `key-compromise`.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $( Self::$variant => $word, )+ }
@@ -77,7 +75,7 @@ impl fmt::Display for RevocationReason {
     }
 }
 
-/// A word that is no revocation reason.
+/// The error for a word that is not a revocation reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the reasons are {}", RevocationReason::ALL.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(", "))]
 pub struct UnknownReason;
@@ -94,8 +92,8 @@ impl FromStr for RevocationReason {
     }
 }
 
-/// Normalizes a serial number in hexadecimal, in any case, with or without colons, spaces or `0x`.
-/// Returns it in lower case without leading zero bytes.
+/// Returns a serial number in lower-case hexadecimal, without leading zero bytes. `text` may
+/// contain upper case, colons, spaces or `0x`. Returns `None` if it is not a serial number.
 #[must_use]
 pub fn normalized_serial(text: &str) -> Option<String> {
     let digits: String = text
@@ -111,7 +109,7 @@ pub fn normalized_serial(text: &str) -> Option<String> {
     };
     let bytes = from_hex(&digits)?;
     let bytes = crate::identity::leaf::significant(&bytes);
-    // RFC 5280 section 4.1.2.2: at most 20 bytes.
+    // RFC 5280 section 4.1.2.2: a serial number has at most 20 bytes.
     (!bytes.is_empty() && bytes.len() <= 20).then(|| crate::identity::text::hex(bytes))
 }
 

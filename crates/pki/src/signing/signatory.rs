@@ -1,22 +1,22 @@
-//! `Signatory`: which of an authority's certificates signs.
+//! `Signatory`: identifies an authority by its name and its generation.
 
 use serde::{Deserialize, Serialize};
 
-/// One of the two authorities of a generation.
+/// Which of the two authorities of a generation is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AuthorityName {
-    /// Signs the intermediate.
+    /// The root. It signs the intermediate, or leaves if there is no intermediate.
     Root,
-    /// Signs leaves.
+    /// The intermediate, which signs leaves. It does not exist if the root signs leaves.
     Intermediate,
 }
 
 impl AuthorityName {
-    /// Both authorities.
+    /// Both names, the root first.
     pub const ALL: [Self; 2] = [Self::Root, Self::Intermediate];
 
-    /// Returns the word in file names and options.
+    /// Returns the word for the authority in file names and options.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -26,20 +26,22 @@ impl AuthorityName {
     }
 }
 
-/// An authority's place in the order of rotations; the first one is 1.
+/// The number of a generation. A generation is a root with its intermediate, and each rotation
+/// makes a new one. The first has the number 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Generation(u32);
 
 impl Generation {
-    /// The generation that `pki init` made.
+    /// The generation that `pki init` makes.
     pub const FIRST: Self = Self(1);
 
     pub(crate) const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 
-    /// Returns the generation before this one. The first generation returns itself.
+    /// Returns the generation before this one. Returns the first generation if there is none before
+    /// it.
     pub(crate) const fn previous(self) -> Self {
         match self.0 {
             0 | 1 => Self::FIRST,
@@ -65,10 +67,10 @@ impl Default for Generation {
     }
 }
 
-/// An authority that can sign, identified by its name and its generation.
+/// An authority of this directory: the root or the intermediate of one generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Signatory {
-    /// Root or intermediate.
+    /// Whether the authority is the root or the intermediate.
     pub name: AuthorityName,
     /// The generation of the authority.
     pub generation: Generation,

@@ -1,7 +1,7 @@
-//! Private keys as PKCS#8 files: plain, or sealed with a passphrase.
+//! Private keys as PKCS#8 files, plain or encrypted with a passphrase.
 //!
-//! Sealed keys use PBES2 with scrypt and AES-256-CBC (RFC 8018, RFC 7914), with
-//! parameters that OpenSSL 3 reads. The caller provides passphrases.
+//! Encrypted keys use PBES2 with scrypt and AES-256-CBC (RFC 8018, RFC 7914), with parameters that
+//! OpenSSL 3 can read. The command asks the operator for the passphrase.
 
 use std::path::{Path, PathBuf};
 
@@ -17,36 +17,36 @@ use crate::pem::{self, PemError, Pkcs8Key};
 use crate::secret::Secret;
 use crate::store::{self, Audience, Existing, Staged, StoreError};
 
-/// Why an operation on a private key failed.
+/// The reason why a private key cannot be read, written or generated.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The file is no PEM file with one PKCS#8 key.
+    /// The file is not valid PEM, or does not contain exactly one PKCS#8 key.
     #[error("{}; {}", .error.in_file(.path.display()), .error.remedy())]
     Pem {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why the content cannot be read.
+        /// The reason why the content cannot be read.
         error: PemError,
     },
-    /// The content of the PEM block is damaged.
+    /// The content of the PEM block is not valid PKCS#8.
     #[error("the private key in {} is damaged: its PEM block holds no PKCS#8", .0.display())]
     Unreadable(PathBuf),
-    /// The key is of a kind this build cannot use.
+    /// This build of the program cannot use keys of this algorithm.
     #[error("the private key in {} is of a kind that this program cannot use", .0.display())]
     Unsupported(PathBuf),
-    /// The key is sealed and no passphrase was given.
+    /// The key is encrypted, and no passphrase was given.
     #[error("the private key in {} is encrypted; a passphrase is needed", .0.display())]
     PassphraseNeeded(PathBuf),
-    /// The passphrase does not open the key.
+    /// The passphrase does not decrypt the key.
     #[error("the passphrase does not open the private key in {}", .0.display())]
     WrongPassphrase(PathBuf),
-    /// A passphrase of no characters protects nothing.
+    /// The passphrase is empty, so it would not protect the key.
     #[error("the passphrase is empty; use --no-passphrase if the key shall not be encrypted")]
     EmptyPassphrase,
-    /// The provider makes no RSA keys.
+    /// The cryptography provider of this build cannot generate RSA keys.
     #[error(
         "this build makes no RSA keys: {} is its cryptography. Build countersign with the feature \
          aws-lc-rs, choose another kind of key, or bring the key along (--ca-cert and --ca-key, or \
@@ -54,28 +54,28 @@ pub enum KeyError {
         crate::crypto::PROVIDER
     )]
     NoRsa,
-    /// A key could not be made.
+    /// A key could not be generated.
     #[error("cannot generate a private key: {0}")]
     Generate(rcgen::Error),
-    /// A key could not be sealed.
+    /// A key could not be encrypted.
     #[error("cannot encrypt a private key: {0}")]
     Seal(pkcs8::Error),
 }
 
-/// Whether the keys of an authority are sealed.
+/// Whether private keys are written encrypted.
 #[derive(Debug, Clone)]
 pub enum KeyProtection {
-    /// Plain PKCS#8, protected by file mode 0600 alone.
+    /// Plain PKCS#8. Only the mode 0600 of the file protects the key.
     Plain,
-    /// PBES2 under this passphrase.
+    /// PKCS#8, encrypted with this passphrase (PBES2).
     Passphrase(Secret),
 }
 
 impl KeyProtection {
-    /// Seals with a passphrase.
+    /// Returns the protection of keys by encryption with a passphrase.
     ///
     /// # Errors
-    /// [`KeyError::EmptyPassphrase`].
+    /// [`KeyError::EmptyPassphrase`] if the passphrase is empty.
     pub fn passphrase(passphrase: Secret) -> Result<Self, KeyError> {
         if passphrase.expose().is_empty() {
             return Err(KeyError::EmptyPassphrase);
@@ -91,15 +91,15 @@ impl KeyProtection {
     }
 }
 
-/// The kind of a key.
+/// The algorithm and size of a key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum KeyAlgorithm {
-    /// ECDSA on P-256: small, fast to verify everywhere, in every TLS stack.
+    /// ECDSA with P-256: small, fast to verify, and supported by every TLS stack.
     #[default]
     P256,
-    /// ECDSA on P-384: some rules demand it; many times slower to verify.
+    /// ECDSA with P-384: required by some regulations, but many times slower to verify.
     P384,
-    /// Ed25519: not in every TLS stack.
+    /// Ed25519: not supported by every TLS stack.
     Ed25519,
     /// RSA with 2048 bits, for software that supports nothing else.
     Rsa2048,
@@ -109,14 +109,15 @@ pub enum KeyAlgorithm {
     Rsa4096,
 }
 
-/// id-ecPublicKey, prime256v1, secp384r1 and id-Ed25519.
+/// OIDs in the AlgorithmIdentifier of a public key: id-ecPublicKey, the curves prime256v1 and
+/// secp384r1, and id-Ed25519.
 const EC: &str = "1.2.840.10045.2.1";
 const P256: &str = "1.2.840.10045.3.1.7";
 const P384: &str = "1.3.132.0.34";
 const ED25519: &str = "1.3.101.112";
 
 impl KeyAlgorithm {
-    /// Every kind.
+    /// All algorithms and sizes.
     pub const ALL: [Self; 6] = [
         Self::P256,
         Self::P384,
@@ -126,7 +127,7 @@ impl KeyAlgorithm {
         Self::Rsa4096,
     ];
 
-    /// Returns the word in options and files.
+    /// Returns the word for the algorithm in command-line options and files.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -139,8 +140,8 @@ impl KeyAlgorithm {
         }
     }
 
-    /// Whether a public key (DER of SubjectPublicKeyInfo) has this algorithm, and for RSA at least
-    /// this size.
+    /// Whether a public key (SubjectPublicKeyInfo in DER) has this algorithm. An RSA key may also
+    /// be larger.
     pub(crate) fn covers(self, public_key_info: &[u8]) -> bool {
         let Ok((_, info)) = SubjectPublicKeyInfo::from_der(public_key_info) else {
             return false;
@@ -168,12 +169,12 @@ impl KeyAlgorithm {
     }
 }
 
-/// Generates a P-256 key.
+/// Generates a new P-256 key, which is the default algorithm.
 pub(crate) fn generate() -> Result<KeyPair, KeyError> {
     generate_for(KeyAlgorithm::P256)
 }
 
-/// Generates a key.
+/// Generates a new key with this algorithm.
 pub(crate) fn generate_for(algorithm: KeyAlgorithm) -> Result<KeyPair, KeyError> {
     let algorithm = match algorithm {
         KeyAlgorithm::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
@@ -196,13 +197,13 @@ fn generate_rsa(algorithm: KeyAlgorithm) -> Result<KeyPair, KeyError> {
     KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, bits).map_err(KeyError::Generate)
 }
 
-/// Returns an error, because ring can use RSA keys but cannot generate them.
+/// Always returns an error, because ring can use RSA keys but cannot generate them.
 #[cfg(not(feature = "aws-lc-rs"))]
 const fn generate_rsa(_: KeyAlgorithm) -> Result<KeyPair, KeyError> {
     Err(KeyError::NoRsa)
 }
 
-/// Encodes a key as PKCS#8 in PEM form, sealed if there is a passphrase.
+/// Encodes a private key as PKCS#8 in PEM. Encrypts it if `protection` has a passphrase.
 pub(crate) fn to_pem(
     key: &KeyPair,
     protection: &KeyProtection,
@@ -218,7 +219,7 @@ pub(crate) fn to_pem(
         .map_err(|error| KeyError::Seal(error.into()))
 }
 
-/// Stages a key file of mode 0600.
+/// Writes a private key to a temporary file with mode 0600.
 pub(crate) fn stage(
     path: &Path,
     key: &KeyPair,
@@ -234,22 +235,23 @@ pub(crate) fn stage(
     )?)
 }
 
-/// Whether the key in a file is sealed.
+/// Whether the private key in a file is encrypted.
 pub(crate) fn is_sealed(path: &Path) -> Result<bool, KeyError> {
     parse_pem(path, store::read(path)?).map(|key| key.is_encrypted())
 }
 
-/// Reads a key of the authority's. Without a need for it, the passphrase is ignored.
+/// Reads a private key of the authority from a file. Ignores the passphrase if the key is not
+/// encrypted.
 pub(crate) fn read(path: &Path, passphrase: Option<&Secret>) -> Result<KeyPair, KeyError> {
     open(path, store::read(path)?, passphrase)
 }
 
-/// Reads a key that an operator named; see [`store::read_named`].
+/// Same as [`read`], for a path that the operator gave. The path may be a pipe.
 pub(crate) fn read_named(path: &Path, passphrase: Option<&Secret>) -> Result<KeyPair, KeyError> {
     open(path, store::read_named(path)?, passphrase)
 }
 
-/// Opens the key in `content`. `path` is for error messages.
+/// Decodes the private key in `content`. `path` is used only in error messages.
 fn open(path: &Path, content: Vec<u8>, passphrase: Option<&Secret>) -> Result<KeyPair, KeyError> {
     let stored = parse_pem(path, content)?;
     if !stored.is_encrypted() {

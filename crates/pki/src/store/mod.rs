@@ -1,9 +1,10 @@
-//! Files of an authority: safe names, exclusive creation, durable replacement.
+//! Reads and writes single files of an authority: safe names, exclusive creation, durable
+//! replacement.
 //!
-//! A file is written aside with its final mode, synced, put in place in one
-//! step, and its directory synced, so that readers and crashes see the old
-//! content or the new one, never a part. Operations on several files are
-//! `transaction`s. Nothing here knows about certificates.
+//! A new file is first written to a temporary file with its final mode, and synced. Then it is
+//! renamed to its final path, and the directory is synced. So readers see either the complete old
+//! or the complete new content, even after a crash. To change several files together, use a
+//! `transaction`. This module knows nothing about certificates.
 //!
 //! - `key`: private keys as PKCS#8 files
 
@@ -24,40 +25,41 @@ use crate::file_read;
 use crate::identity::text::printable;
 use crate::kill_point::kill_point;
 
-/// Largest file that is read: no certificate, key or list of names is larger.
+/// Maximum size in bytes of a file that is read. Every certificate, key and list of names is
+/// smaller.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
 
-/// The prefix of the names of files that are written aside.
+/// The names of all temporary files begin with this prefix.
 pub(crate) const ASIDE_PREFIX: &str = ".countersign-pki-";
 
-/// Why an operation on a file failed.
+/// The reason why an operation on a file failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A file of that name exists already.
+    /// A file at this path already exists and must not be replaced.
     #[error("{} exists already", .0.display())]
     Exists(PathBuf),
     /// An operation of the file system failed.
     #[error("cannot {act} {}: {error}", .path.display())]
     Io {
-        /// The failed act.
+        /// A verb that names the operation, for example `rename`.
         act: &'static str,
-        /// The file or directory.
+        /// The path of the file or directory.
         path: PathBuf,
-        /// The system's reason.
+        /// The error of the operating system.
         error: io::Error,
     },
-    /// Something else than a file is in its place.
+    /// The path leads to something that is not a regular file, for example a named pipe.
     #[error("cannot use {}: {error}; put the file there that belongs there", .path.display())]
     NotRegular {
-        /// The file.
+        /// The path that was opened.
         path: PathBuf,
-        /// The error of the system.
+        /// A description of what the path leads to.
         error: io::Error,
     },
-    /// The file is larger than anything this program would have written.
+    /// The file is larger than 64 MiB.
     #[error("{} is larger than {MAX_FILE} bytes", .0.display())]
     TooLarge(PathBuf),
-    /// The directory cannot be locked.
+    /// The authority's directory cannot be locked.
     #[error(transparent)]
     Lock(#[from] LockError),
 }
@@ -69,7 +71,7 @@ impl StoreError {
     }
 }
 
-/// Why a text cannot name a file.
+/// The error for a text that is not a [`SafeName`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} cannot name a file: use 1 to 128 letters, digits, '.', '-', '_', '@' and '+', \
@@ -77,17 +79,18 @@ impl StoreError {
 )]
 pub struct UnsafeName(pub String);
 
-/// One file-name component that is safe on every system and in every shell.
+/// A file name without characters that a file system or a shell treats specially.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SafeName(String);
 
 impl SafeName {
-    /// Returns the name for a renewed certificate that has none.
+    /// Returns the label for a renewed certificate if neither its common name nor its file name is
+    /// a safe name.
     pub(crate) fn renewed() -> Self {
         Self("renewed".to_owned())
     }
 
-    /// Returns the name.
+    /// Returns the file name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -101,7 +104,8 @@ impl FromStr for SafeName {
         let allowed = |octet: u8| {
             octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-' | b'_' | b'@' | b'+')
         };
-        // Refuses a leading '-' (an option) and '.' (hidden, or "..").
+        // A name that begins with `-` could be read as an option. A name that begins with `.` is a
+        // hidden file, or the directory `..`.
         let begins_well = text
             .bytes()
             .next()
@@ -120,16 +124,16 @@ impl fmt::Display for SafeName {
     }
 }
 
-/// Who may read a file.
+/// Which users may read a file that is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Audience {
-    /// The owner alone: mode 0600.
+    /// Only the owner may read it (mode 0600).
     Owner,
-    /// Everybody, as far as the process's umask allows: mode 0644.
+    /// All users may read it (mode 0644), unless the umask of the process forbids this.
     Public,
 }
 
-/// The action if the file exists already.
+/// What happens if the file to be written already exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Existing {
@@ -137,12 +141,12 @@ pub(crate) enum Existing {
     Replace,
 }
 
-/// Reads a whole file of the authority's, which is a regular one.
+/// Reads a file of the authority completely. It must be a regular file.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
     file_read::read_regular(path, MAX_FILE).map_err(unread(path))
 }
 
-/// Reads a whole file that an operator named, or a pipe.
+/// Reads a file completely whose path the operator gave. It may be a pipe.
 pub(crate) fn read_named(path: &Path) -> Result<Vec<u8>, StoreError> {
     file_read::read_named(path, MAX_FILE).map_err(unread(path))
 }
@@ -156,9 +160,9 @@ fn unread(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     }
 }
 
-/// Writes a file as a whole or not at all. A process that is killed may leave a file
-/// `.countersign-pki-…` next to it, which is never read. No directory of an authority is written to
-/// in this way.
+/// Writes a file completely, or not at all. If the process is killed, a temporary file
+/// `.countersign-pki-…` may remain next to it, which no program reads. Changes in an authority's
+/// directory use a transaction instead, which leaves no temporary file.
 pub(crate) fn write(
     path: &Path,
     content: &[u8],
@@ -168,8 +172,9 @@ pub(crate) fn write(
     Staged::new(path, content, audience, existing)?.place()
 }
 
-/// A file that is written and synced, but not yet in its place. Dropping this removes it. Errors by
-/// a full disk or missing rights have been reported by then.
+/// A temporary file with the new content, which is not renamed to its final path yet. If it is
+/// dropped, the temporary file is removed. Errors such as a full disk come when the temporary file
+/// is written, so the rename rarely fails.
 #[derive(Debug)]
 pub(crate) struct Staged {
     aside: TempPath,
@@ -187,7 +192,8 @@ impl Staged {
         Self::written(path, content, audience, existing, ASIDE_PREFIX, true)
     }
 
-    /// Writes a file under a name that begins with `prefix`. Without `sync` it is not durable yet.
+    /// Writes a temporary file whose name begins with `prefix`. If `sync` is false, the content may
+    /// be lost in a power failure until the caller syncs it.
     pub(crate) fn written(
         path: &Path,
         content: &[u8],
@@ -196,7 +202,7 @@ impl Staged {
         prefix: &str,
         sync: bool,
     ) -> Result<Self, StoreError> {
-        // Fails early; putting it in place checks again.
+        // Fails early if the file exists. The rename makes the same check again.
         if existing == Existing::Refuse {
             refuse_existing(path)?;
         }
@@ -204,7 +210,7 @@ impl Staged {
             Audience::Owner => 0o600,
             Audience::Public => 0o644,
         };
-        // `tempfile` creates exclusively, with the mode from the first moment on.
+        // `tempfile` creates a new file, which has its final mode from the beginning.
         kill_point();
         let mut aside = tempfile::Builder::new()
             .prefix(prefix)
@@ -220,7 +226,7 @@ impl Staged {
             })
             .map_err(StoreError::io("write", path))?;
         Ok(Self {
-            // Closed: there may be thousands of them.
+            // The file is closed now, because a transaction can have thousands of temporary files.
             aside: aside.into_temp_path(),
             path: path.to_owned(),
             existing,
@@ -234,7 +240,7 @@ impl Staged {
         sync_directory(parent(&self.path))
     }
 
-    /// Returns the temporary name in its directory, until the file is put in place.
+    /// Returns the file name of the temporary file.
     pub(crate) fn name(&self) -> &std::ffi::OsStr {
         self.aside.file_name().unwrap_or_default()
     }
@@ -247,15 +253,16 @@ impl Staged {
         self.existing
     }
 
-    /// Leaves it aside, for [`place_unsynced`].
+    /// Prevents that the temporary file is removed on drop. [`place_unsynced`] can rename it
+    /// afterwards.
     pub(crate) fn leave_aside(self) {
-        // Elsewhere than on Unix this could fail.
+        // `keep` cannot fail on Unix.
         let _ = self.aside.keep();
     }
 }
 
-/// Puts a file in its place that was written aside, without syncing its directory.
-/// When that fails the file stays aside.
+/// Renames a temporary file to its final path. Does not sync the directory. If the rename fails,
+/// the temporary file stays.
 pub(crate) fn place_unsynced(
     aside: &Path,
     path: &Path,
@@ -287,16 +294,17 @@ fn rename_into_place(
     })
 }
 
-/// Makes many files durable at once, on systems where that is cheaper than one by one.
+/// Makes many files durable with one call for each file system. On Linux, this is faster than a
+/// sync of each file.
 #[derive(Debug)]
 pub(crate) struct Barrier {
-    /// One open directory of each file system that is written to.
+    /// One open directory on each file system to which files are written, with its path.
     systems: Vec<(PathBuf, File)>,
 }
 
 impl Barrier {
-    /// Opens the directories. Must be called before anything is written, because the system reports
-    /// only write errors that occur after that.
+    /// Opens the directories. Call this function before the files are written. Otherwise a write
+    /// error before that point would not be reported by [`Self::sync`].
     pub(crate) fn before_writing(directories: &[PathBuf]) -> Result<Self, StoreError> {
         let mut devices = Vec::new();
         let mut systems = Vec::new();
@@ -312,7 +320,7 @@ impl Barrier {
         Ok(Self { systems })
     }
 
-    /// Waits until everything that was staged is on the disk.
+    /// Waits until all files that were written are on the disk.
     #[cfg(target_os = "linux")]
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
         self.systems.iter().try_for_each(|(path, directory)| {
@@ -321,11 +329,13 @@ impl Barrier {
         })
     }
 
-    /// Whether files need not be synced one by one.
+    /// Whether [`Self::sync`] makes files durable. If not, each file must be synced when it is
+    /// written.
     #[cfg(target_os = "linux")]
     pub(crate) const SYNCS: bool = true;
 
-    /// This system has no such call: each file was synced when it was written.
+    /// Does nothing, because this system has no such call. Each file was synced when it was
+    /// written.
     #[cfg(not(target_os = "linux"))]
     #[expect(
         clippy::unused_self,
@@ -340,7 +350,7 @@ impl Barrier {
     pub(crate) const SYNCS: bool = false;
 }
 
-/// Fails if `path` exists, even as a dangling link.
+/// Returns an error if `path` exists. A symbolic link exists even if its target does not.
 pub(crate) fn refuse_existing(path: &Path) -> Result<(), StoreError> {
     match path.symlink_metadata() {
         Ok(_) => Err(StoreError::Exists(path.to_owned())),
@@ -349,7 +359,7 @@ pub(crate) fn refuse_existing(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Renames a file durably.
+/// Renames a file or directory, and syncs the directory of the new path.
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     kill_point();
     std::fs::rename(from, to).map_err(StoreError::io("rename", from))?;
@@ -357,13 +367,13 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     sync_directory(parent(to))
 }
 
-/// Creates a directory and its parents, unless they exist.
+/// Creates a directory and its parents, if they do not exist.
 pub(crate) fn create_directory(path: &Path) -> Result<(), StoreError> {
     kill_point();
     std::fs::create_dir_all(path).map_err(StoreError::io("create directory", path))
 }
 
-/// Removes a file if it exists.
+/// Removes a file, if it exists.
 pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
     kill_point();
     match std::fs::remove_file(path) {
@@ -385,7 +395,7 @@ pub(crate) fn remove_directory(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Returns the directory that a file is in.
+/// Returns the directory that contains the file at `path`. For a bare file name, this is `.`.
 pub(crate) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -399,7 +409,7 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), StoreError> {
         .map_err(StoreError::io("sync directory", path))
 }
 
-/// Removes the files of a directory whose names begin with `prefix`.
+/// Removes all files in `directory` whose names begin with `prefix`. Ignores errors.
 pub(crate) fn sweep(directory: &Path, prefix: &str) {
     let Ok(entries) = std::fs::read_dir(directory) else {
         return;
@@ -411,7 +421,7 @@ pub(crate) fn sweep(directory: &Path, prefix: &str) {
             .starts_with(prefix.as_bytes())
         {
             kill_point();
-            // A failure to tidy up must not fail the command.
+            // A temporary file that remains does no harm, so the command must not fail.
             let _ = std::fs::remove_file(entry.path());
         }
     }

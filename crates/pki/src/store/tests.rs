@@ -1,4 +1,5 @@
-//! Files: modes, exclusiveness, replacement, what is not one.
+//! Tests of reading and writing files: modes, exclusive creation, replacement, and paths that do
+//! not lead to regular files.
 
 use super::*;
 
@@ -16,7 +17,8 @@ fn private_files_are_for_their_owner_alone() {
     let path = directory.path().join("a.key");
     write(&path, b"secret", Audience::Owner, Existing::Refuse).unwrap();
     assert_eq!(mode(&path), 0o600);
-    // Replacing a file that somebody opened up closes it again.
+    // A user has made the private file readable for others. When it is replaced, its mode must be
+    // 0600 again.
     std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
     write(&path, b"secret", Audience::Owner, Existing::Replace).unwrap();
     assert_eq!(mode(&path), 0o600);
@@ -106,7 +108,8 @@ fn only_regular_files_are_read() {
             "{text}"
         );
     }
-    // What an operator names may be endless, and is not read to its end.
+    // An operator can give a path without an end, such as `/dev/zero`. Reading must stop at the
+    // limit.
     let endless = read_named(Path::new("/dev/zero")).unwrap_err();
     assert!(matches!(endless, StoreError::TooLarge(_)));
 }

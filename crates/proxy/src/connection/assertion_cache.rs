@@ -1,4 +1,4 @@
-//! `AssertionCache`: the assertions of one connection that are bound to the caller only.
+//! `AssertionCache`: reusable assertions of one connection, for routes with `binding = "caller"`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,13 +9,13 @@ use crate::policy::Permit;
 use crate::route::Route;
 use crate::snapshot::Snapshot;
 
-/// Maximum number of assertions for one connection. The oldest is evicted if there are
-/// more.
+/// Maximum number of assertions for one connection. If there are so many, a new assertion evicts
+/// the oldest one.
 const MAX_ENTRIES: usize = 16;
 
-/// Reusable assertions of one connection. The certificate of a connection never changes.
-/// An assertion therefore depends only on the last verification of that certificate, the
-/// route, the other credentials, the signing key and the snapshot.
+/// Reusable assertions of one connection. The certificate of a connection never changes. An
+/// assertion therefore depends only on the last verification of that certificate, the route, the
+/// other credentials, the signing key and the snapshot.
 #[derive(Debug, Default)]
 pub(crate) struct AssertionCache {
     entries: Mutex<Vec<CachedAssertion>>,
@@ -24,14 +24,17 @@ pub(crate) struct AssertionCache {
 #[derive(Debug)]
 struct CachedAssertion {
     route: Arc<Route>,
+    /// The snapshot's generation when the assertion was signed.
     generation: u64,
+    /// Identifier of the signing key.
     kid: Box<str>,
+    /// The time until which the assertion may be reused, in seconds since the Unix epoch.
     fresh_until: u64,
     caller: CallerKey,
     assertion: SignedAssertion,
 }
 
-/// The caller that an assertion names. Two equal keys give the same assertion.
+/// The credentials from which an assertion is made. Equal keys result in equal assertions.
 #[derive(Debug)]
 struct CallerKey {
     token: Option<String>,
@@ -52,8 +55,8 @@ impl CallerKey {
         self.token.as_ref() == principal.token().map(|token| &token.hash)
             && self.api_key.as_ref() == principal.api_key()
             && match (&self.peer, principal.peer()) {
-                // Pointers are compared, not contents: after the caller is verified again, the
-                // same certificate may have another revocation status.
+                // Pointers are compared, because a new verification makes a new `PeerIdentity`. The
+                // revocation status may then differ, although the certificate is the same.
                 (Some(peer), Some(other)) => Arc::ptr_eq(peer, other),
                 (peer, other) => peer.is_none() && other.is_none(),
             }
@@ -61,8 +64,8 @@ impl CallerKey {
 }
 
 impl AssertionCache {
-    /// Returns the assertion for a route. It is a cached one if less than half of its
-    /// lifetime has passed, and otherwise a new one.
+    /// Returns an assertion for a route. Reuses a cached assertion until half of its lifetime has
+    /// passed. Otherwise signs a new assertion.
     pub(crate) fn get(
         &self,
         snapshot: &Snapshot,

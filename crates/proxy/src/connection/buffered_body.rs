@@ -1,9 +1,9 @@
-//! `BufferedBody`: a body that is read whole before its request is forwarded, on routes
-//! whose assertions bind it.
+//! `BufferedBody`: a body that is read completely before its request is forwarded. Used on routes
+//! whose assertions contain a hash of the body.
 //!
-//! The size of each body is limited, and so is the total size of all bodies. Memory is
-//! counted when it is allocated. A body is stored in pieces, and a piece is not moved when
-//! more data arrives.
+//! The size of each body is limited, and so is the total size of all bodies. Memory is counted when
+//! it is allocated. A body is stored in pieces, so that stored data is not copied again when more
+//! data arrives.
 
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
@@ -22,21 +22,21 @@ use crate::reason::ReasonCode;
 use crate::wire::buffer_budget::{BudgetLimits, BufferBudget, BufferReservation};
 use crate::wire::refusal::Refusal;
 
-/// Size of the first piece of a body. Each further piece is as large as all pieces before
-/// it together.
+/// Size of the first piece of a body in bytes. Each further piece is as large as all earlier pieces
+/// together, up to [`MAX_PIECE`].
 const MIN_PIECE: u64 = 4 * 1024;
-/// Size of the largest pieces.
+/// Maximum size of a piece in bytes.
 const MAX_PIECE: u64 = 64 * 1024;
 
-/// The value of [`BufferLimits::rate_period`] outside of tests.
+/// The value of [`BufferLimits::rate_period`] in production. Tests use a shorter period.
 pub(crate) const RATE_PERIOD: Duration = Duration::from_secs(10);
-/// Minimum number of bytes that must arrive in each period.
+/// Minimum number of bytes that must arrive in each period, unless the body ends.
 const RATE_BYTES: u64 = 10 * 1024;
 
-/// A body that was read to its end. Clones share its memory.
+/// A body that was read to its end. Clones share the same memory.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BufferedBody {
-    /// No piece is empty.
+    /// The content in order. No piece is empty.
     pub(super) pieces: VecDeque<Bytes>,
     pub(super) trailers: Option<HeaderMap>,
     _reservation: Option<Arc<BufferReservation>>,
@@ -45,18 +45,18 @@ pub(crate) struct BufferedBody {
 /// The limits under which a body is read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BufferLimits {
-    /// The length that the request declares.
+    /// The Content-Length of the request. `None` if the request has none.
     pub(crate) declared_length: Option<u64>,
     /// Maximum size of this body in bytes.
     pub(crate) max_bytes: u64,
-    /// Maximum size of all bodies together.
+    /// The limits for all buffered bodies together.
     pub(crate) budget: BudgetLimits,
-    /// The read fails if too few bytes arrive in a period of this length.
+    /// Length of a rate period. The read fails if fewer than `RATE_BYTES` arrive in a period.
     pub(crate) rate_period: Duration,
 }
 
 impl BufferedBody {
-    /// Reads a body to its end, for `caller`.
+    /// Reads a body to its end. `caller` is the key under which the memory is counted.
     pub(crate) async fn read<B>(
         body: B,
         limits: BufferLimits,
@@ -92,7 +92,7 @@ impl BufferedBody {
                         return Err(too_large());
                     }
                     if pieces.length == 0 && body.is_end_stream() {
-                        // A body in one frame is kept without a copy.
+                        // A body in a single frame is stored without a copy.
                         reservation.grow(to_u64(data.len()), limits.budget)?;
                         pieces.whole(data);
                     } else {
@@ -110,19 +110,19 @@ impl BufferedBody {
         })
     }
 
-    /// Returns the SHA-256 of the content.
+    /// Returns the SHA-256 hash of the content.
     pub(crate) fn hash(&self) -> [u8; 32] {
         crypto::sha256_of_parts(self.pieces.iter().map(|piece| &**piece))
     }
 
-    /// Returns the number of bytes.
+    /// Returns the length of the content in bytes.
     pub(super) fn length(&self) -> u64 {
         self.pieces.iter().map(|piece| to_u64(piece.len())).sum()
     }
 }
 
-/// Returns the next frame of a body. Fails if the body is too slow, or was ended because
-/// another body needs its memory.
+/// Returns the next frame of a body. Fails if the body arrives too slowly, or if the budget took
+/// back this body's memory for another body.
 async fn next_frame<B>(
     mut body: Pin<&mut B>,
     rate: &mut RateCheck,
@@ -151,11 +151,11 @@ where
     }
 }
 
-/// Checks that a body arrives fast enough.
+/// Checks that a body arrives at the minimum rate.
 struct RateCheck {
     period: Duration,
     period_end: Instant,
-    /// Bytes that arrived in the current period.
+    /// Number of bytes that arrived in the current period.
     bytes: u64,
 }
 
@@ -183,10 +183,11 @@ impl RateCheck {
     }
 }
 
-/// The content that was read so far.
+/// The content that was read until now.
 struct Pieces {
+    /// The pieces that are full.
     full: VecDeque<Bytes>,
-    /// The piece that the next bytes are copied into; its capacity is reserved.
+    /// The piece that receives the next bytes. Its capacity is already counted in the reservation.
     last: Vec<u8>,
     length: u64,
     limits: BufferLimits,
@@ -233,8 +234,8 @@ impl Pieces {
         Ok(())
     }
 
-    /// Returns the size of the next piece: the size of all pieces so far, but at least
-    /// [`MIN_PIECE`], at most [`MAX_PIECE`], and not beyond the declared length.
+    /// Returns the size of the next piece: as large as all earlier pieces together, between
+    /// [`MIN_PIECE`] and [`MAX_PIECE`]. The piece does not exceed the declared length or the limit.
     fn next_size(&self, needed: u64) -> u64 {
         let size = self.length.max(needed).clamp(MIN_PIECE, MAX_PIECE);
         let end = self.limits.declared_length.unwrap_or(self.limits.max_bytes);

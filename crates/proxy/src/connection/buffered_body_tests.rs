@@ -1,4 +1,5 @@
-//! Bodies in frames of several sizes, and a body that arrives too slowly.
+//! Tests of buffered bodies: frames of several sizes, memory limits, and a body that arrives too
+//! slowly.
 
 use std::task::{Context, Poll};
 
@@ -9,7 +10,7 @@ use crate::identity::CallerName;
 use crate::policy::Denial;
 use crate::policy::share::Share;
 
-/// A body whose frames come from a channel.
+/// A body that receives its frames from a channel.
 struct Sent(mpsc::UnboundedReceiver<Bytes>);
 
 impl Body for Sent {
@@ -37,7 +38,7 @@ fn limits(declared_length: Option<u64>, max_total: u64) -> BufferLimits {
     }
 }
 
-/// Reads a body in a new task.
+/// Reads a body in a new task. The returned sender provides the frames.
 fn reading(
     limits: BufferLimits,
 ) -> (
@@ -74,7 +75,7 @@ async fn content_is_the_same_in_whatever_frames_it_comes() {
 
 #[tokio::test]
 async fn no_more_memory_is_taken_than_is_declared() {
-    // The declared length is exactly the limit.
+    // The declared length equals the budget. The body needs exactly the memory that it declares.
     let (sender, read) = reading(limits(Some(100_000), 100_000));
     sender.send(vec![b'x'; 99_999].into()).unwrap();
     sender.send(vec![b'x'; 1].into()).unwrap();
@@ -95,7 +96,7 @@ async fn a_body_that_trickles_is_ended() {
         ..limits(None, 1 << 20)
     });
     let begun = Instant::now();
-    // Enough for the first period, and nearly enough for the second.
+    // 10,240 bytes satisfy the first period. 10,239 bytes are one byte too few for the second.
     sender.send(vec![b'x'; 10_240].into()).unwrap();
     tokio::time::sleep(rate_period * 3 / 2).await;
     sender.send(vec![b'x'; 10_239].into()).unwrap();

@@ -1,8 +1,8 @@
-//! `CallerConnections`: the open connections of each caller.
+//! `CallerConnections`: counts the open connections of each caller.
 //!
-//! A caller that already has its share of `[limits] connections` can open another
-//! connection only if one of its connections ends. The gateway then closes the oldest
-//! connection of this caller that has no request.
+//! A caller that has used up its share of `[limits] connections` can open a new connection only if
+//! one of its connections ends. In this case the gateway closes the caller's oldest connection that
+//! has no request in progress.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,12 +16,12 @@ use crate::identity::{ShareKey, ShareMap};
 use crate::policy::Denial;
 use crate::policy::share::{CallerLimit, NoPlace, Place, PlaceLimits, Places};
 
-/// How long a new connection waits until another connection of the same caller has closed.
+/// The time that a new connection waits until another connection of the same caller has closed.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 /// Maximum number of new connections of one caller that wait at the same time.
 const MAX_WAITING: usize = 16;
 
-/// All connections after their handshake, by caller.
+/// All connections that have completed their handshake, grouped by caller.
 #[derive(Debug, Default)]
 pub struct CallerConnections {
     places: Arc<Places>,
@@ -29,14 +29,14 @@ pub struct CallerConnections {
     next_id: AtomicU64,
 }
 
-/// An open connection of a caller.
+/// An open connection and the signal that asks it to close.
 #[derive(Debug)]
 struct OpenConnection {
     in_flight: Arc<InFlightRequests>,
     yielding: Arc<YieldSignal>,
 }
 
-/// Asks a connection to close because its caller opens another one.
+/// Asks a connection to close because its caller opens a new connection.
 #[derive(Debug, Default)]
 pub(crate) struct YieldSignal {
     is_set: AtomicBool,
@@ -44,23 +44,23 @@ pub(crate) struct YieldSignal {
 }
 
 impl YieldSignal {
-    /// Resolves when the connection is asked to close.
+    /// Resolves when the connection was asked to close.
     pub(crate) async fn asked(&self) {
         self.notify.notified().await;
     }
 
-    /// Asks the connection to close. Returns false if it was asked before.
+    /// Asks the connection to close. Returns `false` if it was asked before.
     fn ask(&self) -> bool {
         let is_first = !self.is_set.swap(true, Ordering::Relaxed);
         if is_first {
-            // The notification is stored if the connection does not wait for it yet.
+            // `notify_one` stores the notification if the connection does not wait for it yet.
             self.notify.notify_one();
         }
         is_first
     }
 }
 
-/// Counts a connection for its caller until this value is dropped.
+/// Counts a connection in its caller's limit until this value is dropped.
 #[derive(Debug)]
 pub(crate) struct CallerConnection {
     all: Arc<CallerConnections>,
@@ -70,10 +70,11 @@ pub(crate) struct CallerConnection {
 }
 
 impl CallerConnections {
-    /// Counts a new connection for its caller.
+    /// Counts a new connection in its caller's limit.
     ///
     /// # Errors
-    /// If the caller has reached its limit, and no idle connection of it closes in time.
+    /// Returns a denial if the caller has reached its limit and none of its idle connections closes
+    /// within [`CLOSE_WAIT`].
     pub(crate) async fn admit(
         self: &Arc<Self>,
         key: ShareKey,
@@ -111,7 +112,7 @@ impl CallerConnections {
         })
     }
 
-    /// Asks the caller's oldest connection without requests to close. Returns whether
+    /// Asks the caller's oldest connection without requests in progress to close. Returns whether
     /// there is such a connection.
     fn close_idle(&self, key: ShareKey) -> bool {
         let open = self.open();

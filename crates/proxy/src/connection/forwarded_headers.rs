@@ -1,9 +1,9 @@
-//! `Forwarded` (RFC 7239), `X-Forwarded-*` and the certificate fields: describe the
-//! caller's connection to the service.
+//! `Forwarded` (RFC 7239), `X-Forwarded-*` and the certificate fields. They tell the service about
+//! the caller's connection.
 //!
-//! Copies of these fields that the caller sent were removed before ([`crate::wire::headers`]).
-//! The gateway does not sign these fields. They are for logs and links. Services must use
-//! the assertion for decisions.
+//! The caller's copies of these fields were removed before ([`crate::wire::headers`]). The gateway does
+//! not sign these fields. They are for logs and links only. Services must base decisions on the
+//! assertion.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -26,8 +26,8 @@ const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
 const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
-/// The values that are the same for all requests of a connection. They are made when they
-/// are first needed.
+/// Field values that are the same for all requests of a connection. Each value is made when it is
+/// first needed.
 #[derive(Debug, Default)]
 pub(crate) struct ForwardedHeaderCache {
     address: OnceLock<HeaderValue>,
@@ -44,8 +44,8 @@ impl ForwardedHeaderCache {
         })
     }
 
-    /// Adds the fields that contain the address of the caller. `authority` is the one that
-    /// the caller asked for.
+    /// Adds the fields that contain the address of the caller. `authority` is the authority in the
+    /// caller's request.
     pub(crate) fn add_address(
         &self,
         headers: &mut HeaderMap,
@@ -67,8 +67,7 @@ impl ForwardedHeaderCache {
         }
     }
 
-    /// Adds the caller's verified certificate, in the fields that are configured for the
-    /// upstream.
+    /// Adds the caller's verified certificate, in the fields that are configured for the upstream.
     pub(crate) fn add_certificate(
         &self,
         headers: &mut HeaderMap,
@@ -102,10 +101,10 @@ impl ForwardedHeaderCache {
 fn forwarded_element(peer: SocketAddr, authority: &str) -> String {
     let mut value = match peer.ip().to_canonical() {
         IpAddr::V4(address) => format!("for={address}"),
-        // Section 6: an IPv6 address needs brackets, and brackets need quotes.
+        // RFC 7239 section 6: an IPv6 address needs brackets, and brackets need quotes.
         IpAddr::V6(address) => format!("for=\"[{address}]\""),
     };
-    // The authority was checked before. It contains no quotes and no backslashes.
+    // `target::normalized_host` has checked the authority. It contains no quotes or backslashes.
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let _ = if authority.bytes().all(is_token) {
         write!(value, ";host={authority}")
@@ -116,7 +115,7 @@ fn forwarded_element(peer: SocketAddr, authority: &str) -> String {
     value
 }
 
-/// Makes a list of byte sequences (RFC 9440 section 2.1, RFC 8941).
+/// Makes a list of byte sequences (RFC 9440 section 2.1, RFC 8941 section 3.3.5).
 fn byte_sequences<'a>(
     certificates: impl Iterator<Item = &'a CertificateDer<'static>>,
 ) -> HeaderValue {
@@ -132,13 +131,12 @@ fn byte_sequences<'a>(
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// Makes one element of `X-Forwarded-Client-Cert` as Envoy writes it: hash, subject, URIs
-/// and DNS names.
+/// Makes one element of `X-Forwarded-Client-Cert` in Envoy's format: hash, subject, URIs and DNS
+/// names.
 ///
-/// Services parse this field in different ways. With none of them may a value end its
-/// quotes early or begin another key. Therefore quotation marks and backslashes in the
-/// subject are percent-encoded, and names with characters that are not allowed in URLs or
-/// DNS names are left out.
+/// Services parse this field in different ways. With none of them may a value end its quotes early
+/// or begin another key. Quotation marks and backslashes in the subject are therefore
+/// percent-encoded. Names with characters that are invalid in URLs or DNS names are omitted.
 fn xfcc_element(leaf: &LeafFacts) -> String {
     let mut text = format!("Hash={}", hex(&leaf.thumbprint));
     text.push_str(";Subject=\"");
@@ -267,7 +265,7 @@ mod tests {
     }
 
     proptest! {
-        /// A reader finds the same four keys, whether or not it treats backslashes as
+        /// Every parser finds only the expected keys, whether or not it treats backslashes as
         /// escapes.
         #[test]
         fn quotes_stay_balanced(subject in "[\"\\\\;,=%a-z\\r\\n\\x00é]{0,24}", uri in "[\"\\\\;,=a-z:/]{0,16}", dns in "[\",;=a-z.]{0,8}") {

@@ -1,5 +1,5 @@
-//! `ConnectionGuard`: holds a connection's slot, and counts the connection in the load of
-//! its worker.
+//! `ConnectionGuard`: keeps a connection's slot, and counts the connection in the load of its
+//! worker.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,9 +9,8 @@ use super::caller_connections::CallerConnection;
 use crate::connection_slots::ConnectionSlot;
 use crate::telemetry::metrics::Metrics;
 
-/// Occupies a connection slot until its last clone is dropped. Streams, bodies and tunnels
-/// hold clones, because they may outlive the connection's task and must still count as a
-/// connection.
+/// Keeps a connection slot until the last clone is dropped. Streams, bodies and tunnels own clones.
+/// They may outlive the connection's task, and must count as a connection until they end.
 #[derive(Clone)]
 pub(crate) struct ConnectionGuard(Arc<OpenConnection>);
 
@@ -19,12 +18,12 @@ struct OpenConnection {
     slot: ConnectionSlot,
     load: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
-    /// Counts the connection for its caller. Empty until the caller is authenticated.
+    /// Counts the connection in its caller's limit. Empty until the handshake is complete.
     of_caller: OnceLock<CallerConnection>,
 }
 
 impl ConnectionGuard {
-    /// Counts a connection in the metrics and in the `load` of its worker.
+    /// Counts a connection in the metrics and in `load`, the connection count of its worker.
     pub(crate) fn new(slot: ConnectionSlot, load: Arc<AtomicUsize>, metrics: Arc<Metrics>) -> Self {
         load.fetch_add(1, Ordering::Relaxed);
         metrics.connection_opened();
@@ -36,12 +35,12 @@ impl ConnectionGuard {
         }))
     }
 
-    /// Counts the connection for its caller until the guard is dropped.
+    /// Counts the connection in its caller's limit until the last clone of the guard is dropped.
     pub(crate) fn set_caller(&self, connection: CallerConnection) {
         let _ = self.0.of_caller.set(connection);
     }
 
-    /// Returns the connection's slot.
+    /// Returns the slot that the connection occupies.
     pub(crate) fn slot(&self) -> &ConnectionSlot {
         &self.0.slot
     }

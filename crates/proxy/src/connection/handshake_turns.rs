@@ -1,10 +1,10 @@
-//! `HandshakeTurns`: handshakes yield to established connections.
+//! `HandshakeTurns`: makes handshakes yield to established connections.
 //!
-//! A step of a handshake takes a worker hundreds of microseconds, a request a few dozen.
-//! If a hundred handshakes are ready at the same time, they would delay all requests of
-//! the worker. Therefore only one step runs at a time. Between two steps the worker polls
-//! its sockets and runs every task that is ready. Addresses take turns, so that an address
-//! that begins a thousand handshakes delays only its own.
+//! One poll of a handshake (a step) occupies a worker for hundreds of microseconds. A request needs
+//! a few dozen. A hundred handshakes that are ready at the same time would delay all requests of
+//! the worker. Therefore only one step runs at a time. Between two steps the worker polls its
+//! sockets and runs every ready task. Source addresses take turns in round-robin order. An address
+//! that begins a thousand handshakes then delays only its own handshakes.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -16,31 +16,31 @@ use tokio::sync::Notify;
 
 use crate::connection_slots::Source;
 
-/// The order in which the handshakes of one worker may run.
+/// Schedules the handshake steps of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct HandshakeTurns {
     state: Mutex<State>,
-    /// Signals that a turn was used. The next turn is given after all other tasks have
-    /// run.
+    /// Signals that a step has started. The next step starts after all other ready tasks have run.
     taken: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Whether a turn was used since all other tasks have run.
+    /// True if a step has started and the other ready tasks have not run since then.
     is_taken: bool,
+    /// The number for the next handshake that has to wait.
     next: u64,
-    /// The waiting handshakes of each source, by number, in the order of their arrival.
+    /// The numbers of the waiting handshakes of each source, in the order of their arrival.
     waiting: HashMap<Source, VecDeque<u64>>,
-    /// The sources in `waiting`; the first one has the next turn.
+    /// The sources in `waiting`. The first source has the next turn.
     order: VecDeque<Source>,
     wakers: HashMap<u64, Waker>,
-    /// The handshake that may run next and has not been polled yet.
+    /// The handshake that was woken for the next turn and has not been polled yet.
     called: Option<u64>,
 }
 
 impl State {
-    /// Wakes the next handshake. Returns false if none waits.
+    /// Wakes the next handshake. Returns `false` if no handshake waits.
     fn call_next(&mut self) -> bool {
         if self.called.is_some() {
             return true;
@@ -62,6 +62,7 @@ impl State {
         true
     }
 
+    /// Removes a handshake that was dropped while it waited.
     fn forget(&mut self, source: Source, number: u64) {
         self.wakers.remove(&number);
         if self.called == Some(number) {
@@ -78,7 +79,7 @@ impl State {
 }
 
 impl HandshakeTurns {
-    /// Runs a handshake, and polls it only in its turns.
+    /// Runs a handshake to its end, and polls it only in its turns.
     pub(crate) async fn run<F: Future>(&self, source: Source, handshake: F) -> F::Output {
         let mut handshake = pin!(handshake);
         let mut turn = Turn {
@@ -93,12 +94,12 @@ impl HandshakeTurns {
         .await
     }
 
-    /// Gives turns until the worker's runtime ends.
+    /// Schedules turns until the worker's runtime ends.
     pub(crate) async fn give(&self) {
         loop {
             self.taken.notified().await;
             loop {
-                // Resumes after the worker has polled its sockets and has run the tasks
+                // `yield_now` returns after the worker has polled its sockets and has run the tasks
                 // that became ready.
                 tokio::task::yield_now().await;
                 let mut state = self.state();
@@ -115,16 +116,16 @@ impl HandshakeTurns {
     }
 }
 
-/// The place of one handshake in the order.
+/// The position of one handshake in the schedule.
 struct Turn<'a> {
     turns: &'a HandshakeTurns,
     source: Source,
-    /// The handshake's number while it waits.
+    /// The handshake's number in `State::waiting`. `None` if it does not wait.
     number: Option<u64>,
 }
 
 impl Turn<'_> {
-    /// Ready once for each turn.
+    /// Returns `Ready` once per turn of this handshake.
     fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
         let mut state = self.turns.state();
         let number = match self.number {
@@ -182,7 +183,7 @@ mod tests {
         log.lock().unwrap().push(what);
     }
 
-    /// Starts a handshake with several steps that are all ready at once.
+    /// Starts a handshake that logs `name` when it has its turn.
     fn begin(turns: &Arc<HandshakeTurns>, log: &Log, (number, name): (u8, &'static str)) {
         let (turns, log) = (Arc::clone(turns), Arc::clone(log));
         tokio::spawn(async move {
@@ -208,8 +209,8 @@ mod tests {
         until_logged(&log, 6).await;
         let log = log.lock().unwrap();
         let place = log.iter().position(|name| *name == "other").unwrap();
-        // One handshake had its turn before others waited, and one is earlier in the
-        // order.
+        // The first flood handshake ran before any other handshake waited. At most one more flood
+        // handshake comes before "other".
         assert!(place <= 2, "{log:?}");
     }
 
@@ -224,7 +225,7 @@ mod tests {
         let (here, there) = tokio::net::UnixStream::pair().unwrap();
         let noting = Arc::clone(&log);
         tokio::spawn(async move {
-            // Input that arrives while handshakes are ready.
+            // The request arrives while handshakes are ready.
             here.readable().await.unwrap();
             note(&noting, "request");
         });
@@ -247,7 +248,7 @@ mod tests {
         assert!(gone.as_mut().poll(&mut context).is_pending());
         begin(&turns, &log, (1, "second"));
         tokio::task::yield_now().await;
-        // The handshake has its turn, but does not use it.
+        // `gone` is called for the next turn, but is dropped before it is polled again.
         assert!(turns.state().call_next());
         drop(gone);
         let giving = Arc::clone(&turns);

@@ -1,4 +1,4 @@
-//! The requests in progress on one connection. They are checked again when the
+//! The requests in progress on one connection. They are authorized again when trust or the
 //! configuration changes.
 
 use std::fmt;
@@ -21,20 +21,20 @@ use crate::route::{Route, Selected};
 use crate::snapshot::Snapshot;
 use crate::upstream::PreemptionSignal;
 
-/// A permitted request, with all that is needed to decide about it again.
+/// A permitted request, with the data that a second authorization needs.
 pub(crate) struct PermittedRequest {
     pub(crate) method: Method,
     pub(crate) host: String,
     pub(crate) decoded_path: String,
     pub(crate) principal: Option<Principal>,
-    /// The credentials in addition to the certificate, if the route requires any.
+    /// The token or API key of the request, if the route has authenticators.
     pub(crate) credentials: Option<Box<UsedCredentials>>,
-    /// The protocols that the connection may change to, or the one that it has changed to.
+    /// The protocols in the request's `Upgrade`. After a switch, only the protocol that was chosen.
     pub(crate) upgrade: Mutex<Option<HeaderValue>>,
 }
 
 impl PermittedRequest {
-    /// Whether the request asks to switch protocols, or has switched already.
+    /// Returns whether the request asks to switch protocols, or has switched already.
     pub(crate) fn asks_for_tunnel(&self) -> bool {
         self.upgrade().is_some()
     }
@@ -44,15 +44,15 @@ impl PermittedRequest {
     }
 }
 
-/// Credentials that authenticated a request, and the rules that accepted them.
+/// The credentials that authenticated a request, and a hash of the rules that accepted them.
 pub(crate) struct UsedCredentials {
     presented: Presented,
     rules: [u8; 32],
 }
 
 impl UsedCredentials {
-    /// Returns `presented` for later checks if the route requires credentials in addition
-    /// to the certificate.
+    /// Returns `presented` for later checks, if the route has authenticators. Otherwise returns
+    /// `None`.
     pub(crate) fn keep(presented: Presented, route: &Route) -> Option<Box<Self>> {
         (!route.authenticators.is_empty()).then(|| {
             let rules = *route.authenticators.rules();
@@ -61,7 +61,7 @@ impl UsedCredentials {
     }
 }
 
-/// Longest single sleep until an expiry. It is limited because the wall clock may be
+/// Maximum length of one sleep until an expiry. The limit is needed because the wall clock may be
 /// changed during the sleep.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
@@ -75,26 +75,26 @@ pub(crate) struct InFlightRequests {
 pub(crate) struct InFlightRequest {
     all: Arc<InFlightRequests>,
     permitted: Arc<PermittedRequest>,
-    /// Counts the request in the limit of its upstream.
+    /// Counts the request in the concurrency limit of its upstream.
     upstream_place: Option<Place>,
     /// Counts the request in the tunnel limit of its caller.
     tunnel_place: Option<Place>,
-    /// When the response must be complete.
+    /// The time by which the response must be complete.
     deadline: Option<Instant>,
-    /// Set if the request may have to end because another caller needs its connection to
-    /// the service.
+    /// `Some` if the gateway may end the request early, because another caller needs the request's
+    /// upstream connection.
     ends_for_another: Option<EndsForAnother>,
 }
 
-/// Resolves when a request must end because another caller needs its connection to the
-/// service. `denial` is the reason that the request then gives.
+/// A signal that ends a request, because another caller needs its upstream connection. `denial` is
+/// the reason that the audit log then contains.
 pub(crate) struct EndsForAnother {
     pub(crate) preemption: Arc<PreemptionSignal>,
     pub(crate) denial: Denial,
 }
 
 impl InFlightRequests {
-    /// Adds a permitted request.
+    /// Adds a permitted request to the requests in progress.
     pub(crate) fn register(self: &Arc<Self>, permitted: PermittedRequest) -> InFlightRequest {
         let permitted = Arc::new(permitted);
         self.lock().push(Arc::clone(&permitted));
@@ -112,17 +112,17 @@ impl InFlightRequests {
         self.lock().is_empty()
     }
 
-    /// Decides about all requests in progress again, under `snapshot`.
+    /// Authorizes all requests in progress again, under `snapshot`.
     ///
     /// # Errors
-    /// Why one of the requests is not permitted any more.
+    /// Returns the denial of the first request that is not permitted any more.
     pub(crate) fn recheck(
         &self,
         snapshot: &Snapshot,
         proof: Option<&ConnectionProof>,
         address: IpAddr,
     ) -> Result<(), Denial> {
-        // Copied, so that the lock is not held during the decisions.
+        // Cloned, so that the lock is not held during the decisions.
         let entries = self.lock().clone();
         for request in &entries {
             let selected =
@@ -169,23 +169,23 @@ impl InFlightRequests {
     }
 }
 
-/// Resolves when a request must end, with the reason.
+/// A future that resolves when a request must end, with the reason.
 pub(crate) type Deadline = Pin<Box<dyn Future<Output = Denial> + Send>>;
 
 impl InFlightRequest {
-    /// Sets when the response must be complete.
+    /// Sets the time by which the response must be complete.
     pub(crate) const fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
     }
 
-    /// Sets that the response may have to end because another caller needs its connection.
+    /// Sets the signal that ends the request for another caller.
     pub(crate) fn set_ends_for_another(&mut self, ends: Option<EndsForAnother>) {
         self.ends_for_another = ends;
     }
 
-    /// Resolves when the response must end, even if it is incomplete: at the deadline,
-    /// when the credentials expire, or when another caller needs the connection. None if
-    /// none of these can happen.
+    /// Returns a future that resolves when the response must end, even if it is incomplete. That is
+    /// at the deadline, when the credentials expire, or when another caller needs the connection.
+    /// Returns `None` if none of these can happen.
     pub(crate) fn response_deadline(&mut self) -> Option<Deadline> {
         let expiry = match (self.credentials_expiry(), self.ends_for_another.take()) {
             (expiry, None) => expiry,
@@ -225,13 +225,13 @@ impl InFlightRequest {
         }))
     }
 
-    /// Sets the protocol that the connection has changed to. None means that it has not
-    /// changed.
+    /// Sets the protocol to which the connection has switched. `None` means that the connection has
+    /// not switched.
     pub(crate) fn set_upgrade(&self, protocol: Option<HeaderValue>) {
         *self.permitted.upgrade() = protocol;
     }
 
-    /// Counts the request in the limit of its upstream until the request ends.
+    /// Counts the request in the concurrency limit of its upstream until the request ends.
     pub(crate) fn hold_upstream(&mut self, place: Place) {
         self.upstream_place = Some(place);
     }
@@ -241,19 +241,18 @@ impl InFlightRequest {
         self.tunnel_place = Some(place);
     }
 
-    /// Stops counting the request as a tunnel, because the service has not switched
-    /// protocols.
+    /// Stops counting the request as a tunnel. Called if the service has not switched protocols.
     pub(crate) fn release_tunnel(&mut self) {
         self.tunnel_place = None;
     }
 
-    /// Stops counting the request in the limit of its upstream.
+    /// Stops counting the request in the concurrency limit of its upstream.
     pub(crate) fn release_upstream(&mut self) {
         self.upstream_place = None;
     }
 
-    /// Resolves when the token or API key expires. None if the request has neither, or if
-    /// it never expires.
+    /// Returns a future that resolves when the token or API key expires. Returns `None` if the
+    /// request has no such credential, or if the credential never expires.
     pub(crate) fn credentials_expiry(&self) -> Option<Deadline> {
         let end = self.permitted.principal.as_ref()?.ends()?;
         Some(Box::pin(expiry(end)))
@@ -273,7 +272,7 @@ async fn expiry(end: u64) -> Denial {
     }
 }
 
-/// Runs `work`, and stops it when the credentials of the request expire.
+/// Runs `work`, and stops it if the credentials of the request expire.
 pub(crate) async fn unless_expired<T>(
     expiry: Deadline,
     work: impl Future<Output = T>,

@@ -1,7 +1,10 @@
-//! `Lifetime`: when a connection must end. It ends when the gateway stops, when the
-//! caller's limit is needed for a newer connection of the same caller, or when the
-//! certificate path expires. It also ends when, after a change of trust or configuration,
-//! the certificate is no longer accepted or a request in progress is no longer permitted.
+//! `Lifetime`: decides when a connection must end. A connection ends in these cases:
+//!
+//! - The gateway stops.
+//! - The caller opens a new connection and has reached its connection limit.
+//! - The certificate path expires.
+//! - After a change of trust or configuration, the certificate is not accepted any more, or a
+//!   request in progress is not permitted any more.
 
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -14,17 +17,17 @@ use crate::clock;
 use crate::policy::Denial;
 use crate::task::poll_on_wake::PollOnWake;
 
-/// Longest single sleep until an expiry. It is limited because the wall clock may be
+/// Maximum length of one sleep until an expiry. The limit is needed because the wall clock may be
 /// changed during the sleep.
 const MAX_SLEEP: Duration = Duration::from_secs(3600);
 
-/// Why a connection should end.
+/// The way in which a connection should end.
 #[derive(Debug)]
 pub(crate) enum Ending {
-    /// The gateway stops, or this idle connection is closed because its caller opens
-    /// another one. Requests in progress may finish.
+    /// The gateway stops, or the caller needs this idle connection's place for a new connection.
+    /// Requests in progress may finish.
     Drain,
-    /// The identity is no longer valid. Requests in progress are cut off.
+    /// The identity is no longer valid. The gateway ends requests in progress immediately.
     Cut(Denial),
 }
 
@@ -34,20 +37,20 @@ enum Event {
     Timer,
 }
 
-/// Determines when one connection must end.
+/// Decides when one connection must end.
 pub(crate) struct Lifetime {
     stopping: watch::Receiver<bool>,
     draining: bool,
     changes: watch::Receiver<()>,
-    /// When the identity must be verified again, in seconds since the Unix epoch. A CRL
-    /// may become stale before the path expires.
+    /// The time at which the identity must be verified again, in seconds since the Unix epoch. It
+    /// may be earlier than the expiry of the path, because a CRL may become stale.
     holds_until: Option<i64>,
     expiry: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lifetime {
-    /// `changes` must be subscribed to before the chain is verified. Otherwise a change
-    /// between verification and subscription would be missed.
+    /// Creates the lifetime of a connection. `changes` must be subscribed to before the chain is
+    /// verified. Otherwise a change between verification and subscription would be missed.
     pub(crate) fn new(
         stopping: watch::Receiver<bool>,
         changes: watch::Receiver<()>,
@@ -62,8 +65,8 @@ impl Lifetime {
         }
     }
 
-    /// Resolves when the connection should end. Call it again after [`Ending::Drain`],
-    /// because the identity may become invalid while the connection drains.
+    /// Resolves when the connection should end. Call this again after [`Ending::Drain`], because
+    /// the identity may become invalid while the connection drains.
     pub(crate) async fn ending(&mut self, connection: &Connection) -> Ending {
         loop {
             if let Some(denial) = self.expired(connection) {
@@ -89,7 +92,7 @@ impl Lifetime {
         }
     }
 
-    /// Resolves when the identity is no longer valid. Ignores that the gateway stops.
+    /// Resolves when the identity is no longer valid. Does not resolve when the gateway stops.
     pub(crate) async fn cut(&mut self, connection: &Connection) -> Denial {
         loop {
             if let Ending::Cut(denial) = self.ending(connection).await {
@@ -106,7 +109,7 @@ impl Lifetime {
             }
         };
         let changed = async {
-            // The sender is gone, so that no more changes can come.
+            // If the sender was dropped, there are no further changes.
             if self.changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -131,7 +134,8 @@ impl Lifetime {
         PollOnWake::new(pin!(event)).await
     }
 
-    /// Returns the denial if the path has expired, else starts the timer.
+    /// Returns a denial if the certificate path has expired. Otherwise starts the timer for the
+    /// next verification, if it does not run yet.
     fn expired(&mut self, connection: &Connection) -> Option<Denial> {
         let proof = connection.proof()?;
         let now = clock::certificate_now();
@@ -147,13 +151,13 @@ impl Lifetime {
         None
     }
 
-    /// Verifies the identity under the newest snapshot, and decides about every request in
-    /// progress by its routes.
+    /// Verifies the identity under the newest snapshot, and authorizes every request in progress by
+    /// the snapshot's routes.
     fn recheck(&mut self, connection: &Connection) -> Result<(), Denial> {
         let snapshot = connection.snapshot();
         if let Some(until) = connection.reverify(&snapshot)? {
             self.holds_until = Some(until);
-            // The new expiry may be earlier, so that the timer must be set again.
+            // The new expiry may be earlier, so that the timer must be started again.
             self.expiry = None;
         }
         connection.recheck_requests(&snapshot)

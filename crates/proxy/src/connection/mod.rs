@@ -1,19 +1,19 @@
-//! `Connection`: the state of one caller's connection, and what belongs to it.
+//! `Connection`: the state of one caller's connection, and the modules that manage it.
 //!
-//! - `worker`: the state that all connections share, and the state that those of one
-//!   thread share
-//! - `guard`: the connection's slot
-//! - `caller_connections`: the open connections of each caller
-//! - `handshake_turns`: handshakes yield to established connections
+//! - `worker`: the state that all connections share, and the state that the connections of one
+//!   worker share
+//! - `guard`: keeps the connection's slot
+//! - `caller_connections`: counts the open connections of each caller
+//! - `handshake_turns`: makes handshakes yield to established connections
 //! - `in_flight`: the requests in progress
-//! - `lifetime`: when the connection has to end
+//! - `lifetime`: decides when the connection must end
 //! - `trust_broadcast`: tells the connections of a worker that trust has changed
 //! - `forwarded_headers`: fields that describe the connection to the service
 //! - `assertion_cache`: assertions that later requests can reuse
-//! - `request_body`: a body on its way to the service
-//! - `buffered_body`: a body that was read to its end
-//! - `unread_body`: the rest of a request whose response is complete
-//! - `response_audit`: the audit record of a response until the response ends
+//! - `request_body`: a request body that is being sent to the service
+//! - `buffered_body`: a request body that was read to its end
+//! - `unread_body`: the unread part of a request body after the response is complete
+//! - `response_audit`: keeps the audit record of a response until the response ends
 
 pub(crate) mod assertion_cache;
 pub(crate) mod buffered_body;
@@ -54,12 +54,15 @@ use crate::snapshot::{Snapshot, TrustStamp};
 use crate::telemetry::record::{ConnectionCut, ConnectionFacts};
 use crate::tls::ClientCertificate;
 
-/// The identity that the handshake proved.
+/// The identity that the handshake verified.
 struct ProvenIdentity {
-    /// The identity as it was last verified. Its revocation status and root may change
-    /// during the connection, but its caller name may not.
+    /// The result of the last verification. The revocation status and the root may change during
+    /// the connection, but the caller name may not.
     identity: ArcSwap<PeerIdentity>,
+    /// The time at which the caller proved possession of the private key, in seconds since the Unix
+    /// epoch. After a resumption, this is the time of the original handshake.
     proven_at: u64,
+    /// Whether the TLS session was resumed.
     resumed: bool,
 }
 
@@ -73,19 +76,19 @@ impl From<ConnectionProof> for ProvenIdentity {
     }
 }
 
-/// A connection after its handshake, shared by all its requests.
+/// The state of a connection after its handshake. All requests of the connection share it.
 pub(crate) struct Connection {
     worker: Arc<Worker>,
     guard: ConnectionGuard,
     facts: Arc<ConnectionFacts>,
-    /// The TLS server name, normalized.
+    /// The server name of the TLS handshake (SNI), in normalized form.
     server_name: Option<String>,
     proof: Option<ProvenIdentity>,
-    /// The trust state under which the identity was last verified. It is locked while the
-    /// identity is replaced, so that both always match.
+    /// The trust state under which the identity was last verified. The lock is held while the
+    /// identity is replaced, so that the stamp always fits the identity.
     verified_by: Mutex<TrustStamp>,
     assertion_cache: AssertionCache,
-    /// The chain that the caller presented. None if the caller proved no identity.
+    /// The certificate chain that the caller presented. `None` if there is no verified identity.
     chain: Option<Arc<[CertificateDer<'static>]>>,
     forwarded_headers: ForwardedHeaderCache,
     in_flight: Arc<InFlightRequests>,
@@ -94,21 +97,21 @@ pub(crate) struct Connection {
     yielding: Arc<YieldSignal>,
 }
 
-/// The results of a handshake, from which a connection is made.
+/// The results of a handshake, from which a [`Connection`] is made.
 pub(crate) struct ConnectionParts {
     pub(crate) worker: Arc<Worker>,
     pub(crate) guard: ConnectionGuard,
     pub(crate) facts: ConnectionFacts,
-    /// The TLS server name, normalized.
+    /// The server name of the TLS handshake (SNI), in normalized form.
     pub(crate) server_name: Option<String>,
     pub(crate) proof: Option<ConnectionProof>,
     /// The trust state under which `proof` was verified.
     pub(crate) verified_by: TrustStamp,
-    /// The chain that the caller presented. None if the caller proved no identity.
+    /// The certificate chain that the caller presented. `None` if there is no verified identity.
     pub(crate) chain: Option<Arc<[CertificateDer<'static>]>>,
 }
 
-/// Signals the end of a connection to its streams and tunnels, which run in other tasks.
+/// Signals the end of a connection to its streams and tunnels. They run in other tasks.
 #[derive(Debug, Default)]
 struct EndSignal {
     has_ended: AtomicBool,
@@ -166,11 +169,11 @@ impl Connection {
         &self.in_flight
     }
 
-    /// Counts the connection for its caller, or for its address if there is no
+    /// Counts the connection in the limit of its caller, or of its address if there is no
     /// certificate.
     ///
     /// # Errors
-    /// If the caller or address has reached its limit.
+    /// Returns a denial if the caller or address has reached its limit.
     pub(crate) async fn enter(&self) -> Result<(), Denial> {
         let (key, share) = {
             let snapshot = self.snapshot();
@@ -180,7 +183,7 @@ impl Connection {
             };
             (key, snapshot.limits.caller.connections)
         };
-        // The address is shared by many peers, which cannot be distinguished.
+        // There is no key if many peers share this address, for example behind a load balancer.
         let Some(key) = key else {
             return Ok(());
         };
@@ -195,32 +198,32 @@ impl Connection {
         Ok(())
     }
 
-    /// Resolves when the connection should close because its caller opens another one.
+    /// Resolves when the connection should close because its caller opens a new connection.
     pub(crate) async fn asked_to_yield(&self) {
         self.yielding.asked().await;
     }
 
-    /// Resolves when the connection is cut off or has ended.
+    /// Resolves when the connection was cut or has ended.
     pub(crate) async fn ended(&self) {
-        // Created before the check, so that an end in between is not missed.
+        // Created before the check, so that an `end` between the check and the wait is not missed.
         let notified = self.end.notify.notified();
         if !self.end.has_ended.load(Ordering::Acquire) {
             notified.await;
         }
     }
 
-    /// Signals that the connection has ended.
+    /// Signals to the streams and tunnels that the connection has ended.
     pub(crate) fn end(&self) {
         self.end.has_ended.store(true, Ordering::Release);
         self.end.notify.notify_waiters();
     }
 
-    /// Returns why the connection was cut off, if it was.
+    /// Returns why the connection was cut. Returns `None` if it was not cut.
     pub(crate) fn cut_reason(&self) -> Option<&Denial> {
         self.cut_reason.get()
     }
 
-    /// Records that the connection is cut off and signals its end.
+    /// Records that the connection is cut, and signals its end.
     pub(crate) fn cut(&self, denial: Denial) {
         tracing::info!(
             peer = %self.facts.peer,
@@ -241,13 +244,12 @@ impl Connection {
         self.end();
     }
 
-    /// Records that h2 itself refused something, before it reached a handler.
+    /// Records that h2 itself refused input before the request reached the handler.
     pub(crate) fn record_h2_refusal(&self, detail: &str) {
         self.record_refusal(&Denial::new(ReasonCode::MalformedRequest, detail));
     }
 
-    /// Records a refusal that does not belong to a request, for example of the whole
-    /// connection.
+    /// Records a refusal that belongs to no request, for example a refusal of the whole connection.
     pub(crate) fn record_refusal(&self, denial: &Denial) {
         let (reason, detail) = (denial.reason, &denial.detail);
         let worker = &self.worker;
@@ -262,24 +264,24 @@ impl Connection {
         worker.audit().write(&line);
     }
 
-    /// Whether the gateway stops: only requests that have begun may finish.
+    /// Returns whether the gateway stops. Then only requests that have begun may finish.
     pub(crate) fn is_stopping(&self) -> bool {
         *self.worker.shared().stopping.borrow()
     }
 
-    /// Returns the newest snapshot. A request must use one snapshot from its beginning to
-    /// its end.
+    /// Returns the newest snapshot. A request must use the same snapshot from its beginning to its
+    /// end.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.worker.shared().snapshot.load_full()
     }
 
-    /// Whether `snapshot` is still the newest configuration.
+    /// Returns whether `snapshot` is still the newest configuration.
     fn is_newest(&self, snapshot: &Snapshot) -> bool {
         self.worker.shared().snapshot.load().generation == snapshot.generation
     }
 
-    /// Returns the identity of the caller as it was last verified. Each request calls this
-    /// once, so that the same identity is checked, recorded and signed.
+    /// Returns the identity that the last verification found. Each request calls this only once, so
+    /// that the gateway checks, records and signs the same identity.
     pub(crate) fn proof(&self) -> Option<ConnectionProof> {
         self.proof.as_ref().map(|proven| ConnectionProof {
             identity: proven.identity.load_full(),
@@ -288,11 +290,11 @@ impl Connection {
         })
     }
 
-    /// Verifies the identity under `snapshot` if that was not done before. This is needed
-    /// because a request may arrive before the connection is notified of a change.
+    /// Verifies the identity under `snapshot`, unless the last verification used the same trust
+    /// state. Each request calls this, because it may arrive before the broadcast of a change.
     ///
     /// # Errors
-    /// Why the identity is not valid any more.
+    /// Returns why the identity is not valid any more.
     pub(crate) fn ensure_verified(&self, snapshot: &Snapshot) -> Result<(), Denial> {
         let stamp = snapshot.trust_stamp();
         if *self
@@ -306,14 +308,14 @@ impl Connection {
         self.reverify(snapshot).map(|_| ())
     }
 
-    /// Verifies the caller's chain again. Returns when the chain must be verified the next
-    /// time, in seconds since the Unix epoch; none if there is no chain.
+    /// Verifies the caller's certificate chain again. Returns the time of the next verification, in
+    /// seconds since the Unix epoch. Returns `None` if there is no chain.
     ///
     /// # Errors
-    /// Why the identity is not valid any more.
+    /// Returns why the identity is not valid any more.
     pub(crate) fn reverify(&self, snapshot: &Snapshot) -> Result<Option<i64>, Denial> {
-        // Read before the verification: if trust changes in between, the chain is only
-        // verified once more.
+        // Read before the verification. If trust changes during the verification, the stamp is then
+        // too old, and the chain is verified once more.
         let stamp = snapshot.trust_stamp();
         let gone = || {
             Denial::new(
@@ -350,28 +352,28 @@ impl Connection {
         }))
     }
 
-    /// Adds a request to those in progress.
+    /// Adds a request to the requests in progress.
     ///
     /// # Errors
-    /// Why the newest configuration does not permit one of the requests.
+    /// Returns why the newest configuration does not permit one of the requests in progress.
     pub(crate) fn register(
         &self,
         snapshot: &Snapshot,
         permitted: PermittedRequest,
     ) -> Result<InFlightRequest, Denial> {
         let request = self.in_flight.register(permitted);
-        // If a new configuration was put in service while this request was authenticated,
-        // the check of the requests in progress did not include this request.
+        // A new configuration may have been put in service while this request was authenticated.
+        // The recheck of that change did not include this request.
         if !self.is_newest(snapshot) {
             self.recheck_requests(&self.snapshot())?;
         }
         Ok(request)
     }
 
-    /// Decides about all requests in progress again, under `snapshot`.
+    /// Authorizes all requests in progress again, under `snapshot`.
     ///
     /// # Errors
-    /// Why one of the requests is not permitted any more.
+    /// Returns why one of the requests is not permitted any more.
     pub(crate) fn recheck_requests(&self, snapshot: &Snapshot) -> Result<(), Denial> {
         let proof = self.proof();
         let address = self.facts.peer.ip();

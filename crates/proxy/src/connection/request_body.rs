@@ -1,5 +1,5 @@
-//! `RequestBody`: the body of a request while it is sent to the service. It is not copied.
-//! Its size and its pauses are limited.
+//! `RequestBody`: the body of a request while it is sent to the service. The data is not copied.
+//! The size of the body and the length of pauses are limited.
 
 use std::error::Error;
 use std::fmt;
@@ -26,13 +26,13 @@ use crate::wire::headers::RequestTrailers;
 use crate::wire::refusal::Refusal;
 use crate::wire::upload_progress::UploadProgress;
 
-/// Why a caller's body ended early.
+/// The reason why a request body ended early.
 #[derive(Debug)]
 pub(crate) struct RequestBodyError {
     pub(crate) reason: ReasonCode,
     pub(crate) detail: String,
-    /// The error code with which h2 resets the upstream stream. Without it, h2 would send
-    /// INTERNAL_ERROR.
+    /// The error code with which h2 resets the stream to the service. Without this error, h2 would
+    /// send INTERNAL_ERROR.
     reset: h2::Error,
 }
 
@@ -67,23 +67,25 @@ impl From<RequestBodyError> for Refusal {
 /// The body of a request while it is sent to the service.
 pub(crate) struct RequestBody {
     source: Source,
-    /// None if the caller may pause without limit.
+    /// The limit for the caller's pauses. `None` if the caller may pause without limit.
     stall: Option<StallTimeout>,
+    /// The number of bytes that the caller may still send. `None` if there is no limit.
     bytes_left: Option<u64>,
-    /// Resolves when the service has asked for the body. Nothing is read before that.
+    /// Resolves when the body may be read: after the service's 100 (Continue), or after a timeout.
+    /// `None` if the service was not asked for a 100.
     expectation: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     upload: Arc<UploadProgress>,
     trailers: RequestTrailers,
-    /// The body may outlive the connection's task. The connection keeps its slot until the
-    /// body is dropped.
+    /// Keeps the connection's slot until the body is dropped, because the body may outlive the
+    /// connection's task.
     _guard: ConnectionGuard,
 }
 
 /// The source of a body.
 enum Source {
-    /// The caller's connection.
+    /// Read from the caller's connection.
     Incoming(CallerBody),
-    /// Memory.
+    /// Read from memory.
     Buffered(BufferedBody),
 }
 
@@ -111,7 +113,7 @@ impl Source {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Incoming(incoming) => incoming.size_hint(),
-            // Trailers need the chunked coding, which excludes a Content-Length.
+            // Trailers need the chunked transfer coding, which excludes Content-Length.
             Self::Buffered(body) if body.trailers.is_some() => SizeHint::default(),
             Self::Buffered(body) => SizeHint::with_exact(body.length()),
         }
@@ -119,7 +121,7 @@ impl Source {
 }
 
 impl RequestBody {
-    /// Makes a body from one that was read to its end.
+    /// Makes a body from a buffered body, which is complete.
     pub(crate) fn buffered(
         body: BufferedBody,
         trailers: RequestTrailers,
@@ -137,7 +139,7 @@ impl RequestBody {
         }
     }
 
-    /// Makes a body that is read from its caller's connection.
+    /// Makes a body that is read from the caller's connection.
     pub(crate) fn new(
         incoming: CallerBody,
         stall_timeout: Option<Duration>,
@@ -157,12 +159,12 @@ impl RequestBody {
         }
     }
 
-    /// Whether the caller must still send a part of the body.
+    /// Returns whether the caller must still send a part of the body.
     pub(crate) fn is_still_to_come(&self) -> bool {
         matches!(&self.source, Source::Incoming(incoming) if !incoming.is_end_stream())
     }
 
-    /// Delays reading until the service has asked for the body.
+    /// Delays the first read until the service has asked for the body.
     pub(crate) fn wait_for(&mut self, expectation: &Arc<Expectation>) {
         self.expectation = Some(Box::pin(Arc::clone(expectation).met()));
     }
@@ -175,7 +177,8 @@ impl RequestBody {
         &self.upload
     }
 
-    /// Returns a copy of the body for a retry, if the body is in memory or empty.
+    /// Returns a copy of the body for a retry. Returns `None` unless the body is in memory or
+    /// empty.
     pub(crate) fn copy(&self) -> Option<BufferedBody> {
         match &self.source {
             Source::Buffered(body) => Some(body.clone()),
@@ -183,7 +186,7 @@ impl RequestBody {
         }
     }
 
-    /// Returns why a body could not be read to its end.
+    /// Converts hyper's error for an incomplete body into the reason.
     pub(crate) fn read_error(error: &hyper::Error) -> RequestBodyError {
         match find_source::<FramingError>(error) {
             Some(FramingError { reason, detail }) => RequestBodyError::new(*reason, *detail),
@@ -240,7 +243,7 @@ impl RequestBody {
                         return Poll::Ready(Some(Err(error)));
                     }
                     this.trailers.strip(trailers);
-                    // An empty trailer section has no meaning, and some services close the
+                    // An empty trailer section is not forwarded, because some services close the
                     // connection if they receive one.
                     if trailers.is_empty() {
                         this.upload.set_complete();
@@ -259,7 +262,8 @@ impl RequestBody {
                         }
                     }
                 }
-                // hyper does not poll a body of known length again after its last byte.
+                // hyper does not poll a body of known length after its last byte, so the end is
+                // recorded here.
                 if this.source.is_end_stream() {
                     this.upload.set_complete();
                 }
@@ -278,8 +282,8 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let mut polled = self.poll_next(context);
-        // Checked after polling, because `abandon` wakes only a task that is registered as
-        // waiting.
+        // Checked after the poll, because `abandon` wakes only a task that the poll has registered
+        // as waiting.
         if self.upload.is_abandoned() && !matches!(polled, Poll::Ready(None)) {
             polled = Poll::Ready(Some(Err(RequestBodyError::new(
                 ReasonCode::UpstreamProtocol,
@@ -302,7 +306,7 @@ impl Body for RequestBody {
     }
 }
 
-/// Limits how long the caller may send nothing. The timer is created at the first pause,
+/// Limits the time during which the caller sends no data. The timer is created at the first pause,
 /// so that a body without pauses needs no timer.
 struct StallTimeout {
     timeout: Duration,

@@ -1,4 +1,4 @@
-//! `ResponseAudit`: the audit record of a response until the response ends.
+//! `ResponseAudit`: keeps the audit record of a response until the response ends.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,19 +8,19 @@ use super::in_flight::InFlightRequest;
 use crate::policy::Denial;
 use crate::telemetry::record::AuditRecord;
 
-/// The audit record of a response, and the entry of its request among those in progress.
-/// When it is dropped, the record is written and the request counts as ended.
+/// The audit record of a response, and the request's entry in the requests in progress. On drop,
+/// the record is written and the entry is removed.
 pub(crate) struct ResponseAudit {
     record: AuditRecord,
-    /// None if the gateway itself made the response.
+    /// The entry of a forwarded request. `None` if the gateway made the response itself.
     in_flight: Option<InFlightRequest>,
     connection: Arc<Connection>,
-    /// Whether the record already contains how the response ended, or why it was refused.
+    /// Whether the record already contains the outcome of the response.
     is_settled: bool,
 }
 
 impl ResponseAudit {
-    /// Creates the audit of a service's response.
+    /// Creates the `ResponseAudit` for a service's response.
     pub(crate) const fn forwarded(
         record: AuditRecord,
         in_flight: InFlightRequest,
@@ -34,8 +34,8 @@ impl ResponseAudit {
         }
     }
 
-    /// Creates the audit of a response that the gateway itself made. Its record already
-    /// has a reason.
+    /// Creates the `ResponseAudit` for a response that the gateway made itself. The record already
+    /// contains the outcome of the request.
     pub(crate) const fn local(record: AuditRecord, connection: Arc<Connection>) -> Self {
         Self {
             record,
@@ -45,14 +45,14 @@ impl ResponseAudit {
         }
     }
 
-    /// Stops counting the request in the limit of its upstream.
+    /// Stops counting the request in the concurrency limit of its upstream.
     pub(crate) fn release_upstream(&mut self) {
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.release_upstream();
         }
     }
 
-    /// Records that the whole response was passed on to the caller's connection.
+    /// Records that the whole response was passed to the caller's connection.
     pub(crate) fn complete(mut self) {
         self.record.complete();
         self.is_settled = true;

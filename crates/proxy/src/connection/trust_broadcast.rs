@@ -1,34 +1,32 @@
-//! `TrustBroadcast`: notifies the connections of a worker in batches that trust has
-//! changed.
+//! `TrustBroadcast`: tells the connections of a worker in batches that trust has changed.
 //!
-//! If thousands of connections verified their chains at the same time, all requests would
-//! be delayed. Each connection therefore belongs to one of a fixed number of batches, and
-//! the worker does other work between batches. A request does not wait for the batch of
-//! its connection: each request first checks whether its connection was verified under the
-//! newest state.
+//! If thousands of connections verified their chains at the same time, they would delay all
+//! requests. Each connection therefore belongs to one of a fixed number of batches, and the worker
+//! does other work between two batches. A request does not wait for the batch of its connection.
+//! Each request first checks whether its connection was verified under the newest trust state.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-/// Number of batches of one worker. With 10,000 connections a batch has 39 of them, which
-/// need less than half a millisecond.
+/// Number of batches of one worker. With 10,000 connections, a batch has 39 connections. Their
+/// verification takes less than half a millisecond.
 const BATCHES: usize = 256;
-/// Time between two batches. A task that serves a request is polled several times. Without
-/// a pause, a batch would run before each of these polls.
+/// Pause between two batches. A task that serves a request is polled several times. Without a
+/// pause, a batch would run before each of these polls.
 const PAUSE: Duration = Duration::from_millis(1);
-/// After this time the broadcast does not pause any more, because changes must take effect
-/// within a second.
+/// Time after which the broadcast makes no more pauses, because changes must take effect within a
+/// second.
 const PAUSES_END: Duration = Duration::from_millis(300);
-/// After this time all remaining batches are notified at once.
+/// Time after which all remaining batches are notified without a yield.
 const YIELDS_END: Duration = Duration::from_millis(450);
 
-/// The batches of a worker.
+/// The batches of connections of one worker.
 #[derive(Debug)]
 pub(crate) struct TrustBroadcast {
     batches: Vec<watch::Sender<()>>,
-    /// Number of subscriptions so far. It selects the batch of the next one.
+    /// Number of subscriptions until now. It selects the batch of the next connection.
     subscriptions: AtomicUsize,
 }
 
@@ -42,22 +40,22 @@ impl Default for TrustBroadcast {
 }
 
 impl TrustBroadcast {
-    /// Adds a connection to a batch. The connection is notified of every later change. If
-    /// it reads the state after this call, it cannot miss a change: it either reads the
-    /// new state or is notified.
+    /// Adds a connection to a batch. The connection is notified of every later change. The
+    /// connection must read the trust state after this call. It then either reads the new state or
+    /// is notified, and cannot miss a change.
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
         let number = self.subscriptions.fetch_add(1, Ordering::Relaxed);
         match self.batches.get(number % BATCHES) {
             Some(batch) => batch.subscribe(),
-            // Unreachable: the remainder is always less than the number of batches.
+            // Unreachable, because the remainder is always less than the number of batches.
             None => watch::Sender::new(()).subscribe(),
         }
     }
 
-    /// Notifies connections of changes until the worker's runtime ends. `changes` is
+    /// Notifies connections of changes until the worker's runtime ends. `changes` must be
     /// incremented after a change was put in service.
     pub(crate) async fn run(&self, mut changes: watch::Receiver<u64>) {
-        // A change during a round starts another round for all batches.
+        // A round notifies all batches once. After a change during a round, another round follows.
         while changes.changed().await.is_ok() {
             let begun = Instant::now();
             for batch in &self.batches {
@@ -88,8 +86,7 @@ mod tests {
         const CONNECTIONS: usize = 10 * BATCHES;
         let broadcast = Rc::new(TrustBroadcast::default());
         let (change, changes) = watch::channel(0);
-        // The order of events: true if a connection was notified, false if another task
-        // ran.
+        // The sequence of events: `true` if a connection was notified, `false` if another task ran.
         let seen: Rc<RefCell<Vec<bool>>> = Rc::default();
         let local = tokio::task::LocalSet::new();
         for _ in 0..CONNECTIONS {
@@ -141,7 +138,7 @@ mod tests {
         for round in 1..200_usize {
             let mut told = broadcast.subscribe();
             let read = state.load(Ordering::SeqCst);
-            // The state is stored first and announced afterwards, as a reload does.
+            // The state is stored first and announced afterwards, in the same order as in a reload.
             state.store(round, Ordering::SeqCst);
             change.send_modify(|changes| *changes += 1);
             assert!(read < round);

@@ -1,13 +1,14 @@
-//! `UnreadBody`: the rest of a request in HTTP/2 that nothing reads any more.
+//! `UnreadBody`: the unread part of an HTTP/2 request body after its reader has stopped.
 //!
-//! h2 resets a stream whose response is complete and whose request is not, as soon as
-//! nothing can read the request any more (RFC 9113, section 8.1: NO_ERROR). Some clients
-//! lose a response that arrives together with the reset. So the rest of the request is
-//! discarded until the response is on its way. If the request ends, there is no reset;
-//! otherwise the reset comes later.
+//! If a response is complete and its request is not, h2 resets the stream as soon as the request's
+//! body is dropped (RFC 9113 section 8.1: NO_ERROR). Some clients lose the response if the reset
+//! arrives together with it. The gateway therefore keeps the body, and discards its data until the
+//! response was sent. If the request ends in this time, h2 sends no reset. Otherwise h2 resets the
+//! stream later.
 //!
-//! The rest belongs to the task of its stream. Nothing that h2 holds may own it: h2 drops
-//! what it holds under its own lock, which dropping a request's body takes too.
+//! The task of the stream owns the unread body. No value inside h2 may own it. h2 drops its values
+//! under its own lock, and dropping a request's body takes the same lock, so there would be a
+//! deadlock.
 
 use std::cell::OnceCell;
 use std::future::{pending, poll_fn};
@@ -24,22 +25,23 @@ use tokio::sync::Notify;
 
 use crate::wire::socket::LingerLimits;
 
-/// How long the rest of a request may take to arrive after the response. Some clients
-/// read no response before they have sent the whole request. Less than the time that a
-/// connection has to close for another one.
+/// Maximum time in which the unread part may arrive after the response. Some clients read the
+/// response only after they have sent the whole request. The time is shorter than
+/// `caller_connections::CLOSE_WAIT`, in which an idle connection must close.
 const REST_TIMEOUT: Duration = Duration::from_millis(1500);
-/// Maximum size of the rest.
+/// Maximum size of the unread part in bytes.
 const MAX_REST: u64 = LingerLimits::CALLER.bytes;
-/// How long after its response a stream is reset if its rest is too long. The caller has
-/// read the response by then.
+/// Delay between the response and the reset, if the unread part is too long. It gives the caller
+/// time to read the response.
 const RESET_DELAY: Duration = Duration::from_millis(100);
 
 tokio::task_local! {
-    /// The unread body of the stream that the task serves. Absent if the request has none.
+    /// The unread body of the stream whose task runs. Empty if the request has no body to read.
     static UNREAD: OnceCell<Arc<UnreadBody>>;
 }
 
-/// Runs the task of a stream in HTTP/2, for which [`CallerBody`] keeps what is unread.
+/// Runs the task of an HTTP/2 stream. If a [`CallerBody`] is dropped in this task, its unread part
+/// is kept.
 pub(crate) fn with_unread_body<F: Future>(task: F) -> impl Future<Output = F::Output> {
     UNREAD.scope(OnceCell::new(), task)
 }
@@ -48,7 +50,7 @@ fn of_task() -> Option<Arc<UnreadBody>> {
     UNREAD.try_with(|unread| unread.get().cloned()).ok()?
 }
 
-/// Discards what is unread while the response is still being sent, so that it does not
+/// Discards the unread body while the response is still being sent. Otherwise the unread data would
 /// keep the connection's window closed. Never resolves.
 pub(crate) async fn discard_unread() {
     if let Some(unread) = of_task() {
@@ -57,8 +59,9 @@ pub(crate) async fn discard_unread() {
     pending().await
 }
 
-/// Discards what is unread, or lets the caller read its response before the stream is
-/// reset. To be called when h2 has the whole response.
+/// Discards the unread body. If the body is too long or the request is a CONNECT, then waits for
+/// [`RESET_DELAY`], so that the caller can read its response before h2 resets the stream. Must be
+/// called when h2 has the whole response.
 pub(crate) async fn drain_unread() {
     let Some(unread) = of_task() else { return };
     let discarded = tokio::time::timeout(REST_TIMEOUT, unread.discard()).await;
@@ -67,7 +70,7 @@ pub(crate) async fn drain_unread() {
     }
 }
 
-/// Drops what is unread at the end of the stream's task, however the task ends.
+/// Drops the unread body when the stream's task ends or is cancelled.
 pub(crate) struct DropUnread;
 
 impl Drop for DropUnread {
@@ -78,17 +81,19 @@ impl Drop for DropUnread {
     }
 }
 
-/// A caller's body. Dropping it leaves what was not read to the task of its stream.
+/// A caller's request body. If it is dropped before its end, the task of its stream keeps the
+/// unread part.
 #[derive(Debug)]
 pub(crate) struct CallerBody {
-    /// Absent only while it is dropped.
+    /// `None` only during `drop`.
     incoming: Option<Incoming>,
-    /// None over HTTP/1.1, and if there is no body to come.
+    /// The place where the unread part is kept. `None` in HTTP/1.1, and if there is no body to
+    /// read.
     unread: Option<Arc<UnreadBody>>,
 }
 
 impl CallerBody {
-    /// Wraps a body. To be called in the task of its stream.
+    /// Wraps a body. Must be called in the task of the body's stream.
     pub(crate) fn new(incoming: Incoming, is_connect: bool) -> Self {
         let has_rest = is_connect || !incoming.is_end_stream();
         let of_task = || {
@@ -97,7 +102,8 @@ impl CallerBody {
         };
         let unread: Option<Arc<UnreadBody>> = has_rest.then(of_task).flatten();
         if let Some(unread) = unread.as_ref().filter(|_| is_connect) {
-            // hyper holds the stream of a CONNECT by itself.
+            // For CONNECT, hyper itself keeps a reference to the stream. `drain_unread` then always
+            // waits for `RESET_DELAY`.
             unread.is_connect.store(true, Ordering::Relaxed);
         }
         Self {
@@ -149,11 +155,12 @@ struct UnreadBody {
 
 #[derive(Debug, Default)]
 enum State {
-    /// The request is being read.
+    /// The `CallerBody` still exists.
     #[default]
     InUse,
+    /// The `CallerBody` was dropped before its end.
     Kept(Incoming),
-    /// Nothing is left, or the stream's task is over.
+    /// The body has ended, or the stream's task has ended.
     Over,
 }
 
@@ -174,7 +181,7 @@ impl UnreadBody {
                 State::Kept(_) | State::Over => Some(incoming),
             }
         };
-        // Dropped without the lock, as h2 has locks too.
+        // Dropped without the lock, because the drop takes h2's locks.
         drop(left);
         self.kept.notify_one();
     }
@@ -184,7 +191,7 @@ impl UnreadBody {
         drop(left);
     }
 
-    /// Waits until nothing else reads the body, and discards the rest.
+    /// Waits until the `CallerBody` is dropped, and then discards the unread part.
     async fn discard(&self) -> Discarded {
         while matches!(*self.state(), State::InUse) {
             self.kept.notified().await;

@@ -1,5 +1,5 @@
-//! `Shared`: the state that all connections share. `Worker`: the state that the
-//! connections of one thread share.
+//! `Shared`: the state that all connections share. `Worker`: the state that the connections of one
+//! worker thread share.
 
 use std::sync::Arc;
 
@@ -20,37 +20,37 @@ use crate::telemetry::metrics::Metrics;
 use crate::upstream::pool::PoolShard;
 use crate::wire::buffer_budget::BufferBudget;
 
-/// The state that all connections share.
+/// The state that all connections of the process share.
 #[derive(Debug)]
 pub struct Shared {
-    /// The configuration and trust under which requests are decided.
+    /// The snapshot under which requests are decided.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// The metrics of the process.
     pub metrics: Arc<Metrics>,
-    /// Limits the memory of buffered bodies.
+    /// Limits the memory that buffered bodies use.
     pub buffer_budget: Arc<BufferBudget>,
-    /// Counts the tunnels of each caller.
+    /// Counts the open tunnels of each caller.
     pub tunnels: Arc<Places>,
-    /// Counts the connections of each caller.
+    /// Counts the open connections of each caller.
     pub caller_connections: Arc<CallerConnections>,
-    /// Maximum number of connections: the configured number, or fewer if the process has
-    /// too few file descriptors.
+    /// Maximum number of connections. This is the configured number, or less if the process has too
+    /// few file descriptors.
     pub max_connections: usize,
-    /// Keeps the chains that callers present, if the configuration asks for it.
+    /// Stores the chains that callers present, if this is configured.
     pub chains: Option<ChainKeeper>,
     /// Records connections that were evicted before their handshake was complete.
     pub evictions: EvictionLog,
-    /// Counts the addresses from which handshakes come.
+    /// Counts handshakes by address, to detect a load balancer that hides its clients' addresses.
     pub handshake_sources: Arc<HandshakeSources>,
-    /// Incremented after a new snapshot was put in service or the deny list changed.
+    /// Incremented after a new snapshot was put in service or the deny list has changed.
     pub changes: watch::Receiver<u64>,
-    /// Becomes true when connections should drain.
+    /// Becomes `true` when connections should drain.
     pub stopping: watch::Receiver<bool>,
-    /// Becomes true when connections must end at once.
+    /// Becomes `true` when connections must end immediately.
     pub aborting: watch::Receiver<bool>,
 }
 
-/// The state that the connections of one worker share.
+/// The state that the connections of one worker thread share.
 #[derive(Debug)]
 pub(crate) struct Worker {
     shared: Arc<Shared>,
@@ -92,13 +92,12 @@ impl Worker {
         self.trust_broadcast.subscribe()
     }
 
-    /// Notifies the subscribed connections of changes of trust until the worker's runtime
-    /// ends.
+    /// Notifies the subscribed connections of changes of trust until the worker's runtime ends.
     pub(crate) async fn broadcast_trust_changes(&self) {
         self.trust_broadcast.run(self.shared.changes.clone()).await;
     }
 
-    /// Counts a connection if its task has panicked.
+    /// Counts a panic if the task of a connection ended by a panic.
     pub(crate) fn record_panic(&self, ended: Result<(), tokio::task::JoinError>) {
         if ended.is_err_and(|error| error.is_panic()) {
             record_panic(&self.shared.metrics);
@@ -106,7 +105,7 @@ impl Worker {
     }
 }
 
-/// Counts a connection, or one of its streams, that has ended by a panic.
+/// Counts and logs a panic in the task of a connection or stream.
 pub(crate) fn record_panic(metrics: &Metrics) {
     metrics.panicked();
     tracing::error!("a connection ended by a panic; please report this");

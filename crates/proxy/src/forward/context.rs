@@ -1,4 +1,4 @@
-//! `ForwardContext`: what each step needs to forward a permitted request.
+//! `ForwardContext`: the data that every step of forwarding a request needs.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use crate::route::Route;
 use crate::snapshot::Snapshot;
 use crate::upstream::Affinity;
 
-/// The connection, state, route and permit of a request.
+/// The connection, snapshot, route and permit of a request.
 #[derive(Clone, Copy)]
 pub(crate) struct ForwardContext<'a> {
     pub(crate) connection: &'a Arc<Connection>,
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) route: &'a Arc<Route>,
     pub(crate) permit: &'a Permit,
-    /// The key under which the request is counted in shared limits.
+    /// The key under which the request is counted in the limits that all callers share.
     pub(crate) share_key: ShareKey,
 }
 
@@ -40,7 +40,7 @@ impl<'a> ForwardContext<'a> {
         }
     }
 
-    /// Returns the properties of the request that the choice of an endpoint may depend on.
+    /// Returns the properties of the request that can influence the choice of an endpoint.
     pub(crate) fn affinity(&self) -> Affinity<'a> {
         let caller = self.permit.principal().map(Principal::caller);
         self.route.upstream.affinity(caller, self.share_key)

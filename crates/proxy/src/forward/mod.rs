@@ -1,7 +1,7 @@
-//! Forwards a permitted request to its upstream. This file makes one attempt.
+//! Forwards a permitted request to its upstream. This file makes one attempt to send it.
 //!
-//! - `context`: the connection, route and permit that every step needs
-//! - `request_hints`: fields of the request that change how it is forwarded
+//! - `context`: the connection, snapshot, route and permit that every step needs
+//! - `request_hints`: header fields that change how a request is forwarded
 //! - `upgrade`: requests that switch protocols
 //! - `retry`: makes attempts until there is a response, each with a new assertion
 
@@ -38,11 +38,11 @@ use crate::wire::refusal::Refusal;
 use crate::wire::response_framing::{self, ResponseFramingError};
 use crate::wire::upload_progress::UploadProgress;
 
-/// The right to forward a request. [`forward`] requires one of the two, so that no request
-/// leaves the gateway without it.
+/// The right to forward a request. [`forward`] requires a `ForwardAuthorization`, so that no
+/// request leaves the gateway without an assertion or an anonymous permit.
 #[derive(Debug)]
 pub(crate) enum ForwardAuthorization {
-    /// A signed assertion about the caller.
+    /// An assertion about the caller that the gateway has signed.
     Signed(SignedAssertion),
     /// A permit of a route that explicitly authenticates no caller.
     Anonymous(AnonymousPermit),
@@ -64,43 +64,45 @@ pub(crate) struct PreparedRequest {
     pub(crate) body: RequestBody,
 }
 
-/// A service's response and the connection that it is read from.
+/// A service's response, and the lease of the connection that carries it.
 pub(crate) struct UpstreamResponse {
     pub(crate) response: Response<UpstreamBody>,
     pub(crate) lease: Lease<RequestBody>,
     pub(crate) upload: Arc<UploadProgress>,
-    /// The service gave a final response instead of a 100.
+    /// The service sent a final response instead of a 100 (Continue). The caller then need not send
+    /// the body.
     pub(crate) body_unwanted: bool,
-    /// The response has no content, even if the service sends some.
+    /// True if the status allows no content, as 204 and 304 do. The service's content is then not
+    /// sent.
     pub(crate) has_no_content: bool,
-    /// A frame of the content that was read before the response was built.
+    /// The first frame of the content, if it was read before the caller's response was built.
     pub(crate) first_frame: Option<Frame<Bytes>>,
 }
 
-/// Why an attempt gave no response.
+/// The reason why an attempt had no response.
 pub(crate) enum ForwardError {
-    /// The connection was closed before the request was sent. The request is given back;
-    /// another attempt needs a fresh assertion.
+    /// The connection was closed before the request was sent. `Unsent` contains the request.
+    /// Another attempt needs a fresh assertion.
     NeverSent(Box<Unsent>),
     /// The connection failed before a response arrived.
     Broken {
         refusal: Refusal,
-        /// Index of the endpoint among those of the upstream.
+        /// Index of the endpoint in the upstream's list of endpoints.
         endpoint: usize,
-        /// The service said that it has not processed the request.
+        /// The service reported that it has not processed the request.
         unprocessed: bool,
     },
-    /// Any other reason.
+    /// The request was refused for any other reason, and must not be sent again.
     Refused(Refusal),
 }
 
 /// A request of which the gateway has sent no byte.
 pub(crate) struct Unsent {
     pub(crate) request: PreparedRequest,
-    /// The endpoint, if it closed a new connection. None if the connection was reused,
-    /// because a service may close such a connection at any time.
+    /// The endpoint, if it closed a new connection. `None` if the connection was reused, because a
+    /// service may close an idle connection at any time.
     pub(crate) endpoint: Option<usize>,
-    /// The refusal if the request is not sent again.
+    /// The refusal to return if there is no further attempt.
     pub(crate) refusal: Refusal,
 }
 
@@ -114,21 +116,21 @@ impl From<Refusal> for ForwardError {
 pub(crate) struct Attempt<'a> {
     pub(crate) pool: &'a Arc<PoolShard<RequestBody>>,
     pub(crate) upstream: &'a Arc<Upstream>,
-    /// A connection that was opened only for this request.
+    /// A connection that was opened only for this request, for example for an upgrade.
     pub(crate) dedicated: Option<Box<Lease<RequestBody>>>,
     pub(crate) assertion_header: &'a HeaderName,
     pub(crate) authorization: &'a ForwardAuthorization,
     pub(crate) affinity: Affinity<'a>,
-    /// Takes a new connection instead of a pooled one.
+    /// If true, opens a new connection instead of a pooled connection.
     pub(crate) fresh: bool,
-    /// An endpoint that has just failed and should not be selected again.
+    /// The endpoint that failed in the attempt before, and should not be selected again.
     pub(crate) avoid: Option<usize>,
-    /// How long the head of the response may take. None for gRPC, because gRPC callers
-    /// enforce a deadline themselves.
+    /// The timeout for the head of the response. `None` for gRPC to an HTTP/2 service, because gRPC
+    /// callers enforce a deadline themselves.
     pub(crate) first_byte_timeout: Option<Duration>,
-    /// The `Upgrade` of the forwarded request.
+    /// The value of the `Upgrade` field in the forwarded request.
     pub(crate) upgrade: Option<&'a HeaderValue>,
-    /// Set if the caller waits for a 100 from the service.
+    /// `Some` if the caller waits for a 100 (Continue) from the service.
     pub(crate) expectation: Option<&'a Arc<Expectation>>,
 }
 
@@ -145,14 +147,14 @@ impl Attempt<'_> {
     }
 }
 
-/// Counts a request in progress at its upstream until the result is dropped. If the caller
-/// has reached its limit, the request waits until another one of the same caller ends.
+/// Counts a request in progress at its upstream until the returned `Place` is dropped. If the
+/// caller has reached its limit, the request waits until another request of the same caller ends.
 pub(crate) async fn admit(context: &ForwardContext<'_>) -> Result<Place, Refusal> {
     let upstream = &context.route.upstream;
     let share = context.snapshot.limits.caller.requests_in_flight;
     let caller = context.share_key;
     let admitted = match upstream.admit(caller, share) {
-        // Boxed, so that requests that do not wait need no space for this future.
+        // Boxed, so that requests that need not wait use no space for this future.
         Err(NoPlace::Caller) => Box::pin(upstream.admit_later(caller, share)).await,
         admitted => admitted,
     };
@@ -182,11 +184,11 @@ pub(crate) async fn forward(
             assertion.header_value().clone(),
         );
     }
-    // A dedicated connection was made for this request. A retry on another connection
-    // could not succeed.
+    // A dedicated connection was opened for this request only. A request that was not sent on it
+    // could not succeed on another connection.
     let is_dedicated = attempt.dedicated.is_some();
-    // Yields before a connection is leased. A connection could otherwise close between its
-    // check and its use.
+    // Yields before a connection is leased. If the task yielded after the lease, the service could
+    // close the leased connection during the yield.
     yield_once().await;
     let mut lease = attempt.lease().await?;
     let upload = Arc::clone(body.upload());
@@ -200,7 +202,7 @@ pub(crate) async fn forward(
     });
     let preemption = lease.preemption();
     let outcome = {
-        // Pinned here, so that this large future is stored only once.
+        // Pinned here, so that this large future is stored only once and never moved.
         let sending = pin!(lease.send(request, on_interim));
         let sending = unless_preempted(preemption, upstream, sending);
         match attempt.first_byte_timeout {
@@ -239,8 +241,8 @@ pub(crate) async fn forward(
     }
 }
 
-/// Accepts a response, unless its framing is ambiguous or it switches to a protocol that
-/// was not offered.
+/// Accepts a response. Refuses it if its framing is ambiguous, or if it switches to a protocol that
+/// the gateway did not offer.
 fn accept_response(
     attempt: &Attempt<'_>,
     mut response: Response<UpstreamBody>,
@@ -262,8 +264,8 @@ fn accept_response(
         lease.mark_last();
     }
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    // From here on, the connection makes progress only while the response's body is read. A task
-    // therefore drives it if the request is still being sent, or if it becomes a tunnel.
+    // From here on, only reads of the response's body drive the connection. If the request is still
+    // being sent, or if the connection becomes a tunnel, a separate task must drive it.
     if switches || !upload.is_complete() {
         lease.detach();
     }
@@ -284,8 +286,8 @@ fn accept_response(
     })
 }
 
-/// Handles a request that hyper returned. hyper wrote no byte of it and did not poll its
-/// body, so that it may be sent again even if it is not idempotent.
+/// Handles a request that hyper returned unsent. hyper wrote no byte of the request and did not
+/// poll its body. The request may therefore be sent again even if it is not idempotent.
 fn never_sent(
     upstream: &Upstream,
     lease: Lease<RequestBody>,
@@ -309,7 +311,7 @@ fn never_sent(
     };
     let refusal = match find_source::<rustls::Error>(error) {
         Some(rustls::Error::AlertReceived(_)) => refused_handshake(upstream),
-        // The service sent bytes that rustls does not accept.
+        // The service sent bytes that rustls rejects.
         Some(_) => Refusal::new(
             ReasonCode::UpstreamProtocol,
             format!("{name} broke the connection off"),
@@ -330,7 +332,7 @@ fn never_sent(
     }))
 }
 
-/// Describes how a service ended a connection, and the likely cause.
+/// Describes the GOAWAY code with which a service ended a connection, and the likely cause.
 pub(crate) fn ended_with(code: h2::Reason, cause: Option<&str>) -> String {
     let code = h2_code_name(code);
     match cause {
@@ -339,8 +341,9 @@ pub(crate) fn ended_with(code: h2::Reason, cause: Option<&str>) -> String {
     }
 }
 
-/// Sends a request unless it has to yield its connection: if the endpoint has as many as it
-/// may have, the caller that uses the most yields one to a caller that waits.
+/// Sends a request, but stops if another caller needs the connection. When the endpoint has reached
+/// its connection limit, the caller with the most connections gives up one connection to a waiting
+/// caller.
 async fn unless_preempted<T>(
     preemption: Option<Arc<PreemptionSignal>>,
     upstream: &Upstream,
@@ -356,7 +359,7 @@ async fn unless_preempted<T>(
     }
 }
 
-/// Creates the denial for a request that ends because it yields its connection.
+/// Creates the denial for a request that ends because its connection is given to another caller.
 pub(crate) fn preemption_denial(upstream: &str) -> Denial {
     Denial::caller_limit(
         CallerLimit::UpstreamConnections,
@@ -364,8 +367,8 @@ pub(crate) fn preemption_denial(upstream: &str) -> Denial {
     )
 }
 
-/// Returns the refusal for a service that rejects our certificate. In TLS 1.3 a service
-/// does that only after the handshake.
+/// Returns the refusal for a service that rejected the gateway's certificate. In TLS 1.3 the alert
+/// arrives only after the handshake.
 fn refused_handshake(upstream: &Upstream) -> Refusal {
     let detail = format!("{} refused the gateway's handshake", upstream.name());
     Refusal::new(ReasonCode::UpstreamUntrusted, detail)
@@ -385,8 +388,9 @@ fn send_failure(
         );
         return Refusal::new(ReasonCode::HeadTooLarge, detail).into();
     }
-    // A reused connection may end at any time, and a service that resets one stream still
-    // works. Neither counts as a failure of the endpoint.
+    // A failed reused connection does not count as a failure of the endpoint, because a service may
+    // close an idle connection at any time. A reset stream does not count either, because the
+    // service still works.
     let h2_error = find_source::<h2::Error>(error);
     if !lease.is_reused() && h2_error.is_none_or(h2::Error::is_io) {
         upstream.record_timeout(endpoint, attempt.affinity);
@@ -412,8 +416,8 @@ fn send_failure(
         ReasonCode::UpstreamProtocol,
         format!("{} {detail}", upstream.name()),
     );
-    // Never retried: the service would make the same mistake again. In HTTP/2 that would
-    // also end the other requests on the new connection.
+    // Never retried, because the service would make the same mistake again. In HTTP/2 the mistake
+    // would also end the other requests on the next connection.
     if is_flood || is_not_http {
         return refusal.into();
     }
@@ -424,18 +428,18 @@ fn send_failure(
     ForwardError::Broken {
         refusal,
         endpoint,
-        // RFC 9113 section 8.7
+        // RFC 9113 section 8.7: a request that the service has not processed is safe to retry.
         unprocessed: reset == Some(h2::Reason::REFUSED_STREAM) || is_unprocessed(error),
     }
 }
 
-/// Whether the service sent GOAWAY before it processed the request. If the request may
-/// have been processed, hyper reports the end of the connection instead.
+/// Returns whether the service sent GOAWAY before it processed the request. If the service may have
+/// processed the request, hyper reports the end of the connection instead.
 fn is_unprocessed(error: &ServiceError) -> bool {
     find_source::<h2::Error>(error).is_some_and(|error| error.is_go_away() && error.is_remote())
 }
 
-/// Whether the service exceeded the limit of interim responses.
+/// Returns whether the service sent more interim (1xx) responses than the limit allows.
 fn is_flood(error: &ServiceError) -> bool {
     let io = match find_source::<h2::Error>(error) {
         Some(h2_error) => h2_error.get_io(),
@@ -444,13 +448,13 @@ fn is_flood(error: &ServiceError) -> bool {
     io.is_some_and(|io| io.kind() == FLOOD)
 }
 
-/// The destination of a forwarded request, as its request line or its pseudo-headers
-/// contain it.
+/// The destination of a forwarded request, for the request line (HTTP/1.1) or the pseudo-headers
+/// (HTTP/2).
 pub(crate) struct Destination<'a> {
     pub(crate) upstream: &'a Upstream,
     pub(crate) protocol: HttpProtocol,
     pub(crate) authority: &'a str,
-    /// The authority, as the value of a field.
+    /// `authority` as the value of the Host field.
     pub(crate) host: HeaderValue,
     pub(crate) path_and_query: PathAndQuery,
 }
@@ -462,14 +466,15 @@ impl Destination<'_> {
         parts: &mut request::Parts,
         body: &RequestBody,
     ) -> Result<(), Refusal> {
-        // The extensions that hyper sets belong to the caller's connection.
+        // hyper's extensions in `parts` belong to the caller's connection.
         parts.extensions.clear();
         match self.protocol {
             HttpProtocol::Http1 => {
                 parts.uri = Uri::from(self.path_and_query);
                 parts.version = http::Version::HTTP_11;
                 parts.headers.insert(HOST, self.host);
-                // Without this field hyper sends GET, HEAD and CONNECT without their body.
+                // Without `Transfer-Encoding`, hyper sends GET, HEAD and CONNECT without their
+                // body.
                 if !body.is_end_stream() && body.size_hint().exact().is_none() {
                     parts
                         .headers
@@ -490,7 +495,7 @@ impl Destination<'_> {
                         Refusal::new(ReasonCode::MalformedRequest, "the host is malformed")
                     })?;
                 parts.version = http::Version::HTTP_2;
-                // RFC 9113 section 8.3.1: `:authority` replaces it.
+                // RFC 9113 section 8.3.1: `:authority` replaces Host.
                 parts.headers.remove(HOST);
             }
         }

@@ -1,6 +1,6 @@
-//! `RequestHints`: fields of a request that change how it is forwarded. They are valid for
-//! one hop only. They are therefore read before the header is stripped, and written again
-//! for the service.
+//! `RequestHints`: header fields that change how a request is forwarded. These fields are valid for
+//! one hop only. The gateway reads them before `strip_request` removes them, and then writes its
+//! own fields for the service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +13,18 @@ use crate::upstream::HttpProtocol;
 use crate::wire::expect_continue::Expectation;
 use crate::wire::headers::{self, RequestTrailers};
 
-/// The hints of one request.
+/// The hop-by-hop hints of one request.
 pub(crate) struct RequestHints {
-    /// The caller uses gRPC over HTTP/2: streams may pause, and the caller enforces a
-    /// deadline itself.
+    /// The caller uses gRPC over HTTP/2. Its streams may pause, and the caller enforces a deadline
+    /// itself.
     pub(crate) grpc: bool,
-    /// The time after which the gRPC caller gives up.
+    /// The timeout of the gRPC caller, from `grpc-timeout`.
     pub(crate) deadline: Option<Duration>,
     /// The caller accepts trailers (RFC 9110 section 10.1.4).
     accepts_trailers: bool,
-    /// The trailers that the caller declared. Some of them may be removed later.
+    /// The trailer names that the caller declared. The gateway may later remove some of them.
     declared_trailers: Option<HeaderMap>,
-    /// The caller waits for a 100 before it sends its body.
+    /// The caller waits for a 100 (Continue) before it sends its body.
     expects_continue: bool,
 }
 
@@ -50,7 +50,7 @@ impl RequestHints {
         protocol: HttpProtocol,
         trailers: &RequestTrailers,
     ) {
-        // gRPC services require it, to be sure that no proxy removes trailers.
+        // gRPC services require `TE: trailers`, which proves that no proxy removes trailers.
         if self.accepts_trailers && protocol == HttpProtocol::Http2 {
             parts
                 .headers
@@ -65,8 +65,8 @@ impl RequestHints {
         }
     }
 
-    /// Asks the service for a 100 if the caller waits for one and its body has not been
-    /// read yet.
+    /// If the caller waits for a 100 (Continue) and its body has not been read yet, asks an
+    /// HTTP/1.1 service for a 100. Otherwise returns `None`.
     pub(crate) fn expectation(
         &self,
         parts: &mut request::Parts,

@@ -1,5 +1,5 @@
-//! Makes attempts to send a request until there is a response. Each attempt gets a new
-//! assertion, and a further attempt is made only if that is safe.
+//! Sends a request, and repeats failed attempts until there is a response. Each attempt gets a new
+//! assertion. A further attempt is made only if it is safe.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,23 +27,23 @@ use crate::wire::expect_continue::Expectation;
 use crate::wire::headers::RequestTrailers;
 use crate::wire::refusal::Refusal;
 
-/// The values that the assertions of a request are bound to, and how to send the request. All
-/// values are those of the forwarded request, not of the received one.
+/// The values to which the assertions of a request are bound, and the settings for sending it. All
+/// values are those of the forwarded request, not of the received request.
 pub(crate) struct ForwardPlan<'a> {
     pub(crate) method: String,
     pub(crate) authority: &'a str,
     pub(crate) target: &'a PathAndQuery,
-    /// Hash of the body, on routes with `bind_body`.
+    /// SHA-256 hash of the body, on routes with `bind_body`.
     pub(crate) body_hash: Option<[u8; 32]>,
-    /// The transaction that the request continues. None begins a new one.
+    /// The `txn` of the transaction that the request continues. `None` begins a new transaction.
     pub(crate) transaction: Option<String>,
     pub(crate) first_byte_timeout: Option<Duration>,
-    /// The time by which there must be a response, whatever the number of attempts.
+    /// The time by which the response must be complete. It is the same for all attempts.
     pub(crate) deadline: Option<Instant>,
-    /// The `Upgrade` of the forwarded request.
+    /// The value of the `Upgrade` field in the forwarded request.
     pub(crate) upgrade: Option<&'a HeaderValue>,
     pub(crate) expectation: Option<Arc<Expectation>>,
-    /// A connection that was opened only for this request.
+    /// A connection that was opened only for this request, for example for an upgrade.
     pub(crate) dedicated: Option<Box<Lease<RequestBody>>>,
 }
 
@@ -51,17 +51,16 @@ pub(crate) struct ForwardPlan<'a> {
 struct RetryCopy {
     parts: request::Parts,
     body: BufferedBody,
-    /// The request may be sent twice with the same effect as once (RFC 9110 section
-    /// 9.2.2).
+    /// The method is idempotent: the request may be sent again safely (RFC 9110 section 9.2.2).
     idempotent: bool,
 }
 
 impl RetryCopy {
-    /// Copies a request. None if the request must not be sent more than once.
+    /// Copies a request. Returns `None` if the request must not be sent more than once.
     fn of(request: &PreparedRequest, upstream: &UpstreamConfig) -> Option<Self> {
         let PreparedRequest { parts, body } = request;
         let idempotent = is_idempotent(&parts.method);
-        // Only in HTTP/2 can a service report that it has not processed a request.
+        // Only an HTTP/2 service can report that it has not processed a request.
         let worthwhile = idempotent || upstream.protocol == HttpProtocol::Http2;
         let switches = parts.method == Method::CONNECT || parts.headers.contains_key(UPGRADE);
         if upstream.retries == 0 || !worthwhile || switches {
@@ -87,8 +86,8 @@ fn is_idempotent(method: &Method) -> bool {
     .contains(method)
 }
 
-/// Sends the request until there is a response, the deadline passes, or no further attempt
-/// is safe.
+/// Sends the request until there is a response. Stops if the deadline has passed or if no further
+/// attempt is safe.
 pub(crate) async fn send(
     context: &ForwardContext<'_>,
     plan: &mut ForwardPlan<'_>,
@@ -137,8 +136,7 @@ async fn attempt_until_response(
     let mut fresh = false;
     let mut avoid = None;
     loop {
-        // Each attempt gets a new assertion, because a service may accept each assertion
-        // only once.
+        // Each attempt gets a new assertion, because a service may accept each assertion only once.
         let authorization = authorization(context, plan, record)?;
         let sent_at = record.elapsed();
         let attempt = Attempt {
@@ -164,8 +162,8 @@ async fn attempt_until_response(
                 record.upstream_answered(record.elapsed().saturating_sub(sent_at));
                 return Ok(response);
             }
-            // A pooled connection that was closed before it took the request costs no
-            // retry.
+            // If a pooled connection was closed before the request was sent, the next attempt is
+            // not counted as a retry.
             Err(ForwardError::NeverSent(unsent)) if !fresh && unsent.endpoint.is_none() => {
                 pending = unsent.request;
             }
@@ -201,7 +199,7 @@ async fn attempt_until_response(
     }
 }
 
-/// Signs the assertion of one attempt.
+/// Signs the assertion for one attempt, or returns the anonymous permit.
 fn authorization(
     context: &ForwardContext<'_>,
     plan: &ForwardPlan<'_>,
@@ -214,7 +212,7 @@ fn authorization(
         permit,
         ..
     } = context;
-    // Once the identity is no longer valid, nothing is signed, not even for a retry.
+    // If the identity is no longer valid, the gateway signs no assertion, not even for a retry.
     if let Some(denial) = connection.cut_reason() {
         return Err(denial.clone().into());
     }

@@ -1,12 +1,12 @@
-//! Requests that switch protocols: to WebSocket, or to another protocol that caller and
+//! Requests that switch protocols: to WebSocket, or to another protocol that the caller and the
 //! service agree on.
 //!
-//! Such a request passes all stages of an ordinary request. After its service has
-//! switched, the gateway forwards bytes without reading them (`response::tunnel`). The
-//! caller asks with `Upgrade` in HTTP/1.1, and with extended CONNECT in HTTP/2 (RFC 8441).
-//! The gateway asks the service in the same two ways, depending on the protocol of the
-//! upstream. Over HTTP/2 only WebSocket is supported, and only if the service announces
-//! extended CONNECT.
+//! Such a request passes all stages of an ordinary request. After the service has switched, the
+//! gateway forwards bytes without reading them (`response::tunnel`). A caller requests the switch
+//! with `Upgrade` in HTTP/1.1 and with extended CONNECT in HTTP/2 (RFC 8441). The gateway requests
+//! the switch from the service in the same two ways. The protocol of the upstream decides which way
+//! is used. Over HTTP/2 only WebSocket is supported, and only if the service announces extended
+//! CONNECT.
 
 use std::time::Duration;
 
@@ -32,23 +32,23 @@ use crate::wire::headers;
 use crate::wire::refusal::Refusal;
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
-/// RFC 6455 section 1.3.
+/// The GUID from RFC 6455 section 1.3, from which `Sec-WebSocket-Accept` is computed.
 const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// A caller's request to switch protocols.
 #[derive(Debug)]
 pub(crate) struct UpgradeRequest {
-    /// The value of `Upgrade`: first the caller's, later the one that is sent to the
-    /// service.
+    /// The value of the `Upgrade` field. At first this is the caller's value. `restrict` and
+    /// `apply` replace it by what the gateway offers to the service.
     pub(crate) protocols: HeaderValue,
-    /// The caller's stream, if the caller asked with extended CONNECT.
+    /// The caller's HTTP/2 stream, if the caller used extended CONNECT.
     pub(crate) stream: Option<OnUpgrade>,
-    /// The gateway asks the service with extended CONNECT.
+    /// The gateway uses extended CONNECT to the service.
     by_connect: bool,
-    /// The `Sec-WebSocket-Accept` for a caller in HTTP/1.1. It is set if the service uses
-    /// HTTP/2 and therefore sends none.
+    /// The `Sec-WebSocket-Accept` for a caller in HTTP/1.1. The gateway computes the value if the
+    /// service uses HTTP/2, because the service then sends none.
     pub(crate) accept: Option<HeaderValue>,
-    /// How long the tunnel may last while neither side sends anything.
+    /// The timeout after which a tunnel ends if neither side sends bytes.
     pub(crate) idle_timeout: Duration,
 }
 
@@ -63,12 +63,12 @@ impl UpgradeRequest {
         }
     }
 
-    /// The `Upgrade` of the forwarded request; none for extended CONNECT.
+    /// Returns the `Upgrade` of the forwarded request. Returns `None` for extended CONNECT.
     pub(crate) fn upgrade(&self) -> Option<&HeaderValue> {
         (!self.by_connect).then_some(&self.protocols)
     }
 
-    /// Whether a response with this status means that the service has switched.
+    /// Returns whether this status in a response means that the service has switched.
     pub(crate) fn is_switch(&self, status: StatusCode) -> bool {
         status
             == match self.by_connect {
@@ -77,8 +77,8 @@ impl UpgradeRequest {
             }
     }
 
-    /// Whether the caller would mistake this status for a switch that did not happen. For
-    /// extended CONNECT, any successful status means a switch.
+    /// Returns whether the caller would read this status as a switch, although the service has not
+    /// switched. In extended CONNECT, every 2xx status means a switch.
     pub(crate) fn is_false_upgrade(&self, status: StatusCode) -> bool {
         let by_success = self.by_connect || self.stream.is_some();
         by_success && status.is_success() && !self.is_switch(status)
@@ -87,8 +87,8 @@ impl UpgradeRequest {
     /// Removes the protocols that the route does not allow.
     ///
     /// # Errors
-    /// If no protocol is left. A caller that does not need the upgrade can repeat the
-    /// request without it.
+    /// Returns a refusal if no protocol remains. A caller that does not need the upgrade can repeat
+    /// the request without `Upgrade`.
     pub(crate) fn restrict(&mut self, route: &Route) -> Result<(), Refusal> {
         let allowed: Vec<&str> = route.allowed_upgrades(&self.protocols).collect();
         if let Ok(allowed) = HeaderValue::try_from(allowed.join(", "))
@@ -103,7 +103,7 @@ impl UpgradeRequest {
         ))
     }
 
-    /// Whether the gateway can ask for the protocol with extended CONNECT.
+    /// Returns whether the gateway can request this upgrade with extended CONNECT.
     fn is_websocket(&self, method: &Method) -> bool {
         let named = || {
             let protocols = self.protocols.to_str().unwrap_or_default().split(',');
@@ -115,18 +115,20 @@ impl UpgradeRequest {
     }
 }
 
-/// The HTTP version in which a service is asked, and the connection if one was opened
-/// already.
+/// The HTTP version of the request to the service, and the dedicated connection if there is one.
 pub(crate) struct Transport {
     pub(crate) protocol: HttpProtocol,
     /// A connection that was opened only for this request.
     pub(crate) dedicated: Option<Box<Lease<RequestBody>>>,
 }
 
-/// Chooses how to ask the service. A switch over HTTP/2 needs a connection to a service
-/// that supports extended CONNECT. If there is none, the upgrade is dropped, provided that
-/// the caller asked with `Upgrade`: RFC 9110 section 7.8 allows a server to ignore that
-/// field.
+/// Chooses how to request the switch from the service. For an HTTP/2 upstream, tries extended
+/// CONNECT if the caller wants WebSocket. If that is not possible, tries HTTP/1.1 if the upstream
+/// allows it (`http1_upgrades`).
+///
+/// If neither is possible and the caller sent `Upgrade`, the gateway drops the upgrade. RFC 9110
+/// section 7.8 allows a server to ignore `Upgrade`. A caller that used extended CONNECT gets a
+/// refusal.
 pub(crate) async fn choose_transport(
     context: &ForwardContext<'_>,
     upgrade: &mut Option<UpgradeRequest>,
@@ -141,7 +143,7 @@ pub(crate) async fn choose_transport(
         });
     }
     record.allowed(None);
-    // Boxed, so that other requests need no space for this future.
+    // Boxed, so that ordinary requests need no space for this future.
     Box::pin(connect(context, upgrade, method)).await
 }
 
@@ -199,13 +201,13 @@ async fn connect(
     })
 }
 
-/// Removes the upgrade from a request and returns it. Must be called before the fields
-/// that ask for it are stripped. An extended CONNECT becomes the equivalent GET.
+/// Removes the upgrade from a request and returns it. Must be called before `Upgrade` and
+/// `Connection` are stripped. An extended CONNECT becomes the equivalent GET.
 pub(crate) fn take<B: Body>(request: &mut Request<B>) -> Result<Option<UpgradeRequest>, Refusal> {
     if request.method() == Method::CONNECT {
         return take_connect(request).map(Some);
     }
-    // RFC 9110 section 7.8: HTTP/1.0 and HTTP/2 have no Upgrade.
+    // RFC 9110 section 7.8: HTTP/1.0 and HTTP/2 have no `Upgrade` field.
     let fields = request.headers();
     if request.version() != Version::HTTP_11 || !fields.contains_key(UPGRADE) {
         return Ok(None);
@@ -216,14 +218,15 @@ pub(crate) fn take<B: Body>(request: &mut Request<B>) -> Result<Option<UpgradeRe
             "the Upgrade field is not a list of protocols",
         ));
     }
-    // A body would have to be read to its end before the protocol changes.
+    // An upgrade with a body is ignored, because the gateway would have to read the whole body
+    // before the protocol changes.
     if !headers::lists(fields, &CONNECTION, "upgrade") || !request.body().is_end_stream() {
         return Ok(None);
     }
     let mut values = fields.get_all(UPGRADE).iter();
     let upgrade = match (values.next(), values.next()) {
         (Some(value), None) if may_pass(value) => Some(UpgradeRequest::new(value.clone(), None)),
-        // The upgrade is ignored, and the request is handled as an ordinary one.
+        // The gateway ignores several `Upgrade` fields, and protocols that `may_pass` rejects.
         _ => None,
     };
     Ok(upgrade)
@@ -235,7 +238,7 @@ fn take_connect<B>(request: &mut Request<B>) -> Result<UpgradeRequest, Refusal> 
         Some("websocket") => {}
         Some(_) => {
             return Err(Refusal {
-                // RFC 9220 section 3.
+                // RFC 9220 section 3: 501 is the status for an unknown `:protocol`.
                 status: Some(StatusCode::NOT_IMPLEMENTED),
                 ..Refusal::new(
                     ReasonCode::MalformedRequest,
@@ -255,9 +258,9 @@ fn take_connect<B>(request: &mut Request<B>) -> Result<UpgradeRequest, Refusal> 
     Ok(UpgradeRequest::new(WEBSOCKET, Some(stream)))
 }
 
-/// Whether this is a list of `token` or `token/token` (RFC 9110 section 7.8); members may
-/// be empty. In any other text, a service could find another protocol than the gateway
-/// does.
+/// Returns whether `value` is a list of `token` or `token/token` (RFC 9110 section 7.8). Members of
+/// the list may be empty. Any other text is rejected, because a service could read it as another
+/// protocol than the gateway does.
 fn is_protocol_list(value: &HeaderValue) -> bool {
     let is_token = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| is_token(*byte));
     value.as_bytes().split(|byte| *byte == b',').all(|item| {
@@ -273,8 +276,8 @@ fn is_protocol_list(value: &HeaderValue) -> bool {
     })
 }
 
-/// Whether a service may be asked for these protocols. A protocol that carries further
-/// requests is not allowed, because those requests would not be checked.
+/// Returns whether the gateway may offer these protocols to a service. A protocol that carries
+/// further HTTP requests is not allowed, because the gateway could not check those requests.
 fn may_pass(value: &HeaderValue) -> bool {
     let Ok(value) = value.to_str() else {
         return false;
@@ -285,7 +288,7 @@ fn may_pass(value: &HeaderValue) -> bool {
     })
 }
 
-/// Whether the service switched to one of the offered protocols.
+/// Returns whether the service switched to a protocol that the gateway offered.
 pub(crate) fn is_offered(response: &HeaderMap, offered: &HeaderValue) -> bool {
     let mut chosen = response.get_all(UPGRADE).iter();
     let (Some(chosen), None) = (chosen.next(), chosen.next()) else {
@@ -299,7 +302,7 @@ pub(crate) fn is_offered(response: &HeaderMap, offered: &HeaderValue) -> bool {
         .any(|item| item.trim().eq_ignore_ascii_case(chosen.trim()))
 }
 
-/// Counts a request as a tunnel of its caller until the result is dropped.
+/// Counts the request as a tunnel of its caller until the returned `Place` is dropped.
 pub(crate) fn admit(context: &ForwardContext<'_>) -> Result<Place, Refusal> {
     let tunnels = &context.connection.worker().shared().tunnels;
     let most = context.snapshot.limits.caller.tunnels;
@@ -312,8 +315,8 @@ pub(crate) fn admit(context: &ForwardContext<'_>) -> Result<Place, Refusal> {
     })
 }
 
-/// Writes the upgrade into the forwarded request, in the form that fits the protocol of
-/// the service.
+/// Writes the upgrade into the forwarded request: `Upgrade` for HTTP/1.1, extended CONNECT for
+/// HTTP/2.
 pub(crate) fn apply(
     upgrade: &mut Option<UpgradeRequest>,
     parts: &mut request::Parts,
@@ -326,7 +329,8 @@ pub(crate) fn apply(
     wanted.idle_timeout = upstream.config().tunnel_idle_timeout;
     let fields = &mut parts.headers;
     if protocol == HttpProtocol::Http2 {
-        // RFC 8441 section 5: HTTP/2 uses neither the key nor the accept value.
+        // RFC 8441 section 5: over HTTP/2 there is no `Sec-WebSocket-Key` or
+        // `Sec-WebSocket-Accept`.
         let key = fields.remove(SEC_WEBSOCKET_KEY);
         if wanted.stream.is_none() {
             wanted.accept = Some(accept(key.as_ref())?);
@@ -350,7 +354,7 @@ pub(crate) fn apply(
     Ok(())
 }
 
-/// Computes the `Sec-WebSocket-Accept` of a key (RFC 6455 section 4.2.2).
+/// Computes the `Sec-WebSocket-Accept` value for a key (RFC 6455 section 4.2.2).
 fn accept(key: Option<&HeaderValue>) -> Result<HeaderValue, Refusal> {
     let bytes = key.map(HeaderValue::as_bytes).unwrap_or_default();
     let mut decoded = [0_u8; 16];

@@ -1,4 +1,4 @@
-//! Responses with a JSON document that the gateway itself makes.
+//! Responses with a JSON document that the gateway makes itself.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
@@ -22,7 +22,7 @@ pub(super) fn require_get(method: &Method) -> Result<(), Refusal> {
     })
 }
 
-/// Responds to GET or HEAD with a document.
+/// Responds to GET or HEAD with a JSON document.
 pub(super) fn respond(document: Bytes, method: &Method, request_id: &str) -> Response<GatewayBody> {
     let length = document.len();
     let body = (*method != Method::HEAD).then_some(document);
@@ -31,7 +31,7 @@ pub(super) fn respond(document: Bytes, method: &Method, request_id: &str) -> Res
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // HEAD has the length that GET would have had (RFC 9110 section 8.6).
+    // The response to HEAD has the Content-Length of the response to GET (RFC 9110 section 8.6).
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     if let Ok(value) = HeaderValue::from_str(request_id) {
         headers.insert(HeaderName::from_static("x-request-id"), value);

@@ -1,9 +1,9 @@
 //! `GET /.well-known/oauth-protected-resource/…`: tells clients which tokens a resource accepts
-//! (RFC 9728). Clients that were refused without a token read it.
+//! (RFC 9728). A client fetches this document after it was refused for lack of a token.
 //!
 //! The well-known path is placed between the host and the path of the resource. The gateway
-//! responds on every host and to every caller that may send a request, because the document
-//! contains no more than the challenge of a refusal.
+//! responds on every host, to every caller that may send a request. The document tells a caller no
+//! more than the challenge in a refusal does.
 
 use http::{Method, Response};
 
@@ -17,10 +17,10 @@ use crate::stages::target::Target;
 use crate::telemetry::record::AuditRecord;
 use crate::wire::refusal::Refusal;
 
-/// The route's name in the audit log.
+/// The `route` in audit lines of requests for the metadata of a resource.
 const ROUTE: &str = "resource-metadata";
 
-/// Whether a checked and decoded path asks for such metadata.
+/// Returns whether a checked and decoded path is the path of a metadata document.
 pub(crate) fn is_requested(decoded: &str) -> bool {
     resource_path(decoded).is_some()
 }
@@ -34,7 +34,7 @@ fn resource_path(path: &str) -> Option<&str> {
     }
 }
 
-/// Responds with the metadata of a resource.
+/// Responds with the metadata of a protected resource.
 pub(crate) fn respond(
     snapshot: &Snapshot,
     method: &Method,
@@ -55,8 +55,8 @@ pub(crate) fn respond(
         .iter()
         .filter_map(|route| route.resource.as_ref())
         .find(|resource| resource.identifier.is_none());
-    // A resource with a configured identifier is found at the path of that identifier,
-    // even if it is not a path of the resource's route.
+    // If a resource has a configured identifier, its metadata is found at the path of that
+    // identifier. This path may differ from the paths of the resource's route.
     let by_identifier = || {
         let mut resources = snapshot
             .routes

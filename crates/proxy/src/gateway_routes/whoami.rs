@@ -1,8 +1,8 @@
-//! `GET /.well-known/countersign/whoami`: tells a verified caller how the gateway sees it.
+//! `GET /.well-known/countersign/whoami`: tells a caller which identity the gateway has verified.
 //!
-//! The gateway responds after all checks of the request itself, but before a route is
-//! selected. No route can therefore replace the path, and no service sees the request. A
-//! caller only learns about itself, and nothing is changed.
+//! The gateway responds after all checks of the request itself, but before it selects a route. No
+//! route can therefore take over the path, and no service receives the request. The response
+//! contains only data about the caller, and the request changes nothing.
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use crate::stages::RequestContext;
 use crate::telemetry::record::AuditRecord;
 use crate::wire::refusal::Refusal;
 
-/// The route's name in the audit log.
+/// The `route` in audit lines of whoami requests.
 const ROUTE: &str = "whoami";
 
 #[derive(Serialize)]
@@ -29,7 +29,7 @@ struct Report<'a> {
     caller: String,
     trust_domain: &'a str,
     certificate: Certificate<'a>,
-    /// The revocation status at the last verification of the caller.
+    /// The revocation status that the last verification of the caller's certificate found.
     revocation: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     crl_this_update: Option<String>,
@@ -45,16 +45,17 @@ struct Certificate<'a> {
     issuer: &'a str,
     not_before: String,
     not_after: String,
-    /// The earliest end of validity in the certificate path. The connection ends then.
+    /// The earliest `notAfter` in the certificate path. The gateway ends the connection at this
+    /// time.
     path_not_after: String,
 }
 
-/// Whether a checked and decoded path is [`WHOAMI_PATH`].
+/// Returns whether a checked and decoded path is [`WHOAMI_PATH`].
 pub(crate) fn is_requested(decoded: &str) -> bool {
     decoded == WHOAMI_PATH
 }
 
-/// Responds to a caller whose certificate is still valid.
+/// Responds to a caller with a certificate that is still valid. Otherwise returns a refusal.
 pub(crate) fn respond(
     context: RequestContext<'_>,
     method: &Method,

@@ -1,4 +1,4 @@
-//! Connections whose task panics.
+//! A test of connections with a task that panics.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream as Caller;
@@ -13,8 +13,8 @@ use crate::telemetry::eviction_log::EvictionLog;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Sends a byte and returns the byte that comes back. None if the connection ends before
-/// that.
+/// Sends a byte and returns the byte that comes back. Returns `None` if the connection ends before
+/// a byte comes back.
 fn exchange(address: SocketAddr, byte: u8) -> Option<u8> {
     let mut caller = Caller::connect(address).unwrap();
     caller.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -28,7 +28,7 @@ fn exchange(address: SocketAddr, byte: u8) -> Option<u8> {
     }
 }
 
-/// Panics on `!`, and echoes any other byte.
+/// Serves a connection: panics if it reads `!`, and echoes any other byte.
 async fn fragile(
     _: Arc<Worker>,
     mut stream: TcpStream,
@@ -68,8 +68,8 @@ async fn a_panic_ends_one_connection_and_gives_its_slot_back() {
         aborting,
     });
     let audit = AuditWriter::to_file(&directory.path().join("audit.jsonl")).unwrap();
-    // One worker and one slot: if a connection kept one of them, the next connection could
-    // not be served.
+    // There is one worker and one slot. If a panicked connection kept its worker or its slot, the
+    // next connection could not be served.
     let workers = Workers::start_with(&shared, &audit, 1, fragile).unwrap();
     let slots = ConnectionSlots::new(SlotLimits {
         total: 1,

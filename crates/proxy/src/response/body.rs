@@ -1,5 +1,5 @@
-//! The body of a response while it is sent to the caller. It is not copied, and it is
-//! tracked to its end.
+//! The body of a response while it is sent to the caller. The data is not copied, and its delivery
+//! is tracked to the end.
 
 use std::error::Error;
 use std::fmt;
@@ -31,40 +31,40 @@ use crate::wire::upload_progress::UploadProgress;
 pub(crate) enum GatewayBody {
     Full(Option<Bytes>),
     Streamed(Box<ResponseBody>),
-    /// All of the body was passed to h2, but it does not fit the caller's window yet.
+    /// h2 has the whole body, but the caller's flow-control window has no space for all of it yet.
     Draining(Box<Drain>),
 }
 
-/// A response over HTTP/2 that ends when its caller has received it.
+/// The end of an HTTP/2 response. The stream stays open until the caller has taken the data.
 pub(crate) struct Drain {
     stream: Arc<H2Stream>,
     trailers: Option<HeaderMap>,
 }
 
-/// A service's body while it is sent to the caller. When it has been read to its end, the
-/// upstream connection returns to the pool.
+/// A service's body while it is sent to the caller. At its end, the upstream connection returns to
+/// the pool if it can be reused. Otherwise the connection is closed.
 pub(crate) struct ResponseBody {
     incoming: UpstreamBody,
-    /// The response has no content, whatever the service sends.
+    /// True if the status allows no content, as 204 and 304 do. The service's content is then not
+    /// sent.
     has_no_content: bool,
     lease: Option<Lease<RequestBody>>,
     upload: Arc<UploadProgress>,
     audit: Option<ResponseAudit>,
     assertion_header: HeaderName,
-    /// When the response must be complete, in HTTP/1.1. In HTTP/2 the caller's stream
-    /// keeps the deadline, because the stream lasts until the caller has received
-    /// everything.
+    /// The deadline of an HTTP/1.1 response. In HTTP/2 the deadline is in `H2Stream`, because the
+    /// stream may outlive this body.
     deadline: Option<Deadline>,
-    /// The caller's stream, in HTTP/2.
+    /// The caller's HTTP/2 stream. `None` in HTTP/1.1.
     stream: Option<Arc<H2Stream>>,
-    /// Bytes to be sent before the service's body is polled again: the rest of a large
-    /// frame, or the frame that was read before the response was built.
+    /// Bytes that are sent before the service's body is polled again. They are the rest of a large
+    /// frame, or of the frame that was read before the response was built.
     rest: Bytes,
     /// Trailers that were read before the response was built.
     trailers: Option<Box<HeaderMap>>,
 }
 
-/// The parts of a streamed body.
+/// The values from which a [`ResponseBody`] is made.
 pub(super) struct StreamedResponse {
     pub(super) incoming: UpstreamBody,
     pub(super) first_frame: Option<Frame<Bytes>>,
@@ -78,17 +78,17 @@ pub(super) struct StreamedResponse {
     pub(super) connection: Arc<Connection>,
 }
 
-/// Removes the next piece from `rest` and returns it.
+/// Removes at most `MAX_PIECE` bytes from the start of `rest` and returns them.
 fn next_piece(rest: &mut Bytes) -> Option<Bytes> {
     (!rest.is_empty()).then(|| rest.split_to(rest.len().min(MAX_PIECE)))
 }
 
-/// Why a service's body ended early.
+/// The reason why the gateway ends a response body early.
 #[derive(Debug)]
 pub(crate) enum ResponseBodyError {
     /// The service ended the body early.
     Service(ServiceError),
-    /// The caller's credentials have expired.
+    /// The deadline of the response has passed, for example because the credentials have expired.
     Expired,
 }
 
@@ -110,8 +110,8 @@ impl Error for ResponseBodyError {
     }
 }
 
-/// Returns why a response ended early: because of the caller's own request body, or
-/// because of the service.
+/// Returns why a response ended early. The cause is the caller's request body if its upload failed.
+/// Otherwise the cause is the service.
 pub(super) fn response_error(
     upload: &UploadProgress,
     error: &ServiceError,
@@ -127,7 +127,7 @@ pub(super) fn response_error(
 }
 
 impl ResponseBody {
-    /// In HTTP/2 this must be called in the task of the caller's stream.
+    /// Creates the body. In HTTP/2 this must be called in the task of the caller's stream.
     pub(super) fn new(streamed: StreamedResponse) -> Self {
         let StreamedResponse {
             incoming,
@@ -166,14 +166,14 @@ impl ResponseBody {
             Some(Ok(data)) => body.rest = data,
             Some(Err(other)) => body.trailers = other.into_trailers().ok().map(Box::new),
         }
-        // hyper does not poll a body that has already ended.
+        // hyper never polls a body that has already ended, so `finish` is called here.
         if body.has_ended() {
             body.finish();
         }
         body
     }
 
-    /// Whether the body has ended.
+    /// Returns whether no frame of the body remains.
     fn has_ended(&self) -> bool {
         let nothing_left = self.rest.is_empty() && self.trailers.is_none();
         self.has_no_content || (nothing_left && self.incoming.is_end_stream())
@@ -189,12 +189,12 @@ impl ResponseBody {
         hint
     }
 
-    /// Records that all of the response was passed on. Returns the stream if it must stay
-    /// open until its caller has received the response.
+    /// Records that the whole response was passed to hyper. Returns the stream if it must stay open
+    /// until the caller has taken the response.
     fn finish(&mut self) -> Option<Arc<H2Stream>> {
-        // A service may respond before it has read the whole request. If the connection
-        // were reused, the service would read the rest before another caller's request, or
-        // as a request.
+        // A service may respond before it has read the whole request body. If such a connection
+        // were reused, the service could read the rest of the body as a new request. Such a
+        // connection is therefore closed.
         if !self.upload.is_complete() {
             self.abandon();
         } else if let Some(lease) = self.lease.take() {
@@ -210,7 +210,7 @@ impl ResponseBody {
         (!stream.finish()).then_some(stream)
     }
 
-    /// Abandons the rest of the request and of the response.
+    /// Stops the upload of the request body and closes the upstream connection.
     fn abandon(&mut self) {
         if let Some(lease) = self.lease.take() {
             self.upload.abandon();
@@ -218,8 +218,8 @@ impl ResponseBody {
         }
     }
 
-    /// Polls the service's body and drives its connection. The connection reads only after
-    /// the body was polled, so that both are polled a second time.
+    /// Polls the service's body and drives its connection. The connection reads from its socket
+    /// only after the body was polled. If the body is pending, both are therefore polled again.
     fn poll_incoming(
         &mut self,
         context: &mut Context<'_>,
@@ -238,7 +238,7 @@ impl ResponseBody {
         Pin::new(&mut self.incoming).poll_frame(context)
     }
 
-    /// Ends the response if its deadline has passed. Returns whether it has passed.
+    /// Checks the deadline. If the deadline has passed, ends the response and returns `true`.
     fn is_over(&mut self, context: &mut Context<'_>) -> bool {
         let Some(deadline) = &mut self.deadline else {
             return false;
@@ -258,7 +258,7 @@ impl ResponseBody {
         self.abandon();
     }
 
-    /// Returns the next frame for the caller.
+    /// Returns the next frame to send to the caller.
     fn poll_next(
         &mut self,
         context: &mut Context<'_>,
@@ -324,8 +324,8 @@ impl Drop for ResponseBody {
 type Polled = Poll<Option<Result<Frame<TrackedBytes>, ResponseBodyError>>>;
 
 impl GatewayBody {
-    /// Ends the body. With `stream`, it ends when the caller has received all of it;
-    /// otherwise it ends at once.
+    /// Ends the body. If `stream` is `Some`, the body ends when the caller has taken all data. If
+    /// it is `None`, the body ends immediately.
     fn end_with(&mut self, stream: Option<Arc<H2Stream>>, trailers: Option<HeaderMap>) {
         *self = match stream {
             None => Self::Full(None),
@@ -360,7 +360,8 @@ impl GatewayBody {
         match frame.map(Frame::into_data) {
             Some(Ok(data)) => {
                 let piece = body.track(data);
-                // hyper does not poll a body of known length again after its last byte.
+                // hyper does not poll a body of known length after its last byte, so `finish` is
+                // called here.
                 if body.has_ended() {
                     let unread = body.finish();
                     self.end_with(unread, None);

@@ -1,21 +1,21 @@
-//! `H2Stream` and `TrackedBytes`: track how much of a response the caller of an HTTP/2
-//! stream has taken.
+//! `H2Stream` and `TrackedBytes`: track how much of a response the caller of an HTTP/2 stream has
+//! taken.
 //!
-//! "Taken" means that h2 has written the data to the connection, because the caller's
-//! windows had space for it. hyper asks for data even if the caller's window has no space,
-//! and h2 buffers what it cannot send. Neither reports when data was sent. But h2 drops a
-//! buffer after it has written all of it, or when it discards the stream. [`TrackedBytes`]
-//! detects the two cases. A response is complete when all of its buffers were written.
+//! "Taken" means that h2 has written the data to the connection, because the caller's flow-control
+//! windows had space for it. hyper polls for data even if the windows have no space, and h2 buffers
+//! the data that it cannot send. Neither library reports when data was sent. But h2 drops a buffer
+//! after it has written the whole buffer, or when it discards the stream. [`TrackedBytes`]
+//! distinguishes these two cases. A response is complete when all of its buffers were written.
 //!
-//! After we have told h2 that a stream ends, we cannot reset the stream any more. If a
-//! response does not fit the caller's windows, its stream therefore ends only when the
-//! caller has taken all of it. Nearly all responses fit. They end with their last data,
-//! which saves a frame and a poll of the stream's task.
+//! After the gateway has told h2 that a stream ends, the gateway cannot reset the stream any more.
+//! If a response does not fit the caller's windows, its stream therefore stays open until the
+//! caller has taken all data. Nearly all responses fit. Such a response ends with its last DATA
+//! frame, which saves a frame and a poll of the stream's task.
 //!
-//! An open stream ends early if its caller takes nothing for too long
-//! ([`crate::wire::h2_stall`]), or when the deadline of its request passes. Neither
-//! h2 nor hyper polls the body while data waits for a window. Therefore the stream's task
-//! checks both.
+//! An open stream ends early in two cases: if its caller takes no data for too long
+//! ([`crate::wire::h2_stall`]), or if the deadline of its request passes. Neither h2 nor
+//! hyper polls the body while data waits for a window. The stream's task therefore checks both
+//! cases.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,17 +37,17 @@ tokio::task_local! {
     pub(super) static CURRENT: Arc<H2Stream>;
 }
 
-/// Data of a response while it is sent to the caller.
+/// Data of a response that reports to its stream when h2 writes or discards it.
 #[derive(Debug)]
 pub(crate) struct TrackedBytes {
     data: Bytes,
-    /// The stream that carries the data, and the data's original length. None if no stream tracks
-    /// it, as in HTTP/1.1.
+    /// The stream that carries the data, and the original length of the data in bytes. `None` if
+    /// delivery is not tracked, as in HTTP/1.1.
     stream: Option<(Arc<H2Stream>, u64)>,
 }
 
 impl From<Bytes> for TrackedBytes {
-    /// Makes data that no stream tracks.
+    /// Makes data that is not tracked.
     fn from(data: Bytes) -> Self {
         Self { data, stream: None }
     }
@@ -79,14 +79,14 @@ impl Drop for TrackedBytes {
     }
 }
 
-/// One stream of a connection.
+/// The delivery state of one HTTP/2 stream.
 #[derive(Debug)]
 pub(crate) struct H2Stream {
     delivery: Mutex<Delivery>,
     deadline: Mutex<Option<StreamDeadline>>,
-    /// The stream's task has ended. Only h2 still holds a part of the response.
+    /// True after the stream's task has ended. Then only h2 still has a part of the response.
     task_is_over: AtomicBool,
-    /// Ends the stream's task.
+    /// A notification through `end` makes the stream's task end.
     pub(super) end: Notify,
     stats: Arc<H2Stats>,
 }
@@ -101,30 +101,32 @@ impl fmt::Debug for StreamDeadline {
 
 #[derive(Debug)]
 struct Delivery {
-    /// How long the caller may take to receive a buffer.
+    /// Timeout for a caller that takes no part of a waiting buffer.
     stall_timeout: Duration,
-    /// Runs while a buffer waits for the caller.
+    /// The timer that runs while a buffer waits for the caller.
     stall: Option<StallTimer>,
-    /// Number of buffers that the caller has not taken; the next field counts their bytes.
+    /// Number of buffers that h2 has neither written completely nor discarded.
     buffers: usize,
+    /// Total length in bytes of the buffers that h2 has neither written completely nor discarded.
     unread_bytes: u64,
-    /// Number of bytes that were passed to h2 so far.
+    /// Number of bytes of this response that were passed to h2 until now.
     total_bytes: u64,
-    /// Whether the caller's windows had space for the last buffer.
+    /// Whether the caller's windows had space for the last buffer when it was passed to h2.
     fits_window: bool,
-    /// Whether h2 has discarded a buffer.
+    /// Whether h2 has discarded a buffer before it wrote all of it.
     discarded: bool,
-    /// Whether the response has no more buffers.
+    /// Whether the whole response was passed to h2.
     finished: bool,
-    /// The task that waits for buffers to be taken.
+    /// The task to wake when a buffer was written or discarded.
     waiting: Option<Waker>,
     audit: Option<ResponseAudit>,
-    /// Why the stream ends before the caller has taken the response.
+    /// The reason why the stream ends before the caller has taken the response.
     denial: Option<Denial>,
 }
 
 impl H2Stream {
-    /// Makes a stream with the default `stall_timeout`. An upstream may set another one.
+    /// Makes a stream with a default `stall_timeout`. `set_stall_timeout` replaces it if the
+    /// response comes from an upstream.
     pub(super) fn new(stats: Arc<H2Stats>, stall_timeout: Duration) -> Self {
         Self {
             delivery: Mutex::new(Delivery {
@@ -147,23 +149,23 @@ impl H2Stream {
         }
     }
 
-    /// Returns the stream that the current task serves. None in HTTP/1.1.
+    /// Returns the stream that the current task serves. Returns `None` in HTTP/1.1.
     pub(crate) fn current() -> Option<Arc<Self>> {
         CURRENT.try_with(Arc::clone).ok()
     }
 
-    /// Sets how long the caller may take to receive a buffer.
+    /// Sets the timeout for a caller that takes no part of a waiting buffer.
     pub(super) fn set_stall_timeout(&self, timeout: Duration) {
         self.delivery().stall_timeout = timeout;
     }
 
-    /// Sets when the stream must end, even if the caller has not taken the response. Must
-    /// be called in the stream's task, which polls the deadline from then on.
+    /// Sets the time at which the stream must end, even if the caller has not taken the response.
+    /// Must be called in the stream's task, because that task polls the deadline.
     pub(super) fn set_deadline(&self, deadline: Deadline) {
         *self.deadline() = Some(StreamDeadline(deadline));
     }
 
-    /// Ready when the deadline has passed.
+    /// Returns `Ready` when the deadline has passed.
     pub(super) fn poll_deadline(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut deadline = self.deadline();
         let Some(StreamDeadline(due)) = &mut *deadline else {
@@ -177,7 +179,7 @@ impl H2Stream {
         Poll::Ready(())
     }
 
-    /// Tracks data that is handed to h2, until it is taken or discarded.
+    /// Tracks data that is passed to h2, until h2 has written or discarded the data.
     pub(super) fn track(self: &Arc<Self>, data: Bytes) -> TrackedBytes {
         if data.is_empty() {
             return data.into();
@@ -199,13 +201,13 @@ impl H2Stream {
         }
     }
 
-    /// Keeps the audit record until the response is over.
+    /// Stores the audit record until the response has ended.
     pub(crate) fn attach_audit(&self, audit: ResponseAudit) {
         self.delivery().audit = Some(audit);
     }
 
-    /// Records that all of the response was passed to h2. Returns whether all of it fits
-    /// the caller's windows.
+    /// Records that the whole response was passed to h2. Returns whether h2 can send all of it
+    /// without a further WINDOW_UPDATE.
     pub(super) fn finish(&self) -> bool {
         let mut delivery = self.delivery();
         delivery.finished = true;
@@ -214,8 +216,8 @@ impl H2Stream {
         can_be_sent
     }
 
-    /// Ready when the caller's windows have space, or at most `max_unread` bytes wait for
-    /// the caller.
+    /// Returns `Ready` if at most `max_unread` bytes wait for the caller. Before `finish`, also
+    /// returns `Ready` if the caller's windows have space.
     pub(super) fn poll_capacity(&self, context: &Context<'_>, max_unread: u64) -> Poll<()> {
         let mut delivery = self.delivery();
         if delivery.unread_bytes <= max_unread || (delivery.fits_window && !delivery.finished) {
@@ -228,8 +230,8 @@ impl H2Stream {
         Poll::Pending
     }
 
-    /// Records that a buffer was `taken` or discarded. This must not call h2, because h2
-    /// may hold its own locks here.
+    /// Records that h2 wrote a whole buffer (`taken`) or discarded the buffer. This function must
+    /// not call h2, because h2 may hold its own locks during the call.
     fn buffer_dropped(&self, length: u64, taken: bool) {
         let mut delivery = self.delivery();
         delivery.buffers = delivery.buffers.saturating_sub(1);
@@ -243,7 +245,8 @@ impl H2Stream {
         }
     }
 
-    /// Completes the audit record if the response has ended.
+    /// Does nothing until h2 has written or discarded the whole response. Then completes the audit
+    /// record, or records why the response was discarded.
     fn settle_audit(&self, mut delivery: MutexGuard<'_, Delivery>) {
         if !delivery.finished || delivery.buffers > 0 {
             return;
@@ -262,7 +265,7 @@ impl H2Stream {
         }
     }
 
-    /// Returns why the stream ends before its caller has taken all of the response.
+    /// Returns why the stream ends before the caller has taken the whole response.
     pub(super) fn denial(&self) -> Option<Denial> {
         self.delivery().denial.clone()
     }
@@ -276,8 +279,8 @@ impl H2Stream {
         self.task_is_over.store(true, Ordering::Relaxed);
     }
 
-    /// Ends the stream if its caller has taken nothing for too long. Returns true if the
-    /// stream can only be ended by closing the connection.
+    /// Ends the stream if its caller has taken no data for too long. Returns true if the gateway
+    /// must close the connection to end the stream.
     pub(super) fn check_stall(&self, sample: &Sample) -> bool {
         let mut delivery = self.delivery();
         let timeout = delivery.stall_timeout;
@@ -289,7 +292,7 @@ impl H2Stream {
         }
         let task_is_over = self.task_is_over.load(Ordering::Relaxed);
         if task_is_over && self.stats.fits_window(delivery.total_bytes) {
-            // The window is open, so the delay is caused by the socket. The socket has its
+            // The caller's window has space, so the socket causes the delay. `CallerSocket` has its
             // own timeout.
             delivery.stall = Some(self.start_timer(sample.now));
             return false;
@@ -321,7 +324,7 @@ mod tests {
         Arc::new(H2Stream::new(Arc::clone(stats), MINUTE))
     }
 
-    /// A sample of a connection that takes nothing.
+    /// A sample that is taken `time` from now, on a connection that sends no bytes.
     fn after(time: Duration) -> Sample {
         Sample {
             now: Instant::now() + time,
@@ -351,7 +354,7 @@ mod tests {
         let second = stream(&stats);
         let other = second.track(Bytes::from_static(b"ab"));
         assert!(!second.finish() && !poll(&second, 0) && poll(&second, 2));
-        // Only a part of the buffer was written.
+        // h2 has written only a part of the buffer.
         piece.advance(65_534);
         assert!(!stats.is_all_sent() && first.delivery().buffers == 1);
         piece.advance(1);
@@ -370,7 +373,7 @@ mod tests {
         let next = stream.track(Bytes::from_static(b"cd"));
         let almost = after(MINUTE);
         drop(piece);
-        // The timer was restarted for the next buffer.
+        // The timer was restarted when `piece` was dropped.
         assert!(!stream.check_stall(&almost) && !given_up(&stream));
         assert!(!stream.check_stall(&after(MINUTE)) && given_up(&stream));
         drop(next);
@@ -384,7 +387,8 @@ mod tests {
         let _piece = stream.track(Bytes::from_static(b"ab"));
         assert!(stream.finish());
         stream.set_task_over();
-        // The delay is caused by the socket, which has its own timeout.
+        // The stream's task is over, and the caller's window has space. So the socket causes the
+        // delay, and `CallerSocket` has its own timeout.
         assert!(!stream.check_stall(&after(MINUTE)) && !given_up(&stream));
         stats.queue(65_535);
         assert!(stream.check_stall(&after(2 * MINUTE)) && given_up(&stream));

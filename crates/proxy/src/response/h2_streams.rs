@@ -1,9 +1,9 @@
-//! `H2Streams`: runs the streams of one HTTP/2 connection, and ends streams whose response
-//! the caller does not take.
+//! `H2Streams`: runs the streams of one HTTP/2 connection. It ends a stream if the caller does not
+//! take its response.
 //!
-//! A caller that keeps its window closed occupies the stream, the buffers that h2 keeps
-//! for it, and a connection to the service. Such a stream is not polled. Therefore the
-//! connection's task checks it.
+//! A caller that keeps its window closed occupies the stream, h2's buffers for the stream, and a
+//! connection to the service. hyper does not poll such a stream. The connection's task therefore
+//! checks all streams regularly.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -19,18 +19,19 @@ use crate::telemetry::metrics::Metrics;
 use crate::wire::h2_monitor::H2Stats;
 use crate::wire::h2_stall::Sample;
 
-/// The executor for the streams of one connection.
+/// The executor that hyper uses to run the streams of one connection.
 #[derive(Debug, Clone)]
 pub(crate) struct H2Streams {
     all: Arc<Mutex<Vec<Weak<H2Stream>>>>,
     metrics: Arc<Metrics>,
     stats: Arc<H2Stats>,
-    /// How long a caller may take to receive a buffer, unless the upstream sets another
-    /// value.
+    /// Timeout for a caller that takes no part of a waiting buffer. If the response comes from an
+    /// upstream, the upstream's timeout replaces this one.
     stall_timeout: Duration,
 }
 
-/// Records a panic of a stream's task: hyper does not join the tasks that it spawns.
+/// Counts a panic of a stream's task when it is dropped. hyper does not join the tasks that it
+/// spawns, so that nothing else reports the panic.
 struct RecordPanic(Arc<Metrics>);
 
 impl Drop for RecordPanic {
@@ -59,14 +60,15 @@ where
         let record_panic = RecordPanic(Arc::clone(&self.metrics));
         let task = async move {
             let _record_panic = record_panic;
-            // Declared before `future`, and therefore dropped after it. Dropping the future may
-            // leave an unread body.
+            // Declared before `future`, and therefore dropped after it. When `future` is dropped,
+            // it may leave an unread request body behind.
             let _drop_unread = DropUnread;
-            // Kept to the end: the stream is reset as soon as it is dropped.
+            // Pinned here, so that it lives until the end of the task. h2 resets the stream when
+            // `future` is dropped.
             let mut future = pin!(future);
             tokio::select! {
-                // Polled in this order, because the future sets the deadline and the unread
-                // body that are polled after it.
+                // Polled in this order, because `future` sets the deadline and the unread body that
+                // the other branches poll.
                 biased;
                 _ = &mut future => {
                     current.set_task_over();
@@ -95,8 +97,8 @@ impl H2Streams {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends streams whose caller has taken nothing for too long. Resolves if one of them
-    /// can only be ended by closing the connection.
+    /// Ends streams whose caller has taken no data for too long. Returns if the gateway must close
+    /// the connection to end a stream.
     pub(crate) async fn end_stalled(&self) {
         let mut was_blocked = false;
         loop {
@@ -111,20 +113,20 @@ impl H2Streams {
         let mut all = self.all();
         all.retain(|stream| stream.strong_count() > 0);
         let streams: Vec<_> = all.iter().filter_map(Weak::upgrade).collect();
-        // Released here, because the last clone of a stream may be dropped below, and that
-        // must not happen under the lock.
+        // The lock is released before the clones in `streams` are dropped. The last clone of a
+        // stream must not be dropped under the lock.
         drop(all);
         let count = u64::try_from(streams.len()).unwrap_or(u64::MAX);
         let is_blocked = self.stats.is_blocked(count);
         let sample = Sample {
             now: Instant::now(),
             sent: self.stats.sent(),
-            // If the connection was blocked until a moment ago, its streams could not send
-            // yet.
+            // If the connection was blocked at the last check, its streams may not have had the
+            // chance to send since then.
             is_blocked: std::mem::replace(was_blocked, is_blocked) || is_blocked,
             streams: count,
         };
-        // Not `any`, because every stream must be checked.
+        // `any` would stop at the first `true`, but every stream must be checked.
         streams.iter().fold(false, |only_connection, stream| {
             stream.check_stall(&sample) | only_connection
         })
@@ -156,7 +158,8 @@ mod tests {
             std::panic::panic_any("a fault");
         });
         assert!(ended.await.is_err());
-        // The end of the task is seen in the same poll.
+        // The task drops `done` and `RecordPanic` in the same poll, so the panic is already
+        // counted.
         assert!(panics(1));
     }
 }

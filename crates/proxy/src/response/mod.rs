@@ -1,11 +1,11 @@
-//! The end of a request: the service's response, a response of the gateway itself, or
-//! none.
+//! Ends a request: with the service's response, with the gateway's own response, or with an audit
+//! record that there was no response.
 //!
 //! - `body`: the body of a response while it is sent to the caller
 //! - `h2_delivery`: tracks how much of a response the caller of an HTTP/2 stream has taken
-//! - `h2_streams`: the streams of one HTTP/2 connection
-//! - `tunnel`: bytes between a caller and a service that has switched protocols
-//! - `problem`: the response to a refused request
+//! - `h2_streams`: runs the streams of one HTTP/2 connection
+//! - `tunnel`: forwards bytes between a caller and a service that has switched protocols
+//! - `problem`: makes the response to a refused request
 
 pub(crate) mod body;
 pub(crate) mod h2_delivery;
@@ -35,8 +35,8 @@ use super::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 
-/// Records that a request ended without a response, if this is dropped before there is
-/// one. hyper drops the handler's future when the caller disconnects.
+/// Records on drop that a request ended without a response, unless `has_response` is set. hyper
+/// drops the handler's future when the caller disconnects.
 pub(crate) struct RecordNoResponse<'a> {
     pub(crate) record: &'a mut AuditRecord,
     pub(crate) connection: &'a Connection,
@@ -66,25 +66,25 @@ impl Drop for RecordNoResponse<'_> {
     reason = "the large variant is nearly every request; a box for it costs more than the move"
 )]
 pub(crate) enum Served {
-    /// The service has responded. Its response must still be read.
+    /// The service has sent the head of its response. The body must still be read.
     Forwarded(ForwardedResponse),
-    /// The gateway itself responds.
+    /// The gateway has made the response itself.
     Local(Response<GatewayBody>),
 }
 
-/// A service's response, and the resources that the request still holds.
+/// A service's response, and the resources that the request still occupies.
 pub(crate) struct ForwardedResponse {
     pub(crate) upstream: UpstreamResponse,
     pub(crate) in_flight: InFlightRequest,
     pub(crate) upgrade: Option<UpgradeRequest>,
-    /// Whether the caller's certificate was sent to the service.
+    /// Whether header fields of the request told the service about the caller's certificate.
     pub(crate) tells_certificate: bool,
-    /// How long the caller may leave the response unread.
+    /// The longest time that the caller may leave the response unread.
     pub(crate) stall_timeout: Duration,
 }
 
 impl ForwardedResponse {
-    /// Whether the service has switched protocols.
+    /// Returns whether the service has switched protocols.
     pub(crate) fn has_switched(&self) -> bool {
         let status = self.upstream.response.status();
         match &self.upgrade {
@@ -93,16 +93,17 @@ impl ForwardedResponse {
         }
     }
 
-    /// Whether the caller would mistake the response for a switch that did not happen.
+    /// Returns whether the caller would read the response as a switch of protocols, although the
+    /// service has not switched.
     pub(crate) fn is_false_upgrade(&self) -> bool {
         let status = self.upstream.response.status();
         let upgrade = self.upgrade.as_ref();
         upgrade.is_some_and(|upgrade| upgrade.is_false_upgrade(status))
     }
 
-    /// Reads the content that arrived together with the head. If the response breaks off
-    /// there, the caller can still get a refusal. Later, in HTTP/1.1, the gateway can only
-    /// close the caller's connection.
+    /// For a caller over HTTP/1.1, reads the content that arrived together with the response head.
+    /// If the response fails at this point, the gateway can still send a refusal. Later the gateway
+    /// can only close the caller's connection.
     pub(crate) async fn read_first_frame(&mut self) -> Result<(), Refusal> {
         let UpstreamResponse {
             response,
@@ -128,17 +129,17 @@ impl ForwardedResponse {
         Ok(())
     }
 
-    /// Abandons the rest of the request and of the response.
+    /// Stops the upload of the request body and closes the upstream connection.
     pub(crate) fn abandon(self) {
         self.upstream.upload.abandon();
         self.upstream.lease.close();
     }
 
-    /// Takes the raw connection of a service that has switched protocols.
+    /// Takes over the raw connection to a service that has switched protocols.
     pub(crate) async fn switch(self) -> Result<Switched, Refusal> {
         let mut response = self.upstream.response;
-        // Over HTTP/2 the response does not name the protocol, because the gateway asks
-        // only for WebSocket.
+        // A response from an HTTP/2 service has no `Upgrade` field. The gateway then asked for
+        // WebSocket, the only protocol that it requests over HTTP/2.
         if let Some(chosen) = response.headers().get(UPGRADE) {
             self.in_flight.set_upgrade(Some(chosen.clone()));
         }
@@ -158,7 +159,7 @@ impl ForwardedResponse {
         }
     }
 
-    /// Makes the response for the caller.
+    /// Makes the response to the caller.
     pub(crate) fn into_response(
         mut self,
         connection: &Arc<Connection>,
@@ -178,8 +179,8 @@ impl ForwardedResponse {
             parts.headers.insert(header::TRAILER, trailers);
         }
         if upstream.body_unwanted {
-            // The caller may send either its body or another request now. The gateway
-            // cannot tell which of the two arrives.
+            // The caller may now send either the body it announced or a new request. The gateway
+            // cannot tell which of them arrives, so it closes the connection after the response.
             let close = HeaderValue::from_static("close");
             parts.headers.insert(header::CONNECTION, close);
         }

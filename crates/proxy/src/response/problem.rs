@@ -1,5 +1,5 @@
-//! The response to a refused request: problem details (RFC 9457), or a gRPC status for
-//! gRPC callers.
+//! The response to a refused request: problem details (RFC 9457), or a gRPC status for gRPC
+//! callers.
 
 use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use crate::policy::share::CallerLimit;
 use crate::reason::ReasonCode;
 use crate::wire::refusal::Refusal;
 
-/// The response field that contains the reason code.
+/// The response header field that contains the reason code.
 const REASON: HeaderName = HeaderName::from_static("countersign-reason");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -33,11 +33,11 @@ struct Problem<'a> {
 pub(crate) struct ResponseFormat {
     /// The caller uses gRPC.
     pub(crate) is_grpc: bool,
-    /// The method is HEAD: the response has no body.
+    /// The method is HEAD, so that the response must not have a body.
     pub(crate) is_head: bool,
 }
 
-/// Responds to a refused request.
+/// Makes the response to a refused request.
 pub(crate) fn respond(
     refusal: &Refusal,
     issuer: &str,
@@ -61,7 +61,7 @@ pub(crate) fn respond(
     if let Some(seconds) = retry_after(refusal.denial.reason) {
         headers.insert(RETRY_AFTER, seconds);
     }
-    // HEAD has the length that GET would have had (RFC 9110 section 8.6).
+    // The response to HEAD has the Content-Length of the response to GET (RFC 9110 section 8.6).
     if format.is_head
         && let GatewayBody::Full(body) = response.body_mut()
         && let Some(body) = body.take()
@@ -83,13 +83,13 @@ pub(crate) fn respond(
     response
 }
 
-/// Returns the number of seconds after which the same request may succeed.
+/// Returns the `Retry-After` value: the seconds after which the same request may succeed.
 const fn retry_after(reason: ReasonCode) -> Option<HeaderValue> {
     match reason {
         ReasonCode::Overloaded | ReasonCode::CallerLimit | ReasonCode::ShuttingDown => {
             Some(HeaderValue::from_static("1"))
         }
-        // The time for which an endpoint stays ejected after a few failures.
+        // About the time for which an endpoint stays ejected after several failures in a row.
         ReasonCode::UpstreamUnavailable => Some(HeaderValue::from_static("5")),
         _ => None,
     }
@@ -138,7 +138,7 @@ fn grpc_status(refusal: &Refusal, request_id: &str) -> Response<GatewayBody> {
     response
 }
 
-/// Percent-encodes everything except visible ASCII other than `%` (gRPC over HTTP/2,
+/// Percent-encodes all bytes except printable ASCII. Also encodes `%` itself (gRPC over HTTP/2,
 /// "Percent-Encoded").
 fn percent_encoded(text: &str) -> String {
     use std::fmt::Write as _;
@@ -179,7 +179,7 @@ fn grpc_details(refusal: &Refusal, request_id: &str) -> Vec<u8> {
     status
 }
 
-/// Appends a length-delimited protobuf field.
+/// Appends a length-delimited protobuf field to `message`. The field number must be below 16.
 fn field(message: &mut Vec<u8>, number: u8, content: &[u8]) {
     message.push(number << 3 | 2);
     let mut length = content.len();

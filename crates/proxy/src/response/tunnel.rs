@@ -1,8 +1,8 @@
-//! A tunnel: passes bytes between a caller and a service that has switched protocols.
+//! A tunnel: forwards bytes between a caller and a service that has switched protocols.
 //!
-//! A tunnel of an HTTP/1.1 connection runs in the connection's own task, so that it ends
-//! when the connection ends. A tunnel over HTTP/2 ends with its stream, or at once when
-//! its connection is cut off or has ended.
+//! A tunnel over HTTP/1.1 runs in the task of the caller's connection, and therefore ends with the
+//! connection. A tunnel over HTTP/2 runs in a task of its own. It ends with its stream, or as soon
+//! as the connection is cut or ends.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -33,10 +33,10 @@ use crate::wire::headers;
 use crate::wire::socket::CallerSocket;
 use crate::wire::tls_close::CLOSE_TIMEOUT;
 
-/// Size of the buffer of each direction.
+/// Size in bytes of the buffer for each direction.
 const BUFFER: usize = 8 * 1024;
 
-/// The connection of a service that has switched protocols, and what its tunnel needs.
+/// The raw connection to a service that has switched protocols, and the state that its tunnel uses.
 pub(crate) struct Switched {
     pub(crate) upgrade: UpgradeRequest,
     pub(crate) response: Response<UpstreamBody>,
@@ -46,8 +46,9 @@ pub(crate) struct Switched {
 }
 
 impl Switched {
-    /// Makes the response that confirms the switch to the caller, and the tunnel that
-    /// begins after it.
+    /// Makes the response that confirms the switch to the caller. Over HTTP/2, also starts the
+    /// tunnel. Over HTTP/1.1, stores the tunnel in the response's extensions until the 101 was
+    /// sent.
     pub(crate) fn into_response(
         self,
         connection: &Arc<Connection>,
@@ -58,8 +59,8 @@ impl Switched {
         headers::strip_response(&mut parts.headers);
         parts.extensions.clear();
         parts.version = Version::default();
-        // In the response to an extended CONNECT, the length would not be that of the
-        // tunnel.
+        // A Content-Length in the response to an extended CONNECT would be read as the length of
+        // the tunnel's data.
         parts.headers.remove(CONTENT_LENGTH);
         if self.upgrade.stream.is_some() {
             parts.status = StatusCode::OK;
@@ -92,8 +93,8 @@ impl Switched {
                         }
                     };
                     tokio::select! {
-                        // After a cut, no more bytes are passed on, not even those that h2
-                        // has already read.
+                        // After a cut, no more bytes are forwarded, not even bytes that h2 has
+                        // already read.
                         biased;
                         () = connection.ended() => {}
                         () = passing => {}
@@ -108,8 +109,8 @@ impl Switched {
     }
 }
 
-/// A tunnel in the extensions of its 101 response. Extensions must be `Clone`, and a
-/// tunnel is not.
+/// A tunnel in the extensions of its 101 response. The values of extensions must be `Clone`. A
+/// `Tunnel` is not, so it is wrapped in an `Arc`.
 #[derive(Clone)]
 struct PendingTunnel(Arc<Mutex<Option<Box<Tunnel>>>>);
 
@@ -120,26 +121,27 @@ impl PendingTunnel {
     }
 }
 
-/// Takes the tunnel that begins after `response` was sent, if there is one.
+/// Takes the tunnel out of `response`. The tunnel begins after `response` was sent.
 pub(crate) fn take<B>(response: &mut Response<B>) -> Option<Box<Tunnel>> {
     let PendingTunnel(tunnel) = response.extensions_mut().remove()?;
     tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// A tunnel between a caller and a service. Dropping it ends the tunnel and writes the
-/// request's audit line.
+/// A tunnel between a caller and a service. When it is dropped, the tunnel ends and the request's
+/// audit line is written.
 pub(crate) struct Tunnel {
     service: Option<TokioIo<Upgraded>>,
     record: AuditRecord,
     idle_timeout: Duration,
     in_flight: InFlightRequest,
-    /// Counts the tunnel as a connection and a request of its endpoint.
+    /// As long as the lease exists, the tunnel counts as a connection and a request of its
+    /// endpoint.
     lease: Option<Lease<RequestBody>>,
 }
 
 impl Tunnel {
-    /// Passes bytes on until both sides have ended, or until neither side has sent
-    /// anything for too long.
+    /// Forwards bytes until both sides have ended. Stops earlier if the credentials expire or if
+    /// neither side sends bytes for `idle_timeout`.
     pub(crate) async fn run(&mut self, caller: impl AsyncRead + AsyncWrite + Unpin) {
         let Some(service) = self.service.take() else {
             return;
@@ -164,7 +166,7 @@ impl Tunnel {
                 self.record
                     .refused(ReasonCode::Timeout, "nothing was said for too long");
             }
-            // One side has closed its connection. Most tunnels end like this.
+            // One side has closed its connection without a regular end. Most tunnels end like this.
             Err(_) => {}
         }
     }
@@ -175,8 +177,8 @@ impl Tunnel {
     }
 }
 
-/// Runs a tunnel after its 101, in the connection's own task. `early`: the caller sent
-/// bytes before the 101.
+/// Runs a tunnel in the connection's own task after the 101 response. `early` is true if the caller
+/// sent bytes before the 101.
 pub(crate) async fn serve(
     connection: &Connection,
     mut tunnel: Box<Tunnel>,
@@ -184,8 +186,8 @@ pub(crate) async fn serve(
     early: bool,
     mut lifetime: Lifetime,
 ) {
-    // Those bytes were read as HTTP. If the gateway passed them on, requests could be
-    // smuggled to the service.
+    // The gateway has read the early bytes as HTTP. If it forwarded them, a caller could smuggle
+    // requests to the service.
     if early {
         tunnel.refused(&Denial::new(
             ReasonCode::MalformedRequest,
@@ -199,7 +201,7 @@ pub(crate) async fn serve(
             tokio::select! {
                 () = running.as_mut() => break None,
                 ending = lifetime.ending(connection) => match ending {
-                    // The tunnel may last until drain_timeout ends it.
+                    // The tunnel may continue until `drain_timeout` has passed.
                     Ending::Drain => {}
                     Ending::Cut(denial) => break Some(denial),
                 },
@@ -245,7 +247,7 @@ async fn pass_on(
     }
 }
 
-/// Counts reads and writes, so that one idle timer serves both directions.
+/// Counts reads and writes, so that a single idle timer covers both directions.
 struct CountingIo<'a, S> {
     inner: S,
     operations: &'a AtomicU64,

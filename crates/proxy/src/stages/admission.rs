@@ -1,4 +1,4 @@
-//! Checks whether a connection may have another request.
+//! Checks whether a connection may carry another request.
 
 use http::StatusCode;
 
@@ -8,16 +8,16 @@ use crate::snapshot::Snapshot;
 use crate::wire::head::FramingError;
 use crate::wire::refusal::Refusal;
 
-/// Checks that the connection does not have to end, and that its identity is valid under
-/// `snapshot`. Afterwards the connection's proof was verified under `snapshot`.
+/// Checks that the connection is not ending, and that its identity is valid under `snapshot`. After
+/// `Ok`, the connection's `ConnectionProof` is verified under `snapshot`.
 pub(crate) fn check(
     connection: &Connection,
     snapshot: &Snapshot,
     framing_error: Option<FramingError>,
 ) -> Result<(), Refusal> {
     match (framing_error, connection.cut_reason()) {
-        // In HTTP/2, streams may still begin between the cut and the end of the
-        // connection.
+        // In HTTP/2 the caller may open further streams after the gateway decided to cut the
+        // connection, and before the connection is closed.
         (_, Some(denial)) => Err(denial.clone().into()),
         (Some(error), None) => Err(framing_refusal(error)),
         (None, None) if connection.is_stopping() => Err(Refusal::new(

@@ -1,4 +1,4 @@
-//! Authentication: the principal that a request's certificate and credentials prove.
+//! Authentication: finds the principal that a request's certificate and credentials prove.
 
 use std::net::IpAddr;
 
@@ -17,17 +17,18 @@ use crate::wire::refusal::Refusal;
 /// The parts of a request that can authenticate its caller.
 #[derive(Debug)]
 pub struct Evidence<'a> {
-    /// The identity that the connection proved.
+    /// The identity that the caller proved in the TLS handshake.
     pub proof: Option<&'a ConnectionProof>,
-    /// The credentials in the request's header.
+    /// The tokens and API keys in the request's header.
     pub presented: &'a Presented,
-    /// The caller's address.
+    /// The caller's IP address.
     pub address: IpAddr,
-    /// What the request asks for.
+    /// The checked target of the request.
     pub target: &'a Target,
 }
 
-/// Authenticates for a route that requires only a certificate, or nothing.
+/// Authenticates by the certificate alone, on routes without authenticators. Returns `None` if the
+/// route requires no authentication.
 pub(super) fn by_certificate(
     proof: Option<&ConnectionProof>,
     route: &Route,
@@ -44,8 +45,8 @@ pub(super) fn by_certificate(
     }
 }
 
-/// Returns the denial if the certificate names the caller of the route, and this caller is
-/// not allowed, whatever other credentials it has.
+/// Returns a denial if the route authenticates callers by certificate and the caller that the
+/// certificate names may not use the route. The caller's other credentials cannot change that.
 pub(super) fn not_allowed_by_certificate(
     proof: Option<&ConnectionProof>,
     route: &Route,
@@ -61,7 +62,8 @@ pub(super) fn not_allowed_by_certificate(
     }
 }
 
-/// Authenticates with the route's authenticators, which may have to ask a token issuer.
+/// Authenticates with the route's authenticators. An authenticator may send a request to a token
+/// issuer.
 pub(super) async fn by_credentials(
     evidence: &Evidence<'_>,
     route: &Route,
@@ -80,8 +82,8 @@ pub(super) async fn by_credentials(
         .map_err(|denied| with_challenges(denied, &evidence.target.resource(), route))
 }
 
-/// Makes the refusal for credentials that are missing or not accepted. Its challenges tell
-/// the caller which credentials are needed.
+/// Makes the refusal for missing or rejected credentials. The `WWW-Authenticate` challenges tell
+/// the caller which credentials the route requires.
 fn with_challenges(denied: AuthnDenial, resource: &Resource<'_>, route: &Route) -> Refusal {
     let challenges = route.authenticators.challenges(&denied, resource);
     let mut refusal = Refusal::from(denied.denial);
@@ -92,8 +94,8 @@ fn with_challenges(denied: AuthnDenial, resource: &Resource<'_>, route: &Route) 
     refusal
 }
 
-/// Adds challenges to a refusal of a permitted request if its credential has expired while
-/// the request was in progress.
+/// Adds challenges to the refusal if the caller's credential expired after the request was
+/// permitted.
 pub fn with_reauth_challenge(
     refusal: Refusal,
     permit: &Permit,

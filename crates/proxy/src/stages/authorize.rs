@@ -1,5 +1,5 @@
-//! Authorization: decides whether a caller may use a route, and whether its rate limits
-//! allow it now.
+//! Authorization: decides whether a caller may use a route, and whether the route's rate limits
+//! allow the request now.
 
 use super::RequestContext;
 use super::authenticate::{self, Evidence};
@@ -12,15 +12,15 @@ use crate::route::Route;
 use crate::telemetry::record::AuditRecord;
 use crate::wire::refusal::Refusal;
 
-/// A decision. The many requests that need no credentials reserve no space for the future
-/// that makes it later.
+/// A decision about a request. It is `Later` only if the route has authenticators. On other routes,
+/// the request's future needs no space for the future of a later decision.
 pub type Decision<'a> = NowOrLater<'a, Result<Permit, Refusal>>;
 
 /// Authenticates the caller and decides by the route's rule.
 pub fn decide<'a>(evidence: &'a Evidence<'a>, route: &'a Route) -> Decision<'a> {
     if !route.authenticators.is_empty() {
-        // Otherwise the caller would be asked for credentials that cannot help it, and the
-        // token issuer about them.
+        // If the route does not allow the caller that the certificate names, no token can change
+        // that. The token issuer is therefore not asked about the token.
         if let Some(denial) = authenticate::not_allowed_by_certificate(evidence.proof, route) {
             return Decision::Now(Err(denial.into()));
         }
@@ -33,8 +33,8 @@ pub fn decide<'a>(evidence: &'a Evidence<'a>, route: &'a Route) -> Decision<'a> 
     Decision::Now(principal.and_then(|principal| Ok(policy::decide(&route.rule, principal)?)))
 }
 
-/// Decides about a request, and applies the route's rate limits as early as possible, so
-/// that a request which exceeds a limit costs little.
+/// Decides about a request and applies the route's rate limits. Each limit is applied as early as
+/// possible, so that a request above the limit costs little.
 pub(crate) async fn authorize(
     context: RequestContext<'_>,
     target: &Target,

@@ -20,10 +20,10 @@ use crate::wire::head::content_length;
 use crate::wire::headers::RequestTrailers;
 use crate::wire::refusal::Refusal;
 
-/// Reads the declared length and checks it against the limit.
+/// Reads `Content-Length` and checks it against the limit.
 ///
-/// Rewrites the length to its canonical form, which no service can misread. Some services
-/// read a number with leading zeros as octal.
+/// Writes a length with leading zeros again without them, because some services read a number with
+/// a leading zero as octal.
 pub(crate) fn declared_length(
     headers: &mut HeaderMap,
     max_bytes: Option<u64>,
@@ -49,8 +49,9 @@ pub(crate) fn declared_length(
     }
 }
 
-/// Waits for the end of a body that was declared empty. In HTTP/2 the end can follow the head
-/// in a separate frame, and the service must not get a body then.
+/// If `Content-Length` is 0, waits for the end of the body. Over HTTP/2 the end may arrive in a
+/// DATA frame after the head. Without this wait, the gateway would forward the request as one with
+/// a body.
 pub(crate) async fn await_declared_end(
     context: RequestContext<'_>,
     mut incoming: CallerBody,
@@ -63,14 +64,14 @@ pub(crate) async fn await_declared_end(
         let detail = "Content-Length is 0, but the body is not empty";
         Refusal::new(ReasonCode::MalformedRequest, detail)
     };
-    // Boxed, so that other requests reserve no space for it.
+    // Boxed, so that requests without this wait need no space for this future.
     let ended = Box::pin(async {
         loop {
             match incoming.frame().await {
                 None => return Ok(()),
                 Some(Ok(frame)) if frame.data_ref().is_none_or(Bytes::is_empty) => {}
                 Some(Ok(_)) => return Err(not_empty()),
-                // h2 itself compares the length, and resets the stream.
+                // h2 compares the body with `Content-Length` and resets the stream if they differ.
                 Some(Err(error)) if is_protocol_error(&error) => return Err(not_empty()),
                 Some(Err(error)) => return Err(RequestBody::read_error(&error).into()),
             }
@@ -86,14 +87,15 @@ pub(crate) async fn await_declared_end(
     }
 }
 
-/// Whether h2 has ended a stream because its caller broke a rule of HTTP/2.
+/// Returns whether h2 reset the stream because the caller violated the HTTP/2 protocol.
 fn is_protocol_error(error: &hyper::Error) -> bool {
     find_source::<h2::Error>(error).is_some_and(|error| {
         error.reason() == Some(h2::Reason::PROTOCOL_ERROR) && !error.is_remote()
     })
 }
 
-/// Makes a body that is streamed. With `may_stall`, the caller may pause without limit.
+/// Makes a body that is streamed to the service. If `may_stall` is true, no timeout applies to the
+/// caller's pauses.
 pub(crate) fn streamed(
     context: RequestContext<'_>,
     route: &Route,
@@ -113,7 +115,8 @@ pub(crate) fn streamed(
     )
 }
 
-/// Buffers the body if the route binds assertions to it. Returns it with its hash.
+/// If the route binds assertions to the body, buffers the body and returns its SHA-256 hash.
+/// Otherwise returns the body as it is.
 pub(crate) async fn bound(
     context: RequestContext<'_>,
     max_bytes: Option<u64>,
@@ -124,7 +127,7 @@ pub(crate) async fn bound(
     let Some(max_bytes) = max_bytes else {
         return Ok((streamed, None));
     };
-    // Boxed here, so that other requests need no space for this future.
+    // Boxed, so that requests without a buffered body need no space for this future.
     let (body, hash) = Box::pin(buffered(
         context,
         streamed,
@@ -136,7 +139,8 @@ pub(crate) async fn bound(
     Ok((body, Some(hash)))
 }
 
-/// Reads a body of at most `max_bytes`, for `caller`.
+/// Reads a body of at most `max_bytes` into memory. The buffer budget counts its bytes under the
+/// key `caller`.
 async fn buffered(
     context: RequestContext<'_>,
     streamed: RequestBody,

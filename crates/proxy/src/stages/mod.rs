@@ -1,19 +1,18 @@
 //! The stages that a request passes before it is forwarded, in this order:
 //!
-//! - `admission`: may the connection have another request?
+//! - `admission`: may the connection carry another request?
 //! - `target`: checks host and path, so that the service cannot read them differently
 //! - `route`: selects the route, and makes the target for the service
 //! - `authorize`: may the caller use the route? It runs, in this order,
-//!   - `rate_limit`: the limits that apply before authentication,
+//!   - `rate_limit`: the limits whose key is known before authentication,
 //!   - `authenticate`: the caller's certificate, token or API key,
-//!   - the route's policy, and the limits that need the caller
+//!   - the route's policy, and the limits whose key is known after authentication
 //! - `transaction`: does the request continue an earlier transaction?
 //! - `request_headers`: the fields that the gateway adds
-//! - `body`: the body, streamed or buffered
+//! - `body`: checks the body's length, and streams or buffers the body
 //!
-//! `target`, `route`, `authenticate` and the decision of `authorize` need no connection.
-//! `countersign explain` runs the same code for the request on its command line, so that
-//! it decides as the gateway does.
+//! `target`, `route`, `authenticate` and `authorize::decide` need no connection.
+//! `countersign explain` calls the same functions, so that its decision is the gateway's decision.
 
 pub(crate) mod admission;
 pub mod authenticate;
@@ -35,9 +34,8 @@ use crate::snapshot::Snapshot;
 #[derive(Clone, Copy)]
 pub(crate) struct RequestContext<'a> {
     pub(crate) connection: &'a Arc<Connection>,
-    /// The caller's identity when the request began. It is read once, so that the same
-    /// identity is checked, recorded and signed, even if the connection is verified again
-    /// during the request.
+    /// The caller's identity when the request began. The connection may be verified again during
+    /// the request. This copy makes sure that the gateway checks, records and signs one identity.
     pub(crate) proof: Option<&'a ConnectionProof>,
     pub(crate) snapshot: &'a Snapshot,
 }

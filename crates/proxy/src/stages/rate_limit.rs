@@ -1,5 +1,5 @@
-//! Rate limits of a route. If the key of a limit is known before authentication, the
-//! request is counted before authentication, so that a flood causes no cryptographic work.
+//! Rate limits of a route. If the key of a limit is known before authentication, the request is
+//! counted before authentication. A flood of requests then causes no cryptographic work.
 
 use std::net::IpAddr;
 
@@ -17,19 +17,21 @@ use crate::wire::refusal::Refusal;
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// The limits of a route, for one request.
+/// The rate limits of a route, applied to one request.
 pub(super) struct RouteLimits<'a> {
     pub(super) limiter: &'a Limiter,
     pub(super) route: &'a Route,
     pub(super) proof: Option<&'a ConnectionProof>,
+    /// The caller's IP address.
     pub(super) address: IpAddr,
 }
 
-/// Whether the request is within its limits: known now, or after a shared store was asked.
+/// The result of a limit check. The result is known now, or after a request to the shared store of
+/// counts.
 pub(super) type LimitCheck<'a> = NowOrLater<'a, Result<(), Refusal>>;
 
 impl<'a> RouteLimits<'a> {
-    /// Counts the request for the limits whose key is already known.
+    /// Counts the request under the limits whose key is known before authentication.
     pub(super) fn before_authentication(&'a self) -> LimitCheck<'a> {
         if !self.route.authenticators.is_empty()
             && let Err(limited) = self.limiter.may_authenticate(self.attempts_key())
@@ -39,30 +41,31 @@ impl<'a> RouteLimits<'a> {
         self.count(move |limit| self.early_key(limit.per))
     }
 
-    /// Counts the request for the limits that need the caller.
+    /// Counts the request under the limits whose key is known only after authentication.
     pub(super) fn after_authentication(
         &'a self,
         principal: Option<&'a Principal>,
     ) -> LimitCheck<'a> {
         self.count(move |limit| match self.early_key(limit.per) {
-            // Counted before authentication.
+            // `before_authentication` has counted this limit.
             Some(_) => None,
-            // A limit for the whole route is counted here, so that callers that may not
-            // use the route cannot use up the limit.
+            // A limit for the whole route is counted only after authorization. Callers that may not
+            // use the route then cannot exhaust the limit.
             None if limit.per == Per::Route => Some(Counted::Everybody),
             None => Counted::of(limit.per, principal?),
         })
     }
 
-    /// Counts a refusal if the credentials were not accepted, or if the caller had too
-    /// many credentials checked at the same time.
+    /// Counts a failed authentication if `refusal` says that the credentials were rejected, or that
+    /// the caller had too many credentials checked at the same time.
     pub(super) fn record_failure(&self, refusal: &Refusal) {
         let reason = refusal.denial.reason;
         let is_refused = reason.category() == Category::Token
             && reason.status() == 401
             && reason != ReasonCode::TokenMissing;
-        // Too many tokens at the same time count as a failure of a caller, but not of an
-        // address: many callers may share an address, and their tokens may be valid.
+        // Too many checks at the same time count as a failure of a caller with a certificate. They
+        // never count as a failure of an address: many callers may share the address, and their
+        // tokens may be valid.
         let is_callers_own = reason == ReasonCode::CallerLimit && self.proof.is_some();
         let failed = is_refused || is_callers_own;
         if failed && !self.route.authenticators.is_empty() {
@@ -70,8 +73,8 @@ impl<'a> RouteLimits<'a> {
         }
     }
 
-    /// Returns the key under which failed authentications are counted. It is the caller if
-    /// there is a certificate, so that a caller does not lock out others at its address.
+    /// Returns the key under which failed authentications are counted. If there is a certificate,
+    /// the key is the caller, so that one caller cannot lock out the other callers at its address.
     fn attempts_key(&self) -> Counted<'a> {
         match self.proof {
             Some(proof) => Counted::Caller(proof.identity.caller()),
@@ -79,7 +82,7 @@ impl<'a> RouteLimits<'a> {
         }
     }
 
-    /// Returns the key of a limit, if it is certain before authentication.
+    /// Returns the key of a limit, if the key is known before authentication.
     fn early_key(&self, per: Per) -> Option<Counted<'a>> {
         match per {
             Per::Address => Some(Counted::address(self.address)),
@@ -88,8 +91,8 @@ impl<'a> RouteLimits<'a> {
         }
     }
 
-    /// Returns the caller that the certificate names, if the route authenticates with the
-    /// certificate.
+    /// Returns the caller that the certificate names, if the route accepts certificates as a
+    /// credential.
     fn certified_caller(&self) -> Option<&'a CallerName> {
         let methods = self.route.rule.authentication.methods();
         let proof = self.proof.filter(|_| methods.contains(Method::Certificate));
@@ -123,7 +126,7 @@ impl<'a> RouteLimits<'a> {
     }
 }
 
-/// 429 with the fields of draft-ietf-httpapi-ratelimit-headers.
+/// Makes a 429 refusal with the header fields of draft-ietf-httpapi-ratelimit-headers.
 fn refusal(limited: LimitDenial) -> Refusal {
     let mut refusal = Refusal::from(*limited.denial);
     if let Some((verdict, limit, policy)) = limited.verdict {

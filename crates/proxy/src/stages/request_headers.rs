@@ -1,5 +1,4 @@
-//! The header fields, other than the assertion, that the gateway adds to a forwarded
-//! request.
+//! Adds the gateway's header fields to a forwarded request. The assertion is added in `forward`.
 
 use http::header::{AUTHORIZATION, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Version, request};
@@ -15,8 +14,8 @@ use crate::wire::trace_context;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Adds the caller's token if the route forwards it. All other credentials were removed
-/// and are not forwarded.
+/// Adds the caller's access token again if the route is configured to forward it. All credentials
+/// were removed from `headers` before.
 pub(crate) fn add_token(
     headers: &mut HeaderMap,
     route: &Route,
@@ -32,9 +31,8 @@ pub(crate) fn add_token(
     }
 }
 
-/// Adds the fields that describe the request and its caller. `parts` still has the HTTP
-/// version in which the request was received. `authority` is the one that the caller asked
-/// for.
+/// Adds the fields that describe the request and its caller. `parts.version` is still the HTTP
+/// version of the caller's request. `authority` is the authority in the caller's request.
 pub(crate) fn add(
     parts: &mut request::Parts,
     context: RequestContext<'_>,
@@ -49,7 +47,8 @@ pub(crate) fn add(
     if let Ok(value) = HeaderValue::from_str(record.request_id()) {
         headers.insert(REQUEST_ID, value);
     }
-    // RFC 9110 section 7.6.3: the protocol of the received request, and a pseudonym.
+    // RFC 9110 section 7.6.3: a `Via` entry has the version of the received request and a pseudonym
+    // of the proxy.
     headers.append(
         VIA,
         HeaderValue::from_static(match parts.version {
@@ -61,8 +60,8 @@ pub(crate) fn add(
     let cache = connection.forwarded_headers();
     let peer = connection.facts().peer;
     cache.add_address(headers, upstream.forwarded, peer, authority);
-    // Only if this request was authenticated with the certificate. On other routes the
-    // service must not learn the identity of the connection.
+    // Added only if the certificate authenticated this request. On other routes the service must
+    // not learn which certificate the connection has.
     if upstream.certificate_fields.any()
         && permit.principal().and_then(Principal::peer).is_some()
         && let (Some(proof), Some(chain)) = (connection.proof(), connection.chain())

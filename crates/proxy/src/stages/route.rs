@@ -1,4 +1,4 @@
-//! The route of a request, and the target that its service sees.
+//! Selects the route of a request, and makes the authority and path that the service receives.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ pub fn select<'r>(
     let find = |path: &str| routes.select(&target.host, path, method);
     let selected = find(&target.decoded_path);
     if let Some(bare) = target::without_parameters(&target.decoded_path) {
-        // Some servers remove path parameters before they match a path, others do not.
-        // Both readings must select the same route.
+        // Some servers remove path parameters before they match a path, and other servers do not.
+        // The path with parameters and the path without them must therefore select the same route.
         let same = match (&selected, &find(&bare)) {
             (Selected::Route(a), Selected::Route(b)) => Arc::ptr_eq(a, b),
             (Selected::Nothing, Selected::Nothing) => true,
@@ -45,7 +45,8 @@ pub fn select<'r>(
             ),
         )),
         Selected::MethodNotAllowed(allow) => Err(Refusal {
-            // If there is no method to offer, no route supports this method.
+            // An empty list means that the matching routes accept all ordinary methods. The
+            // method is then TRACE or unregistered, so the status is 501.
             status: allow.is_empty().then_some(StatusCode::NOT_IMPLEMENTED),
             allow,
             ..Refusal::new(
@@ -56,8 +57,8 @@ pub fn select<'r>(
     }
 }
 
-/// Returns the Host that the service sees and that assertions contain: the one that the
-/// upstream sets, or otherwise `requested`, which is the caller's.
+/// Returns the authority that the service receives and that assertions contain. It is the `host` of
+/// the upstream if configured, or otherwise `requested`, the caller's authority.
 pub fn forwarded_authority<'a>(
     route: &'a Route,
     requested: &'a str,
@@ -71,8 +72,8 @@ pub fn forwarded_authority<'a>(
     Ok((authority, value))
 }
 
-/// Returns the path and query that the service sees and that assertions contain. Policy
-/// decides about `requested`, never about the rewritten path.
+/// Returns the path and query that the service receives and that assertions contain. Policy decides
+/// about `requested`, never about the rewritten path.
 pub fn forwarded_path(route: &Route, requested: &PathAndQuery) -> Result<PathAndQuery, Refusal> {
     match &route.rewrite {
         None => Ok(requested.clone()),

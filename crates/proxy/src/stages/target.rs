@@ -1,4 +1,4 @@
-//! The host and path that a request asks for.
+//! Checks the host and path that a request asks for.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use crate::tls::ServerNames;
 use crate::wire::refusal::Refusal;
 use crate::wire::target;
 
-/// The target of a request, checked.
+/// The checked target of a request.
 #[derive(Debug)]
 pub struct Target {
     /// The authority as the caller wrote it.
     pub authority: String,
-    /// The target's host, normalized.
+    /// The host of the target in normalized form.
     pub host: String,
     /// Path and query, exactly as the caller wrote them.
     pub path_and_query: PathAndQuery,
@@ -25,7 +25,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Checks what a request asks for.
+    /// Checks and normalizes the authority and the path of a request.
     pub fn check(
         authority: String,
         path_and_query: Option<&PathAndQuery>,
@@ -38,8 +38,8 @@ impl Target {
                 "the target '*' is not about any route",
             ));
         }
-        // In HTTP/1.1 the framing guard also checks this, on the raw bytes. For HTTP/2
-        // this is the only check.
+        // In HTTP/1.1 the framing guard (`wire::framing`) has checked the raw bytes already. In
+        // HTTP/2 nothing else checks these bytes.
         if !path_and_query
             .as_str()
             .bytes()
@@ -59,7 +59,7 @@ impl Target {
         })
     }
 
-    /// Returns the target in the form that challenges contain.
+    /// Returns the authority and path from which `WWW-Authenticate` challenges are made.
     pub fn resource(&self) -> Resource<'_> {
         Resource {
             authority: &self.authority,
@@ -68,11 +68,13 @@ impl Target {
     }
 }
 
-/// Returns path and query with a path. The absolute form can have a query alone, whose path
-/// is `/` (RFC 9112 section 3.2.1); what is checked, signed and sent is one text.
+/// Returns the path and query, with `/` in place of an empty path. The absolute form may have a
+/// query and no path (RFC 9112 section 3.2.1). The gateway checks, signs and sends the returned
+/// text.
 fn normalized(path_and_query: Option<&PathAndQuery>) -> Result<PathAndQuery, Refusal> {
     match path_and_query {
-        // The text of an empty path is empty, although it is displayed as a slash.
+        // For an empty path, `as_str` returns `/`, but the `PathAndQuery` itself stays empty. It is
+        // replaced.
         None => Ok(PathAndQuery::from_static("/")),
         Some(found) if found.as_str() == "/" => Ok(PathAndQuery::from_static("/")),
         Some(found) if found.as_str().starts_with('?') => {
@@ -88,8 +90,8 @@ fn normalized(path_and_query: Option<&PathAndQuery>) -> Result<PathAndQuery, Ref
     }
 }
 
-/// Reads the authority that the caller asked for: that of the request target (HTTP/2,
-/// absolute form) if there is one, else the Host field.
+/// Returns the authority that the caller asked for. It is the authority of the request target if
+/// there is one (HTTP/2, absolute form), or otherwise the Host field.
 pub fn authority(parts: &request::Parts) -> Result<String, Refusal> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let host = hosts.next();
@@ -125,9 +127,9 @@ pub fn authority(parts: &request::Parts) -> Result<String, Refusal> {
     }
 }
 
-/// Checks that the host selects the `[[server_name]]` entry under which the connection was
-/// opened. Another entry may trust other certificates, so that the identity from the
-/// handshake would not be valid there.
+/// Checks that the host selects the `[[server_name]]` entry of the connection's handshake. Another
+/// entry may trust other certificates, and the identity from the handshake would not be valid under
+/// that entry.
 pub fn check_host(
     names: &ServerNames,
     server_name: Option<&str>,

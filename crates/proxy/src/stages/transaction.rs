@@ -1,5 +1,6 @@
-//! Transactions that span requests: a service that calls another one in the course of a
-//! request passes on the assertion it received, and the new assertion keeps its `txn`.
+//! Transactions that span several requests. A service that calls another service during a request
+//! sends along the assertion it received. The gateway's new assertion then keeps the `txn` claim of
+//! that assertion.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -7,8 +8,8 @@ use crate::clock;
 use crate::policy::Permit;
 use crate::snapshot::Snapshot;
 
-/// Returns the assertion that a caller presents; none unless there is exactly one. Must be
-/// called before the header is stripped.
+/// Returns the value of the caller's header field `assertion`. Returns `None` if the request has no
+/// such field, or more than one. Must be called before `strip_request` removes the field.
 pub(crate) fn presented(headers: &HeaderMap, assertion: &HeaderName) -> Option<HeaderValue> {
     let mut values = headers.get_all(assertion).iter();
     match (values.next(), values.next()) {
@@ -17,11 +18,11 @@ pub(crate) fn presented(headers: &HeaderMap, assertion: &HeaderName) -> Option<H
     }
 }
 
-/// Returns the transaction of a presented assertion, if this gateway made the assertion
-/// for the service that is now the caller.
+/// Returns the `txn` claim of a presented assertion. Returns `None` unless this gateway issued the
+/// assertion to the service that is now the caller.
 ///
-/// The assertion authenticates nothing here. If it is not acceptable, the request is not
-/// refused but begins a new transaction.
+/// The assertion authenticates nothing here. If the assertion is not acceptable, the request is
+/// still accepted and begins a new transaction.
 pub(crate) fn continued(
     snapshot: &Snapshot,
     permit: &Permit,

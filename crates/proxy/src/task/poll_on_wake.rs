@@ -1,7 +1,8 @@
-//! `PollOnWake`: a future that is polled only if its own waker was called.
+//! `PollOnWake`: polls a future only if the future's own waker was called.
 //!
-//! A connection's task is woken several times for each request, and rarely because the
-//! connection should end. The future that waits for that end need not be polled each time.
+//! Each request wakes the connection's task several times. The connection's task also polls the
+//! future that waits for the end of the connection. That future is rarely ready, so `PollOnWake`
+//! skips the polls that another event caused.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Polls `inner` once, and then whenever its own waker was called.
+/// Polls `inner` once at the start. After that, polls `inner` only when its own waker was called.
 pub(crate) struct PollOnWake<F> {
     inner: F,
     flag: Arc<WakeFlag>,
@@ -62,8 +63,8 @@ impl<F: Future + Unpin> Future for PollOnWake<F> {
             *task = Some(context.waker().clone());
         }
         drop(task);
-        // The flag is read after the waker was stored. If it is set later than this, the
-        // stored waker wakes the task.
+        // The waker is stored before the flag is read. If `wake_by_ref` sets the flag after this
+        // read, it finds the stored waker and wakes the task.
         if !self.flag.is_set.swap(false, Ordering::AcqRel) {
             return Poll::Pending;
         }
@@ -92,7 +93,7 @@ mod tests {
         for _ in 0..3 {
             assert!(Pin::new(&mut future).poll(&mut context).is_pending());
         }
-        // Wakes it as the awaited event would.
+        // Calls the future's own waker, as the awaited event would do.
         future.flag.wake_by_ref();
         assert_eq!(Pin::new(&mut future).poll(&mut context), Poll::Ready(2));
     }

@@ -1,14 +1,14 @@
-//! `yield_once`: yields to the other tasks of a worker.
+//! `yield_once`: lets the other tasks of a worker run first.
 //!
-//! Sending a request wakes the service's process, and waking a sleeping process costs more
-//! than sending. Requests that are ready at the same time are therefore all decided and
-//! signed before any of them is sent. The service then reads several of them after one
-//! wake-up. If no other task is ready, the next poll follows immediately.
+//! A request that is sent wakes the service's process. That wake-up costs more than sending the
+//! request. All requests that are ready at the same time are therefore authorized and signed before
+//! the first of them is sent. The service then reads several requests after one wake-up. If no
+//! other task is ready, the next poll follows immediately.
 
 use std::future::poll_fn;
 use std::task::Poll;
 
-/// Yields to the tasks that are ready now.
+/// Lets all tasks run that are ready now, and then continues.
 pub(crate) async fn yield_once() {
     let mut has_yielded = false;
     poll_fn(|context| {

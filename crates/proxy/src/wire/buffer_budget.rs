@@ -1,8 +1,9 @@
-//! `BufferBudget`: limits the memory that all buffered bodies use together, and divides it
-//! among callers.
+//! `BufferBudget`: limits the memory that all buffered bodies use together, and divides it among
+//! callers.
 //!
-//! No memory is reserved for callers that have no bodies yet. If memory is needed, the
-//! slowest body that is still being read is ended, of the caller that uses most memory.
+//! No memory is reserved for callers without bodies. If memory is short, the gateway selects the
+//! caller that uses the most memory. It then ends the slowest of this caller's bodies that are
+//! still being read.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,11 +17,11 @@ use crate::policy::Denial;
 use crate::policy::share::{CallerLimit, Share};
 use crate::reason::ReasonCode;
 
-/// Bytes of all buffered bodies of the process (`[limits] held_bodies`).
+/// Counts the bytes of all buffered bodies of the process (`[limits] held_bodies`).
 #[derive(Debug, Default)]
 pub struct BufferBudget(Mutex<Holders>);
 
-/// The memory that each caller uses.
+/// The memory that all callers use, and the part of each caller.
 #[derive(Debug, Default)]
 struct Holders {
     total: u64,
@@ -28,13 +29,14 @@ struct Holders {
     callers: ShareMap<Holder>,
 }
 
-/// The bodies of one caller.
+/// The buffered bodies of one caller.
 #[derive(Debug, Default)]
 struct Holder {
+    /// Number of bytes that are reserved for this caller's bodies.
     bytes: u64,
-    /// Number of bodies, including complete ones.
+    /// Number of bodies, including those that were read to their end.
     bodies: usize,
-    /// The bodies that are still being read.
+    /// The bodies that are still being read, by `BufferReservation::id`.
     reading: HashMap<u64, Reading>,
 }
 
@@ -43,6 +45,7 @@ struct Holder {
 struct Reading {
     bytes: u64,
     since: Instant,
+    /// Notified when the budget ends the body.
     ended: Arc<Notify>,
 }
 
@@ -57,16 +60,16 @@ impl Reading {
     }
 }
 
-/// The limits of the memory for all bodies.
+/// The limits for the memory of all bodies together.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BudgetLimits {
-    /// Maximum size of all bodies together.
+    /// Maximum size of all bodies together in bytes.
     pub(crate) max_total: u64,
-    /// The part of it that one caller may use.
+    /// The share of `max_total` that one caller may use.
     pub(crate) share: Share,
 }
 
-/// The memory that one body uses. It is released when this is dropped.
+/// The memory that is counted for one body. It is released on drop.
 #[derive(Debug)]
 pub(crate) struct BufferReservation {
     budget: Arc<BufferBudget>,
@@ -78,7 +81,7 @@ pub(crate) struct BufferReservation {
 }
 
 impl BufferReservation {
-    /// Creates an empty reservation.
+    /// Creates a reservation of 0 bytes.
     pub(crate) fn new(budget: &Arc<BufferBudget>, caller: ShareKey) -> Self {
         let ended = Arc::new(Notify::new());
         let mut holders = budget.lock();
@@ -103,8 +106,8 @@ impl BufferReservation {
         }
     }
 
-    /// Reserves `more` bytes. If there is not enough memory, the slowest body of the
-    /// caller that uses most memory is ended.
+    /// Reserves `more` bytes. If there is not enough memory, ends the slowest body of the caller
+    /// that uses the most memory. This may be the body of this reservation.
     pub(crate) fn grow(&mut self, more: u64, limits: BudgetLimits) -> Result<(), Refusal> {
         let mut holders = self.budget.lock();
         while let Some((holder, others)) = holders.of(self.caller, self.id) {
@@ -135,16 +138,16 @@ impl BufferReservation {
         Err(self.refusal())
     }
 
-    /// Resolves when the body was ended because another body needs its memory.
+    /// Resolves when the body must end because another body needs its memory.
     pub(crate) async fn ended(&self) -> Refusal {
         self.ended.notified().await;
         self.refusal()
     }
 
-    /// Records that the body was read to its end. It cannot be ended after that.
+    /// Records that the body was read to its end. The budget does not end a complete body.
     ///
     /// # Errors
-    /// If the body was ended before.
+    /// Returns the refusal if the budget has already ended the body.
     pub(crate) fn complete(&mut self) -> Result<(), Refusal> {
         let mut holders = self.budget.lock();
         let Some((holder, _)) = holders.of(self.caller, self.id) else {
@@ -172,7 +175,7 @@ impl Drop for BufferReservation {
         if self.is_complete {
             holders.give_back(self.caller, self.bytes);
         } else {
-            // Does nothing if the body was ended before.
+            // `end` does nothing if the budget has ended the body before.
             holders.end(self.caller, self.id);
         }
     }
@@ -187,7 +190,7 @@ impl Holder {
             && (is_first || share.allows(max_total, own, others))
     }
 
-    /// Returns the body with the lowest average rate.
+    /// Returns the body with the lowest average rate, among those that are still being read.
     fn slowest(&self) -> Option<u64> {
         let by_rate =
             |a: &Reading, b: &Reading| a.bytes_per_second().total_cmp(&b.bytes_per_second());
@@ -198,8 +201,8 @@ impl Holder {
 }
 
 impl Holders {
-    /// Returns the holder of a body that is still being read, and the memory that all
-    /// other callers use.
+    /// Returns the caller's entry and the number of bytes that all other callers use. Returns
+    /// `None` if the body `id` is no longer being read.
     fn of(&mut self, caller: ShareKey, id: u64) -> Option<(&mut Holder, u64)> {
         let total = self.total;
         let holder = self.callers.get_mut(&caller)?;
@@ -207,9 +210,9 @@ impl Holders {
         holder.reading.contains_key(&id).then_some((holder, others))
     }
 
-    /// Returns the body that must end so that `caller` gets `more` bytes: the slowest body
-    /// of the caller that uses most memory. That may be `caller` itself. None if all
-    /// callers that use more than `caller` have only complete bodies.
+    /// Returns the body that must end so that `caller` gets `more` bytes. It is the slowest body of
+    /// the caller that uses the most memory, which may be `caller` itself. Callers whose bodies are
+    /// all complete are skipped. Returns `None` if no caller remains.
     fn slowest_of_largest(&self, caller: ShareKey, more: u64) -> Option<(ShareKey, u64)> {
         let weight = |key: ShareKey, holder: &Holder| match key == caller {
             true => holder.bytes.saturating_add(more),
@@ -225,8 +228,8 @@ impl Holders {
         Some((largest.0, largest.2))
     }
 
-    /// Ends a body that is still being read. Its memory counts as free at once, because
-    /// its reader drops the body as soon as it runs.
+    /// Ends a body that is still being read. Its memory counts as free immediately, because its
+    /// reader drops the body as soon as the reader runs.
     fn end(&mut self, caller: ShareKey, id: u64) {
         let Some(holder) = self.callers.get_mut(&caller) else {
             return;
@@ -237,6 +240,7 @@ impl Holders {
         }
     }
 
+    /// Releases `bytes` and removes one body from the count of `caller`.
     fn give_back(&mut self, caller: ShareKey, bytes: u64) {
         self.total = self.total.saturating_sub(bytes);
         if let Some(holder) = self.callers.get_mut(&caller) {

@@ -1,4 +1,4 @@
-//! Bodies of several callers when memory is short.
+//! Tests with bodies of several callers that need more memory than the budget has.
 
 use super::*;
 use crate::identity::CallerName;
@@ -31,8 +31,8 @@ fn a_caller_that_is_alone_gets_nearly_all() {
         let bytes = if index == 0 { 60 } else { 104 };
         grown.push(reason(body.grow(bytes, LIMITS)));
     }
-    // The ninth body would leave too little memory for others. The first body was the
-    // slowest.
+    // The ninth body would leave too little memory for other callers. The budget therefore ends the
+    // first body, which is the slowest because it has the fewest bytes.
     assert_eq!(grown, [None; 9]);
     assert_eq!(reason(bodies[0].complete()), Some(ReasonCode::CallerLimit));
     assert_eq!(reason(bodies[1].complete()), None);
@@ -56,7 +56,7 @@ async fn the_caller_with_most_memory_loses_its_slowest_body() {
         reason(mallory[3].grow(1, LIMITS)),
         Some(ReasonCode::CallerLimit)
     );
-    // Bob's memory is never taken for a caller that uses more than bob.
+    // The budget never ends bob's body for a caller that uses more memory than bob.
     assert_eq!(
         reason(mallory[7].grow(500, LIMITS)),
         Some(ReasonCode::CallerLimit)

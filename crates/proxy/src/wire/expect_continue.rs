@@ -1,12 +1,14 @@
-//! `Expect: 100-continue`, end to end: the service decides whether the caller should send
-//! its body, not the gateway.
+//! `Expect: 100-continue` from the caller to the service. The service decides whether the caller
+//! should send its body, not the gateway.
 //!
-//! The caller's body is not read until the service has sent a 100. hyper sends a 100 to
-//! the caller when the body is first read. If a service sends nothing for
-//! [`CONTINUE_TIMEOUT`], the gateway assumes that the service does not support the
-//! expectation, and sends the body. If the service sends a final response instead of a
-//! 100, it does not want the body, and the body is never read. The caller may send it
-//! nevertheless, so that the connection is closed after the response.
+//! The gateway does not read the caller's body until the service has sent a 100 (Continue). At the
+//! first read, hyper sends a 100 to the caller. If a service sends nothing for
+//! [`CONTINUE_TIMEOUT`], the gateway assumes that the service does not support the expectation, and
+//! sends the body.
+//!
+//! If the service sends a final response in place of a 100, it does not need the body, and the
+//! gateway never reads the body. The caller may still send the body. The gateway therefore closes
+//! the connection after the response.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -15,14 +17,14 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// How long a service may take to ask for the body.
+/// The time after which the gateway sends the body without a 100.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const UNDECIDED: u8 = 0;
 const WANTED: u8 = 1;
 const UNWANTED: u8 = 2;
 
-/// Whether the service wants the body of a request with `Expect: 100-continue`.
+/// The service's decision about the body of a request with `Expect: 100-continue`.
 #[derive(Debug, Default)]
 pub(crate) struct Expectation {
     state: AtomicU8,
@@ -30,18 +32,18 @@ pub(crate) struct Expectation {
 }
 
 impl Expectation {
-    /// Records that the service sent a 100.
+    /// Records that the service sent a 100 (Continue).
     pub(crate) fn continue_received(&self) {
         self.decide(WANTED);
     }
 
-    /// Records that the service sent a final response. Returns whether the body is
-    /// unwanted.
+    /// Records that the service sent a final response. Returns `true` if the service had not asked
+    /// for the body before.
     pub(crate) fn final_response_received(&self) -> bool {
         self.decide(UNWANTED)
     }
 
-    /// Sets the decision, unless there already is one. Returns whether it was set.
+    /// Sets the decision, unless there is a decision already. Returns whether it was set.
     fn decide(&self, state: u8) -> bool {
         let decided =
             self.state
@@ -50,7 +52,7 @@ impl Expectation {
         decided.is_ok()
     }
 
-    /// Resolves when the body is wanted. Never resolves if it is not.
+    /// Resolves when the body should be sent. Never resolves if the service does not need it.
     pub(crate) async fn met(self: Arc<Self>) {
         if tokio::time::timeout(CONTINUE_TIMEOUT, self.decided.notified())
             .await

@@ -1,9 +1,9 @@
 //! The framing guard: tracks HTTP/1.1 message boundaries on the raw bytes.
 //!
-//! It runs below hyper's HTTP/1.1 server, and refuses input that hyper would normalize or
-//! accept. Requests can be smuggled if two parsers disagree about the end of a message
-//! (RFC 9112 section 11.2). This file contains only the state machine. `framing_io`
-//! connects it to a connection, and [`super::head`] checks lines.
+//! The framing guard runs below hyper's HTTP/1.1 server, and rejects input that hyper would
+//! normalize or accept. If two parsers disagree about the end of a message, a caller can smuggle
+//! requests (RFC 9112 section 11.2). This file contains only the state machine. `framing_io`
+//! connects the state machine to a connection, and [`super::head`] checks lines.
 
 use std::ops::Range;
 
@@ -14,11 +14,12 @@ use super::head::{
     malformed, too_large,
 };
 
-/// Maximum size of a chunk's size line, including extensions.
+/// Maximum size of a chunk's size line in bytes, including extensions.
 const MAX_CHUNK_LINE: usize = 256;
-/// Maximum size of a request's trailer section.
+/// Maximum size of a request's trailer section in bytes.
 const MAX_TRAILERS: usize = 8 * 1024;
 
+/// The part of a message that the next byte belongs to. The numbers are remaining bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Head,
@@ -29,33 +30,32 @@ enum State {
     Trailers,
 }
 
-/// The state machine of one connection.
+/// The framing state machine of one connection.
 #[derive(Debug)]
 pub struct FramingMachine {
     state: State,
-    /// The incomplete head, chunk line or trailer section.
+    /// The beginning of an incomplete head, chunk line or trailer line.
     held: Vec<u8>,
-    /// How many bytes of `held` were searched for its end.
+    /// Number of bytes of `held` in which no end of the head was found.
     searched: usize,
     trailer_bytes: usize,
     max_head: usize,
     heads: u64,
 }
 
-/// The result of one input: how much of it may be passed on.
+/// The result of one call of [`FramingMachine::advance`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Step {
-    /// A head that began in an earlier input. It is passed on first.
+    /// A complete head that began in an earlier input. It is passed on before `pass`.
     pub released: Option<Vec<u8>>,
-    /// The part of the input that is passed on, after `released`.
+    /// The part of the input that is passed on.
     pub pass: Range<usize>,
-    /// The reason why the rest of the input is refused, if it is.
+    /// The reason why the machine rejects the bytes after `pass`. `None` if it rejects none.
     pub error: Option<FramingError>,
 }
 
 impl FramingMachine {
-    /// Creates the machine of a new connection that accepts heads of at most `max_head`
-    /// bytes.
+    /// Creates the machine for a new connection. `max_head` is the maximum size of a head in bytes.
     #[must_use]
     pub const fn new(max_head: usize) -> Self {
         Self {
@@ -68,19 +68,19 @@ impl FramingMachine {
         }
     }
 
-    /// Returns the number of complete heads that were passed on.
+    /// Returns the number of complete heads that were accepted.
     #[must_use]
     pub const fn heads(&self) -> u64 {
         self.heads
     }
 
-    /// Whether a request's head has begun but is not complete.
+    /// Returns whether a request's head has begun but is not complete.
     #[must_use]
     pub fn is_inside_head(&self) -> bool {
         self.state == State::Head && !self.held.is_empty()
     }
 
-    /// Whether the next byte belongs to a request's head.
+    /// Returns whether the next byte belongs to a request's head.
     #[must_use]
     pub fn is_at_head(&self) -> bool {
         self.state == State::Head
@@ -88,8 +88,8 @@ impl FramingMachine {
 
     /// Processes the next bytes of the connection.
     ///
-    /// A head is passed on only when it is complete and accepted. The beginning of an
-    /// incomplete head is held back.
+    /// A head is passed on only when it is complete and accepted. Until then, the machine holds
+    /// back the beginning of the head.
     pub fn advance(&mut self, input: &[u8]) -> Step {
         let mut step = Step {
             released: None,
@@ -99,8 +99,8 @@ impl FramingMachine {
         while let Some(rest) = input.get(step.pass.end..).filter(|rest| !rest.is_empty()) {
             match self.step(rest) {
                 Ok(Advance::Pass(count)) => step.pass.end += count,
-                // Only a head that began in an earlier input is released, so that no other
-                // part of this input was passed on before it.
+                // `step` releases only a head that began in an earlier input. No other part of this
+                // input can have been passed on before such a head.
                 Ok(Advance::Release(head, count)) => {
                     step.released = Some(head);
                     step.pass = count..count;
@@ -142,7 +142,7 @@ impl FramingMachine {
 
     fn head(&mut self, rest: &[u8]) -> Result<Advance, FramingError> {
         if self.held.is_empty() {
-            // The usual case: the whole head is in one read, and nothing is copied.
+            // In the usual case the whole head is in one read, and no byte is copied.
             return match find_head_end(rest, 0)? {
                 Some(end) => {
                     self.accept_head(rest.get(..end).unwrap_or_default())?;
@@ -155,7 +155,7 @@ impl FramingMachine {
             };
         }
         let before = self.held.len();
-        // One byte more than allowed is enough to refuse the head.
+        // One byte above the limit is enough to reject the head.
         let wanted = self.max_head.saturating_sub(before) + 1;
         self.held
             .extend_from_slice(rest.get(..wanted.min(rest.len())).unwrap_or_default());
@@ -185,7 +185,7 @@ impl FramingMachine {
         if self.held.len() > self.max_head {
             return Err(too_large("the request's head is larger than allowed"));
         }
-        // A line end may be split over two inputs.
+        // The CRLFCRLF that ends the head may be split over two inputs.
         self.searched = self.held.len().saturating_sub(3);
         Ok(())
     }
@@ -204,8 +204,8 @@ impl FramingMachine {
         Ok(())
     }
 
-    /// Reads a chunk's size line. Chunk framing is passed on as it arrives, and `held` is
-    /// a copy of the line.
+    /// Reads a chunk's size line. The bytes of the line are passed on as they arrive. `held`
+    /// contains a copy.
     fn chunk_size(&mut self, rest: &[u8]) -> Result<Advance, FramingError> {
         let (count, complete) = self.collect_line(rest, MAX_CHUNK_LINE)?;
         if complete {
@@ -254,8 +254,8 @@ impl FramingMachine {
         Ok(Advance::Pass(count))
     }
 
-    /// Copies bytes to `held`, up to and including the next line end. Returns their
-    /// number, and whether the line is complete.
+    /// Copies bytes to `held`, up to and including the next line feed. Returns the number of bytes,
+    /// and whether the line is complete.
     fn collect_line(
         &mut self,
         rest: &[u8],
@@ -278,11 +278,11 @@ impl FramingMachine {
 }
 
 enum Advance {
-    /// Passes on this many bytes.
+    /// Pass on this number of bytes.
     Pass(usize),
-    /// Passes on this head, whose last part was this many bytes of the input.
+    /// Pass on this head. The number counts the bytes of the current input that belong to the head.
     Release(Vec<u8>, usize),
-    /// Holds back the rest of the input.
+    /// Hold back the rest of the input, until the head is complete.
     Hold,
 }
 

@@ -1,8 +1,8 @@
 //! `FramingIo`: puts the framing guard between a connection and hyper's HTTP/1.1 server.
 //!
-//! Bytes of accepted messages pass without a copy. The beginning of an incomplete head is
-//! held back. A refused head is replaced by a request that the gateway makes. hyper then
-//! sends the refusal as an ordinary response, after the responses to earlier pipelined
+//! Bytes of accepted messages pass without a copy. The beginning of an incomplete head is held
+//! back. If a head is rejected, hyper reads a replacement request that the gateway makes. hyper
+//! then sends the refusal as an ordinary response, after the responses to earlier pipelined
 //! requests. The handler recognizes the replacement by its position on the connection.
 
 use std::future::Future as _;
@@ -20,32 +20,34 @@ use super::framing::FramingMachine;
 use super::head::FramingError;
 use crate::reason::ReasonCode;
 
-/// The request that replaces a refused one. Its content is never read.
+/// The request that hyper reads in place of a rejected request. Its content is never used.
 const REPLACEMENT: &[u8] = b"GET / HTTP/1.1\r\nhost: refused.invalid\r\nconnection: close\r\n\r\n";
 
-/// Maximum number of bytes of a response that are held until the connection closes.
+/// Maximum number of bytes at the end of the last response that are held, so that they can be sent
+/// together with `close_notify`.
 const MAX_HELD: usize = 4 * 1024;
 
-/// The state that the framing guard and the HTTP server of a connection share.
+/// The state that a connection's `FramingIo` and its HTTP server share.
 #[derive(Debug, Default)]
 pub(crate) struct FramingState {
-    /// The position of the first refused request, and its error.
+    /// The position of the first rejected request, and its error.
     refused: OnceLock<(u64, FramingError)>,
+    /// The response in progress is a 101, so that no more HTTP is read.
     switching: AtomicBool,
-    /// The last read was between two requests, and no bytes were available.
+    /// The last read found no bytes, and no request was incomplete.
     waiting_for_request: AtomicBool,
-    /// Bytes were written that are not flushed yet.
+    /// Bytes were written, but not flushed yet.
     unflushed: AtomicBool,
     /// The last write or flush was pending.
     pending_write: AtomicBool,
-    /// The connection will be closed after the response in progress.
+    /// The connection closes after the response in progress.
     closing: AtomicBool,
-    /// Bytes are held because they may be the end of that response.
+    /// Bytes are held, because they may be the end of the last response.
     holding: AtomicBool,
 }
 
 impl FramingState {
-    /// Returns the error if the request at this position (counted from 0) was refused.
+    /// Returns the error if the request at this position was rejected. Positions start at 0.
     pub(crate) fn error_of(&self, position: u64) -> Option<FramingError> {
         self.refused
             .get()
@@ -53,27 +55,26 @@ impl FramingState {
             .map(|(_, error)| *error)
     }
 
-    /// Stops reading. The response in progress is a 101, after which the caller does not
-    /// send HTTP.
+    /// Stops reading, because the response in progress is a 101. The caller does not send HTTP
+    /// after a 101.
     pub(crate) fn set_switching(&self) {
         self.switching.store(true, Ordering::Relaxed);
     }
 
-    /// Allows the end of the response in progress to be held. It is the last response of
-    /// the connection, and its end can be sent together with `close_notify`.
+    /// Allows `FramingIo` to hold the end of the response in progress. This is the connection's
+    /// last response, and its end can be sent together with `close_notify`.
     pub(crate) fn set_closing(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
 
-    /// Makes the next flush send the held bytes, because the response continues. Returns
-    /// whether bytes were held.
+    /// Called if the response continues: makes the next flush send the held bytes. Returns whether
+    /// bytes were held.
     pub(crate) fn release_held(&self) -> bool {
         self.holding.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether a write or flush of hyper is pending. If the rest of a request is unwanted,
-    /// hyper ends without waiting for the write, and the end of the response would be
-    /// lost.
+    /// Returns whether a write or flush is pending. If hyper does not need the rest of a request,
+    /// it ends without waiting for the write. The end of the response would then be lost.
     pub(crate) fn has_pending_write(&self) -> bool {
         self.pending_write.load(Ordering::Relaxed)
     }
@@ -82,31 +83,33 @@ impl FramingState {
         self.switching.load(Ordering::Relaxed)
     }
 
-    /// Whether the caller has begun no further request and all written bytes were flushed.
+    /// Returns whether the caller has begun no further request and all written bytes are flushed.
     pub(crate) fn is_idle(&self) -> bool {
         self.waiting_for_request.load(Ordering::Relaxed) && !self.unflushed.load(Ordering::Relaxed)
     }
 
-    /// Whether a request of the connection was refused.
+    /// Returns whether a request of the connection was rejected.
     pub(crate) fn has_error(&self) -> bool {
         self.refused.get().is_some()
     }
 }
 
-/// A connection whose reads the framing guard checks.
+/// A connection on which the framing guard checks all bytes that are read.
 pub(crate) struct FramingIo<S> {
     inner: S,
     machine: FramingMachine,
-    /// Bytes that are delivered before more is read.
+    /// Bytes that hyper reads before bytes from the connection.
     queued: Vec<u8>,
-    /// How many bytes of `queued` were delivered.
+    /// Number of bytes of `queued` that hyper has read.
     delivered: usize,
+    /// The error in a body. All further reads return this error.
     body_error: Option<FramingError>,
-    /// Bytes of the connection's last response that are held.
+    /// Bytes of the connection's last response that were written but are held.
     held: Vec<u8>,
-    /// The bytes that the handshake left in the socket's buffer were flushed.
+    /// The bytes that the TLS handshake left in the write buffer were flushed.
     handshake_flushed: bool,
     state: Arc<FramingState>,
+    /// The time that a head may take from its first byte to its end.
     head_timeout: Duration,
     /// The timer that runs while a head is incomplete.
     deadline: Option<Pin<Box<Sleep>>>,
@@ -133,7 +136,7 @@ impl<S> FramingIo<S> {
         }
     }
 
-    /// Whether all bytes that were read belong to complete requests.
+    /// Returns whether all bytes that were read belong to complete requests.
     pub(crate) fn is_between_requests(&self) -> bool {
         self.machine.is_at_head()
             && !self.machine.is_inside_head()
@@ -145,7 +148,7 @@ impl<S> FramingIo<S> {
         &self.inner
     }
 
-    /// Returns the connection, and the bytes that must still be written to it.
+    /// Returns the connection, and the held bytes that must still be written to it.
     pub(crate) fn into_parts(self) -> (S, Vec<u8>) {
         (self.inner, self.held)
     }
@@ -173,12 +176,12 @@ impl<S> FramingIo<S> {
         self.deadline = None;
     }
 
-    /// Checks the bytes of `buffer` from `before` on.
+    /// Passes the bytes of `buffer` from `before` on through the framing guard.
     fn check_input(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
         let input = buffer.filled().get(before..).unwrap_or_default();
         let in_head = self.machine.is_at_head();
         let step = self.machine.advance(input);
-        // The usual case: everything passes in place.
+        // In the usual case all bytes pass, and they stay in `buffer`.
         if step.released.is_none() && step.pass == (0..input.len()) && step.error.is_none() {
             self.deadline = None;
             return;
@@ -225,8 +228,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FramingIo<S> {
             if let Some(error) = this.body_error {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
             }
-            // Nothing is read after a refused request, because the connection closes after
-            // its response.
+            // No bytes are read after a rejected request, because the connection closes after its
+            // response.
             if this.state.has_error() || this.state.is_switching() {
                 return Poll::Pending;
             }
@@ -234,16 +237,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FramingIo<S> {
             match Pin::new(&mut this.inner).poll_read(context, buffer) {
                 Poll::Ready(Ok(())) if buffer.filled().len() > before => {
                     this.check_input(buffer, before);
-                    // If bytes passed before a refused head, its replacement follows with
-                    // the next read.
+                    // If no byte was added to `buffer`, the loop continues. It then delivers a
+                    // released head or the replacement of a rejected head, or reads more bytes.
                     if buffer.filled().len() > before {
                         return Poll::Ready(Ok(()));
                     }
                 }
                 Poll::Ready(outcome) => return Poll::Ready(outcome),
                 Poll::Pending => {
-                    // Before the first request there is no response with which the bytes
-                    // of the handshake could be sent.
+                    // Usually the first response also flushes the handshake's bytes. Before the
+                    // first request there is no such response, so they are flushed here.
                     if !this.handshake_flushed && this.machine.heads() == 0 {
                         this.handshake_flushed =
                             Pin::new(&mut this.inner).poll_flush(context)?.is_ready();
@@ -267,7 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FramingIo<S> {
 }
 
 impl<S: AsyncWrite + Unpin> FramingIo<S> {
-    /// Writes the held bytes.
+    /// Writes the held bytes to the connection.
     fn poll_held(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.held.is_empty() {
             let count = ready!(Pin::new(&mut self.inner).poll_write(context, &self.held))?;
@@ -280,8 +283,8 @@ impl<S: AsyncWrite + Unpin> FramingIo<S> {
     }
 
     fn flush_all(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // If nothing was written, nothing is flushed: bytes that the handshake left in the
-        // socket's buffer are sent together with the first response.
+        // Flushes only if bytes were written. The bytes that the TLS handshake left in the write
+        // buffer are then sent together with the first response.
         if self.state.holding.load(Ordering::Relaxed)
             || !self.state.unflushed.load(Ordering::Relaxed)
         {
@@ -312,7 +315,7 @@ impl<S: AsyncWrite + Unpin> FramingIo<S> {
                 return Poll::Ready(Ok(length));
             }
             ready!(this.poll_held(context))?;
-            // From here on, the response is written and flushed like any other.
+            // The response is too long to be held. The rest is written and flushed as usual.
             this.state.holding.store(false, Ordering::Relaxed);
         }
         Pin::new(&mut this.inner).poll_write_vectored(context, slices)
@@ -364,7 +367,7 @@ mod tests {
 
     use super::*;
 
-    /// A connection that accepts all bytes, and counts how often it is flushed.
+    /// A connection that accepts all bytes, and counts the flushes.
     #[derive(Default)]
     struct Taking {
         bytes: Vec<u8>,
@@ -411,7 +414,7 @@ mod tests {
         io.write_all(b"the last").await.unwrap();
         io.flush().await.unwrap();
         assert_eq!(io.inner.flushes, 1);
-        // The poll has ended, but the response has not.
+        // hyper's poll has ended, but the response continues.
         assert!(state.release_held());
         io.flush().await.unwrap();
         assert_eq!(

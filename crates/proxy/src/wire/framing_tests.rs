@@ -1,11 +1,12 @@
-//! Tests of `framing.rs`.
+//! Tests of the framing guard's state machine (`framing.rs`).
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::reason::ReasonCode;
 
-/// Passes `input` to a machine in pieces of `size`, and returns its output.
+/// Passes `input` to a machine in pieces of `size` bytes. Returns the bytes that passed, the error,
+/// and the number of heads.
 fn run(input: &[u8], size: usize) -> (Vec<u8>, Option<FramingError>, u64) {
     let mut machine = FramingMachine::new(1024);
     let mut passed = Vec::new();

@@ -1,18 +1,19 @@
-//! Checks of a request head in HTTP/2 that h2 does not make (RFC 9113 section 8).
+//! Checks of an HTTP/2 request head that h2 does not make (RFC 9113 section 8).
 //!
-//! In HTTP/1.1 the framing guard makes them on the bytes of the head.
+//! In HTTP/1.1 the framing guard makes the same checks on the raw bytes of the head.
 
 use http::{HeaderMap, HeaderValue, Request};
 
 use super::head::{FramingError, malformed, too_large};
 
-/// Bytes that h2 reads beyond the limit, so that the gateway can respond with a reason. h2
-/// itself responds to longer heads, without one.
+/// The number of bytes by which h2's header limit exceeds the gateway's limit. The gateway can then
+/// respond to a slightly too large head with a reason code. h2 itself rejects larger heads, without
+/// a reason code.
 pub(crate) const SLACK: usize = 64 * 1024;
-/// The size that each field counts in addition to its name and value (RFC 9113 section 6.5.2).
+/// The overhead that each field adds to the size of its name and value (RFC 9113 section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
-/// Returns what is wrong with a head, if anything.
+/// Returns the reason why a head is rejected. Returns `None` if the head is accepted.
 pub(crate) fn check<B>(request: &Request<B>, max_bytes: usize) -> Option<FramingError> {
     let uri = request.uri();
     let authority = uri.authority().map_or("", |authority| authority.as_str());
@@ -40,20 +41,21 @@ pub(crate) fn check<B>(request: &Request<B>, max_bytes: usize) -> Option<Framing
     None
 }
 
+/// The detail of the error for [`has_blank_edges`].
 pub(crate) const BLANK_EDGES: &str = "a field's value begins or ends with a blank";
 
-/// Whether one of the fields has a value that begins or ends with a blank.
+/// Returns whether the value of any field begins or ends with a space or a tab.
 pub(crate) fn has_blank_edges(fields: &HeaderMap) -> bool {
     fields.values().any(is_blank_at_edge)
 }
 
-/// Whether a value begins or ends with a space or a tab (RFC 9113 section 8.2.1).
+/// Returns whether a value begins or ends with a space or a tab (RFC 9113 section 8.2.1).
 fn is_blank_at_edge(value: &HeaderValue) -> bool {
     let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     is_blank(value.as_bytes().first()) || is_blank(value.as_bytes().last())
 }
 
-/// The names of `:method`, `:scheme`, `:authority` and `:path`, and their overhead.
+/// Size of the names `:method`, `:scheme`, `:authority` and `:path`, with their overhead.
 const PSEUDO_FIELDS: usize = 7 + 7 + 10 + 5 + 4 * FIELD_OVERHEAD;
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! `MonitoredIo`: reads the frame headers of an HTTP/2 connection in both directions.
 //!
-//! h2 itself refuses heads that are too large or malformed, streams beyond the limit, and
-//! protocol errors. These never reach a handler. They are visible only in the frames, and
-//! are counted here, so that an operator sees them. Frames that cost work but carry no
-//! content (resets, pings, settings, empty data) are limited in number.
+//! h2 itself rejects heads that are too large or malformed, streams beyond the limit, and protocol
+//! errors. The handler never sees these requests. They are visible only in the frames.
+//! `MonitoredIo` counts them, so that the audit log contains them.
+//!
+//! `MonitoredIo` also limits the number of frames that cost work but carry no content: resets,
+//! pings, settings and empty DATA frames.
 
 use std::io;
 use std::pin::Pin;
@@ -18,47 +20,48 @@ use crate::h2_frames::{
     DATA, END_STREAM, FrameScanner, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
 };
 
-/// The initial window of streams and of the connection (RFC 9113 section 6.5.2).
+/// Initial window of each stream and of the connection in bytes (RFC 9113 section 6.9.2).
 const DEFAULT_WINDOW: u32 = 65_535;
 
-/// Maximum credit for frames without content.
+/// Maximum [`Credit`] of a connection. Most frames without content cost one credit.
 const MAX_CREDIT: u64 = 10_000;
-/// Credit that is earned in one second.
+/// Credit that a connection earns per second.
 const CREDIT_PER_SECOND: u64 = 500;
-/// A reset costs more, because it discards work of the gateway and of the service. This
-/// allows 500 resets at once and 25 per second, and more for each complete response: a
-/// gRPC caller that cancels some calls completes most of them.
+/// Credit that a reset costs. A reset is more expensive, because it discards work of the gateway
+/// and of the service. A connection with full credit may send 500 resets, and after them 25 per
+/// second. Complete responses earn further resets, because a gRPC caller that cancels some calls
+/// completes most of them.
 const RESET_COST: u64 = 20;
-/// Bytes of content that earn one credit.
+/// Number of content bytes sent to the caller that earn one credit.
 const BYTES_PER_CREDIT: u64 = 512;
-/// Credit that a whole response earns: two of them pay for one reset.
+/// Credit that a complete response earns. Two complete responses pay for one reset.
 const CREDIT_PER_RESPONSE: u64 = RESET_COST / 2;
 
-/// Counts and facts that the monitor learned from the frames of a connection.
+/// Counters and state that the monitor derives from the frames of a connection.
 #[derive(Debug)]
 pub(crate) struct H2Stats {
     /// Number of streams that the caller has opened.
     opened: AtomicU64,
-    /// Number of streams that h2 has reset because of an error of the caller.
+    /// Number of streams that h2 has reset because of the caller's errors.
     reset: AtomicU64,
-    /// The code of the last such reset.
+    /// The error code of the last stream that h2 has reset because of the caller's errors.
     reset_code: AtomicU32,
-    /// The error code of the GOAWAY that h2 has sent; 0 if it has sent none.
+    /// The error code of the GOAWAY frame that h2 has sent. 0 if h2 has sent none.
     goaway_code: AtomicU32,
-    /// Bytes of content that were sent.
+    /// Number of content bytes that were sent to the caller.
     sent: AtomicU64,
-    /// Number of responses that were sent whole.
+    /// Number of responses that were sent completely.
     responses: AtomicU64,
-    /// There were too many frames without content. Stored here, because h2 keeps only the
+    /// Whether there were too many frames without content. Stored here, because h2 reports only the
     /// text of an I/O error.
     flooded: AtomicBool,
-    /// The initial window of streams, as the caller last set it.
+    /// The initial window of each stream in bytes, from the caller's last SETTINGS frame.
     stream_window: AtomicU32,
-    /// Total number of bytes that the connection's window has allowed so far.
+    /// Total number of bytes that the connection's window has allowed since the connection began.
     connection_window: AtomicU64,
-    /// Bytes of responses that were passed to h2 and that it has not sent.
+    /// Number of response bytes that were passed to h2 and not yet sent or discarded.
     queued: AtomicU64,
-    /// The socket accepts no more bytes.
+    /// Whether the last write or flush found the socket's send buffer full.
     socket_is_full: AtomicBool,
 }
 
@@ -80,36 +83,36 @@ impl Default for H2Stats {
     }
 }
 
-/// Too many frames without content.
+/// The error for too many frames without content.
 #[derive(Debug, thiserror::Error)]
 #[error("the caller floods the connection with frames that carry nothing")]
 pub(crate) struct FloodError;
 
 impl H2Stats {
-    /// Whether there were too many frames without content.
+    /// Returns whether there were too many frames without content.
     pub(crate) fn is_flooded(&self) -> bool {
         self.flooded.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of bytes for which the caller earns credit: the content that was
-    /// sent, and a fixed number for each complete response.
+    /// Returns the number of bytes that earn credit: the content that was sent, and a fixed number
+    /// for each complete response.
     fn earning_bytes(&self) -> u64 {
         let responses = self.responses.load(Ordering::Relaxed);
         let for_responses = responses.saturating_mul(CREDIT_PER_RESPONSE * BYTES_PER_CREDIT);
         self.sent().saturating_add(for_responses)
     }
 
-    /// Records that bytes of a response were passed to h2.
+    /// Records that response bytes were passed to h2.
     pub(crate) fn queue(&self, bytes: u64) {
         self.queued.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Records that h2 has sent or discarded bytes of a response.
+    /// Records that h2 has sent or discarded response bytes.
     pub(crate) fn unqueue(&self, bytes: u64) {
         self.queued.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Whether h2 has sent all bytes that were passed to it.
+    /// Returns whether h2 has sent or discarded all bytes that were passed to it.
     pub(crate) fn is_all_sent(&self) -> bool {
         self.queued.load(Ordering::Relaxed) == 0
     }
@@ -119,18 +122,20 @@ impl H2Stats {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Whether none of the `streams` can send, because the socket is full or the
-    /// connection's window is used up. Each stream may have reserved one byte of the
-    /// window.
+    /// Returns whether none of the `streams` streams can send. This is so if the socket is full, or
+    /// if the connection's window is used up. Each stream may have reserved one byte of the window
+    /// without using it, so a window with at most `streams` bytes counts as used up.
     pub(crate) fn is_blocked(&self, streams: u64) -> bool {
         let window = self.connection_window.load(Ordering::Relaxed);
         window.saturating_sub(self.sent()) <= streams || self.socket_is_full.load(Ordering::Relaxed)
     }
 
-    /// Whether the caller's windows have space for all bytes that were passed to h2;
-    /// `of_stream` of them belong to the stream that asks. Window updates of single
-    /// streams are not tracked. A large response therefore never seems to fit, which costs
-    /// one more poll at its end.
+    /// Returns whether the caller's windows have space for all bytes that were passed to h2.
+    /// `of_stream` is the total of the stream that asks.
+    ///
+    /// Window updates of single streams are not tracked. For a response that is larger than the
+    /// initial window, the result is therefore always `false`. This costs one more poll at the
+    /// response's end.
     pub(crate) fn fits_window(&self, of_stream: u64) -> bool {
         let sent = self.sent();
         let queued = self.queued.load(Ordering::Relaxed);
@@ -138,8 +143,8 @@ impl H2Stats {
             && sent.saturating_add(queued) <= self.connection_window.load(Ordering::Relaxed)
     }
 
-    /// Describes what h2 itself has refused, if anything. `served` is the number of
-    /// requests that reached a handler.
+    /// Describes the input that h2 itself has rejected. Returns `None` if there is none. `served`
+    /// is the number of requests that reached the handler.
     pub(crate) fn refusals(&self, served: u64) -> Option<String> {
         let unserved = self.opened.load(Ordering::Relaxed).saturating_sub(served);
         let reset = self.reset.load(Ordering::Relaxed);
@@ -161,7 +166,7 @@ impl H2Stats {
     }
 }
 
-/// Returns the name of an error code (RFC 9113 section 7).
+/// Returns the name of an HTTP/2 error code (RFC 9113 section 7).
 const fn name(code: u32) -> &'static str {
     match code {
         1 => "PROTOCOL_ERROR",
@@ -178,28 +183,28 @@ const fn name(code: u32) -> &'static str {
     }
 }
 
-/// Whether h2 uses this code for an error of the caller. The gateway itself resets streams
+/// Returns whether h2 uses this code for an error of the caller. The gateway itself resets streams
 /// only with INTERNAL_ERROR, CANCEL and NO_ERROR.
 const fn is_caller_error(code: u32) -> bool {
     matches!(code, 1 | 3 | 5 | 6 | 7 | 9 | 11)
 }
 
-/// The credit that a caller has left for frames without content. Credit is earned by time
-/// and by content that is sent to the caller.
+/// The credit that a connection has for frames without content. Time and content that is sent to
+/// the caller earn credit.
 #[derive(Debug)]
 struct Credit {
     left: u64,
-    /// Credit was added for the time up to this moment.
+    /// The time up to which the earned credit was added to `left`.
     paid_until: Instant,
-    /// Credit was added for this number of bytes.
+    /// The number of earning bytes whose credit was added to `left`.
     paid_bytes: u64,
 }
 
 impl Credit {
-    /// Spends `cost`. Returns whether there was enough credit. `earning_bytes` is the
-    /// total so far.
+    /// Spends `cost`. Returns whether there was enough credit. `earning_bytes` is the total of the
+    /// connection until now.
     fn spend(&mut self, cost: u64, earning_bytes: u64, now: impl FnOnce() -> Instant) -> bool {
-        // Reads the clock only if it matters.
+        // Reads the clock only if the credit is low.
         if self.left < MAX_CREDIT / 2 {
             let seconds = now().saturating_duration_since(self.paid_until).as_secs();
             let for_bytes = earning_bytes.saturating_sub(self.paid_bytes) / BYTES_PER_CREDIT;
@@ -207,7 +212,7 @@ impl Credit {
                 .saturating_mul(CREDIT_PER_SECOND)
                 .saturating_add(for_bytes);
             self.left = self.left.saturating_add(earned).min(MAX_CREDIT);
-            // Fractions of a second and of a credit are counted the next time.
+            // Only whole seconds and whole credits were added. The rest counts in the next call.
             self.paid_until += Duration::from_secs(seconds);
             self.paid_bytes = self.paid_bytes.saturating_add(for_bytes * BYTES_PER_CREDIT);
         }
@@ -221,7 +226,7 @@ impl Credit {
     }
 }
 
-/// A connection whose frames are monitored.
+/// A connection on which the frame headers of both directions are read.
 pub(crate) struct MonitoredIo<S> {
     inner: S,
     incoming: FrameScanner,
@@ -247,14 +252,14 @@ impl<S> MonitoredIo<S> {
         }
     }
 
-    /// Processes the frames in received bytes.
+    /// Processes the frames in bytes that were received from the caller.
     fn received(&mut self, bytes: &[u8]) -> Result<(), FloodError> {
         let (stats, credit, last) = (&self.stats, &mut self.credit, &mut self.last_opened);
         let mut enough = true;
         self.incoming.advance(bytes, |frame| {
             let cost = match frame.kind {
                 HEADERS => {
-                    // HEADERS on a stream that was opened before are trailers.
+                    // HEADERS on a stream that was opened before contain trailers.
                     if frame.stream > *last {
                         *last = frame.stream;
                         stats.opened.fetch_add(1, Ordering::Relaxed);
@@ -285,17 +290,17 @@ impl<S> MonitoredIo<S> {
         Err(FloodError)
     }
 
-    /// Records whether the socket is full.
+    /// Records whether the socket is full, from the result of a write or flush.
     fn observe<T>(&self, written: Poll<T>) -> Poll<T> {
         let is_full = &self.stats.socket_is_full;
-        // Stored only if it has changed, because it rarely does.
+        // Stored only after a change, because changes are rare.
         if is_full.load(Ordering::Relaxed) != written.is_pending() {
             is_full.store(written.is_pending(), Ordering::Relaxed);
         }
         written
     }
 
-    /// Processes the frames in sent bytes.
+    /// Processes the frames in bytes that were sent to the caller.
     fn sent(&mut self, bytes: &[u8]) {
         let stats = &self.stats;
         self.outgoing.advance(bytes, |frame| match frame.kind {
@@ -394,7 +399,7 @@ mod tests {
         }
         assert_eq!(stats.refusals(3), None);
         assert!(stats.refusals(2).unwrap().contains("1 requests"));
-        // Neither a caller's cancellation nor our own is an error of the caller.
+        // CANCEL and NO_ERROR do not mean an error of the caller.
         monitored.sent(&frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
         monitored.sent(&frame(RST_STREAM, 0, 1, &0_u32.to_be_bytes()));
         assert_eq!(stats.refusals(3), None);
@@ -416,7 +421,7 @@ mod tests {
             .received(&frame(SETTINGS, 0, 0, &setting))
             .unwrap();
         assert!(stats.fits_window(65_536) && !stats.fits_window(65_537));
-        // The connection has its own window.
+        // SETTINGS does not change the connection's window. Its size is still 65,535 bytes.
         stats.queue(65_535);
         assert!(stats.fits_window(1));
         stats.queue(1);
@@ -430,7 +435,7 @@ mod tests {
             .received(&frame(WINDOW_UPDATE, 0, 0, &more))
             .unwrap();
         assert!(stats.fits_window(1));
-        // Sent bytes use the window, discarded bytes do not.
+        // Sent bytes use up the window, discarded bytes do not.
         monitored.sent(&frame(DATA, 0, 1, &[0; 65_535]));
         stats.unqueue(65_536);
         stats.queue(100);
@@ -460,7 +465,7 @@ mod tests {
         theirs.read_exact(&mut [0; 100]).await.unwrap();
         monitored.write_all(&data).await.unwrap();
         assert!(!stats.is_blocked(9) && stats.sent() == 182);
-        // The rest may be reserved by streams.
+        // Nine bytes of the window remain. Nine streams may have reserved them, but eight cannot.
         monitored.sent(&frame(DATA, 0, 1, &[0; 65_535 - 182 - 9]));
         assert!(stats.is_blocked(9) && !stats.is_blocked(8));
         let more = 1_u32.to_be_bytes();
@@ -490,7 +495,7 @@ mod tests {
             }
             assert!(count >= most, "{count}");
         }
-        // A caller that completes two requests for each that it resets may go on.
+        // A caller that completes two requests for each reset may continue without limit.
         let mut monitored = MonitoredIo::new((), Arc::default());
         monitored.received(&[0; 24]).unwrap();
         let whole = frame(HEADERS, 4 | END_STREAM, 1, b"x");
@@ -499,7 +504,7 @@ mod tests {
             monitored.sent(&whole);
             monitored.received(&reset).unwrap();
         }
-        // A caller that receives a lot of content may send as many window updates.
+        // A caller that receives content may send a window update for each DATA frame.
         let mut monitored = MonitoredIo::new((), Arc::default());
         monitored.received(&[0; 24]).unwrap();
         let data = frame(DATA, 0, 1, &[0; 1024]);
@@ -532,7 +537,8 @@ mod tests {
             paid_until: begin,
             paid_bytes: 0,
         };
-        // Ten responses per second, and frames that cost less than one second earns.
+        // In each step of 100 ms, the connection spends slightly less credit than it earns in 100
+        // ms. Its content bytes earn a little more.
         let cost = CREDIT_PER_SECOND / 10 - 1;
         for step in 1..6000_u64 {
             let now = begin + Duration::from_millis(100 * step);

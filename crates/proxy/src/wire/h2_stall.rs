@@ -1,41 +1,43 @@
-//! `StallTimer`: limits how long the caller of an HTTP/2 stream may take nothing of its
+//! `StallTimer`: limits the time in which the caller of an HTTP/2 stream takes no part of its
 //! response.
 //!
-//! A stream can wait for one of two things: until its caller opens the stream's window, or
-//! until the other streams have sent, because all streams share the connection's window and the
-//! socket. The gateway cannot see which of the two it is, because it does not track the windows
-//! of single streams. But h2 sends every byte for which the windows have space. If the
-//! connection is not blocked, the stream therefore waits for its own window.
+//! A stream can wait for its own window, which the caller must open. Or it can wait for other
+//! streams, because all streams share the connection's window and the socket. The gateway does not
+//! track the windows of single streams, so it cannot observe the cause directly. But h2 sends every
+//! byte for which the windows have space. If the connection is not blocked, the stream therefore
+//! waits for its own window.
 //!
-//! Each stream has a timeout. While the connection is blocked, the timeout is extended once for
-//! each [`MAX_PIECE`] that the connection sends: if the caller had opened only this stream, it
-//! would have read as much at the same speed. If the connection sends nothing, or almost
-//! nothing, no time is added. h2 also serves waiting streams in turn. After the connection has
-//! sent more than all other streams may send before this one, only the stream's own window can
-//! be the cause of the wait, and no more time is added. Each other stream can therefore extend
-//! the wait by at most the time for [`MAX_PER_TURN`] bytes.
+//! Each stream has a timeout for one piece of [`MAX_PIECE`] bytes. While the connection is blocked,
+//! the timeout is added once more for each [`MAX_PIECE`] bytes that the connection sends. At this
+//! speed the caller would have read one piece of this stream in the same time. If the connection
+//! sends no or almost no bytes, the timeout is not extended.
+//!
+//! h2 serves waiting streams in turn. There is a limit for the bytes that all other streams may
+//! send before this stream has its turn. If the connection has sent more, only the stream's own
+//! window can be the cause, and the timeout is not extended any more. Each other stream can
+//! therefore extend the wait by at most the time for [`MAX_PER_TURN`] bytes.
 
 use std::time::{Duration, Instant};
 
-/// Maximum number of bytes of a response that are passed to h2 at once. A caller must take
-/// each piece within the timeout. With larger pieces, a slow caller could not be
-/// distinguished from one that takes nothing.
+/// Maximum number of response bytes that are passed to h2 in one buffer (a piece). A caller must
+/// take each piece within the timeout. With larger pieces, a slow caller would look like a caller
+/// that takes no data.
 pub(crate) const MAX_PIECE: usize = 64 * 1024;
 
-/// If a caller's window is closed, no more data is passed to h2 while more than this
-/// number of bytes wait for the caller.
+/// Maximum number of bytes that may wait for a caller with a closed window. While more bytes wait,
+/// no more data is passed to h2.
 pub(crate) const MAX_BACKLOG: u64 = 16 * 1024;
 
-/// Maximum number of bytes that one other stream may send before a waiting piece: all that
-/// may be queued for it, twice, because hyper asks for the first byte of a window before
-/// it passes on the rest.
+/// Maximum number of bytes that another stream may send before a waiting piece. This is twice the
+/// data that may be queued for the stream. The factor is needed because hyper requests the first
+/// byte of a window before it passes on the rest.
 const MAX_PER_TURN: u64 = 2 * (MAX_PIECE as u64 + MAX_BACKLOG);
 
 /// The state of a connection when its streams are checked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
     pub(crate) now: Instant,
-    /// Bytes of content that the connection has sent so far.
+    /// Number of content bytes that the connection has sent until now.
     pub(crate) sent: u64,
     /// Whether the connection is blocked, or was blocked at the last check.
     pub(crate) is_blocked: bool,
@@ -47,16 +49,16 @@ pub(crate) struct Sample {
 #[derive(Debug)]
 pub(crate) struct StallTimer {
     since: Instant,
-    /// Bytes that the connection had sent at the last check.
+    /// The value of `Sample::sent` at the last check.
     sent: u64,
-    /// Bytes of all streams that the connection has sent since then while it was blocked.
+    /// Number of bytes that the connection has sent since `since` while it was blocked.
     passed: u64,
-    /// Maximum number of open streams since then.
+    /// Maximum number of open streams since `since`.
     max_streams: u64,
 }
 
 impl StallTimer {
-    /// Starts a timer on a connection that has sent `sent` bytes.
+    /// Starts a timer on a connection that has already sent `sent` bytes.
     pub(crate) const fn new(since: Instant, sent: u64) -> Self {
         Self {
             since,
@@ -66,7 +68,7 @@ impl StallTimer {
         }
     }
 
-    /// Whether the stall has lasted too long for a stream with this `timeout` for each
+    /// Returns whether the stall has lasted too long. `timeout` is the stream's timeout for one
     /// piece.
     pub(crate) fn is_over(&mut self, sample: &Sample, timeout: Duration) -> bool {
         let taken = sample.sent.saturating_sub(self.sent);
@@ -79,7 +81,7 @@ impl StallTimer {
         stalled >= timeout.saturating_add(self.extension(timeout))
     }
 
-    /// Returns the time by which `timeout` is extended.
+    /// Returns the time by which the timeout is extended.
     fn extension(&self, timeout: Duration) -> Duration {
         if self.passed > self.max_streams.saturating_mul(MAX_PER_TURN) {
             return Duration::ZERO;
@@ -96,8 +98,9 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
     const PIECE: u64 = MAX_PIECE as u64;
 
-    /// Returns how long a stream may stall on a connection with other streams that sends
-    /// `each` bytes in a quarter of a minute. None if it is more than a day.
+    /// Returns how long a stream may stall on a connection with `streams` streams. The connection
+    /// sends `each` bytes per quarter of a minute. Returns `None` if the stream may stall for a
+    /// day.
     fn lasts(streams: u64, each: u64, is_blocked: bool) -> Option<Duration> {
         let begin = Instant::now();
         let mut timer = StallTimer::new(begin, 1000);
@@ -118,7 +121,7 @@ mod tests {
     fn no_stream_waits_on_a_connection_that_takes_nothing() {
         for streams in [1, 100] {
             assert_eq!(lasts(streams, 0, true), Some(MINUTE));
-            // Single bytes add almost no time.
+            // If the connection sends only single bytes, they add almost no time.
             assert!(lasts(streams, 1, true).unwrap() <= MINUTE + MINUTE / 4);
             assert!(lasts(streams, PIECE / 8, true).unwrap() <= 2 * MINUTE);
         }
@@ -126,7 +129,8 @@ mod tests {
 
     #[test]
     fn a_stream_waits_for_its_turn() {
-        // Each of a hundred streams takes two pieces first, at the lowest allowed speed.
+        // The other 99 streams send two pieces each before this stream, at the lowest allowed speed
+        // and at twice this speed.
         for each in [PIECE / 4, PIECE / 2] {
             let all = MINUTE / 4 * u32::try_from(200 * PIECE / each).unwrap();
             assert!(lasts(100, each, true).is_none_or(|waited| waited > all));
@@ -137,7 +141,7 @@ mod tests {
     fn it_does_not_wait_for_what_passes_it_by() {
         // If the connection is not blocked, the stream waits for its own window.
         assert_eq!(lasts(100, PIECE, false), Some(MINUTE));
-        // If it is blocked, the same is true after each other stream has had its turn.
+        // If the connection is blocked, the same is true after each other stream has had its turn.
         assert_eq!(lasts(1, PIECE, true), Some(MINUTE));
         assert_eq!(lasts(2, 2 * PIECE, true), Some(MINUTE));
         for streams in [2, 10, 100] {

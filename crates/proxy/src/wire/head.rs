@@ -1,22 +1,22 @@
-//! The grammar of the lines of a message: request line, header fields, chunk sizes. Every
-//! byte is checked, and nothing is corrected.
+//! The grammar of a message's lines: request line, header fields and chunk sizes. Every byte is
+//! checked, and errors are never corrected.
 
 use memchr::memchr;
 
 use crate::reason::ReasonCode;
 
-/// Maximum number of header fields of one request. hyper has the same limit.
+/// Maximum number of header fields in one request. hyper has the same limit.
 pub const MAX_FIELDS: usize = 100;
 /// Maximum number of empty lines before a request line (RFC 9112 section 2.2).
 const MAX_LEADING_LINES: usize = 2;
 
-/// The reason why bytes are not a request that the gateway accepts.
+/// The reason why the gateway rejects the bytes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct FramingError {
     /// The reason code.
     pub reason: ReasonCode,
-    /// Details of the reason.
+    /// A description of the error for the caller.
     pub detail: &'static str,
 }
 
@@ -34,14 +34,14 @@ pub(super) const fn too_large(detail: &'static str) -> FramingError {
     }
 }
 
-/// How a request's body is delimited.
+/// How the end of a request's body is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
     Length(u64),
     Chunked,
 }
 
-/// Checks a complete head, from its first line to its empty line.
+/// Checks a complete head, from its first line to its empty line. Returns the framing of the body.
 pub(super) fn check_head(head: &[u8]) -> Result<Framing, FramingError> {
     let mut bytes = head;
     let mut leading = 0;
@@ -77,7 +77,7 @@ fn next_line(bytes: &[u8]) -> Result<(&[u8], &[u8]), FramingError> {
 
 struct RequestLine<'a> {
     is_http_11: bool,
-    /// Authority of an absolute-form target.
+    /// The authority in the absolute form of the request target.
     authority: Option<&'a [u8]>,
 }
 
@@ -106,7 +106,7 @@ fn request_line(line: &[u8]) -> Result<RequestLine<'_>, FramingError> {
             "the request target has characters it must not have",
         ));
     }
-    // Otherwise hyper would refuse it later, with a response that has no reason code.
+    // Checked here, because hyper would reject it later with a response without a reason code.
     if http::Uri::try_from(target).is_err() {
         return Err(malformed(
             "the request target has characters that must be percent-encoded, or a malformed host",
@@ -223,7 +223,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Splits a field line, and checks every byte of it (RFC 9112 section 5).
+/// Splits a field line into name and value, and checks every byte (RFC 9112 section 5).
 pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), FramingError> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(malformed("a header field is folded over two lines"));
@@ -243,7 +243,7 @@ pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), FramingError> {
     Ok((name, value.trim_ascii()))
 }
 
-/// Whether `name` is Content-Length or Transfer-Encoding, or a spelling that a server might
+/// Returns whether `name` is Content-Length or Transfer-Encoding, or a spelling that a server might
 /// read as one of them.
 #[must_use]
 pub fn is_framing_name(name: &[u8]) -> bool {
@@ -256,7 +256,7 @@ pub fn is_framing_name(name: &[u8]) -> bool {
     same(b"content-length") || same(b"transfer-encoding")
 }
 
-/// Parses one value of Content-Length: digits and nothing else.
+/// Parses one value of Content-Length. Only digits are allowed.
 pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
         return None;
@@ -293,7 +293,7 @@ pub(super) fn chunk_size(line: &[u8]) -> Result<u64, FramingError> {
         .ok_or(bad)
 }
 
-/// Whether a byte may be part of a token (RFC 9110 section 5.6.2).
+/// Returns whether a byte may be part of a token (RFC 9110 section 5.6.2).
 pub(crate) const fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
@@ -315,13 +315,13 @@ pub(crate) const fn is_token(byte: u8) -> bool {
         )
 }
 
-/// Whether a byte may be part of a host with an optional port; userinfo is not allowed.
+/// Returns whether a byte may be part of a host with an optional port. Userinfo is not allowed.
 const fn is_authority(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']')
 }
 
-/// Finds the position after the empty line that ends a head. Searches from `from` on.
-/// Every line must end with CRLF.
+/// Returns the position after the empty line that ends a head. The search begins at `from`. Every
+/// line must end with CRLF.
 pub(super) fn find_head_end(bytes: &[u8], from: usize) -> Result<Option<usize>, FramingError> {
     let mut position = from;
     while let Some(found) = memchr(b'\n', bytes.get(position..).unwrap_or_default()) {

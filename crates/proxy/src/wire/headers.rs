@@ -1,8 +1,8 @@
-//! Decides which header fields pass the gateway, in both directions.
+//! Decides which header fields the gateway forwards, in both directions.
 //!
-//! If a service could believe that the gateway has set a field, the caller's copy of that
-//! field is removed. This includes every spelling, because many servers read `_` or `.` as
-//! `-`.
+//! If a service could believe that the gateway has set a field, the gateway removes the caller's
+//! copy of the field. It removes every spelling of the name, because many servers read `_` or `.`
+//! as `-`.
 
 use std::sync::Arc;
 
@@ -14,18 +14,18 @@ use crate::reason::ReasonCode;
 use crate::upstream::forgeable::{is_forgeable, is_spelling_of};
 use crate::upstream::header_rules::HeaderRules;
 
-/// The changes that a request needs in its fields. One pass over the names finds them,
-/// because most requests need no change.
+/// The changes that a request's fields need. One pass over the names collects them, because most
+/// requests need no change.
 #[derive(Default)]
 struct RequestFields {
-    /// Whether there are fields that belong to one hop.
+    /// Whether there are hop-by-hop fields.
     hop_by_hop: bool,
     upgrade: bool,
     length: bool,
     cookie: bool,
-    /// Whether a field is similar to Content-Length or Transfer-Encoding, but is neither
-    /// of them.
+    /// Whether a field name resembles Content-Length or Transfer-Encoding, but is neither.
     like_framing: bool,
+    /// Whether there is an HTTP2-Settings field, which only an upgrade to h2c needs.
     settings: bool,
     /// Fields that are always removed.
     remove: Vec<HeaderName>,
@@ -59,13 +59,13 @@ impl RequestFields {
     }
 }
 
-/// Removes from a request the fields that a caller could have forged, the fields of this
-/// hop, and the credentials. With `keep`, returns the forgeable fields, for
-/// [`HeaderRules::apply`]. Otherwise the result is empty.
+/// Removes hop-by-hop fields, credentials, and the fields that a caller could have forged. If
+/// `keep` is true, returns the forgeable fields, for [`HeaderRules::apply`]. Otherwise returns an
+/// empty map.
 ///
 /// # Errors
-/// A denial for ambiguous framing, or for an attempt to switch to HTTP/2 within the
-/// connection, because requests after such a switch would not be checked.
+/// Returns a denial for ambiguous framing. Also returns a denial for an upgrade to HTTP/2 on this
+/// connection, because requests after the upgrade would not be checked.
 pub fn strip_request(
     headers: &mut HeaderMap,
     assertion: &HeaderName,
@@ -112,8 +112,8 @@ pub fn strip_request(
     Ok(set_aside)
 }
 
-/// Joins Cookie fields into one. HTTP/2 may split them, but HTTP/1.1 allows only one (RFC
-/// 9113 section 8.2.3).
+/// Joins several Cookie fields into one field. HTTP/2 may split Cookie, but HTTP/1.1 allows only
+/// one field (RFC 9113 section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return;
@@ -129,8 +129,7 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes from a response the fields of one hop, and the fields that only the gateway may
-/// set.
+/// Removes from a response the hop-by-hop fields and the fields that only the gateway may set.
 pub fn strip_response(headers: &mut HeaderMap) {
     let mut hop_by_hop = false;
     let mut reserved = Vec::new();
@@ -149,7 +148,7 @@ pub fn strip_response(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether only the gateway may set a field of a response.
+/// Returns whether only the gateway may set this response field.
 fn is_reserved(name: &str) -> bool {
     name.starts_with('c')
         && name
@@ -157,9 +156,9 @@ fn is_reserved(name: &str) -> bool {
             .is_some_and(|start| is_spelling_of(start, "countersign-"))
 }
 
-/// Replaces `Vary` by `*` if it names a certificate field, so that the response is not
-/// cached. Callers do not send these fields, so that a cache could not tell such responses
-/// apart (RFC 9440 section 2.4).
+/// Replaces `Vary` by `*` if it names a certificate field, so that the response is not cached. The
+/// gateway adds the certificate fields, and callers do not send them. A cache could therefore not
+/// distinguish the responses for different callers (RFC 9440 section 2.4).
 pub(crate) fn widen_vary(headers: &mut HeaderMap) {
     let depends = [
         "client-cert",
@@ -173,7 +172,7 @@ pub(crate) fn widen_vary(headers: &mut HeaderMap) {
     }
 }
 
-/// Decides which trailers of a request pass.
+/// Decides which trailers of a request are forwarded.
 #[derive(Debug, Clone)]
 pub struct RequestTrailers {
     private: [HeaderName; 2],
@@ -181,14 +180,14 @@ pub struct RequestTrailers {
 }
 
 impl RequestTrailers {
-    /// `private` are the fields of the assertion and of API keys. `rules` are those of the
-    /// upstream.
+    /// Creates the filter. `private` are the names of the assertion's and the API key's field.
+    /// `rules` are the header rules of the upstream.
     #[must_use]
     pub const fn new(private: [HeaderName; 2], rules: Arc<HeaderRules>) -> Self {
         Self { private, rules }
     }
 
-    /// Removes the trailers that must not pass.
+    /// Removes the trailers that must not be forwarded.
     pub fn strip(&self, trailers: &mut HeaderMap) {
         strip_trailers(trailers, &self.private);
         remove_matching(trailers, |name| {
@@ -201,7 +200,8 @@ impl RequestTrailers {
     }
 }
 
-/// Returns the names of the declared trailers.
+/// Returns a map whose keys are the names in the Trailer field. Returns `None` if there is no
+/// Trailer field.
 pub(crate) fn declared_trailers(headers: &HeaderMap) -> Option<HeaderMap> {
     if !headers.contains_key(TRAILER) {
         return None;
@@ -213,7 +213,7 @@ pub(crate) fn declared_trailers(headers: &HeaderMap) -> Option<HeaderMap> {
     Some(named)
 }
 
-/// Makes the Trailer field that declares trailers (RFC 9110 section 6.6.2). hyper sends
+/// Makes the Trailer field for declared trailers (RFC 9110 section 6.6.2). In HTTP/1.1 hyper sends
 /// only declared trailers.
 pub(crate) fn trailer_field(declared: &HeaderMap) -> Option<HeaderValue> {
     let names: Vec<&str> = declared.keys().map(HeaderName::as_str).collect();
@@ -223,8 +223,8 @@ pub(crate) fn trailer_field(declared: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Fields that must not be trailers (RFC 9110 section 6.5.1): routing, request modifiers,
-/// authentication, content format, and fields of one hop. Some receivers merge trailers
-/// into the header, and would then use these fields.
+/// authentication, content format and hop-by-hop fields. Some receivers merge trailers into the
+/// header, and would then use these fields.
 const NOT_IN_TRAILERS: [&str; 22] = [
     "authorization",
     "cache-control",
@@ -250,9 +250,9 @@ const NOT_IN_TRAILERS: [&str; 22] = [
     "www-authenticate",
 ];
 
-/// Removes fields that must not be trailers in either direction, in every spelling.
-/// `private` are the fields that only the gateway may set or see. All other trailers pass,
-/// for example gRPC metadata.
+/// Removes the fields that must not be trailers in either direction, in every spelling. `private`
+/// are the fields that only the gateway may set or see. All other trailers remain, for example gRPC
+/// metadata.
 pub fn strip_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
     strip_response(trailers);
     remove_matching(trailers, |name| {
@@ -266,14 +266,14 @@ pub fn strip_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
     });
 }
 
-/// Same as [`strip_trailers`], for a response. Also removes the fields that only a gateway
-/// sets, because the caller may be a gateway that would trust them.
+/// Does the same as [`strip_trailers`] for a response. Also removes the fields that gateways set
+/// for services. The caller may itself be a gateway that trusts such fields.
 pub fn strip_response_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
     strip_trailers(trailers, private);
     remove_matching(trailers, is_forgeable);
 }
 
-/// Whether a field belongs to one hop, even if Connection does not name it.
+/// Returns whether a field is hop-by-hop even if Connection does not name it.
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
@@ -288,15 +288,17 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// Removes the Connection field, the fields that it names, and all other fields of one hop
-/// (RFC 9110 section 7.6.1).
+/// Removes the Connection field, the fields that it names, and all other hop-by-hop fields (RFC
+/// 9110 section 7.6.1).
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = items(headers, &CONNECTION)
-            // A shortcut for the most frequent option: `is_hop_by_hop` removes Keep-Alive anyway.
+            // A shortcut for the most frequent option. `is_hop_by_hop` removes Keep-Alive in any
+            // case.
             .filter(|name| !name.eq_ignore_ascii_case(b"keep-alive"))
             .filter_map(|name| HeaderName::from_bytes(name).ok())
-            // Without these fields the message would have another meaning.
+            // Host and Content-Length stay, because the message would have another meaning without
+            // them.
             .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
             .collect();
         for name in named {
@@ -317,20 +319,20 @@ fn remove_matching(headers: &mut HeaderMap, matches: impl Fn(&str) -> bool) {
     }
 }
 
-/// Whether a request comes from a gRPC client.
+/// Returns whether the Content-Type is that of a gRPC request.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// Whether a comma-separated field has an item.
+/// Returns whether the comma-separated list in a field contains `wanted`.
 pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
     items(headers, name).any(|item| item.eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
-/// Returns the items of a comma-separated field. They are bytes, because an item that is
-/// not text must not prevent the check of the other items: a service may still read those.
+/// Returns the members of the comma-separated list in a field, as bytes. A member that is not text
+/// must not prevent the check of the other members, because a service may still read them.
 fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(name)

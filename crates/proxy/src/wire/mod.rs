@@ -1,33 +1,33 @@
-//! The bytes and messages on connections, and the rules for them. Nothing here depends on
-//! the state of a connection or a request.
+//! The bytes and messages on connections, and the rules for them. No file here depends on the state
+//! of a connection or a request.
 //!
 //! HTTP/1.1 framing:
 //! - `head`: the grammar of a message's lines
 //! - `framing`: the framing guard, which tracks message boundaries on the raw bytes
-//! - `framing_io`: puts the framing guard under hyper's server
+//! - `framing_io`: puts the framing guard below hyper's server
 //! - `response_framing`: accepts a service's response only if its end is unambiguous
 //!
 //! HTTP/2:
 //! - `h2_head`: checks of a request head that h2 does not make
-//! - `h2_monitor`: counts frames, and limits those without content
-//! - `h2_stall`: limits how long a caller may take nothing of its response
+//! - `h2_monitor`: counts frames, and limits frames without content
+//! - `h2_stall`: limits the time in which a caller takes no part of its response
 //! - `write_coalescing`: sends all bytes that a connection writes in one poll together
 //!
 //! Header fields:
-//! - `headers`: which fields pass the gateway
+//! - `headers`: decides which fields the gateway forwards
 //! - `target`: the grammar of host and path
 //! - `trace_context`: continues or begins a trace
-//! - `expect_continue`: `Expect: 100-continue`, end to end
+//! - `expect_continue`: `Expect: 100-continue` from the caller to the service
 //!
 //! Sockets:
-//! - `socket`: the TCP side of a caller's connection
+//! - `socket`: the TCP socket of a caller's connection
 //! - `proxy_protocol`: reads the PROXY header of a load balancer
 //! - `tls_close`: closes a caller's TLS connection
 //!
 //! Requests in progress:
-//! - `upload_progress`: tracks how much of a body was sent to the service
+//! - `upload_progress`: tracks how much of a request body was sent to the service
 //! - `buffer_budget`: limits the memory of buffered bodies
-//! - `refusal`: why a request is not served
+//! - `refusal`: the reason why a request is not served
 
 pub mod buffer_budget;
 pub(crate) mod expect_continue;

@@ -1,46 +1,48 @@
-//! The PROXY protocol, version 2: a load balancer in front of the gateway sends the
-//! address of the caller whose connection it forwards.
+//! Version 2 of the PROXY protocol. A load balancer in front of the gateway sends the address of
+//! the caller whose connection it forwards.
 //!
-//! The header is read before TLS, and only from peers that the configuration lists. Those
-//! peers must send it: otherwise a caller could omit the header, and the gateway would
-//! take its connection for one of the balancer itself. The address is used in audit lines,
-//! rate limits and `Forwarded`. It proves no identity. Nothing is read beyond the header.
+//! The gateway reads the header before TLS, and only from peers that the configuration lists. A
+//! listed peer must send the header. Otherwise a caller could omit the header, and its connection
+//! would count as the balancer's own.
+//!
+//! The address is used in audit lines, rate limits and `Forwarded`. It proves no identity. The
+//! gateway reads no bytes beyond the header.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// The first bytes of every header (section 2.2).
+/// The first bytes of every header (section 2.2 of the PROXY protocol).
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// The first byte of the signature. No TLS record and no HTTP request begins with it.
 pub(super) const FIRST_BYTE: u8 = b'\r';
-/// Length of the fixed part: signature, version and command, family, length.
+/// Length in bytes of the fixed part: signature, version and command, family, and length.
 const FIXED: usize = 16;
-/// Maximum size of the variable part: addresses and additional fields.
+/// Maximum length in bytes of the variable part: addresses and additional fields (TLVs).
 const MAX_LENGTH: usize = 4096;
-/// PP2_TYPE_CRC32C (section 2.2.3)
+/// The type of the checksum field: PP2_TYPE_CRC32C (section 2.2.3).
 const CHECKSUM: u8 = 3;
 
-/// Why a header was refused.
+/// The reason why a header is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
-    /// The peer closed the connection before it sent anything.
+    /// The peer closed the connection before it sent a byte.
     #[error("the peer closed at once")]
     Gone,
     /// The connection failed, or ended within the header.
     #[error("the PROXY header did not arrive: {0}")]
     Io(#[from] io::Error),
-    /// The bytes are not a header, or not a usable one.
+    /// The bytes are no valid header, or the header is not about a TCP connection.
     #[error("the PROXY header is malformed: {0}")]
     Malformed(&'static str),
 }
 
-/// Reads a header. Returns the address that the balancer sends. None if the balancer
-/// connects for itself, for example for a health check.
+/// Reads a header. Returns the address of the caller. Returns `None` if the balancer does not know
+/// the address, or if it connects for itself, for example for a health check.
 ///
 /// # Errors
-/// If nothing arrives, the stream fails, or the bytes are not a usable header.
+/// Returns an error if no byte arrives, the stream fails, or the bytes are no usable header.
 pub async fn read(
     stream: &mut (impl AsyncRead + Unpin),
 ) -> Result<Option<SocketAddr>, HeaderError> {
@@ -76,7 +78,7 @@ fn length(fixed: &[u8]) -> Result<usize, HeaderError> {
     Ok(length)
 }
 
-/// Parses a whole header.
+/// Parses a complete header.
 fn parse(header: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
     let (fixed, body) = header
         .split_at_checked(FIXED)
@@ -89,7 +91,7 @@ fn parse(header: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
         _ => return Err(HeaderError::Malformed("it is too short")),
     };
     match command {
-        // LOCAL: the rest must be skipped.
+        // LOCAL: the rest of the header must be ignored.
         0x20 => return Ok(None),
         0x21 => {}
         0x22..=0x2f => return Err(HeaderError::Malformed("its command is unknown")),
@@ -108,7 +110,7 @@ fn parse(header: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
             let port = u16::from_be_bytes([high, low]);
             (Some(SocketAddr::new(address, port)), fields)
         }
-        // TCP over IPv6
+        // TCP over IPv6: the same as for IPv4, with longer addresses.
         0x21 => {
             let (places, fields) = body
                 .split_first_chunk::<36>()
@@ -132,8 +134,8 @@ fn parse(header: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
     Ok(source)
 }
 
-/// Checks that the additional fields fill the header exactly, and that a checksum is
-/// correct.
+/// Checks that the additional fields (TLVs) fill the header exactly, and that the checksum is
+/// correct if there is one.
 fn check_fields(header: &[u8], mut fields: &[u8]) -> Result<(), HeaderError> {
     let cut_off = || HeaderError::Malformed("an additional field is cut off");
     let mut is_checked = false;
@@ -142,7 +144,7 @@ fn check_fields(header: &[u8], mut fields: &[u8]) -> Result<(), HeaderError> {
         let length = usize::from(u16::from_be_bytes(*length));
         let (value, rest) = rest.split_at_checked(length).ok_or_else(cut_off)?;
         if *kind == CHECKSUM {
-            // Only one checksum is allowed, because each costs a pass over the whole
+            // Only one checksum is allowed, because each checksum costs a pass over the whole
             // header.
             if std::mem::replace(&mut is_checked, true) {
                 return Err(HeaderError::Malformed("it has two checksums"));
@@ -209,7 +211,7 @@ mod tests {
 
     #[test]
     fn checksums_are_those_of_castagnoli() {
-        // RFC 3720 appendix B.4
+        // The test values of RFC 3720 appendix B.4.
         assert_eq!(checksum(&[0; 32], 0..0), 0x8a91_36aa);
         assert_eq!(checksum(&[0xff; 32], 0..0), 0x62a8_ab43);
         assert_eq!(checksum(b"123456789", 0..0), 0xe306_9283);
@@ -246,7 +248,7 @@ mod tests {
         assert!(parse(&with(&right)).is_ok());
         assert!(parse(&zeros).is_err());
         assert!(parse(&with(&right[..3])).is_err());
-        // A header with two checksums that would both be correct.
+        // A header with two checksums, both of which are correct.
         let twice = |one: [u8; 4], other: [u8; 4]| {
             let fields = [field(CHECKSUM, &one), field(CHECKSUM, &other)].concat();
             header(0x21, family, &[body.clone(), fields].concat())

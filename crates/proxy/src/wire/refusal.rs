@@ -1,4 +1,4 @@
-//! `Refusal`: why a request is not served, and the further content of the response.
+//! `Refusal`: the reason why a request is not served, and further content of the response.
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
@@ -8,16 +8,16 @@ use crate::reason::ReasonCode;
 use crate::tls::TlsConnectError;
 use crate::upstream::{ConnectError, ServiceError, Upstream, find_source};
 
-/// A refusal or failure from which a response can be made.
+/// The reason why a request is not served. The gateway makes the response from it.
 #[derive(Debug)]
 pub struct Refusal {
     /// The reason code and the detail.
     pub denial: Denial,
-    /// Overrides the status of the reason code.
+    /// The status of the response. `None` selects the default status of the reason code.
     pub status: Option<StatusCode>,
-    /// Methods for the `Allow` field.
+    /// The methods in the `Allow` field of the response.
     pub allow: Vec<Method>,
-    /// Further fields: challenges, and when to retry.
+    /// Further header fields of the response, for example `WWW-Authenticate` and `Retry-After`.
     pub fields: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -46,7 +46,7 @@ impl Refusal {
         })
     }
 
-    /// Creates the refusal for a request whose upstream cannot be reached.
+    /// Creates the refusal if the gateway could not connect to the upstream.
     pub fn not_connected(upstream: &Upstream, error: &ConnectError) -> Self {
         let reason = match error {
             ConnectError::Full | ConnectError::NoDescriptor => ReasonCode::Overloaded,
@@ -57,14 +57,14 @@ impl Refusal {
             ConnectError::Tls(TlsConnectError::Protocol(_)) | ConnectError::NoTunnels => {
                 ReasonCode::UpstreamProtocol
             }
-            // In TLS 1.3 a service rejects our certificate only after the handshake.
+            // In TLS 1.3 the alert for a rejected gateway certificate arrives after the handshake.
             ConnectError::Handshake(error)
                 if matches!(find_source(error), Some(rustls::Error::AlertReceived(_))) =>
             {
                 ReasonCode::UpstreamUntrusted
             }
-            // The service does not support HTTP/2: an HTTP/1.1 server may simply close the
-            // connection.
+            // With these two errors, the service does not support HTTP/2. An HTTP/1.1 server closes
+            // the connection, or sends bytes that are not HTTP/2.
             ConnectError::Handshake(ServiceError::Closed) => ReasonCode::UpstreamProtocol,
             ConnectError::Handshake(ServiceError::H2(error)) if !error.is_io() => {
                 ReasonCode::UpstreamProtocol
@@ -74,12 +74,11 @@ impl Refusal {
             | ConnectError::Tls(TlsConnectError::Io(_))
             | ConnectError::Handshake(_) => ReasonCode::UpstreamUnavailable,
         };
-        // The detail does not contain the addresses of services, because the caller need
-        // not know them.
+        // The detail omits the addresses of services, because the caller need not know them.
         Self::new(reason, format!("no connection to {}", upstream.name()))
     }
 
-    /// Creates the refusal for a request whose assertion could not be signed.
+    /// Creates the refusal if the assertion for a request could not be signed.
     pub fn not_signed(error: SignError) -> Self {
         match error {
             SignError::Expired => Self::new(

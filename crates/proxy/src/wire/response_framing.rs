@@ -1,6 +1,6 @@
-//! `ResponseFraming`: accepts a service's response only if its end is unambiguous (RFC
-//! 9112 section 6, RFC 9110 section 8.6), because a caller may parse it more or less
-//! strictly than the gateway does.
+//! `ResponseFraming`: accepts a service's response only if its end is unambiguous (RFC 9112 section
+//! 6, RFC 9110 section 8.6). This check is needed because a caller may parse responses more or less
+//! strictly than the gateway.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
@@ -8,22 +8,22 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use super::head::content_length;
 use super::upload_progress::UploadProgress;
 
-/// Why a response is refused. The text follows the name of the upstream in a sentence.
+/// The reason why a response is rejected. The text follows the upstream's name in a sentence.
 #[derive(Debug)]
 pub(crate) struct ResponseFramingError(pub(crate) &'static str);
 
-/// How an accepted response must be handled.
+/// How the gateway must handle an accepted response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ResponseFraming {
     content_length: ContentLength,
     /// The connection must not be used for another request.
     pub(crate) prevents_reuse: bool,
-    /// The response has no content, even if the service sends some (RFC 9110 section
-    /// 6.4.1).
+    /// True if the status allows no content (RFC 9110 section 6.4.1). The service's content is then
+    /// not sent to the caller.
     pub(crate) has_no_content: bool,
 }
 
-/// How `Content-Length` must be changed.
+/// How the gateway must change `Content-Length`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ContentLength {
     /// The field is canonical or absent and needs no change.
@@ -34,7 +34,7 @@ enum ContentLength {
     Remove,
 }
 
-/// Checks a response, and rewrites its `Content-Length` to a single canonical field.
+/// Checks a response, and makes its `Content-Length` a single canonical field.
 pub(crate) fn accept<B>(
     response: &mut Response<B>,
     upload: &UploadProgress,
@@ -51,7 +51,7 @@ pub(crate) fn accept<B>(
     Ok(framing)
 }
 
-/// Checks the head of a final response, or of one that switches protocols.
+/// Checks the head of a final response, or of a response that switches protocols.
 fn check(
     version: Version,
     status: StatusCode,
@@ -93,7 +93,8 @@ fn check(
     }
     let forbids_length = status == StatusCode::NO_CONTENT || status.is_informational();
     let has_no_content = forbids_length || status == StatusCode::NOT_MODIFIED;
-    // The length in a 304 is that of the content that the caller has cached.
+    // In a 304, Content-Length announces no content. It is the length of what the caller has
+    // cached.
     let announces_content = chunked || (forbids_length && length.is_some_and(|length| length > 0));
     Ok(ResponseFraming {
         content_length: match length {
@@ -101,14 +102,15 @@ fn check(
             Some(length) if !is_canonical => ContentLength::Set(length),
             _ => ContentLength::Keep,
         },
-        // An HTTP/1.0 service does not understand a chunked request. Content that is sent
-        // although none is allowed would be read as the next response.
+        // An HTTP/1.0 service does not understand a chunked request. If a service announces content
+        // in a response that cannot have content, the gateway would read the content as the next
+        // response.
         prevents_reuse: version == Version::HTTP_10 || (has_no_content && announces_content),
         has_no_content,
     })
 }
 
-/// Whether `value` consists of `item` alone, without leading zeros.
+/// Returns whether `value` contains only `item`, without leading zeros.
 fn is_only_spelling(item: &[u8], value: &HeaderValue) -> bool {
     item.len() == value.len() && (item.len() == 1 || !item.starts_with(b"0"))
 }
@@ -253,7 +255,7 @@ mod tests {
     }
 
     proptest! {
-        /// For any response, the caller sees one canonical length, or chunks, or neither.
+        /// The caller of every accepted response sees one canonical length, or chunks, or neither.
         #[test]
         fn an_accepted_response_has_one_framing(
             fields in proptest::collection::vec(

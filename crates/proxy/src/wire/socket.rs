@@ -1,4 +1,4 @@
-//! `CallerSocket`: the TCP side of a caller's connection.
+//! `CallerSocket`: the TCP socket of a caller's connection.
 
 use std::future::Future as _;
 use std::io;
@@ -14,16 +14,16 @@ use super::proxy_protocol;
 
 /// An unencrypted fatal `certificate_required` alert in a TLS 1.2 record.
 const REQUIRED_TLS12: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 116];
-/// The same alert as `handshake_failure`.
+/// An unencrypted fatal `handshake_failure` alert in a TLS 1.2 record.
 const FAILURE_TLS12: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 40];
 
-/// The type of an encrypted record (RFC 8446 section 5.2).
+/// The content type of an encrypted record (RFC 8446 section 5.2).
 const APPLICATION_DATA: u8 = 0x17;
-/// Larger than any encrypted alert, and smaller than any ticket.
+/// Maximum size of an encrypted alert in bytes. Session tickets are always larger.
 const MAX_ALERT: usize = 64;
 
-/// Limits how long, and how much, a peer may still send after the gateway has closed its
-/// side.
+/// Limits for the time and the bytes that a peer may still send after the gateway has closed its
+/// side of the connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LingerLimits {
     time: Duration,
@@ -31,29 +31,29 @@ pub(crate) struct LingerLimits {
 }
 
 impl LingerLimits {
-    /// The limits for a peer without a complete handshake.
+    /// The limits for a peer that has not completed a handshake.
     pub(crate) const UNKNOWN_PEER: Self = Self {
         time: Duration::from_secs(1),
         bytes: 64 << 10,
     };
-    /// The limits for a caller. It may still be sending the body of a request that was
-    /// refused early.
+    /// The limits for a caller. The caller may still be sending the body of a request that the
+    /// gateway refused early.
     pub(crate) const CALLER: Self = Self {
         time: Duration::from_secs(2),
         bytes: 16 << 20,
     };
 }
 
-/// The protocol of a peer, judged by its first byte.
+/// The protocol of a peer, according to its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SniffedProtocol {
-    /// Nothing has been read yet.
+    /// The peer has sent no byte yet.
     Unread,
-    /// The first byte is not that of another protocol.
+    /// The first byte does not belong to one of the other protocols.
     Tls,
     /// HTTP without TLS.
     PlainHttp,
-    /// A PROXY header from a peer that must not send one.
+    /// A PROXY header, although the gateway expects no PROXY header at this point.
     ProxyHeader,
 }
 
@@ -67,41 +67,43 @@ impl SniffedProtocol {
     }
 }
 
-/// The progress of the handshake. It is used to recognize a session ticket.
+/// The progress of the handshake. A flight is all messages that a side sends before it waits for
+/// the other side. In TLS 1.3, the gateway sends the session ticket after the peer has answered its
+/// flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HandshakeProgress {
-    /// The gateway has written no flight yet, or a part of it.
+    /// The gateway has not yet written a complete flight.
     Sending,
     /// The gateway has written a complete flight.
     Sent,
-    /// The peer has sent bytes after that flight.
+    /// The peer has sent bytes after the gateway's flight.
     Answered,
 }
 
 /// A caller's TCP connection.
 ///
-/// rustls reports a missing certificate with alert 116 in TLS 1.2 too, although TLS 1.2
-/// has only 40 `handshake_failure` for this (RFC 5246 section 7.4.6). This type replaces
-/// that alert. It can recognize the record, because alerts are unencrypted until a TLS 1.2
-/// handshake ends, and always encrypted in TLS 1.3.
+/// For a missing certificate, rustls sends alert 116 (`certificate_required`) even in TLS 1.2. But
+/// TLS 1.2 has only alert 40 (`handshake_failure`) for this case (RFC 5246 section 7.4.6).
+/// `CallerSocket` replaces alert 116 by alert 40. It can recognize the record, because alerts in a
+/// TLS 1.2 handshake are not encrypted, and alerts in TLS 1.3 are always encrypted.
 ///
-/// A peer that does not read is disconnected after a timeout, so that it cannot occupy a
-/// slot and a connection to a service for ever.
+/// A peer that does not read is disconnected after a timeout. Otherwise it could occupy a slot and
+/// a connection to a service without limit.
 ///
-/// The session ticket at the end of a TLS 1.3 handshake (RFC 8446 section 4.6.1) is held
-/// until other bytes are sent, which saves one TCP segment for each connection.
+/// The session ticket at the end of a TLS 1.3 handshake (RFC 8446 section 4.6.1) is held until
+/// other bytes are sent. This saves one TCP segment per connection.
 #[derive(Debug)]
 pub(crate) struct CallerSocket {
     stream: TcpStream,
     stall_timeout: Duration,
-    /// The timer that runs while nothing can be written.
+    /// The timer that runs while the socket accepts no bytes.
     stall: Option<Pin<Box<Sleep>>>,
     sniffed: SniffedProtocol,
-    /// None after the handshake.
+    /// The progress of the handshake. `None` after the handshake.
     handshake: Option<HandshakeProgress>,
-    /// The held ticket. It is sent before all other bytes.
+    /// The bytes of the held session ticket. They are sent before all other bytes.
     ticket: Vec<u8>,
-    /// The gateway has closed its side.
+    /// The gateway has closed its side of the connection.
     shut_down: bool,
 }
 
@@ -118,26 +120,26 @@ impl CallerSocket {
         }
     }
 
-    /// Returns the protocol of the peer. If it is not TLS, the first read fails.
+    /// Returns the protocol of the peer. If it is not TLS, the first read returns an error.
     pub(crate) const fn sniffed(&self) -> SniffedProtocol {
         self.sniffed
     }
 
-    /// Records the end of the handshake. A held ticket is sent with the next write, or
-    /// when the connection is flushed.
+    /// Records the end of the handshake. A held ticket is then sent with the next write or at the
+    /// next flush.
     pub(crate) const fn end_handshake(&mut self) {
         self.handshake = None;
     }
 
-    /// Whether these bytes are the ticket at the end of the handshake. An encrypted alert
-    /// is also an encrypted record, but a shorter one.
+    /// Returns whether `bytes` are the session ticket at the end of the handshake. An encrypted
+    /// alert has the same record type, but is shorter.
     fn is_ticket(&self, bytes: &[u8]) -> bool {
         self.handshake == Some(HandshakeProgress::Answered)
             && bytes.first() == Some(&APPLICATION_DATA)
             && bytes.len() > MAX_ALERT
     }
 
-    /// Records whether all of the flight was written.
+    /// Records whether a write has written the complete flight.
     fn record_write(&mut self, written: &Poll<io::Result<usize>>, length: usize) {
         if self.handshake.is_some() {
             self.handshake = Some(match written {
@@ -147,7 +149,7 @@ impl CallerSocket {
         }
     }
 
-    /// Sends the held ticket together with `slices`. Returns how many bytes of `slices`
+    /// Sends the held ticket together with `slices`. Returns the number of bytes of `slices` that
     /// were sent.
     fn poll_write_ticket(
         &mut self,
@@ -178,8 +180,8 @@ impl CallerSocket {
         }
     }
 
-    /// Returns the outcome of a write, or an error if writes have been pending for too
-    /// long.
+    /// Returns the outcome of a write. If writes have been pending for longer than the timeout,
+    /// returns an error.
     fn limit_stall(
         &mut self,
         context: &mut Context<'_>,
@@ -200,19 +202,19 @@ impl CallerSocket {
         )))
     }
 
-    /// Makes the kernel send all later bytes together with the end of the stream, in one
-    /// segment if they fit. The kernel sends them after 200 ms at the latest.
+    /// Makes the kernel send all later bytes together with the end of the stream, in a single
+    /// segment if they fit. The kernel sends them after at most 200 ms.
     pub(crate) fn cork(&self) {
-        // Linux only: other systems send two segments.
+        // TCP_CORK exists only on Linux. Other systems send two segments.
         #[cfg(target_os = "linux")]
         if !self.shut_down {
             let _ = rustix::net::sockopt::set_tcp_cork(&self.stream, true);
         }
     }
 
-    /// Closes the connection so that the peer can read the last bytes. If a socket is
-    /// closed while it has unread input, the connection is reset, and the peer loses the
-    /// bytes that it has not read.
+    /// Closes the connection so that the peer can read the last bytes. If a socket is closed while
+    /// it has unread input, the kernel resets the connection. The peer would then lose the bytes
+    /// that it has not read.
     pub(crate) async fn linger(mut self, limits: LingerLimits) {
         if !self.shut_down && self.shutdown().await.is_err() {
             return;
@@ -223,8 +225,8 @@ impl CallerSocket {
         let _ = tokio::time::timeout(limits.time, drain).await;
     }
 
-    /// Resets the connection, so that the peer does not believe that it has received
-    /// everything. Many programs accept the end of a connection without `close_notify`.
+    /// Resets the connection, so that the peer does not believe that the response is complete. Many
+    /// programs accept the end of a connection without `close_notify` as a regular end.
     pub(crate) fn reset(self) {
         let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
     }
@@ -235,7 +237,7 @@ impl CallerSocket {
     }
 }
 
-/// Replaces the alert that TLS 1.2 does not have.
+/// Replaces the alert `certificate_required`, which TLS 1.2 does not have.
 fn replace_alert(bytes: &[u8]) -> &[u8] {
     if bytes == REQUIRED_TLS12 {
         &FAILURE_TLS12

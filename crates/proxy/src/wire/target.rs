@@ -1,5 +1,5 @@
-//! The grammar of a request's host and path. They are checked so that the gateway and the
-//! service cannot read them differently.
+//! The grammar of a request's host and path. Values that the gateway and the service could read
+//! differently are rejected.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -11,12 +11,12 @@ fn malformed(detail: &'static str) -> Denial {
     Denial::new(ReasonCode::MalformedRequest, detail)
 }
 
-/// Normalizes the host of an authority: lower case, without port and trailing dot, IPv6
-/// addresses without brackets.
+/// Normalizes the host of an authority. The result is in lower case, without port and trailing dot,
+/// and without the brackets of an IPv6 address.
 ///
 /// # Errors
-/// If the authority is empty, or has userinfo, a malformed port, or characters that are
-/// not allowed in a host.
+/// Returns a denial if the authority is empty, has userinfo or a malformed port, or has characters
+/// that are not allowed in a host.
 pub fn normalized_host(authority: &str) -> Result<Cow<'_, str>, Denial> {
     let bad = || malformed("the request's host is malformed");
     if let Some(rest) = authority.strip_prefix('[') {
@@ -50,7 +50,7 @@ fn check_port(port: &str) -> Result<(), Denial> {
     match port.strip_prefix(':') {
         None if port.is_empty() => Ok(()),
         Some("") => Ok(()),
-        // Not `parse` alone, because it accepts a sign.
+        // The digits are checked separately, because `parse` also accepts a sign.
         Some(digits)
             if digits.len() <= 5
                 && digits.bytes().all(|b| b.is_ascii_digit())
@@ -62,14 +62,14 @@ fn check_port(port: &str) -> Result<(), Denial> {
     }
 }
 
-/// Checks a path, and decodes it for matching.
+/// Checks a path, and decodes it so that routes can be matched.
 ///
-/// Refuses dot segments in any encoding, an encoded slash or backslash, a backslash,
-/// control characters, bytes outside ASCII, empty segments other than a final one, and
-/// incomplete percent-encodings.
+/// Rejects dot segments in any encoding, an encoded slash or backslash, a backslash, control
+/// characters, and bytes outside ASCII. Also rejects empty segments other than the last one, and
+/// incomplete or double percent-encodings.
 ///
 /// # Errors
-/// A `malformed-request` denial that says which rule was broken.
+/// Returns a `malformed-request` denial that names the violated rule.
 pub fn checked_path(path: &str) -> Result<Cow<'_, str>, Denial> {
     let Some(rest) = path.strip_prefix('/') else {
         return Err(malformed("the path does not begin with a slash"));
@@ -87,8 +87,8 @@ pub fn checked_path(path: &str) -> Result<Cow<'_, str>, Denial> {
     } else {
         Cow::Borrowed(path)
     };
-    // Compares bytes, because that is faster. In UTF-8 no other character contains one of
-    // the separators.
+    // Compares bytes, because this is faster. In UTF-8 no other character contains the byte of a
+    // separator.
     let mut segments = decoded
         .as_bytes()
         .split(|byte| *byte == b'/')
@@ -132,7 +132,7 @@ fn decode(path: &str) -> Result<String, Denial> {
             value => decoded.push(value),
         }
     }
-    // A service that decodes the path twice would see another path.
+    // A service that decodes the path twice would use a different path.
     let twice = decoded.windows(3).any(|window| {
         matches!(window, [b'%', high, low] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
     });
@@ -151,8 +151,8 @@ const fn hex_value(digit: u8) -> Option<u8> {
     }
 }
 
-/// Returns the path as a server sees it that removes `;parameters` from each segment. None
-/// if there are no parameters.
+/// Returns the path without the `;parameters` of each segment, because some servers remove them.
+/// Returns `None` if there are no parameters.
 #[must_use]
 pub fn without_parameters(decoded: &str) -> Option<String> {
     decoded.contains(';').then(|| {

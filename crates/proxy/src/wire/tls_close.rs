@@ -1,4 +1,4 @@
-//! Closing a caller's TLS connection.
+//! Closes a caller's TLS connection.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use tokio_rustls::server::TlsStream;
 
 use super::socket::{CallerSocket, LingerLimits};
 
-/// How long sending `close_notify` may take.
+/// Maximum time for sending `close_notify`.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Closes a connection so that its caller can read the last bytes, even if the caller is
-/// still sending.
+/// Closes a connection so that the caller can read the last bytes, even if the caller is still
+/// sending.
 pub(crate) async fn close_gracefully(mut stream: TlsStream<CallerSocket>) {
     stream.get_ref().0.cork();
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;

@@ -1,8 +1,8 @@
-//! W3C Trace Context: continues a caller's trace, or begins a new one.
+//! W3C Trace Context: continues a caller's trace, or begins a new trace.
 //!
-//! The gateway reports no spans. It therefore forwards a caller's `traceparent` unchanged:
-//! a parent span that is never reported would break the trace. The audit line contains the
-//! identifier of the trace.
+//! The gateway reports no spans. A span of the gateway would be a parent that is never reported,
+//! which would break the trace. The gateway therefore forwards the caller's `traceparent`
+//! unchanged. The audit line contains the trace identifier.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -12,12 +12,11 @@ use crate::upstream::TraceContext;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// Length of a `traceparent` of version 00 (section 3.2.2).
+/// Length in bytes of a `traceparent` of version 00 (W3C Trace Context section 3.2.2).
 const LENGTH: usize = 55;
 
-/// Makes sure that a forwarded request has one valid `traceparent`. Keeps `tracestate`
-/// only if the received `traceparent` is kept. `seed` is random. It becomes the identifier
-/// of a new trace.
+/// Makes sure that a forwarded request has one valid `traceparent`. Keeps `tracestate` only if the
+/// caller's `traceparent` is kept. `seed` returns the random identifier of a new trace.
 pub(crate) fn propagate(
     headers: &mut HeaderMap,
     context: TraceContext,
@@ -53,9 +52,9 @@ pub(crate) fn propagate(
     }
 }
 
-/// A well-formed `traceparent`.
+/// A valid `traceparent`.
 struct TraceParent<'a> {
-    /// The part that version 00 defines, with the version number of the received header.
+    /// The part that version 00 defines, with the version number of the received field.
     known: &'a [u8],
     trace: TraceId,
     is_version_00: bool,
@@ -83,8 +82,8 @@ impl<'a> TraceParent<'a> {
         })
     }
 
-    /// Rewrites a header of a later version: only the part that version 00 defines is
-    /// forwarded (section 4.3).
+    /// Converts a field of a later version. Only the part that version 00 defines is forwarded (W3C
+    /// Trace Context section 4.3). Returns `None` if the field already has version 00.
     fn as_version_00(&self) -> Option<HeaderValue> {
         if self.is_version_00 {
             return None;
@@ -111,15 +110,15 @@ const fn is_hex(digit: u8) -> bool {
     matches!(digit, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// Begins a new trace. It is not marked as sampled, because the services that report spans
-/// decide about sampling.
+/// Begins a new trace. The sampled flag is not set, because the services that report spans decide
+/// about sampling.
 fn begin(seed: [u8; 16]) -> Option<(HeaderValue, TraceId)> {
     let mut bytes = *b"00-00000000000000000000000000000000-0000000000000000-00";
     let trace = bytes.get_mut(3..35)?;
     write_hex(trace, &seed);
     let id = TraceId::from_hex((&*trace).try_into().ok()?);
-    // The span identifier is made from the same random bytes, because it is the only span
-    // of a new trace.
+    // The span identifier is derived from the same random bytes. It need not be unique, because it
+    // is the only span of the gateway in a new trace.
     let (high, low) = seed.split_at(8);
     let mut span = [0_u8; 8];
     for (byte, (high, low)) in span.iter_mut().zip(high.iter().zip(low)) {

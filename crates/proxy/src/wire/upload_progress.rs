@@ -1,8 +1,7 @@
 //! `UploadProgress`: tracks how much of a request's body was sent to the service.
 //!
-//! The reader of the body knows when it waits for the caller. The task that waits for the
-//! response must know that too, because a service is not late while the request waits for
-//! its caller.
+//! The body knows when it waits for the caller. The task that waits for the response must know this
+//! too, because this time does not count toward the service's timeout.
 
 use std::future::Future;
 use std::pin::pin;
@@ -15,26 +14,27 @@ use tokio::time::Instant;
 
 use crate::policy::Denial;
 
-/// Shared by a request's body and the task that waits for the response.
+/// The upload state that a request's body and the task that waits for the response share.
 #[derive(Debug, Default)]
 pub(crate) struct UploadProgress {
-    /// All of the body was sent.
+    /// The whole body was sent.
     complete: AtomicBool,
     /// The body was polled at least once.
     started: AtomicBool,
+    /// The service can accept more data, but the caller has not sent it yet.
     waits_for_caller: AtomicBool,
-    /// When the service last accepted a frame.
+    /// The time when the service last accepted a frame.
     last_progress: Mutex<Option<Instant>>,
-    /// The error of the caller's body. Stored here, because the error of an h2 connection
-    /// to a service does not contain it.
+    /// The error of the caller's body. Stored here, because h2's error for the connection to the
+    /// service does not contain it.
     fault: OnceLock<Denial>,
-    /// The response has ended, so that the rest of the request is not sent.
+    /// The response has ended, so that the rest of the request body is not sent.
     abandoned: AtomicBool,
-    /// The task that waits until the caller sends more.
+    /// The task that sends the body, while it waits for the caller. `abandon` wakes the task.
     sender: Mutex<Option<Waker>>,
 }
 
-/// The error if the service does not respond in time.
+/// The error if the service does not respond within the timeout.
 #[derive(Debug)]
 pub(crate) struct ResponseTimeout;
 
@@ -58,12 +58,12 @@ impl UploadProgress {
         self.started.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the request was sent as if it had no body, although it has one.
+    /// Returns whether hyper sent the request without its body, although it has a body.
     pub(super) fn was_omitted(&self) -> bool {
         !self.is_complete() && !self.started.load(Ordering::Relaxed)
     }
 
-    /// Records that the service could take more, but the caller has not sent it yet.
+    /// Records that the service could accept more data, but the caller has not sent it yet.
     pub(crate) fn set_waiting_for_caller(&self, waker: &Waker) {
         self.waits_for_caller.store(true, Ordering::Relaxed);
         let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,8 +73,8 @@ impl UploadProgress {
         }
     }
 
-    /// Ends the body with an error. Otherwise a stream of a shared connection would stay
-    /// open as long as the caller sends.
+    /// Ends the request body with an error, because the response is over. Otherwise the stream of
+    /// the body on a shared HTTP/2 connection would stay open as long as the caller sends.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
         let sender = self
@@ -95,7 +95,7 @@ impl UploadProgress {
         let _ = self.fault.set(fault);
     }
 
-    /// Returns the error of the caller's body, if there was one.
+    /// Returns the error of the caller's body. Returns `None` if there was no error.
     pub(crate) fn fault(&self) -> Option<&Denial> {
         self.fault.get()
     }
@@ -109,9 +109,8 @@ impl UploadProgress {
             .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Waits for the response, for at most `timeout`. The timeout starts again with each
-    /// frame that the service accepts. Time in which the request waits for its caller does
-    /// not count.
+    /// Waits for the response for at most `timeout`. Each frame that the service accepts starts the
+    /// timeout again. Time in which the request waits for its caller does not count.
     pub(crate) async fn response_within<T>(
         &self,
         timeout: Duration,
@@ -128,7 +127,7 @@ impl UploadProgress {
     }
 
     fn time_left(&self, timeout: Duration, now: Instant) -> Result<Duration, ResponseTimeout> {
-        // The reader of the body limits how long the caller may pause.
+        // `RequestBody` itself limits the time that the caller may pause.
         if !self.is_complete() && self.waits_for_caller.load(Ordering::Relaxed) {
             return Ok(timeout);
         }
@@ -167,14 +166,13 @@ mod tests {
                 .is_err()
         );
 
-        // While the caller pauses, the service is not late.
+        // While the caller pauses, the service need not respond.
         let upload = UploadProgress::new(false);
         upload.set_waiting_for_caller(Waker::noop());
         assert_eq!(upload.time_left(timeout, at(10)).unwrap(), timeout);
         assert_eq!(upload.time_left(timeout, at(1000)).unwrap(), timeout);
 
-        // The timeout of the service starts at the last frame, whether or not more frames
-        // follow.
+        // The timeout of the service starts at the last frame, even if the body is not complete.
         upload.record_progress();
         let moved = upload.last_progress.lock().unwrap().unwrap();
         assert_eq!(

@@ -1,8 +1,8 @@
 //! `CoalescingIo`: sends all bytes that an HTTP/2 connection writes in one poll together.
 //!
-//! h2 flushes after each DATA frame that it does not copy. This would cost a system call
-//! and a TLS record for each response, even if many responses are ready at the same time.
-//! Here frames are buffered until the poll ends.
+//! h2 flushes after each DATA frame that it does not copy. Each response would then cost a system
+//! call and a TLS record, even if many responses are ready at the same time. `CoalescingIo`
+//! therefore buffers frames until the poll ends.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -12,17 +12,17 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Maximum number of buffered bytes: the content of one TLS record.
+/// Maximum number of buffered bytes. One TLS record can contain them.
 const MAX_BUFFERED: usize = 16 * 1024;
-/// Writes of at least this size are not buffered, because a copy would cost too much.
+/// Size in bytes from which a write is not buffered, because a copy would cost too much.
 const LARGE: usize = 4 * 1024;
 
 struct Inner<S> {
     stream: S,
     buffered: Vec<u8>,
-    /// How many bytes of `buffered` were written to the stream.
+    /// Number of bytes of `buffered` that were written to the stream.
     taken: usize,
-    /// The error of the last write to the stream, if it failed.
+    /// The error of the last attempt to send, if it failed.
     failed: Option<io::ErrorKind>,
 }
 
@@ -45,6 +45,7 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// Writes the buffered bytes to the stream and flushes the stream.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_write_buffered(context))?;
         Pin::new(&mut self.stream).poll_flush(context)
@@ -72,7 +73,7 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
     }
 }
 
-/// A stream whose writes are buffered until [`SendEachPoll`] sends them.
+/// A stream that buffers writes until [`SendEachPoll`] sends them.
 pub(crate) struct CoalescingIo<S>(Arc<Mutex<Inner<S>>>);
 
 impl<S> CoalescingIo<S> {
@@ -116,7 +117,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingIo<S> {
         let mut inner = self.inner();
         match inner.failed {
             Some(kind) => Poll::Ready(Err(kind.into())),
-            // Sent after the poll.
+            // `SendEachPoll` sends the buffered bytes after the poll.
             None if !inner.buffered.is_empty() => Poll::Ready(Ok(())),
             None => Pin::new(&mut inner.stream).poll_flush(context),
         }
@@ -129,19 +130,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingIo<S> {
     }
 }
 
-/// The buffered writes of a stream, and the stream itself.
+/// The other handle of a [`CoalescingIo`]. It sends the buffered bytes.
 pub(crate) struct CoalescedWrites<S>(Arc<Mutex<Inner<S>>>);
 
 impl<S> CoalescedWrites<S> {
-    /// Returns the stream after its connection was dropped. Bytes that are still in the
-    /// buffer are lost.
+    /// Returns the stream. The `CoalescingIo` must have been dropped, otherwise returns `None`.
+    /// Bytes that are still buffered are lost.
     pub(crate) fn into_stream(self) -> Option<S> {
         let inner = Arc::try_unwrap(self.0).ok()?.into_inner();
         Some(inner.unwrap_or_else(PoisonError::into_inner).stream)
     }
 }
 
-/// Makes a stream buffer its writes.
+/// Wraps a stream so that it buffers its writes.
 pub(crate) fn coalescing<S>(stream: S) -> (CoalescingIo<S>, CoalescedWrites<S>) {
     let inner = Arc::new(Mutex::new(Inner {
         stream,
@@ -152,8 +153,8 @@ pub(crate) fn coalescing<S>(stream: S) -> (CoalescingIo<S>, CoalescedWrites<S>) 
     (CoalescingIo(Arc::clone(&inner)), CoalescedWrites(inner))
 }
 
-/// Drives a connection over such a stream. After each poll, sends what the connection has
-/// written.
+/// Drives an HTTP/2 connection over a [`CoalescingIo`]. After each poll, sends the bytes that the
+/// connection has written.
 pub(crate) struct SendEachPoll<'a, C, S> {
     connection: C,
     writes: &'a CoalescedWrites<S>,
@@ -178,8 +179,7 @@ impl<C: Future + Unpin, S: AsyncWrite + Unpin> Future for SendEachPoll<'_, C, S>
             let mut inner = (self.writes.0.lock()).unwrap_or_else(PoisonError::into_inner);
             let sent = inner.poll_send(context);
             match (polled, sent) {
-                // Polled again, so that the next flush of the connection returns the
-                // error.
+                // Polls the connection again, so that its next flush returns the error.
                 (Poll::Pending, Poll::Ready(Err(error))) if inner.failed.is_none() => {
                     inner.failed = Some(error.kind());
                 }
@@ -197,7 +197,8 @@ mod tests {
 
     use super::*;
 
-    /// Returns the pieces in which a peer with a buffer of `room` bytes receives `writes`.
+    /// Returns the pieces that a peer receives. Each of `writes` is followed by a flush. The peer
+    /// has a receive buffer of `room` bytes.
     async fn pieces(room: usize, writes: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
         let (ours, mut theirs) = tokio::io::duplex(room);
         let (mut stream, buffered) = coalescing(ours);
@@ -250,7 +251,7 @@ mod tests {
             poll_fn(|context| Pin::new(&mut stream).poll_flush(context))
                 .await
                 .unwrap();
-            // Only the next flush can report the error to the connection.
+            // The second flush reports the error to the connection.
             poll_fn(|context| match Pin::new(&mut stream).poll_flush(context) {
                 Poll::Ready(Ok(())) => Poll::Pending,
                 other => other,

@@ -1,5 +1,5 @@
-//! Makes a GET request with limits on time and size, with verified TLS and without
-//! redirects.
+//! Makes GET requests with limits on time and size. TLS certificates are verified, and
+//! redirects are not followed.
 
 use std::time::Duration;
 
@@ -18,22 +18,22 @@ use rustls_pki_types::pem::PemObject;
 use crate::jose::MAX_JWK_SET_BYTES;
 use crate::{BuildError, FetchProblem, crypto};
 
-/// Timeout of one request, from connecting to the last byte of the body.
+/// The timeout of one request, from connecting to the last byte of the response body.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Timeout of a connection attempt to one address of the server.
+/// The timeout of a connection attempt to one IP address of the server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many seconds a response is fresh if it does not say so itself.
+/// The number of seconds for which a response is fresh if it has no `max-age`.
 const DEFAULT_FRESHNESS: u64 = 300;
 
-/// The allowed range of the freshness that a server sets, in seconds.
+/// The minimum and the maximum freshness of a response, in seconds.
 const FRESHNESS: std::ops::RangeInclusive<u64> = 60..=24 * 60 * 60;
 
 /// An HTTP client for one server.
 pub(super) struct HttpClient(Client<HttpsConnector<HttpConnector>, Empty<Bytes>>);
 
-/// A successful response. `fresh_for` is in seconds.
+/// A successful response. `fresh_for` is the number of seconds for which the response is fresh.
 pub(super) enum Answer {
     NotModified {
         fresh_for: u64,
@@ -46,13 +46,12 @@ pub(super) enum Answer {
 }
 
 impl HttpClient {
-    /// Creates a client that trusts `root_certificates` (PEM), or the roots of the
-    /// system.
+    /// Creates a client that trusts `root_certificates` (PEM), or the root certificates of
+    /// the operating system if `root_certificates` is `None`.
     pub(super) fn new(url: &Uri, root_certificates: Option<&[u8]>) -> Result<Self, BuildError> {
         let roots = match root_certificates {
             Some(pem) => roots_from_pem(pem)?,
-            // Plain http needs no roots, and the system of a container may have
-            // none.
+            // Plain HTTP needs no root certificates, and a container may have none.
             None if url.scheme_str() == Some("http") => RootCertStore::empty(),
             None => system_roots()?,
         };
@@ -69,8 +68,8 @@ impl HttpClient {
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp);
-        // Requests are minutes apart, so that it is useless to keep an idle
-        // connection.
+        // Fetches are usually minutes apart. An idle connection would therefore not be used
+        // again.
         let client = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(0)
             .build(connector);
@@ -129,15 +128,14 @@ impl HttpClient {
                     fresh_for,
                 })
             }
-            // Redirects are errors too, because keys come only from the configured
-            // address.
+            // A redirect is an error too, because keys come only from the configured URL.
             status => Err(FetchProblem::Status(status.as_u16())),
         }
     }
 }
 
-/// Returns the freshness of a response for a private cache (RFC 9111 section
-/// 4.2.1), within [`FRESHNESS`].
+/// Returns for how many seconds a private cache may use a response (RFC 9111 section 4.2.1),
+/// within [`FRESHNESS`].
 pub(super) fn freshness(headers: &HeaderMap) -> u64 {
     let mut seconds = None;
     for value in headers.get_all(CACHE_CONTROL) {
@@ -163,7 +161,7 @@ pub(super) fn freshness(headers: &HeaderMap) -> u64 {
 }
 
 fn roots_from_pem(pem: &[u8]) -> Result<RootCertStore, BuildError> {
-    // Some editors write a byte order mark at the start of a file.
+    // Some editors write a UTF-8 byte order mark at the start of a file.
     let pem = pem.strip_prefix(b"\xef\xbb\xbf").unwrap_or(pem);
     let mut roots = RootCertStore::empty();
     let mut read = 0;
@@ -175,9 +173,9 @@ fn roots_from_pem(pem: &[u8]) -> Result<RootCertStore, BuildError> {
             .map_err(|error| BuildError::RootCertificates(error.to_string()))?;
         read += 1;
     }
-    // The PEM reader ignores a block that does not begin at the start of its line,
-    // and blocks of other kinds. A missing root would only be noticed as a failed
-    // fetch.
+    // The PEM reader ignores blocks of other types, and blocks that do not begin at the
+    // start of a line. Without this check, an ignored root certificate would cause
+    // failing fetches with no clear reason.
     let begun = count(pem, b"-BEGIN ");
     if read != begun {
         return Err(BuildError::RootCertificates(format!(
@@ -194,7 +192,7 @@ fn count(text: &[u8], part: &[u8]) -> usize {
         .count()
 }
 
-/// Returns the roots of the system. Single unreadable roots are ignored.
+/// Returns the root certificates of the system. Unreadable certificates are ignored.
 fn system_roots() -> Result<RootCertStore, BuildError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

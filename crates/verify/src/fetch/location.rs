@@ -1,4 +1,4 @@
-//! The addresses from which keys may be fetched.
+//! The URLs from which keys may be fetched.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -11,7 +11,7 @@ use crate::{BuildError, FetchProblem};
 /// The well-known path of an issuer's metadata (RFC 8414 section 3).
 const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
 
-/// A checked address.
+/// A URL that passed the checks of [`checked`].
 #[derive(Clone, Debug)]
 pub(crate) enum Location {
     KeySet(Uri),
@@ -23,8 +23,8 @@ impl Location {
         checked(url).map(Self::KeySet).ok_or(BuildError::Url)
     }
 
-    /// Returns the address of the metadata of `issuer`: the well-known path is inserted
-    /// between its host and its path.
+    /// Returns the URL of the metadata of `issuer`. The well-known path is inserted between
+    /// the host and the path of `issuer`.
     pub(crate) fn metadata(issuer: &str) -> Result<Self, BuildError> {
         let checked_issuer = checked(issuer).ok_or(BuildError::Url)?;
         if checked_issuer.query().is_some() {
@@ -47,8 +47,9 @@ impl Location {
         }
     }
 
-    /// Returns the `jwks_uri` of a metadata document. The `issuer` of the document must
-    /// be identical (RFC 8414 section 3.3), and the keys must have the same origin.
+    /// Returns the `jwks_uri` of a metadata document. The `issuer` of the document must be
+    /// identical (RFC 8414 section 3.3), and `jwks_uri` must have the same origin as the
+    /// metadata.
     pub(crate) fn key_set_in_metadata(&self, document: &[u8]) -> Result<Uri, FetchProblem> {
         let Self::Metadata { issuer, url } = self else {
             return Err(FetchProblem::Metadata);
@@ -66,8 +67,8 @@ impl Location {
     }
 }
 
-/// Checks that a URL is absolute, is `https` or `http` to a loopback host, and has no
-/// user and no fragment.
+/// Parses a URL. Accepts only an absolute URL without user and fragment, and only
+/// `https`, or `http` to a loopback host.
 fn checked(url: &str) -> Option<Uri> {
     if url.contains('#') {
         return None;

@@ -1,5 +1,5 @@
-//! Freshness, addresses and fetches that never end; the rest is tested against a
-//! server in `tests/fetch.rs` and `tests/shared_fetches.rs`.
+//! Tests of freshness, URLs, and fetches that never end. The files `tests/fetch.rs` and
+//! `tests/shared_fetches.rs` test the rest with a server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,7 +105,7 @@ async fn a_fetch_that_never_ends_is_given_up() {
         remote.at_hand().unwrap_err(),
         VerifyError::KeysUnavailable(FetchProblem::TimedOut)
     );
-    // Another one can start, and a late response to the first one changes nothing.
+    // Another fetch can start now. A late response to the first fetch must change nothing.
     let next = remote.state().begin(0);
     let late = || Answer::Body {
         octets: r#"{"keys":[]}"#.into(),

@@ -1,35 +1,35 @@
-//! Signature algorithms by their JOSE name (RFC 7518 section 3, RFC 8037, RFC 9864).
+//! Signature algorithms with their JOSE names (RFC 7518 section 3, RFC 8037, RFC 9864).
 
 use std::fmt;
 
-/// A signature algorithm. There are no values for symmetric algorithms and `none`, so that
-/// no configuration can accept them.
+/// A signature algorithm. Symmetric algorithms and `none` are not in this list. Therefore no
+/// configuration can accept them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Algorithm {
     /// `ES256`: ECDSA on P-256 with SHA-256.
     Es256,
-    /// `EdDSA` (RFC 8037) or, the same thing, `Ed25519` (RFC 9864); always an Ed25519 key.
+    /// `EdDSA` (RFC 8037) or its newer name `Ed25519` (RFC 9864). The key is an Ed25519 key.
     EdDsa,
     /// `ES384`: ECDSA on P-384 with SHA-384. Needs the feature `all-algorithms`.
     Es384,
-    /// `RS256`. Needs the feature `all-algorithms`.
+    /// `RS256`: RSASSA-PKCS1-v1_5 with SHA-256. Needs the feature `all-algorithms`.
     Rs256,
-    /// `RS384`. Needs the feature `all-algorithms`.
+    /// `RS384`: RSASSA-PKCS1-v1_5 with SHA-384. Needs the feature `all-algorithms`.
     Rs384,
-    /// `RS512`. Needs the feature `all-algorithms`.
+    /// `RS512`: RSASSA-PKCS1-v1_5 with SHA-512. Needs the feature `all-algorithms`.
     Rs512,
-    /// `PS256`. Needs the feature `all-algorithms`.
+    /// `PS256`: RSASSA-PSS with SHA-256. Needs the feature `all-algorithms`.
     Ps256,
-    /// `PS384`. Needs the feature `all-algorithms`.
+    /// `PS384`: RSASSA-PSS with SHA-384. Needs the feature `all-algorithms`.
     Ps384,
-    /// `PS512`. Needs the feature `all-algorithms`.
+    /// `PS512`: RSASSA-PSS with SHA-512. Needs the feature `all-algorithms`.
     Ps512,
 }
 
 impl Algorithm {
-    /// Returns the algorithm with this JOSE name (case-sensitive). `None` if this build
-    /// cannot verify it.
+    /// Returns the algorithm with this JOSE name (case-sensitive). Returns `None` if this build
+    /// cannot verify the algorithm.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         let algorithm = match name {
@@ -47,8 +47,7 @@ impl Algorithm {
         algorithm.is_compiled_in().then_some(algorithm)
     }
 
-    /// Returns the JOSE name. It is `EdDSA` for Ed25519, because every library knows that
-    /// name.
+    /// Returns the JOSE name. For Ed25519, the name is `EdDSA`, because every library knows it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

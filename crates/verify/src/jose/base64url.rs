@@ -1,17 +1,17 @@
-//! base64url without padding (RFC 7515 section 2). Each byte string has exactly
-//! one encoding.
+//! base64url without padding (RFC 7515 section 2). Only the canonical encoding of a
+//! byte string is accepted.
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 
 use super::JoseError;
 
-/// Encodes without padding.
+/// Encodes bytes as base64url without padding.
 #[must_use]
 pub fn base64url_encode(octets: &[u8]) -> String {
     Base64UrlUnpadded::encode_string(octets)
 }
 
-/// Decodes a text. `part` names the text in the error.
+/// Decodes base64url without padding. `part` names the text in the error.
 ///
 /// # Errors
 ///

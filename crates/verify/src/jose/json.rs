@@ -1,9 +1,9 @@
-//! JSON without duplicate members, at any depth.
+//! Parses JSON and refuses duplicate members at any depth.
 //!
 //! If a JSON object has two members with the same name, RFC 8259 allows parsers
 //! to use either of them. Two parsers could then read different content from the
-//! same signed token. Therefore a first pass checks the whole text for
-//! duplicates, and only then the text is parsed.
+//! same signed token. Therefore this module first checks the whole text for
+//! duplicate members, and then parses the text.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -28,8 +28,8 @@ pub fn parse_object(text: &[u8], part: &'static str) -> Result<Map<String, Value
     }
 }
 
-/// Checks that `text` is a JSON object without duplicate members at any depth.
-/// For texts that are then deserialized into a Rust type.
+/// Checks that `text` is a JSON object without duplicate members at any depth. Call it
+/// before you deserialize `text` into a Rust type.
 ///
 /// # Errors
 ///
@@ -50,14 +50,14 @@ pub fn refuse_duplicate_members(text: &[u8], part: &'static str) -> Result<(), J
     }
 }
 
-/// The type of the outermost value.
+/// The type of the outermost JSON value.
 #[derive(Clone, Copy)]
 enum Kind {
     Object,
     Other,
 }
 
-/// Visits one value and its members. serde_json limits the depth to 128.
+/// Visits one JSON value and all values inside it. `serde_json` limits the depth to 128.
 struct Scan<'a> {
     found_duplicate: &'a mut bool,
 }
@@ -126,8 +126,8 @@ impl<'de> Visitor<'de> for Scan<'_> {
     }
 }
 
-/// A member name. Names are compared after their escapes are resolved (`"a"` is
-/// the same as `"\u0061"`).
+/// The name of a member, after its escapes were decoded: `"a"` and `"\u0061"` are the
+/// same name.
 #[derive(PartialEq, Eq, Hash)]
 struct Name(String);
 

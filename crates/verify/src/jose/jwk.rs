@@ -6,8 +6,8 @@ use super::jws::text_member;
 use super::{Algorithm, JoseError, base64url_decode, base64url_encode, json as strict_json};
 use crate::crypto::{self, Scheme};
 
-/// Members that only private keys have (RFC 7518 section 6). `k` is checked together
-/// with `kty`.
+/// Members that only private keys have (RFC 7518 section 6). The member `k` of symmetric keys is
+/// not in this list, because it causes another error.
 const PRIVATE_MEMBERS: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "oth"];
 
 /// A public key that can verify signatures.
@@ -15,7 +15,7 @@ const PRIVATE_MEMBERS: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "oth"];
 pub struct Jwk {
     material: Material,
     key_id: Option<String>,
-    /// The `alg` member: the only algorithm the key is for.
+    /// The `alg` member, which is the only algorithm that the key permits.
     algorithm: Option<Algorithm>,
 }
 
@@ -38,10 +38,10 @@ impl Jwk {
     ///
     /// # Errors
     ///
-    /// [`JoseError::SymmetricKey`] and [`JoseError::PrivateKey`] for secrets;
-    /// [`JoseError::UnsupportedKey`] for types, curves, algorithms and uses
-    /// that cannot verify here; [`JoseError::WeakKey`], [`JoseError::Member`]
-    /// and [`JoseError::Base64Url`] for bad keys of a known type.
+    /// [`JoseError::SymmetricKey`] or [`JoseError::PrivateKey`] if the key is secret.
+    /// [`JoseError::UnsupportedKey`] if this build cannot verify signatures with the key's
+    /// type, curve, algorithm or use. [`JoseError::WeakKey`], [`JoseError::Member`] or
+    /// [`JoseError::Base64Url`] if the key is invalid.
     pub fn from_json(text: &[u8]) -> Result<Self, JoseError> {
         Self::from_members(&strict_json::parse_object(text, "key")?)
     }
@@ -50,7 +50,7 @@ impl Jwk {
     ///
     /// # Errors
     ///
-    /// [`JoseError::Member`] if the bytes have another form.
+    /// [`JoseError::Member`] if the bytes do not have this form.
     pub fn from_p256_point(point: &[u8]) -> Result<Self, JoseError> {
         if point.len() != 65 || point.first() != Some(&4) {
             return Err(JoseError::Member { member: "x" });
@@ -61,20 +61,20 @@ impl Jwk {
         ))
     }
 
-    /// Makes an Ed25519 key from its 32 bytes (RFC 8032 section 5.1.5).
+    /// Makes an Ed25519 key from the 32 bytes of the public key (RFC 8032 section 5.1.5).
     #[must_use]
     pub fn from_ed25519(octets: &[u8; 32]) -> Self {
         Self::named(Material::Ed25519(octets.to_vec()), Algorithm::EdDsa)
     }
 
-    /// `kid`.
+    /// Returns the `kid` member.
     #[must_use]
     pub fn key_id(&self) -> Option<&str> {
         self.key_id.as_deref()
     }
 
-    /// Whether `key_id` names this key: it is the `kid` of the key, or the thumbprint
-    /// if the key has no `kid`.
+    /// Returns whether `key_id` names this key. It must be the `kid` of the key, or the
+    /// thumbprint if the key has no `kid`.
     #[must_use]
     pub fn is_named(&self, key_id: &str) -> bool {
         match &self.key_id {
@@ -83,7 +83,7 @@ impl Jwk {
         }
     }
 
-    /// Returns the `alg` member, or the only algorithm that the key's type allows.
+    /// Returns the `alg` member, or the only algorithm that the key's type allows. Returns
     /// `None` for an RSA key without `alg`.
     #[must_use]
     pub const fn algorithm(&self) -> Option<Algorithm> {
@@ -98,14 +98,14 @@ impl Jwk {
         }
     }
 
-    /// Whether the key may verify tokens of this algorithm (RFC 8725 section 3.1).
+    /// Returns whether the key may verify tokens with this algorithm (RFC 8725 section 3.1).
     #[must_use]
     pub fn permits(&self, algorithm: Algorithm) -> bool {
         self.algorithm.is_none_or(|only| only == algorithm) && self.material.fits(algorithm)
     }
 
-    /// Returns the key in its published form: `kty` and its members, `kid`, `alg` if
-    /// the key has only one, `use` = `sig`.
+    /// Returns the key as a public JWK: `kty` and the members of this key type, `kid`, `use` =
+    /// `sig`, and `alg` if the key permits only one algorithm.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut members = match &self.material {
@@ -132,10 +132,10 @@ impl Jwk {
         members
     }
 
-    /// Returns the text whose hash is the thumbprint: only the required members,
+    /// Returns the JSON text whose hash is the thumbprint: only the required members,
     /// sorted, without spaces (RFC 7638 section 3.2, RFC 8037 section 2).
     pub(super) fn canonical_json(&self) -> String {
-        // Curve names and base64url need no escapes in JSON.
+        // Curve names and base64url text need no escapes in JSON.
         match &self.material {
             Material::P256(point) => canonical_elliptic_curve("P-256", point),
             Material::Ed25519(octets) => format!(
@@ -200,7 +200,7 @@ impl Jwk {
             return Err(JoseError::AlgorithmMismatch);
         }
         let good = match &self.material {
-            // RFC 7518 section 3.4: r and s with fixed length, not DER.
+            // RFC 7518 section 3.4: r and s have a fixed length. The signature is not DER.
             Material::P256(point) => {
                 signature.len() == 64
                     && crypto::verify(Scheme::EcdsaP256, point, message, signature)
@@ -280,8 +280,8 @@ fn elliptic_curve(members: &Map<String, Value>) -> Result<Material, JoseError> {
     }
 }
 
-/// Reads a point. Its coordinates must have the full length of the curve's field (RFC
-/// 7518 section 6.2.1).
+/// Returns the uncompressed SEC 1 point of a key. Each coordinate must have `length`
+/// bytes, the full length of the curve's field (RFC 7518 section 6.2.1).
 fn point(members: &Map<String, Value>, length: usize) -> Result<Vec<u8>, JoseError> {
     let mut point = vec![4];
     for member in ["x", "y"] {
@@ -313,7 +313,7 @@ fn octets(members: &Map<String, Value>, member: &'static str) -> Result<Vec<u8>,
     base64url_decode(text, member)
 }
 
-/// Returns `x` and `y` of an uncompressed point, in base64url.
+/// Returns `x` and `y` of an uncompressed point, each in base64url.
 fn coordinates(point: &[u8]) -> (String, String) {
     let coordinates = point.get(1..).unwrap_or_default();
     let (x, y) = coordinates.split_at(coordinates.len() / 2);

@@ -1,16 +1,16 @@
-//! A set of public keys (RFC 7517 section 5) and the choice of one for a token.
+//! A set of public keys (RFC 7517 section 5), and the selection of the key for a token.
 
 use serde_json::{Value, json};
 
 use super::{Header, JoseError, Jwk, json as strict_json};
 
-/// Maximum size of a key set, in bytes.
+/// The maximum size of the JSON text of a key set, in bytes.
 pub const MAX_JWK_SET_BYTES: usize = 1024 * 1024;
 
-/// Maximum number of keys in a set.
+/// The maximum number of keys in a set.
 pub const MAX_JWK_SET_KEYS: usize = 128;
 
-/// The usable keys of a set, and the reasons why the others are not usable.
+/// The usable keys of a set, and for each other key the reason why it is not usable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JwkSet {
     keys: Vec<Jwk>,
@@ -18,7 +18,7 @@ pub struct JwkSet {
 }
 
 impl JwkSet {
-    /// Parses a set from its JSON text.
+    /// Parses a key set from its JSON text.
     ///
     /// Keys with an unsupported type, curve, algorithm or use are ignored, as
     /// RFC 7517 section 5 requires. Private, symmetric, weak and malformed keys
@@ -29,8 +29,8 @@ impl JwkSet {
     ///
     /// [`JoseError::TooLarge`], [`JoseError::TooManyKeys`],
     /// [`JoseError::NotJson`], [`JoseError::NotObject`],
-    /// [`JoseError::DuplicateMember`] (anywhere in the text), or
-    /// [`JoseError::Member`] if `keys` is not an array of objects.
+    /// [`JoseError::DuplicateMember`] (anywhere in the text), or [`JoseError::Member`] if
+    /// `keys` is not an array of objects.
     pub fn from_json(text: &[u8]) -> Result<Self, JoseError> {
         if text.len() > MAX_JWK_SET_BYTES {
             return Err(JoseError::TooLarge {
@@ -52,7 +52,7 @@ impl JwkSet {
                 return Err(JoseError::Member { member: "keys" });
             };
             match Jwk::from_members(members) {
-                // A key that is listed twice counts once.
+                // A key that the text lists twice counts once.
                 Ok(key) if set.keys.contains(&key) => {}
                 Ok(key) => set.keys.push(key),
                 Err(reason) => set.refused.push(reason),
@@ -67,26 +67,26 @@ impl JwkSet {
         &self.keys
     }
 
-    /// Returns why keys of the text were ignored, one entry for each.
+    /// Returns the reasons why keys of the text were ignored, one reason per ignored key.
     #[must_use]
     pub fn refused(&self) -> &[JoseError] {
         &self.refused
     }
 
-    /// Whether there is no usable key.
+    /// Returns whether the set has no usable key.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Returns the key for a token: by `kid` if the token has one, otherwise
-    /// the only key that permits the algorithm.
+    /// Returns the key for a token. If the token has a `kid`, selects by `kid`. Otherwise
+    /// returns the only key that permits the token's algorithm.
     ///
     /// # Errors
     ///
-    /// [`JoseError::UnknownKey`] if no key has the `kid`,
-    /// [`JoseError::AlgorithmMismatch`] if the keys with this `kid` are for
-    /// another algorithm, [`JoseError::AmbiguousKey`] if several keys fit.
+    /// [`JoseError::UnknownKey`] if no key has the `kid`, or if the set is empty,
+    /// [`JoseError::AlgorithmMismatch`] if the keys with this `kid` do not permit the token's
+    /// algorithm, [`JoseError::AmbiguousKey`] if several keys fit.
     pub fn key_for(&self, header: &Header) -> Result<&Jwk, JoseError> {
         let mut named = self
             .keys
@@ -104,7 +104,7 @@ impl JwkSet {
         }
     }
 
-    /// Returns the set in its published form.
+    /// Returns the set as a public JWK set.
     #[must_use]
     pub fn to_json(&self) -> Value {
         json!({"keys": self.keys.iter().map(Jwk::to_json).collect::<Vec<_>>()})

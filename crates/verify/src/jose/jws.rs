@@ -1,6 +1,6 @@
-//! Compact JWS: strict parsing, then verification with one key.
+//! Compact JWS: parses a token strictly, then verifies it with one key.
 //!
-//! Parsing only checks the form. No part of a token may be trusted before
+//! The parser checks only the form. Do not trust any part of a token before
 //! [`CompactJws::verify`] has returned its payload.
 
 use std::fmt;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{Algorithm, JoseError, Jwk, JwkSet, base64url_decode, base64url_encode, json};
 
-/// Maximum length of a token of another issuer, in bytes.
+/// The maximum length of a token that is not an assertion, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// A JWS in compact form (RFC 7515 section 7.1), parsed and *not verified*.
@@ -36,7 +36,7 @@ impl<'a> CompactJws<'a> {
     /// # Errors
     ///
     /// [`JoseError::TooLarge`], [`JoseError::NotCompact`],
-    /// [`JoseError::Base64Url`], or one of [`Header::parse`].
+    /// [`JoseError::Base64Url`], or an error of [`Header::parse`].
     pub fn parse(token: &'a str, limit: usize) -> Result<Self, JoseError> {
         if token.len() > limit {
             return Err(JoseError::TooLarge { limit });
@@ -54,13 +54,13 @@ impl<'a> CompactJws<'a> {
         })
     }
 
-    /// Returns the unverified header. Use it only to choose a key.
+    /// Returns the header, which is not verified. Use it only to select a key.
     #[must_use]
     pub const fn header(&self) -> &Header {
         &self.header
     }
 
-    /// Returns the unverified payload. Use it only to show it to a person.
+    /// Returns the payload, which is not verified. Use it only to show it to a person.
     #[must_use]
     pub fn unverified_payload(&self) -> &[u8] {
         &self.payload
@@ -70,8 +70,8 @@ impl<'a> CompactJws<'a> {
     ///
     /// # Errors
     ///
-    /// [`JoseError::AlgorithmMismatch`] if the key is not for exactly the
-    /// token's algorithm, [`JoseError::Signature`] if the signature is wrong.
+    /// [`JoseError::AlgorithmMismatch`] if the key does not permit the token's algorithm,
+    /// [`JoseError::Signature`] if the signature is not valid.
     pub fn verify(&self, key: &Jwk) -> Result<&[u8], JoseError> {
         key.verify(
             self.header.algorithm,
@@ -82,8 +82,7 @@ impl<'a> CompactJws<'a> {
     }
 }
 
-/// Prints only the header, because a token in a log could be used by its
-/// readers.
+/// Prints only the header. If a log contained the token, readers of the log could use it.
 impl fmt::Debug for CompactJws<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -98,13 +97,13 @@ impl Header {
     ///
     /// # Errors
     ///
-    /// Not an object, duplicate members, `crit` or `b64` present, `alg` missing
-    /// or not accepted, `kid` or `typ` not texts.
+    /// The header is not an object, has duplicate members, or has `crit` or `b64`. Or `alg` is
+    /// missing or not accepted, or `kid` or `typ` is not a string.
     pub fn parse(text: &[u8]) -> Result<Self, JoseError> {
         let members = json::parse_object(text, "header")?;
-        // RFC 7515 section 4.1.11: a token with an unsupported extension must
-        // be refused. No extension is supported. `b64` (RFC 7797) changes what
-        // is signed, even without `crit`.
+        // RFC 7515 section 4.1.11: a token with an unsupported extension must be refused. This
+        // module supports no extension. `b64` (RFC 7797) is refused even without `crit`,
+        // because it changes which bytes are signed.
         if members.contains_key("crit") || members.contains_key("b64") {
             return Err(JoseError::CriticalHeader);
         }
@@ -118,34 +117,33 @@ impl Header {
         })
     }
 
-    /// `alg`.
+    /// Returns the algorithm from `alg`.
     #[must_use]
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// `kid`.
+    /// Returns `kid`.
     #[must_use]
     pub fn key_id(&self) -> Option<&str> {
         self.key_id.as_deref()
     }
 
-    /// Returns `typ`, as written.
+    /// Returns `typ`, unchanged.
     #[must_use]
     pub fn token_type(&self) -> Option<&str> {
         self.token_type.as_deref()
     }
 
-    /// Returns all members, including those with their own accessors.
+    /// Returns all header members, including `alg`, `kid` and `typ`.
     #[must_use]
     pub const fn members(&self) -> &Map<String, Value> {
         &self.members
     }
 }
 
-/// Parses `token`, selects its key from `keys` by `kid` (or the only fitting
-/// key if the token has no `kid`), verifies the signature, and returns the
-/// payload as bytes.
+/// Parses and verifies `token`, and returns its payload. The key is the key of `keys` with
+/// the token's `kid`. If the token has no `kid`, exactly one key must fit.
 ///
 /// # Errors
 ///
@@ -158,9 +156,8 @@ pub fn verify_signature(token: &str, keys: &JwkSet) -> Result<Vec<u8>, JoseError
     Ok(jws.payload)
 }
 
-/// Returns the text that a signer signs: `base64url(header) .
-/// base64url(payload)`. The token is this text, a dot, and the base64url of the
-/// signature.
+/// Returns the bytes that a signer signs, as text: `base64url(header).base64url(payload)`.
+/// A complete token is this text, a dot, and the base64url of the signature.
 #[must_use]
 pub fn signing_input(header_json: &str, payload_json: &str) -> String {
     let mut input = base64url_encode(header_json.as_bytes());
@@ -169,7 +166,7 @@ pub fn signing_input(header_json: &str, payload_json: &str) -> String {
     input
 }
 
-/// Returns a member that must be a text if it is present.
+/// Returns the value of a member. Fails if the member is present but is not a string.
 pub(super) fn text_member<'a>(
     members: &'a Map<String, Value>,
     member: &'static str,

@@ -7,12 +7,12 @@
 //! * [`NumericDate`]: RFC 7519 section 2.
 //!
 //! If the standards leave a choice, this implementation takes the stricter option (RFC
-//! 8725). An algorithm is accepted only if the key allows exactly that one. `none` and the
-//! symmetric algorithms do not exist. A token with `crit`, or with duplicate members at
-//! any depth, is refused. Keys or addresses of keys inside a token (`jwk`, `jku`, `x5u`,
-//! `x5c`) are never used.
+//! 8725). It accepts an algorithm only if the key permits this algorithm. It does not
+//! implement `none` and the symmetric algorithms. It refuses a token that has `crit`, or
+//! duplicate members at any depth. It never uses a key or the URL of a key from inside a
+//! token (`jwk`, `jku`, `x5u`, `x5c`).
 //!
-//! This module does not interpret the payload. It is returned as bytes.
+//! This module returns the payload as bytes and does not interpret it.
 
 mod algorithm;
 mod base64url;

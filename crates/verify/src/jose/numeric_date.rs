@@ -1,10 +1,10 @@
-//! `NumericDate` of RFC 7519 section 2: seconds since 1970, possibly fractional.
+//! `NumericDate` of RFC 7519 section 2: seconds since 1970, possibly with a fraction.
 
 use serde_json::Value;
 
 use super::JoseError;
 
-/// 9999-12-31T23:59:59Z. Larger values are mistakes (milliseconds) or attacks.
+/// 9999-12-31T23:59:59Z. A larger value is a mistake (milliseconds) or an attack.
 const LATEST: f64 = 253_402_300_799.0;
 
 /// A point in time from a token.
@@ -12,13 +12,13 @@ const LATEST: f64 = 253_402_300_799.0;
 pub struct NumericDate(f64);
 
 impl NumericDate {
-    /// Reads a claim. The number may be fractional or in exponent form. A text
-    /// is not a number.
+    /// Reads a date from a claim. The number may have a fraction or an exponent. A JSON
+    /// string is refused, even if it contains a number.
     ///
     /// # Errors
     ///
-    /// [`JoseError::NumericDate`] if it is not a JSON number between 0 and the
-    /// end of the year 9999.
+    /// [`JoseError::NumericDate`] if `value` is not a JSON number between 0 and the end of
+    /// the year 9999.
     pub fn from_json(value: &Value) -> Result<Self, JoseError> {
         match value {
             Value::Number(number) => number
@@ -30,23 +30,23 @@ impl NumericDate {
         }
     }
 
-    /// Returns the last whole second that is not after this time. Use it for an
-    /// expiry, so that rounding never extends it.
+    /// Returns the date, rounded down to a whole second. Use this method for an expiry, so
+    /// that rounding never extends it.
     #[must_use]
     pub fn floor(self) -> u64 {
         whole(self.0.floor())
     }
 
-    /// Returns the first whole second that is not before this time. Use it for a
-    /// "not before".
+    /// Returns the date, rounded up to a whole second. Use this method for a "not before",
+    /// so that rounding never makes a token valid earlier.
     #[must_use]
     pub fn ceil(self) -> u64 {
         whole(self.0.ceil())
     }
 }
 
-/// Converts to an integer. The cast is exact, because the range was checked
-/// before.
+/// Converts seconds to an integer. The cast is exact, because `from_json` checked the
+/// range.
 fn whole(seconds: f64) -> u64 {
     seconds as u64
 }

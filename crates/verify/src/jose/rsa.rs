@@ -1,15 +1,15 @@
-//! RSA keys: checks their strength, and maps algorithm names to schemes.
+//! RSA keys: checks their strength, and maps JOSE algorithms to signature schemes.
 
 use super::{Algorithm, JoseError};
 use crate::crypto::RsaScheme;
 
-/// Primes at which moduli of the flawed generator of CVE-2017-15361 ("ROCA")
-/// are always powers of 65537.
+/// The primes for the ROCA test (CVE-2017-15361). Modulo each of these primes, a modulus
+/// from the flawed key generator is always a power of 65537.
 const ROCA_PRIMES: [u32; 17] = [
     11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157,
 ];
 
-/// Returns the scheme of an `RS…` or `PS…` algorithm.
+/// Returns the signature scheme of an `RS…` or `PS…` algorithm.
 pub(super) const fn scheme(algorithm: Algorithm) -> Option<RsaScheme> {
     match algorithm {
         Algorithm::Rs256 => Some(RsaScheme::Pkcs1Sha256),
@@ -22,17 +22,17 @@ pub(super) const fn scheme(algorithm: Algorithm) -> Option<RsaScheme> {
     }
 }
 
-/// Refuses weak keys. RFC 7518 sections 3.3 and 6.3.1 require at least 2048
-/// bits, no leading zero bytes, and an odd exponent of 3 or more. In addition,
-/// a key may have at most 8192 bits, to limit the verification time, and must
-/// not come from a generator whose keys can be factored.
+/// Refuses weak keys. RFC 7518 sections 3.3 and 6.3.1 require at least 2048 bits, no
+/// leading zero bytes, and an odd exponent of 3 or more. In addition, a key may have at
+/// most 8192 bits, to limit the verification time. Moduli from a key generator whose keys
+/// can be factored (ROCA) are refused too.
 pub(super) fn refuse_weak_key(modulus: &[u8], exponent: &[u8]) -> Result<(), JoseError> {
     let (Some(first), Some(last)) = (modulus.first(), modulus.last()) else {
         return Err(JoseError::WeakKey);
     };
     let bits = (modulus.len() * 8).saturating_sub(first.leading_zeros() as usize);
     let modulus_good = *first != 0 && last % 2 == 1 && (2048..=8192).contains(&bits);
-    // At most 33 bits, which is the limit of the cryptographic libraries.
+    // The exponent has at most 33 bits, the limit of the cryptographic libraries.
     let value = exponent
         .iter()
         .fold(0_u64, |sum, octet| (sum << 8) | u64::from(*octet));
@@ -47,8 +47,8 @@ pub(super) fn refuse_weak_key(modulus: &[u8], exponent: &[u8]) -> Result<(), Jos
     }
 }
 
-/// A random modulus has this property for all primes with a probability below
-/// 2⁻²⁷.
+/// Returns whether the modulus is a power of 65537 modulo each of [`ROCA_PRIMES`]. A random
+/// modulus has this property with a probability below 2⁻²⁷.
 fn is_roca(modulus: &[u8]) -> bool {
     ROCA_PRIMES.iter().all(|prime| {
         let remainder = modulus

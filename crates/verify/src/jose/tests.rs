@@ -8,19 +8,19 @@ use super::{
 };
 use crate::claims::hash;
 
-/// RFC 8037 appendix A.2.
+/// The public key of RFC 8037 appendix A.2.
 const ED25519_KEY: &str =
     r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
 
-/// RFC 8037 appendix A.4.
+/// The token of RFC 8037 appendix A.4.
 const ED25519_TOKEN: &str = "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc.hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg";
 
-/// RFC 7515 appendix A.3.
+/// The key of RFC 7515 appendix A.3. [`P256_TOKEN`] is the token of the same appendix.
 const P256_KEY: &str = r#"{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}"#;
 
 const P256_TOKEN: &str = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
 
-/// RFC 7515 appendices A.1 and A.5.
+/// The payload of RFC 7515 appendices A.1 to A.3, in base64url.
 const JOE: &str = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
 
 fn key(text: &str) -> Jwk {
@@ -57,7 +57,7 @@ fn published_signatures_verify() {
 mod rsa {
     use super::*;
 
-    /// RFC 7515 appendix A.2.
+    /// The key of RFC 7515 appendix A.2. [`SIGNATURE`] is the signature of the same appendix.
     const KEY: &str = r#"{"kty":"RSA","n":"ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ","e":"AQAB"}"#;
 
     const SIGNATURE: &str = "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
@@ -66,7 +66,7 @@ mod rsa {
     fn the_published_signature_verifies() {
         let token = format!("eyJhbGciOiJSUzI1NiJ9.{JOE}.{SIGNATURE}");
         assert!(verify_signature(&token, &set(&[KEY])).is_ok());
-        // The same bytes under a PSS name.
+        // The same signature is refused if `alg` names a PSS scheme.
         let header = base64url_encode(br#"{"alg":"PS256"}"#);
         let token = format!("{header}.{JOE}.{SIGNATURE}");
         assert_eq!(
@@ -77,7 +77,7 @@ mod rsa {
 
     #[test]
     fn the_published_thumbprint_is_made() {
-        // RFC 7638 section 3.1.
+        // The key and thumbprint of RFC 7638 section 3.1.
         let key = key(
             r#"{"kty":"RSA","n":"0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw","e":"AQAB","alg":"RS256","kid":"2011-04-29"}"#,
         );
@@ -116,7 +116,7 @@ mod rsa {
 
 #[test]
 fn published_thumbprints_are_made() {
-    // RFC 8037 appendix A.3 and RFC 9449 section 6.1.
+    // The thumbprints of RFC 8037 appendix A.3 and RFC 9449 section 6.1.
     assert_eq!(
         thumbprint(&key(ED25519_KEY)),
         "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
@@ -126,7 +126,7 @@ fn published_thumbprints_are_made() {
         thumbprint(&key(dpop)),
         "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
     );
-    // RFC 9449 section 7.1, `ath`: the same hash as `htq` and `htb`.
+    // RFC 9449 section 7.1: `ath` is the same kind of hash as `htq` and `htb`.
     assert_eq!(
         hash(b"Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU"),
         "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo"
@@ -136,13 +136,13 @@ fn published_thumbprints_are_made() {
 #[test]
 fn published_certificate_thumbprints_are_made() {
     use base64ct::{Base64, Encoding};
-    // RFC 8705 appendix A.
+    // The certificate of RFC 8705 appendix A.
     let certificate = Base64::decode_vec("MIIBBjCBrAIBAjAKBggqhkjOPQQDAjAPMQ0wCwYDVQQDDARtdGxzMB4XDTE4MTAxODEyMzcwOVoXDTIyMDUwMjEyMzcwOVowDzENMAsGA1UEAwwEbXRsczBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABNcnyxwqV6hY8QnhxxzFQ03C7HKW9OylMbnQZjjJ/Au08/coZwxS7LfA4vOLS9WuneIXhbGGWvsDSb0tH6IxLm8wCgYIKoZIzj0EAwIDSQAwRgIhAP0RC1E+vwJD/D1AGHGzuri+hlV/PpQEKTWUVeORWz83AiEA5x2eXZOVbUlJSGQgjwD5vaUaKlLR50Q2DmFfQj1L+SY=").unwrap();
     assert_eq!(
         x5t_s256(&certificate),
         "A4DtL2JmUMhAsvJj5tKyn64SqzmuXbMrJa0n761y5v0"
     );
-    // RFC 9440 appendix A.
+    // The certificate of RFC 9440 appendix A.
     let certificate = Base64::decode_vec("MIIBqDCCAU6gAwIBAgIBBzAKBggqhkjOPQQDAjA6MRswGQYDVQQKDBJMZXQncyBBdXRoZW50aWNhdGUxGzAZBgNVBAMMEkxBIEludGVybWVkaWF0ZSBDQTAeFw0yMDAxMTQyMjU1MzNaFw0yMTAxMjMyMjU1MzNaMA0xCzAJBgNVBAMMAkJDMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE8YnXXfaUgmnMtOXU/IncWalRhebrXmckC8vdgJ1p5Be5F/3YC8OthxM4+k1M6aEAEFcGzkJiNy6J84y7uzo9M6NyMHAwCQYDVR0TBAIwADAfBgNVHSMEGDAWgBRm3WjLa38lbEYCuiCPct0ZaSED2DAOBgNVHQ8BAf8EBAMCBsAwEwYDVR0lBAwwCgYIKwYBBQUHAwIwHQYDVR0RAQH/BBMwEYEPYmRjQGV4YW1wbGUuY29tMAoGCCqGSM49BAMCA0gAMEUCIBHda/r1vaL6G3VliL4/Di6YK0Q6bMjeSkC3dFCOOB8TAiEAx/kHSB4urmiZ0NX5r5XarmPk0wmuydBVoU4hBVZ1yhk=").unwrap();
     assert_eq!(
         x5t_s256(&certificate),
@@ -165,8 +165,8 @@ fn unsigned_and_symmetric_tokens_are_refused() {
     }
 }
 
-/// The complete tokens of RFC 7515 appendices A.1, A.4 and A.5: they are well-formed but
-/// not accepted here.
+/// The complete tokens of RFC 7515 appendices A.1, A.4 and A.5 are well-formed, but this
+/// crate does not accept their algorithms.
 #[test]
 fn published_tokens_that_are_not_for_us_are_refused() {
     let hs256 = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9";
@@ -191,7 +191,8 @@ fn published_tokens_that_are_not_for_us_are_refused() {
             "{token}"
         );
     }
-    // The key of A.1 is symmetric and that of A.4 is on P-521: neither is usable in a set.
+    // The key of appendix A.1 is symmetric, and the key of appendix A.4 is on P-521. A key set
+    // ignores both.
     let p521 = r#"{"kty":"EC","crv":"P-521","x":"AekpBQ8ST8a8VcfVOTNl353vSrDCLLJXmPk06wTjxrrjcBpXp5EOnYG_NjFZ6OvLFV1jSfS9tsz4qUxcWceqwQGk","y":"ADSmRA43Z1DSNx_RvcLI87cdL07l6jQyyBXMoxVg_l2Th-x3S1WDhjDly79ajL4Kkd0AZMaZmh9ubmf63e3kyMj2"}"#;
     let symmetric = json!({"kty": "oct", "k": base64url_encode(&[7; 64])}).to_string();
     let keys = set(&[p521, &symmetric, P256_KEY]);
@@ -235,8 +236,8 @@ fn only_canonical_base64url_is_decoded() {
         "Zm9ü", "Zm.v", "Zm9vZg\0",
     ] {
         if bad == "Zm9" {
-            // Two bytes need three characters, so that the length is valid. But the
-            // trailing bits are not zero.
+            // "Zm9" has a valid length, because two bytes need three characters. But its
+            // trailing bits are not zero, unlike those of "Zm8".
             assert!(base64url_decode("Zm8", "x").is_ok());
         }
         assert_eq!(

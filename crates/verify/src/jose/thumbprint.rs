@@ -9,8 +9,8 @@ pub fn thumbprint(key: &Jwk) -> String {
     base64url_encode(&crypto::sha256(key.canonical_json().as_bytes()))
 }
 
-/// Returns the `x5t#S256` of a certificate: the base64url SHA-256 of its DER,
-/// 43 characters.
+/// Returns the `x5t#S256` of a certificate: the base64url SHA-256 of the DER, 43
+/// characters.
 #[must_use]
 pub fn x5t_s256(certificate_der: &[u8]) -> String {
     base64url_encode(&crypto::sha256(certificate_der))

@@ -1,4 +1,4 @@
-//! The ring and its directory: succession over time, revocation, bad files.
+//! Tests of the ring and its directory: which key signs when, revocation, invalid files.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -135,7 +135,7 @@ fn a_key_of_another_algorithm_is_published_but_does_not_sign() {
     assert_eq!(published(&ring, later), [&*first, &*second.record.kid]);
     let ring = SigningKeyRing::load(&path, EdDsa).unwrap();
     assert_eq!(current(&ring, later), second.record.kid);
-    // The kind of the newest key is the default.
+    // Without an algorithm, `add` uses the algorithm of the newest key.
     assert_eq!(
         add(&path, None, PUBLISH_AHEAD, START)
             .unwrap()
@@ -269,7 +269,7 @@ fn the_only_key_is_revoked_only_by_force() {
     revoke(&path, &kid, true, START).unwrap();
     assert!(!path.join(format!("{kid}.key")).exists());
     assert!(SigningKeyRing::load(&path, Es256).is_err());
-    // Again is no error, and the time of the first stays.
+    // Revoking a key twice is no error, and the time of the first revocation stays.
     revoke(&path, &kid, false, START + 5).unwrap();
     assert_eq!(
         list(&path, START + 9).unwrap()[0].record.revoked_at,
@@ -279,7 +279,7 @@ fn the_only_key_is_revoked_only_by_force() {
         revoke(&path, &"x".repeat(43), true, START),
         Err(KeyRingError::UnknownKey { .. })
     ));
-    // With no key in use the next one signs at once.
+    // If no key is in use, a new key signs immediately.
     let kid = new_key(&path, START + 10);
     let ring = SigningKeyRing::load(&path, Es256).unwrap();
     assert_eq!(current(&ring, START + 10), kid);
@@ -287,7 +287,8 @@ fn the_only_key_is_revoked_only_by_force() {
 
 #[test]
 fn after_revoking_the_current_key_a_known_one_signs() {
-    // The next key, once consumers had time to see it.
+    // When the first key is revoked, the second key signs, because it has been published long
+    // enough.
     let (_root, path) = directory();
     let first = new_key(&path, START);
     let second = new_key(&path, START);
@@ -297,7 +298,8 @@ fn after_revoking_the_current_key_a_known_one_signs() {
     assert_eq!(current(&ring, START + 900), second);
     assert_eq!(published(&ring, START + 900), [&*second]);
 
-    // Else the one before, which is still in the key set.
+    // When the third key is revoked, the fourth key has been published for a minute only. The
+    // second key signs again, because it is still in the key set.
     let third = new_key(&path, START + 900);
     let takeover = START + 900 + HOUR;
     let fourth = new_key(&path, takeover);
@@ -307,7 +309,7 @@ fn after_revoking_the_current_key_a_known_one_signs() {
     assert_eq!(current(&ring, takeover + 60), second);
     assert_eq!(current(&ring, takeover + HOUR), fourth);
 
-    // Revoking a key that does not sign changes nothing else.
+    // Revoking a key that does not sign does not change which key signs.
     let revoked = revoke(&path, &fourth, false, takeover + 61).unwrap();
     assert_eq!(revoked.successor, None);
 }

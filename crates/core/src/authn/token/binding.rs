@@ -1,7 +1,8 @@
-//! Certificate-bound tokens: `cnf` against the certificate of this connection.
+//! Certificate-bound tokens: compares a token's `cnf` with the client certificate of the connection
+//! (RFC 8705 section 3).
 //!
-//! RFC 8705 section 3. Anything in `cnf` that cannot be checked refuses the token: a bound token
-//! without its certificate is a stolen token.
+//! If any part of `cnf` cannot be checked, the token is refused. A bound token that is presented
+//! without its certificate may be stolen.
 
 use countersign_verify::jose::base64url_decode;
 use serde_json::{Map, Value};
@@ -10,15 +11,15 @@ use crate::crypto;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// Whether an issuer's tokens must be bound to the caller's certificate. A token that *is* bound
-/// requires its certificate under each of these values.
+/// Whether an issuer's tokens must be bound to the caller's certificate. A bound token always
+/// requires its certificate, whatever the value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CertificateBinding {
     /// Unbound tokens are refused.
     Required,
-    /// Unbound tokens are accepted beside bound ones.
+    /// Unbound tokens and bound tokens are accepted.
     IfPresent,
-    /// The issuer does not bind tokens; should one be bound, it is checked.
+    /// The issuer does not bind tokens. If a token is bound nevertheless, the binding is checked.
     Off,
 }
 
@@ -33,8 +34,8 @@ impl CertificateBinding {
         }
     }
 
-    /// Compares a token's `cnf` with the client certificate's SHA-256 and says
-    /// whether the token is bound.
+    /// Compares a token's `cnf` with the SHA-256 of the client certificate. Returns whether the
+    /// token is bound.
     ///
     /// # Errors
     /// `token-unbound`, `token-binding-mismatch` or `token-malformed`.
@@ -70,15 +71,15 @@ impl CertificateBinding {
     }
 }
 
-/// Reads the thumbprint in a confirmation: exactly the 43 base64url characters of RFC 8705 section
-/// 3.1; not hexadecimal, not padded, not SHA-1.
+/// Reads the certificate thumbprint from `cnf`. It must have exactly 43 base64url characters (RFC
+/// 8705 section 3.1). Hexadecimal, padded and SHA-1 values are refused.
 fn certificate_of(confirmation: &Value) -> Result<Vec<u8>, Denial> {
     let malformed = |detail: &str| Denial::new(ReasonCode::TokenMalformed, detail);
     let Value::Object(methods) = confirmation else {
         return Err(malformed("its cnf is not an object"));
     };
-    // RFC 9449 section 7.1: a DPoP-bound token is never a bearer token, even if it is also bound to
-    // a certificate.
+    // A DPoP-bound token is never a bearer token, even if it is also bound to a certificate (RFC
+    // 9449 section 7.1).
     if methods.contains_key("jkt") {
         return Err(Denial::new(
             ReasonCode::TokenBindingMismatch,
@@ -174,8 +175,8 @@ mod tests {
                 ReasonCode::TokenMalformed,
             ),
             (json!({"x5t#S256": hexadecimal}), ReasonCode::TokenMalformed),
-            // The illustration of RFC 8705 section 3.1 is the hash of nothing: two
-            // bits are left over.
+            // The example of RFC 8705 section 3.1 is not a valid hash: its last two bits are not
+            // zero.
             (
                 json!({"x5t#S256": "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2"}),
                 ReasonCode::TokenMalformed,

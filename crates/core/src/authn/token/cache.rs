@@ -1,9 +1,9 @@
-//! Judgements about tokens, remembered for a while.
+//! Caches judgements about tokens. A judgement is an acceptance or a refusal.
 //!
-//! An entry is found only under the very same token, issuer, keys, demands of
-//! the route and client certificate ([`CacheKey`]); it never outlives the token
-//! and can be purged. That something *could not be checked* is never remembered.
-//! Requests that ask about one key at the same time share one check.
+//! The [`CacheKey`] contains the token, issuer, key set, demands of the route and client
+//! certificate. So a judgement is reused only if all of them are the same. An entry never outlives
+//! its token, and can be purged. If a token *could not be checked*, that result is not cached.
+//! Concurrent requests with the same key share one check.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,20 +18,20 @@ use crate::identity::TokenClaims;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// The result of a token check.
+/// The result of a token check: the accepted claims, or a denial.
 pub type Judgement = Result<Arc<TokenClaims>, Denial>;
 
-/// Bytes an entry takes beside its texts: key, claims and bookkeeping.
+/// Bytes that an entry needs in addition to its texts: key, claims and bookkeeping.
 const ENTRY_BYTES: u64 = 512;
 
 /// How many judgements are cached, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheSettings {
-    /// Seconds for accepted tokens; never beyond their `exp`.
+    /// How long accepted tokens are cached, in seconds. Never longer than until `exp`.
     pub positive: u64,
-    /// Seconds for refused ones.
+    /// How long refused tokens are cached, in seconds.
     pub negative: u64,
-    /// Maximum size of all entries together, in bytes.
+    /// Maximum size in bytes of all entries together.
     pub bytes: u64,
 }
 
@@ -45,14 +45,14 @@ impl Default for CacheSettings {
     }
 }
 
-/// Everything a judgement depends on except the time, hashed.
+/// A hash of everything that a judgement depends on, except the time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CacheKey([u8; 32]);
 
 impl CacheKey {
-    /// The key for a token of `issuer`, judged with the keys of this
-    /// `generation`, for a route with these demands (hashed) and a connection
-    /// with this certificate, or with none.
+    /// Creates the key for a token of `issuer`. `generation` is the number of the issuer's key set.
+    /// `demands` is the hash of the route's demands. `thumbprint` is the SHA-256 of the client
+    /// certificate, if there is one.
     #[must_use]
     pub fn new(
         token: &str,
@@ -71,7 +71,8 @@ impl CacheKey {
             None => text.push(0),
         }
         text.extend_from_slice(&generation.to_be_bytes());
-        // Lengths first, so that no two lists of parts make the same bytes.
+        // The length prefix makes the encoding unique: two different lists of parts never give the
+        // same bytes.
         text.extend_from_slice(&(issuer.len() as u64).to_be_bytes());
         text.extend_from_slice(issuer.as_bytes());
         text.extend_from_slice(token.as_bytes());
@@ -79,7 +80,7 @@ impl CacheKey {
     }
 }
 
-/// Prints nothing of the key: not even the hash of a token should reach a log by accident.
+/// Prints nothing of the key, because even the hash of a token should not appear in logs.
 impl fmt::Debug for CacheKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("CacheKey")
@@ -106,7 +107,7 @@ impl Weighter<CacheKey, Entry> for ByBytes {
     }
 }
 
-/// Judgements, bounded in memory and time.
+/// Caches judgements, with limits on memory and time.
 pub struct TokenCache {
     settings: CacheSettings,
     entries: Cache<CacheKey, Entry, ByBytes>,
@@ -127,10 +128,11 @@ impl TokenCache {
         }
     }
 
-    /// Returns the judgement that is cached under this key, if it is still valid.
+    /// Returns the judgement for this key, if it is cached and still valid.
     #[must_use]
     pub fn get(&self, key: &CacheKey, now: u64) -> Option<Judgement> {
-        // A clock that was set back must not prolong anything.
+        // An entry from the future means that the clock was set back. It is ignored, because it
+        // would be valid for too long.
         self.entries
             .get(key)
             .filter(|entry| entry.stored_at <= now && now < entry.until)
@@ -138,11 +140,11 @@ impl TokenCache {
     }
 
     /// Returns the cached judgement, or else the result of `check`. Concurrent requests with the
-    /// same key share one check, also if it fails. `positive` limits the time for which an
-    /// acceptance is cached.
+    /// same key share one check, even if it fails. `positive` limits how long an acceptance is
+    /// cached, in seconds.
     ///
     /// # Errors
-    /// The [`Denial`] that `check` came to, now or earlier.
+    /// The [`Denial`] that `check` returned, now or earlier.
     pub async fn get_or_check<F>(
         &self,
         key: CacheKey,
@@ -159,11 +161,12 @@ impl TokenCache {
         let checking = async {
             let purges = self.purges.load(Ordering::SeqCst);
             let judgement = check.await;
-            // Stored before the flight lands: later requests ask the cache.
+            // Stored before the shared check ends, so that later requests find the judgement in the
+            // cache.
             self.store(key, &judgement, positive, now, purges);
             match &judgement {
-                // This denial concerns the request that checked, not the token. The next request
-                // checks by itself.
+                // This denial depends on the caller that asked, not on the token. The next waiting
+                // request therefore checks for itself.
                 Err(denial) if denial.reason == ReasonCode::CallerLimit => {
                     FlightResult::Own(judgement)
                 }
@@ -173,19 +176,20 @@ impl TokenCache {
         self.flights.join(key, checking).await
     }
 
-    /// Discards all entries, and also the results of checks that are in progress.
+    /// Removes all entries. Also prevents that the results of checks in progress are cached.
     pub fn purge(&self) {
         self.purges.fetch_add(1, Ordering::SeqCst);
         self.entries.clear();
     }
 
-    /// Discards the judgements about one token, by the hash that audit lines show, for all routes
-    /// and certificates.
+    /// Removes the judgements about one token for all routes and certificates. `hash` is the
+    /// token's hash, as audit lines show it.
     pub fn purge_token(&self, hash: &str) {
         self.purges.fetch_add(1, Ordering::SeqCst);
         self.entries.retain(|_, entry| match &entry.judgement {
             Ok(claims) => claims.hash != hash,
-            // Refusals are short-lived and do not know their token.
+            // Refusals do not contain the hash of their token. They are short-lived, so all of them
+            // are removed.
             Err(_) => false,
         });
     }
@@ -215,7 +219,7 @@ impl TokenCache {
                 .saturating_add(positive.unwrap_or(self.settings.positive))
                 .min(now.saturating_add(self.settings.positive))
                 .min(claims.expires),
-            // The check had no result: the next request has to check again.
+            // The token could not be checked, so the next request has to check it again.
             Err(denial)
                 if [ReasonCode::KeysUnavailable, ReasonCode::CallerLimit]
                     .contains(&denial.reason) =>
@@ -233,7 +237,7 @@ impl TokenCache {
             until,
         };
         self.entries.insert(key, entry);
-        // A purge in the meantime meant this judgement too.
+        // A purge during the check applies to this judgement too.
         if self.purges.load(Ordering::SeqCst) != purges {
             self.entries.remove(&key);
         }

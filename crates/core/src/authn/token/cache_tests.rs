@@ -1,4 +1,4 @@
-//! What is remembered, for how long, and what is shared.
+//! Tests which judgements are cached, for how long, and which checks are shared.
 
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -49,9 +49,9 @@ async fn acceptance_ends_with_the_token_or_earlier() {
     let known = |token, at| cache.get(&key(token), at).is_some();
     assert!(known("a", NOW + 9) && !known("a", NOW + 10));
     assert!(known("b", NOW + 59) && !known("b", NOW + 60));
-    // The clock was set back.
+    // The clock was set back before the time of the judgement.
     assert!(!known("a", NOW - 1));
-    // Past its exp, within the skew: good now, not remembered.
+    // The token expires now, so the judgement is not cached.
     put(&cache, key("c"), accepted("c", NOW)).await;
     assert!(!known("c", NOW));
     let short = cache.get_or_check(key("d"), Some(3), NOW, async { accepted("d", NOW + 1000) });
@@ -118,7 +118,7 @@ async fn a_burst_costs_one_check() {
         assert_eq!(checks.load(Ordering::SeqCst), 1, "{token}");
         assert!(cache.flights.count() == 0);
     }
-    // A failure is shared by those who waited, and by nobody later.
+    // The requests that waited share the failure. A later request checks again.
     put(&cache, key("failing"), accepted("y", NOW + 100)).await;
     assert!(cache.get(&key("failing"), NOW).is_some_and(|j| j.is_ok()));
 }

@@ -1,8 +1,8 @@
-//! Checks the claims of a token: issuer, audience, times, binding, scopes, claims.
+//! Checks the claims of a token: issuer, audience, times, binding, scopes and others.
 //!
-//! The same rules hold for the payload of a JWT and for an introspection response (RFC 7662 section
-//! 2.2), which differ only in the members that must be present. [`super::jwt`] verifies signatures,
-//! [`super::introspection`] asks the issuer.
+//! The same rules apply to the payload of a JWT and to an introspection response (RFC 7662 section
+//! 2.2). The two differ only in the members that must be present. [`super::jwt`] verifies
+//! signatures, and [`super::introspection`] asks the issuer.
 
 use std::sync::OnceLock;
 
@@ -15,36 +15,37 @@ use crate::identity::TokenClaims;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// Seconds by which an issuer's clock may differ by default.
+/// Default tolerance in seconds for differences between the issuer's clock and the gateway's.
 pub const DEFAULT_SKEW: u64 = 30;
 
-/// The claims that each token of one issuer must have.
+/// The rules for the claims in all tokens of one issuer.
 #[derive(Debug, Clone)]
 pub struct ClaimRules {
     /// The required `iss`, compared byte by byte.
     pub issuer: String,
-    /// Audiences that tokens may be for; a token for none of them is refused.
+    /// The accepted audiences. A token must name at least one of them.
     pub audiences: Vec<String>,
     /// Whether tokens must be bound to the caller's certificate.
     pub binding: CertificateBinding,
-    /// Seconds by which the issuer's clock may differ.
+    /// Tolerance in seconds for differences between the issuer's clock and the gateway's.
     pub skew: u64,
-    /// Claims that are kept for the assertion.
+    /// The names of claims that are copied into the assertion.
     pub keep: Vec<String>,
 }
 
-/// The demands of one route on a token, in addition to its issuer's rules.
+/// What one route demands of a token, in addition to the rules of its issuer.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Demands {
-    /// An audience that the token must name.
+    /// An audience that the token must name, if set.
     pub audience: Option<String>,
-    /// Scopes that it must have, all of them.
+    /// The scopes that the token must have. All are required.
     pub scopes: Vec<String>,
-    /// Claims with the values they may have; an array claim must contain one.
+    /// Claims and their permitted values. If the claim is an array, it must contain one of the
+    /// values.
     pub claims: Vec<(String, Vec<Value>)>,
 }
 
-/// The source of claims.
+/// Where the claims come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// A verified JWT of this type.
@@ -54,8 +55,8 @@ pub enum Origin {
 }
 
 impl ClaimRules {
-    /// Judges `members`. `hash` is the token's, `thumbprint` the client
-    /// certificate's, `now` in seconds since the Unix epoch.
+    /// Checks `members`, the claims of a token. `hash` is the token's hash, `thumbprint` the
+    /// SHA-256 of the client certificate, and `now` the time in seconds since the Unix epoch.
     ///
     /// # Errors
     /// A [`Denial`] with one of the token reasons.
@@ -77,7 +78,8 @@ impl ClaimRules {
         let token_id = text(&members, "jti")?;
         let client_id = client_id(&members)?;
         if origin == Origin::Jwt(TokenType::AccessToken) {
-            // RFC 9068 section 2.2; iss, exp and aud are demanded of every token.
+            // The claims that RFC 9068 section 2.2 requires. `iss`, `exp` and `aud` were already
+            // checked.
             let present = [
                 ("sub", subject.is_some()),
                 ("client_id", members.contains_key("client_id")),
@@ -107,8 +109,8 @@ impl ClaimRules {
         })
     }
 
-    /// Checks `iss` (RFC 8725 section 3.8). An introspection response may omit it, because the
-    /// endpoint is the configured one.
+    /// Checks `iss` (RFC 8725 section 3.8). An introspection response may omit it, because it comes
+    /// from the configured endpoint.
     fn check_issuer(&self, members: &Map<String, Value>, origin: Origin) -> Result<(), Denial> {
         match (members.get("iss"), origin) {
             (Some(Value::String(issuer)), _) if *issuer == self.issuer => Ok(()),
@@ -156,8 +158,9 @@ impl ClaimRules {
         ))
     }
 
-    /// Checks the times (RFC 7519 sections 4.1.4 to 4.1.6). `exp` is exclusive, and the skew does
-    /// not extend it, because no assertion may outlive its token. Returns `exp`.
+    /// Checks the times (RFC 7519 sections 4.1.4 to 4.1.6) and returns `exp`. A token is invalid
+    /// from `exp` on. The tolerance for clocks does not extend `exp`, because no assertion may
+    /// outlive its token.
     fn check_times(
         &self,
         members: &Map<String, Value>,
@@ -166,7 +169,8 @@ impl ClaimRules {
     ) -> Result<u64, Denial> {
         let expires = match (date(members, "exp")?, origin) {
             (Some(expires), _) => expires.floor(),
-            // RFC 7662 section 2.2 makes it optional: active is active, now.
+            // `exp` is optional in RFC 7662 section 2.2. "Active" means that the token is valid
+            // now.
             (None, Origin::Introspection) => u64::MAX,
             (None, Origin::Jwt(_)) => return Err(malformed("it has no exp")),
         };
@@ -189,8 +193,8 @@ impl ClaimRules {
     }
 }
 
-/// Refuses identity and logout tokens. They must not be accepted as access tokens if the header
-/// does not distinguish them (RFC 8725 section 3.12).
+/// Refuses identity and logout tokens. If the header does not distinguish them from access tokens,
+/// their claims must (RFC 8725 section 3.12).
 fn refuse_identity_token(members: &Map<String, Value>, origin: Origin) -> Result<(), Denial> {
     let ambiguous = matches!(origin, Origin::Jwt(TokenType::Jwt | TokenType::Untyped));
     let telltale = ["at_hash", "c_hash", "s_hash", "events"]
@@ -236,14 +240,14 @@ fn check_demands(
     Ok(())
 }
 
-/// Reads `scope` (RFC 8693 section 4.2), or `scp` as some issuers call it.
+/// Reads `scope` (RFC 8693 section 4.2), or the `scp` of some issuers.
 fn scopes(members: &Map<String, Value>) -> Result<Vec<&str>, Denial> {
     match members.get("scope").or_else(|| members.get("scp")) {
         None => Ok(Vec::new()),
         Some(Value::String(scopes)) => Ok(scopes.split(' ').filter(|s| !s.is_empty()).collect()),
         Some(Value::Array(scopes)) => scopes
             .iter()
-            // A scope with a space in it would read as two in the assertion.
+            // If a scope contained a space, the assertion would show it as two scopes.
             .map(|scope| scope.as_str().filter(|s| !s.is_empty() && !s.contains(' ')))
             .collect::<Option<_>>()
             .ok_or_else(|| malformed("its scopes are not texts")),
@@ -251,7 +255,8 @@ fn scopes(members: &Map<String, Value>) -> Result<Vec<&str>, Denial> {
     }
 }
 
-/// Reads `client_id` (RFC 8693 section 4.3), else `azp`; they must not contradict.
+/// Reads `client_id` (RFC 8693 section 4.3), or `azp` if it is absent. If both are present, they
+/// must be equal.
 fn client_id(members: &Map<String, Value>) -> Result<Option<String>, Denial> {
     match (text(members, "client_id")?, text(members, "azp")?) {
         (Some(client), Some(party)) if client != party => {

@@ -1,4 +1,4 @@
-//! The rules about claims, one edge each.
+//! Tests of the rules for claims, one boundary case in each test.
 
 use serde_json::json;
 
@@ -23,7 +23,7 @@ fn claims() -> Value {
     })
 }
 
-/// The claims with one of them replaced, or removed when null.
+/// Returns the claims with one of them replaced. If `value` is null, the claim is removed.
 fn with(name: &str, value: Value) -> Map<String, Value> {
     let Value::Object(mut members) = claims() else {
         unreachable!()
@@ -258,7 +258,7 @@ fn routes_demand_scopes_and_claims() {
     assert_eq!(judge(plain(), &[], &[("absent", json!(null))]), lacks);
 }
 
-/// RFC 9068 section 3, figure 2: the profile's own example, at a moment of its life.
+/// Tests the example of RFC 9068 section 3, figure 2, at a time when that token is valid.
 #[test]
 fn the_published_access_token_is_accepted() {
     let Value::Object(members) = json!({

@@ -1,8 +1,8 @@
-//! Token introspection (RFC 7662): asking the issuer about a token.
+//! Token introspection (RFC 7662): asks the issuer whether a token is active.
 //!
 //! Used for opaque tokens, and for routes on which a revoked token must not stay valid until its
-//! `exp`. "Not active" is a response; anything but a well-formed response is a failure to check and
-//! refuses the request with 503, never with 401: the client's token may be valid.
+//! `exp`. "Not active" is a valid response. Without a well-formed response, the gateway responds to
+//! the caller with 503 and never with 401, because the token may be valid.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,61 +26,61 @@ use crate::policy::share::{CallerLimit, Place, PlaceLimits, Places, Share};
 use crate::reason::ReasonCode;
 use crate::secret::Secret;
 
-/// Lifetime of an assertion that authenticates the gateway, in seconds.
+/// Lifetime of the client assertion (RFC 7523) that authenticates the gateway, in seconds.
 const CLIENT_ASSERTION_SECONDS: u64 = 60;
 
-/// How the gateway authenticates itself to the issuer.
+/// How the gateway authenticates to the issuer.
 #[derive(Debug)]
 pub enum ClientAuthentication {
     /// A password in the `Authorization` field (RFC 6749 section 2.3.1).
     Basic {
         /// The gateway's client identifier.
         client_id: String,
-        /// The password.
+        /// The client password.
         secret: Secret,
     },
-    /// A signed assertion (RFC 7523 section 2.2).
+    /// A signed JWT, the client assertion (RFC 7523 section 2.2).
     PrivateKeyJwt {
         /// The gateway's client identifier.
         client_id: String,
-        /// The `aud` that the issuer expects: its identifier or token endpoint.
+        /// The `aud` that the issuer expects: its identifier or its token endpoint.
         audience: String,
-        /// The `kid` under which the issuer knows the key.
+        /// The `kid` of the key at the issuer.
         key_id: String,
         /// The signature scheme of the key.
         scheme: SignatureScheme,
-        /// The key.
+        /// The private key that signs the client assertion.
         key: Box<SigningKeyPair>,
     },
-    /// The client certificate of the connection (RFC 8705 section 2).
+    /// The client certificate of the TLS connection to the issuer (RFC 8705 section 2).
     Certificate {
         /// The gateway's client identifier.
         client_id: String,
     },
 }
 
-/// The result of an introspection: the claims of the token if it is active.
+/// The result of an introspection: the claims if the token is active, and `None` if it is not.
 type Introspected = Result<Option<Arc<Map<String, Value>>>, IntrospectionError>;
 
-/// Asks one introspection endpoint.
+/// Sends requests to one introspection endpoint.
 pub struct Introspector {
     endpoint: Uri,
     client: HttpClient,
     authentication: ClientAuthentication,
-    /// Running requests to the issuer, by the SHA-256 of the token.
+    /// Introspection requests in progress. The key of the map is the SHA-256 of the token.
     flights: SingleFlight<[u8; 32], Introspected>,
-    /// The exchanges of all callers.
+    /// Counts the requests in progress of each caller.
     places: Arc<Places>,
 }
 
-/// How callers share the requests to one issuer.
+/// How many requests to one issuer may be in progress, and which part of them one caller may use.
 const PLACES: PlaceLimits = PlaceLimits {
-    // The client bounds them.
+    // `HttpClient` limits the total number itself.
     max: usize::MAX,
     shared: MAX_EXCHANGES,
     share: Share::QUARTER,
 };
-/// How long a token waits until the issuer has responded about another token of the same caller.
+/// How long a request waits if its caller has too many requests to the issuer in progress.
 const PLACE_TIMEOUT: Duration = Duration::from_millis(250);
 
 impl fmt::Debug for Introspector {
@@ -94,19 +94,19 @@ impl fmt::Debug for Introspector {
     }
 }
 
-/// Why a token could not be checked.
+/// The reason why a token could not be checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IntrospectionError {
-    /// The endpoint gave no response.
+    /// The endpoint sent no response.
     #[error("the introspection endpoint gives no answer: {0}")]
     Fetch(#[from] FetchError),
-    /// The response is not one of introspection.
+    /// The response is not a valid introspection response.
     #[error("the introspection endpoint's answer has no `active`, or is malformed")]
     Malformed,
-    /// The caller has as many tokens being asked about as it may.
+    /// The caller has reached its limit of requests to the issuer in progress.
     #[error("too many of the caller's tokens are being asked about")]
     CallerLimit,
-    /// The request could not be made.
+    /// The HTTP request to the issuer could not be created.
     #[error("the request to the introspection endpoint could not be made")]
     Request,
 }
@@ -140,17 +140,18 @@ impl Introspector {
         }
     }
 
-    /// Asks on this runtime from now on.
+    /// Sends all further requests on this runtime.
     pub fn run_on(&self, runtime: &tokio::runtime::Handle) {
         self.client.run_on(runtime);
     }
 
-    /// Returns the issuer's claims about an active token. None if it is not active. The claims are
-    /// not checked yet. Concurrent requests with the same token share one request to the issuer,
-    /// which is counted for `caller`.
+    /// Returns the issuer's claims about an active token. Returns `None` if the token is not
+    /// active. The claims are not checked yet. Concurrent requests with the same token share one
+    /// request to the issuer, which counts for `caller`.
     ///
     /// # Errors
-    /// [`IntrospectionError`] when the issuer did not respond properly, or may not be asked.
+    /// [`IntrospectionError`] if the issuer did not respond properly, or the caller has reached its
+    /// limit.
     pub async fn ask(&self, token: &str, caller: ShareKey) -> Introspected {
         let asking = async {
             let place = self
@@ -158,7 +159,8 @@ impl Introspector {
                 .enter_within(caller, PLACES, PLACE_TIMEOUT, MAX_EXCHANGES);
             match place.await {
                 Ok(place) => FlightResult::Shared(Box::pin(self.exchange(token, place)).await),
-                // Another caller may ask about the same token.
+                // The limit applies to this caller only. A request of another caller that waits for
+                // the same token asks the issuer itself.
                 Err(_) => FlightResult::Own(Err(IntrospectionError::CallerLimit)),
             }
         };
@@ -205,8 +207,8 @@ impl Introspector {
             .map_err(|_| IntrospectionError::Request)
     }
 
-    /// Signs a client assertion (RFC 7523 section 3). It is new for each request, so that none can
-    /// be replayed.
+    /// Signs a client assertion (RFC 7523 section 3). Each request to the issuer has a new one, so
+    /// that none can be replayed.
     fn client_assertion(&self) -> Result<String, IntrospectionError> {
         let ClientAuthentication::PrivateKeyJwt {
             client_id,
@@ -239,8 +241,8 @@ impl Introspector {
     }
 }
 
-/// Returns the Basic credentials. RFC 6749 section 2.3.1: both parts are form-encoded before they
-/// are joined.
+/// Returns the Basic credentials. Both parts are form-encoded before they are joined (RFC 6749
+/// section 2.3.1).
 fn basic(client_id: &str, secret: &Secret) -> Result<HeaderValue, IntrospectionError> {
     let secret = std::str::from_utf8(secret.expose()).map_err(|_| IntrospectionError::Request)?;
     let mut pair = zeroize::Zeroizing::new(String::new());

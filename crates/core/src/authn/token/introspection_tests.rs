@@ -1,4 +1,4 @@
-//! Introspection against an issuer that answers, and one that misbehaves.
+//! Tests introspection against an issuer that responds, and an issuer that misbehaves.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,7 @@ async fn the_token_goes_into_the_body_and_the_password_into_the_field() {
         asked.body,
         "token=a%2Bb%2Fc%3D&token_type_hint=access_token"
     );
-    // RFC 6749 section 2.3.1: "gate%20way:p%3Ass%2Bw".
+    // The credentials are encoded as in RFC 6749 section 2.3.1: "gate%20way:p%3Ass%2Bw".
     assert_eq!(
         asked.headers["authorization"],
         format!("Basic {}", Base64::encode_string(b"gate%20way:p%3Ass%2Bw"))
@@ -129,7 +129,7 @@ async fn anything_but_an_answer_is_a_failure_to_check() {
 
 #[tokio::test]
 async fn questions_at_once_are_bounded_whoever_still_waits() {
-    // Takes connections and never answers.
+    // This server accepts connections, but never responds.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let client = HttpClient::new(&ClientSettings {
@@ -150,7 +150,7 @@ async fn questions_at_once_are_bounded_whoever_still_waits() {
         let asking = Arc::clone(&introspector);
         let waiting = tokio::spawn(async move { asking.ask("a", address(host)).await });
         taken.push(listener.accept().await.unwrap());
-        // Nobody waits any longer; the question is still under way.
+        // Aborting the caller's request does not end its request to the issuer, which still counts.
         waiting.abort();
         assert!(waiting.await.unwrap_err().is_cancelled());
     }
@@ -174,7 +174,7 @@ async fn equal_tokens_are_asked_about_once_at_a_time() {
         assert!(asked.await.unwrap().unwrap().is_some());
     }
     assert_eq!(idp.count(Idp::INTROSPECTION), 1);
-    // A later request asks again: the token may have been revoked.
+    // A later request asks the issuer again, because the token may have been revoked.
     introspector.ask("a", caller()).await.unwrap();
     assert_eq!(idp.count(Idp::INTROSPECTION), 2);
     assert_eq!(

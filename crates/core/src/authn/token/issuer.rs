@@ -1,8 +1,8 @@
-//! `TokenIssuer`: everything about the tokens of one configured issuer.
+//! `TokenIssuer`: checks the tokens of one configured issuer.
 //!
-//! Brings together rules ([`super::jwt`], [`super::claims`]), keys
-//! ([`super::jwks`]), introspection and the cache. A route names its issuer, so
-//! nothing in a token ever chooses the issuer that judges it.
+//! It combines rules ([`super::jwt`], [`super::claims`]), keys ([`super::jwks`]), introspection and
+//! the cache. Each route names its issuer, so that the content of a token never selects the issuer
+//! that checks it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,19 +20,19 @@ use crate::identity::{ShareKey, TokenClaims};
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// How often a route asks the issuer about one token.
+/// How often the gateway asks the issuer about one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Introspection {
-    /// Never, unless there is no other way to check the issuer's tokens; then
-    /// as often as the cache forgets.
+    /// The issuer is asked only if its tokens cannot be checked otherwise. Then it is asked
+    /// whenever the judgement is not cached.
     AsNeeded,
-    /// The issuer is asked at each request.
+    /// The issuer is asked for each request.
     Always,
-    /// Once in this many seconds.
+    /// The issuer is asked at most once in this number of seconds.
     OncePer(u64),
 }
 
-/// The demands of a route on tokens, ready for look-ups.
+/// The demands of a route on tokens, with their hash for the cache.
 #[derive(Debug, Clone)]
 pub struct RouteDemands {
     demands: Demands,
@@ -41,11 +41,11 @@ pub struct RouteDemands {
 }
 
 impl RouteDemands {
-    /// Demands of one route.
+    /// Creates the demands of one route.
     #[must_use]
     pub fn new(demands: Demands, introspection: Introspection) -> Self {
-        // Two routes with the same demands may share judgements; `Debug` of
-        // these types tells different demands apart, because texts are quoted.
+        // Routes with the same demands may share judgements. The `Debug` text is unique for
+        // different demands, because it quotes strings.
         let hash = crypto::sha256(format!("{demands:?}|{introspection:?}").as_bytes());
         Self {
             demands,
@@ -54,27 +54,27 @@ impl RouteDemands {
         }
     }
 
-    /// Returns a hash of the demands. It is the same for routes with the same demands.
+    /// Returns a hash of the demands. Routes with the same demands have the same hash.
     #[must_use]
     pub const fn hash(&self) -> &[u8; 32] {
         &self.hash
     }
 
-    /// Returns the scopes to name in a challenge.
+    /// Returns the scopes that a challenge names.
     #[must_use]
     pub fn scopes(&self) -> &[String] {
         &self.demands.scopes
     }
 }
 
-/// The caller and connection with which a token is presented.
+/// The caller and the connection that present a token.
 #[derive(Debug, Clone, Copy)]
 pub struct Presenter<'a> {
-    /// The caller that questions to the issuer are counted for.
+    /// The caller for which requests to the issuer are counted.
     pub caller: ShareKey,
     /// The SHA-256 of the connection's client certificate.
     pub thumbprint: Option<&'a [u8; 32]>,
-    /// Seconds since the Unix epoch.
+    /// The current time, in seconds since the Unix epoch.
     pub now: u64,
 }
 
@@ -87,14 +87,14 @@ pub enum TokenCheck {
         keys: IssuerKeys,
         /// The rules for accepted tokens.
         rules: TokenRules,
-        /// Asks the introspection endpoint, if there is one.
+        /// The introspection endpoint, if there is one.
         introspector: Option<Introspector>,
     },
-    /// Only the issuer can check the tokens.
+    /// Only the issuer can check the tokens, by introspection.
     Introspection {
-        /// The endpoint.
+        /// The introspection endpoint.
         introspector: Introspector,
-        /// The rules for accepted claims.
+        /// The rules for the claims of accepted tokens.
         rules: ClaimRules,
     },
 }
@@ -108,18 +108,18 @@ pub struct TokenIssuer {
     required_at_start: bool,
 }
 
-/// Hashes of the configuration of an issuer, by which the issuer after a reload is compared with
-/// it.
+/// Hashes of an issuer's configuration. A comparison after a reload shows whether the configuration
+/// has changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Provenance {
-    /// Hash of everything that judgements depend on, except fetched keys.
+    /// A hash of everything that judgements depend on, except fetched keys.
     pub rules: [u8; 32],
-    /// Hash of the source of keys, and of how they are fetched.
+    /// A hash of where the keys come from and how they are fetched.
     pub keys: [u8; 32],
 }
 
 impl TokenIssuer {
-    /// Creates an issuer with its name in the configuration.
+    /// Creates an issuer. `name` is its name in the configuration.
     #[must_use]
     pub fn new(name: impl Into<String>, check: TokenCheck, cache: CacheSettings) -> Self {
         Self {
@@ -131,17 +131,17 @@ impl TokenIssuer {
         }
     }
 
-    /// Sets whether the gateway refuses to start without the keys of this issuer.
+    /// Sets whether the gateway must not start without the keys of this issuer.
     #[must_use]
     pub const fn required_at_start(mut self, required: bool) -> Self {
         self.required_at_start = required;
         self
     }
 
-    /// Fetches its keys now if the gateway must not start without them.
+    /// Fetches the keys of the issuer, if the gateway must not start without them.
     ///
     /// # Errors
-    /// Why they cannot be had.
+    /// Returns the reason why the keys cannot be fetched.
     pub async fn prepare(&self) -> Result<(), FetchError> {
         match self.keys() {
             Some(keys) if self.required_at_start => keys.fetch().await,
@@ -156,8 +156,8 @@ impl TokenIssuer {
         self
     }
 
-    /// Returns the keys of this issuer for a successor that fetches them in exactly the same way,
-    /// so that fetched keys are kept.
+    /// Returns the keys of this issuer for its successor after a reload, so that fetched keys stay
+    /// in use. Returns `None` if the successor fetches its keys in another way.
     #[must_use]
     pub fn keys_for(&self, provenance: &Provenance) -> Option<IssuerKeys> {
         let same = self.provenance.keys == provenance.keys;
@@ -170,8 +170,8 @@ impl TokenIssuer {
         &self.provenance.rules
     }
 
-    /// Lets everything that is fetched be fetched by this runtime, and keeps keys
-    /// fresh there. To be called when the issuer is put into service.
+    /// From now on, fetches keys and asks the issuer on this runtime. Also starts to refresh the
+    /// keys. Must be called when the issuer is put into service.
     pub fn start(&self, runtime: &tokio::runtime::Handle) {
         let introspector = match &self.check {
             TokenCheck::Jwt {
@@ -187,7 +187,7 @@ impl TokenIssuer {
         }
     }
 
-    /// Returns a problem of the issuer that an operator should know about.
+    /// Returns a problem of the issuer that an operator should know about, if any.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         let why = self.keys()?.problem()?;
@@ -221,18 +221,18 @@ impl TokenIssuer {
         }
     }
 
-    /// Judgements about its tokens.
+    /// Returns the cached judgements about the issuer's tokens.
     #[must_use]
     pub const fn cache(&self) -> &TokenCache {
         &self.cache
     }
 
-    /// Judges a token for a route and a connection, asking the issuer on behalf of
-    /// `presenter` if that has to be.
+    /// Checks a token for a route and a connection. If necessary, asks the issuer on behalf of
+    /// `presenter`.
     ///
     /// # Errors
-    /// A [`Denial`] with one of the token reasons; `keys-unavailable` when the
-    /// token could not be checked.
+    /// A [`Denial`] with one of the token reasons, or `keys-unavailable` if the token could not be
+    /// checked.
     pub async fn judge(
         &self,
         token: &str,
@@ -252,7 +252,8 @@ impl TokenIssuer {
         self.cache.get_or_check(key, positive, now, check).await
     }
 
-    /// Judges a token without asking the issuer; none if the issuer has to be asked.
+    /// Checks a token without asking the issuer. Returns `None` if the issuer would have to be
+    /// asked.
     pub fn judge_at_hand(
         &self,
         token: &str,
@@ -275,8 +276,8 @@ impl TokenIssuer {
         }
     }
 
-    /// Returns the number of the key set with which a token is checked. If no keys may be used,
-    /// fetches them first, because no cached judgement is valid without them.
+    /// Returns the number of the key set that checks a token. If there are no usable keys, fetches
+    /// keys first, because no cached judgement is valid without them.
     async fn generation(&self, token: &str) -> Result<u64, Denial> {
         let TokenCheck::Jwt { keys, rules, .. } = &self.check else {
             return Ok(0);
@@ -284,7 +285,7 @@ impl TokenIssuer {
         if let Some(generation) = keys.generation() {
             return Ok(generation);
         }
-        // A token that is refused before any key is needed never reaches the issuer.
+        // A token whose form, type or algorithm is refused never causes a request to the issuer.
         let unverified = UnverifiedToken::parse(token, rules)?;
         let fetched = keys.for_key(unverified.key_id()).await;
         fetched.map_err(|error| self.without_keys(&error))?;
@@ -327,13 +328,14 @@ impl TokenIssuer {
                 match (demands.introspection, introspector) {
                     (Introspection::AsNeeded, _) => Ok(Arc::new(claims)),
                     (_, Some(introspector)) => {
-                        // Only tokens that have passed all checks so far reach the issuer.
+                        // The issuer is asked only about tokens that have passed all checks of the
+                        // gateway.
                         let rules = &rules.claims;
                         introspect(introspector, rules, token, demands, presenter).await?;
                         Ok(Arc::new(claims))
                     }
-                    // Unreachable, because the configuration refuses this. A token must not be
-                    // accepted by it.
+                    // The configuration refuses this case. The denial makes sure that no token is
+                    // accepted if it occurs.
                     (_, None) => Err(Denial::new(
                         ReasonCode::KeysUnavailable,
                         "the issuer has no introspection endpoint",

@@ -1,4 +1,4 @@
-//! Keys, introspection and cache together, against a misbehaving issuer.
+//! Tests keys, introspection and cache together, against an issuer that misbehaves.
 
 use std::time::Duration;
 
@@ -146,7 +146,8 @@ async fn judgements_die_with_the_key() {
         reason(&issuer, &token, &orders, Some(&THUMBPRINT)).await,
         Some(ReasonCode::TokenSignature)
     );
-    // The same identifier, another key.
+    // The new key has the same identifier as the first key. It accepts its own tokens, but not
+    // those of the first key.
     let again = TokenKey::new("one");
     idp.publish(&[&again]);
     issuer.keys().unwrap().fetch().await.unwrap();
@@ -173,7 +174,7 @@ async fn an_issuer_that_is_down_is_not_a_bad_token() {
     let down = reason(&issuer, &token, &orders, Some(&THUMBPRINT)).await;
     assert_eq!(down, Some(ReasonCode::KeysUnavailable));
     assert!(issuer.cache().is_empty());
-    // What is refused before any key is needed never reaches the issuer.
+    // A token that is refused without a key causes no request to the issuer.
     let before = idp.count(Idp::METADATA);
     let forged = key.sign_with(&json!({"alg": "none", "typ": "at+jwt"}), &claims(&idp));
     let refused = reason(&issuer, &forged, &orders, Some(&THUMBPRINT)).await;

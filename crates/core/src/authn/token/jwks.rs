@@ -1,13 +1,12 @@
-//! `IssuerKeys`: the public keys of one token issuer, wherever they come from.
+//! `IssuerKeys`: the public keys of one token issuer, fixed or fetched.
 //!
-//! Fetched keys are cached, refreshed in the background, and asked for again
-//! when a token names one that is not there; by one task at a time, never more
-//! often than [`MINIMUM_INTERVAL`], whatever is sent to the gateway. When the
-//! issuer fails, the last good keys do for [`KeySettings::last_good`], and after
-//! that none: there is no key of last resort.
+//! Fetched keys are cached and refreshed in the background. They are also fetched if a token names
+//! an unknown key. Only one task fetches at a time, and requests cause at most one fetch in
+//! [`MINIMUM_INTERVAL`]. If fetching fails, the last good keys may be used for
+//! [`KeySettings::last_good`]. After that there are no keys, and tokens cannot be checked.
 //!
-//! Addresses come from the configuration, or from the issuer's metadata on the
-//! issuer's own origin; never from a token.
+//! The address of the keys comes from the configuration, or from the issuer's metadata on the
+//! issuer's own origin. It never comes from a token.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,22 +25,23 @@ use super::key_location::{KeyLocation, freshness, key_set_in_metadata};
 use crate::http_client::{FetchError, HttpClient};
 use crate::{clock, crypto};
 
-/// Seconds between two fetches that requests can cause.
+/// Minimum time in seconds between two fetches that requests cause.
 pub const MINIMUM_INTERVAL: u64 = 5;
 
-/// The same while there are no keys at all.
+/// The same minimum, while there are no usable keys.
 const MINIMUM_INTERVAL_WITHOUT_KEYS: u64 = 1;
 
-/// Seconds for which a key identifier that a fetch did not find causes none.
+/// If a fetch did not find a key identifier, that identifier causes no further fetch for this
+/// number of seconds.
 const UNKNOWN_KEY_SECONDS: u64 = 30;
 
-/// Unknown key identifiers that are remembered.
+/// Maximum number of unknown key identifiers that are remembered.
 const UNKNOWN_KEYS: usize = 256;
 
-/// How long keys are used and how often they are fetched.
+/// How long fetched keys may be used.
 #[derive(Debug, Clone, Copy)]
 pub struct KeySettings {
-    /// How long the last good keys may be used after they were last confirmed.
+    /// How long keys may be used after the last successful fetch.
     pub last_good: Duration,
 }
 
@@ -53,17 +53,17 @@ impl Default for KeySettings {
     }
 }
 
-/// Keys, and a number that changes whenever they do.
+/// A key set, and a number that changes with the keys.
 #[derive(Debug, Clone)]
 pub struct Keys {
-    /// The keys.
+    /// The keys themselves.
     pub set: Arc<JwkSet>,
-    /// Number of this key set, and a part of the key of each cached judgement: if the keys change,
-    /// the judgements are void.
+    /// The number of this key set. The key of each cached judgement contains it, so that a change
+    /// of the keys invalidates the judgements.
     pub generation: u64,
 }
 
-/// The keys of one issuer. A clone shares them.
+/// The keys of one issuer. Clones share the same keys.
 #[derive(Debug, Clone)]
 pub struct IssuerKeys(Source);
 
@@ -79,12 +79,12 @@ struct Remote {
     client: HttpClient,
     last_good: u64,
     now: fn() -> u64,
-    /// The state that requests read, without a lock.
+    /// The fetched keys. Requests read them without a lock.
     cached: ArcSwapOption<Cached>,
     state: Mutex<State>,
-    /// Held by the task that fetches; the others wait for the outcome.
+    /// Held by the task that fetches. Other tasks wait for it and then use the result.
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// Whether a task refreshes the keys.
+    /// Whether a background task refreshes the keys.
     kept_fresh: AtomicBool,
 }
 
@@ -99,22 +99,24 @@ struct Cached {
 struct State {
     last_attempt: Option<u64>,
     last_error: Option<FetchError>,
-    /// Hashed identifiers that were not found, and until when that counts.
+    /// Hashes of key identifiers that were not found, and the times until which they cause no
+    /// fetch.
     unknown: HashMap<[u8; 32], u64>,
 }
 
-/// The result of looking up a key identifier in the cache.
+/// The result of looking up a key identifier in the fetched keys.
 enum Lookup {
-    /// Fresh, and it has the key or need not be asked again for it.
+    /// No fetch is needed: the key set is fresh, and contains the key or is known not to contain
+    /// it.
     Settled(Keys),
-    /// Past its freshness, but it has the key.
+    /// The key set contains the key, but is not fresh any more.
     Stale(Keys),
-    /// A fetch could help.
+    /// There is no usable key set, or the key may be in a newer one. A fetch could help.
     Unsettled,
 }
 
 impl IssuerKeys {
-    /// Keys that never change: those of `jwks_file`, until the next reload.
+    /// Creates keys from `jwks_file`. They do not change until the next reload.
     #[must_use]
     pub fn fixed(set: JwkSet) -> Self {
         Self(Source::Fixed(Keys {
@@ -123,7 +125,7 @@ impl IssuerKeys {
         }))
     }
 
-    /// Keys that are fetched. Nothing is fetched yet.
+    /// Creates keys that are fetched from `location`. Fetches nothing yet.
     #[must_use]
     pub fn remote(location: KeyLocation, client: HttpClient, settings: KeySettings) -> Self {
         Self::remote_with_clock(location, client, settings, clock::unix_now)
@@ -147,7 +149,7 @@ impl IssuerKeys {
         })))
     }
 
-    /// Returns the keys that may be used now, without fetching. None if there are none.
+    /// Returns the keys that may be used now, without fetching. Returns `None` if there are none.
     #[must_use]
     pub fn at_hand(&self) -> Option<Keys> {
         match &self.0 {
@@ -158,7 +160,7 @@ impl IssuerKeys {
         }
     }
 
-    /// Returns why there are no keys. None while there are keys.
+    /// Returns the reason why there are no usable keys. Returns `None` if there are keys.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         let Source::Remote(remote) = &self.0 else {
@@ -173,10 +175,11 @@ impl IssuerKeys {
         })
     }
 
-    /// Returns the keys for a token that names `key_id`, fetched if that could help.
+    /// Returns the keys for a token that names `key_id`. Fetches them if the key may be in a newer
+    /// key set.
     ///
     /// # Errors
-    /// [`FetchError`] when there are no keys that could be used.
+    /// [`FetchError`] if there are no usable keys.
     pub async fn for_key(&self, key_id: Option<&str>) -> Result<Keys, FetchError> {
         match &self.0 {
             Source::Fixed(keys) => Ok(keys.clone()),
@@ -185,8 +188,8 @@ impl IssuerKeys {
     }
 
     /// Returns the number of the key set that may be used now. Cached judgements with another
-    /// number are void. None if no keys may be used: then judgements with earlier keys are void
-    /// too.
+    /// number are invalid. Returns `None` if there are no usable keys. Then all cached judgements
+    /// are invalid.
     #[must_use]
     pub fn generation(&self) -> Option<u64> {
         match &self.0 {
@@ -200,10 +203,10 @@ impl IssuerKeys {
         }
     }
 
-    /// Fetches the keys now. Used for `required_at_start`, and if an operator asks for it.
+    /// Fetches the keys now. Used for `required_at_start`, and if an operator requests it.
     ///
     /// # Errors
-    /// [`FetchError`]; the earlier keys stay in use.
+    /// [`FetchError`]. The earlier keys then stay in use.
     pub async fn fetch(&self) -> Result<(), FetchError> {
         match &self.0 {
             Source::Fixed(_) => Ok(()),
@@ -214,8 +217,8 @@ impl IssuerKeys {
         }
     }
 
-    /// Fetches on this runtime from now on, and keeps the keys fresh there, in a
-    /// task that ends when the keys are dropped. Requests do not wait for it.
+    /// Fetches on this runtime from now on. Also starts a task there that keeps the keys fresh,
+    /// until the keys are dropped. Requests do not wait for that task.
     pub fn refresh_in_background(&self, runtime: &tokio::runtime::Handle) {
         let Source::Remote(remote) = &self.0 else {
             return;
@@ -250,7 +253,7 @@ impl Remote {
         let turn = match self.look_up(key_id) {
             Lookup::Settled(keys) => return Ok(keys),
             Lookup::Stale(keys) => {
-                // No request waits for a slow issuer while its old keys may be used.
+                // While the old keys may be used, no request waits for a slow issuer.
                 if self.may_fetch()
                     && let Ok(turn) = Arc::clone(&self.turn).try_lock_owned()
                 {
@@ -261,7 +264,7 @@ impl Remote {
             }
             Lookup::Unsettled => Arc::clone(&self.turn).lock_owned().await,
         };
-        // Another task may have fetched while this call waited for its turn.
+        // Another task may have fetched the keys while this task waited for `turn`.
         if let Lookup::Settled(keys) | Lookup::Stale(keys) = self.look_up(key_id) {
             return Ok(keys);
         }
@@ -284,7 +287,8 @@ impl Remote {
         }
     }
 
-    /// Returns the keys after this request's turn, or why there are none.
+    /// Returns the keys after this task has tried to fetch them, or the reason why there are none.
+    /// `fetched` is true if the fetch succeeded.
     fn after_turn(&self, key_id: Option<&str>, fetched: bool) -> Result<Keys, FetchError> {
         let now = (self.now)();
         let Some(cached) = self.usable(now) else {
@@ -292,7 +296,8 @@ impl Remote {
         };
         if !has_key(&cached.keys.set, key_id) {
             if now >= cached.fresh_until {
-                // The token may be signed with a newer key, which cannot be known without a fetch.
+                // The keys are not fresh, and could not be fetched now. The issuer may have a newer
+                // key set with this key, so the key is not reported as unknown.
                 return Err(self.state().last_error.unwrap_or(FetchError::Unreachable));
             }
             if fetched {
@@ -318,14 +323,15 @@ impl Remote {
             Some(_) => MINIMUM_INTERVAL,
             None => MINIMUM_INTERVAL_WITHOUT_KEYS,
         };
-        // A clock that was set back must not stop fetching.
+        // If the clock was set back, `last` is in the future. The absolute difference allows
+        // fetches in that case too.
         self.state()
             .last_attempt
             .is_none_or(|last| now.abs_diff(last) >= interval)
     }
 
-    /// Returns the time until the next refresh: shortly before the keys become stale, so that no
-    /// request has to wait.
+    /// Returns the time in seconds until the next refresh. The refresh comes shortly before the
+    /// keys stop being fresh, so that no request has to wait.
     fn seconds_until_refresh(&self) -> u64 {
         let now = (self.now)();
         self.usable(now).map_or(0, |cached| {
@@ -337,8 +343,8 @@ impl Remote {
         })
     }
 
-    /// Fetches in a separate task: if the caller disconnects, the next one must not have to start
-    /// again.
+    /// Fetches in a separate task. If the caller disconnects, the fetch continues, and the next
+    /// request can use its result.
     async fn fetch(self: &Arc<Self>, turn: OwnedMutexGuard<()>) -> Result<(), FetchError> {
         let remote = Arc::clone(self);
         tokio::spawn(async move {
@@ -359,7 +365,7 @@ impl Remote {
         let now = (self.now)();
         let earlier = self.cached.load_full();
         let keys = match earlier {
-            // The same keys again leave cached judgements as they are.
+            // If the keys are the same, their number stays, so that cached judgements stay valid.
             Some(earlier) if *earlier.keys.set == set => earlier.keys.clone(),
             earlier => Keys {
                 set: Arc::new(set),
@@ -367,8 +373,8 @@ impl Remote {
             },
         };
         self.state().unknown.clear();
-        // Limits the freshness that the issuer states, so that another attempt is possible before
-        // the keys must not be used any more.
+        // Keys count as fresh for at most half of `last_good`. If the refresh after that fails,
+        // there is time for a second attempt before the keys become unusable.
         let fresh = freshness(&response.headers).min(self.last_good / 2);
         self.cached.store(Some(Arc::new(Cached {
             keys,
@@ -378,7 +384,7 @@ impl Remote {
         Ok(())
     }
 
-    /// Returns the address of the key set; metadata are read each time, since an issuer may move
+    /// Returns the address of the key set. Reads the metadata each time, because an issuer may move
     /// its keys.
     async fn key_set_url(&self) -> Result<Uri, FetchError> {
         let (issuer, urls) = match &self.location {
@@ -391,7 +397,7 @@ impl Remote {
                 Ok(response) => key_set_in_metadata(issuer, url, &response.body),
                 Err(error) => Err(error),
             };
-            // Tries the next address only if the response is 404.
+            // Tries the next address only if the response has status 404.
             if !matches!(outcome, Err(FetchError::Status(404))) {
                 break;
             }
@@ -409,7 +415,7 @@ impl Remote {
     fn remember_unknown(&self, key_id: Option<&str>, now: u64) {
         let mut state = self.state();
         state.unknown.retain(|_, until| now < *until);
-        // When the map is full the minimum interval still bounds the fetches.
+        // If the map is full, `MINIMUM_INTERVAL` still limits the fetches.
         if state.unknown.len() < UNKNOWN_KEYS {
             state.unknown.insert(
                 crypto::sha256(key_id.unwrap_or_default().as_bytes()),
@@ -419,7 +425,8 @@ impl Remote {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is complete before the lock is released.
+        // A poisoned lock is safe to use, because every change is complete before the lock is
+        // released.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! Remote keys against an identity provider that misbehaves.
+//! Tests fetched keys against an identity provider that misbehaves.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -15,8 +15,8 @@ use http::header::CACHE_CONTROL;
 use super::*;
 use crate::http_client::ClientSettings;
 
-/// A clock per test would need state in a `fn`; tests that move time do so in
-/// one test function.
+/// Added to the clock of all tests. `Remote::now` is a plain function, so all tests that move time
+/// are in one function.
 static SHIFT: AtomicU64 = AtomicU64::new(0);
 
 fn shifted() -> u64 {
@@ -197,22 +197,23 @@ async fn rotation_is_followed_and_last_good_keys_end() {
     let has = |keys: &Keys, id: &str| has_key(&keys.set, Some(id));
     assert!(has(&keys.for_key(Some("one")).await.unwrap(), "one"));
     idp.publish(&[&one, &two]);
-    // Within the minimum interval nothing is fetched, after it the new key is found.
+    // Within the minimum interval nothing is fetched. After it, the new key is found.
     assert!(!has(&keys.for_key(Some("two")).await.unwrap(), "two"));
     SHIFT.fetch_add(MINIMUM_INTERVAL, Ordering::Relaxed);
     let found = keys.for_key(Some("two")).await.unwrap();
     assert!(has(&found, "two") && found.generation == 2);
     assert_eq!(keys.generation(), Some(2));
-    // A key that is withdrawn goes with the next refresh.
+    // A key that the issuer has removed is gone after the next refresh.
     idp.publish(&[&two]);
     keys.fetch().await.unwrap();
     assert!(!has(&keys.for_key(Some("two")).await.unwrap(), "one"));
     assert_eq!(keys.generation(), Some(3));
-    // Stale keys answer at once, whatever the issuer does.
+    // Keys that are not fresh are returned without waiting for the issuer, which fails now.
     idp.fault(Idp::KEYS, Fault::Status(503));
     SHIFT.fetch_add(400, Ordering::Relaxed);
     assert!(has(&keys.for_key(Some("two")).await.unwrap(), "two"));
-    // An unknown key might be a newer one: not "unknown", but "cannot tell".
+    // The issuer may have a newer key set with this key, so the result is an error and not "unknown
+    // key".
     assert!(keys.for_key(Some("three")).await.is_err());
     SHIFT.fetch_add(700, Ordering::Relaxed);
     let ended = keys.for_key(Some("two")).await;
@@ -228,8 +229,8 @@ async fn rotation_is_followed_and_last_good_keys_end() {
     assert_eq!(keys.generation(), Some(3), "they are the same keys");
 }
 
-/// The issuer says that its keys are fresh for five minutes, and they may be used for
-/// one: they are asked for well before that.
+/// The issuer states a freshness of five minutes, but the keys may be used for one minute only.
+/// They must be fetched again before that minute is over.
 #[tokio::test]
 async fn keys_are_refreshed_before_they_must_not_be_used() {
     let idp = Idp::start().await;

@@ -1,9 +1,9 @@
-//! JWT access tokens: a token, an issuer's keys and rules in, claims or a denial out.
+//! JWT access tokens: checks a token with an issuer's keys and rules. Returns claims or a denial.
 //!
-//! Pure: no clock, no network, no cache. [`super::jwks`] brings the keys, [`super::claims`] judges
-//! the payload, [`super::issuer`] puts them together. The order of checks is fixed, so that the
-//! same token always has the same reason: form, type, algorithm, key, signature, and only then the
-//! claims. Tokens are never logged or printed by `Debug`; only their hash is.
+//! The functions here use no clock, no network and no cache. [`super::jwks`] provides the keys,
+//! [`super::claims`] checks the payload, and [`super::issuer`] combines them. The order of the
+//! checks is fixed, so that the same token always gets the same reason: form, type, algorithm, key,
+//! signature, claims. Tokens never appear in logs or `Debug` output. Only their hash does.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ use crate::identity::TokenClaims;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// Every algorithm that can be accepted, all of them asymmetric.
+/// All algorithms that can be accepted. All of them are asymmetric.
 pub const ALL_ALGORITHMS: [Algorithm; 9] = [
     Algorithm::Es256,
     Algorithm::Es384,
@@ -35,15 +35,15 @@ pub const ALL_ALGORITHMS: [Algorithm; 9] = [
 /// The rules for JWTs of one issuer.
 #[derive(Debug, Clone)]
 pub struct TokenRules {
-    /// The claims that the tokens must have.
+    /// The rules for the claims.
     pub claims: ClaimRules,
-    /// Signature algorithms it may use; a key may allow fewer.
+    /// The accepted signature algorithms. A single key may allow fewer.
     pub algorithms: Vec<Algorithm>,
-    /// Types of token it may send.
+    /// The accepted token types.
     pub types: Vec<TokenType>,
 }
 
-/// A token with a valid form. Nothing else is checked yet.
+/// A token whose form, type and algorithm were checked. Its signature and claims were not.
 pub struct UnverifiedToken<'a> {
     jws: CompactJws<'a>,
     token_type: TokenType,
@@ -51,8 +51,7 @@ pub struct UnverifiedToken<'a> {
 }
 
 impl<'a> UnverifiedToken<'a> {
-    /// Checks the form, and by `rules` the type and the algorithm: everything that can be checked
-    /// without a key.
+    /// Checks everything that needs no key: the form, and by `rules` the type and the algorithm.
     ///
     /// # Errors
     /// `token-malformed`, `token-type` or `token-algorithm`.
@@ -81,14 +80,14 @@ impl<'a> UnverifiedToken<'a> {
         })
     }
 
-    /// Returns `kid`. It may only select one of the issuer's own keys.
+    /// Returns the `kid`. It may only select one of the issuer's own keys.
     #[must_use]
     pub fn key_id(&self) -> Option<&str> {
         self.jws.header().key_id()
     }
 
-    /// Verifies the signature with one of `keys`, then everything the token says.
-    /// `thumbprint` is the SHA-256 of the connection's client certificate.
+    /// Verifies the signature with one of `keys`, and then checks the claims. `thumbprint` is the
+    /// SHA-256 of the connection's client certificate.
     ///
     /// # Errors
     /// A [`Denial`] with one of the token reasons.
@@ -116,9 +115,9 @@ impl<'a> UnverifiedToken<'a> {
     }
 }
 
-/// Checks header parameters. Registered ones must have their registered type (RFC 7515 section
-/// 4.1), and those of encryption or of self-made keys have no place in an access token. Addresses
-/// and thumbprints of keys are ignored: keys come from the configured issuer alone (RFC 8725
+/// Checks the header parameters. Registered parameters must have their registered type (RFC 7515
+/// section 4.1). Parameters for encryption or embedded keys are refused. Parameters with addresses
+/// or thumbprints of keys are ignored, because keys come only from the configured issuer (RFC 8725
 /// section 3.10).
 fn check_parameters(members: &Map<String, Value>) -> Result<(), Denial> {
     for (name, value) in members {
@@ -140,7 +139,7 @@ fn check_parameters(members: &Map<String, Value>) -> Result<(), Denial> {
     Ok(())
 }
 
-/// The header only: a reader of the log could use a whole token.
+/// Prints only the header, because a reader of the log could use the whole token.
 impl fmt::Debug for UnverifiedToken<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -150,7 +149,7 @@ impl fmt::Debug for UnverifiedToken<'_> {
     }
 }
 
-/// Validates a token in one step, with keys that are at hand.
+/// Checks a token in one step, with keys that were already fetched.
 ///
 /// # Errors
 /// A [`Denial`] with one of the token reasons.
@@ -165,7 +164,7 @@ pub fn validate(
     UnverifiedToken::parse(token, rules)?.verify(keys, rules, demands, thumbprint, now)
 }
 
-/// Returns the denial for a JOSE object that was refused.
+/// Returns the denial for a JOSE object that could not be accepted.
 #[must_use]
 pub fn refusal(error: JoseError) -> Denial {
     let reason = match error {

@@ -1,7 +1,7 @@
-//! Whole tokens, and a differential test against `jsonwebtoken`: over mutated
-//! tokens ours never accepts what it refuses.
+//! Tests whole tokens. A differential test compares our checks with `jsonwebtoken`: we must never
+//! accept a mutated token that `jsonwebtoken` refuses.
 //!
-//! Where ours is stricter, the test names why; there is no other difference.
+//! If our checks are stricter, the test names the reason. No other difference is allowed.
 
 use countersign_verify::jose::{Jwk, base64url_decode, signing_input};
 use proptest::prelude::*;
@@ -175,7 +175,7 @@ fn each_refusal_has_its_reason() {
     ] {
         assert_eq!(judge(&issuer, &token, Some(&THUMBPRINT)), Err(reason));
     }
-    // Addresses of keys inside a token are not refused, they are not looked at.
+    // Addresses of keys in a token are ignored. They do not cause a refusal.
     assert!(judge(&issuer, &issuer.sign(jku, &payload), Some(&THUMBPRINT)).is_ok());
 }
 
@@ -191,8 +191,7 @@ fn nothing_of_a_token_is_in_debug() {
     assert!(!shown.contains("alice"));
 }
 
-/// Whether `jsonwebtoken` accepts a token under the same rules, as far as it
-/// knows them.
+/// Whether `jsonwebtoken` accepts a token under the same rules, as far as it supports them.
 fn oracle_accepts(issuer: &Issuer, token: &str) -> bool {
     use jsonwebtoken::{Algorithm as Theirs, DecodingKey, Validation, decode};
     let jwk = issuer.public.to_json();
@@ -203,7 +202,7 @@ fn oracle_accepts(issuer: &Issuer, token: &str) -> bool {
     validation.set_issuer(&["https://idp.example.org"]);
     validation.set_required_spec_claims(&["exp", "aud", "iss"]);
     validation.leeway = 0;
-    // It reads the system's clock; the times are compared by the caller.
+    // `jsonwebtoken` would read the system's clock, so the caller compares the times.
     validation.validate_exp = false;
     validation.validate_nbf = false;
     let Ok(decoded) = decode::<Value>(token, &key, &validation) else {
@@ -214,7 +213,7 @@ fn oracle_accepts(issuer: &Issuer, token: &str) -> bool {
     at("exp").is_some_and(|exp| exp > now) && at("nbf").is_none_or(|nbf| nbf <= now)
 }
 
-/// Why ours refuses what `jsonwebtoken` accepts; none when there is no such reason.
+/// Returns the reason why our checks refuse a token that `jsonwebtoken` accepts, if there is one.
 fn stricter(token: &str) -> Option<&'static str> {
     let mut parts = token.split('.');
     let mut part = || base64url_decode(parts.next()?, "part").ok();
@@ -250,7 +249,7 @@ fn stricter(token: &str) -> Option<&'static str> {
         return Some("the typ of an access token");
     }
     if header.contains_key("kid") && header["kid"] != json!(null) {
-        // A single key is no reason to ignore the token's own word on it.
+        // Even if the issuer has only one key, the `kid` of the token must match it.
         if rules_for_key_id(&header["kid"]) {
             return Some("the kid names another key");
         }
@@ -397,7 +396,7 @@ fn agree(issuer: &Issuer, token: &str) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// `azp` or `scope` of a form that the assertion could not carry.
+/// Whether `azp` contradicts `client_id`, or `scope` has a form that an assertion cannot carry.
 fn contradicts(token: &str) -> bool {
     let payload = token.split('.').nth(1).unwrap();
     let payload = parse_object(&base64url_decode(payload, "x").unwrap(), "x").unwrap();

@@ -1,5 +1,5 @@
 //! The location of an issuer's keys, the rules for its metadata, and the freshness of responses.
-//! Pure functions; [`super::jwks`] does the fetching.
+//! The functions do no I/O; [`super::jwks`] fetches the documents.
 
 use countersign_verify::jose::parse_object;
 use http::header::{AGE, CACHE_CONTROL};
@@ -7,40 +7,40 @@ use http::{HeaderMap, Uri};
 
 use crate::http_client::{FetchError, UrlError, checked_url, same_origin};
 
-/// How long a response without `max-age` is fresh, in seconds.
+/// How long a response without `max-age` counts as fresh, in seconds.
 const DEFAULT_FRESHNESS: u64 = 300;
 
-/// Limits for the freshness that the issuer states, in seconds.
+/// Limits on the freshness that the issuer states, in seconds.
 const FRESHNESS: std::ops::RangeInclusive<u64> = 60..=24 * 60 * 60;
 
 /// The location of an issuer's keys.
 #[derive(Debug, Clone)]
 pub enum KeyLocation {
-    /// The address of the key set.
+    /// The configured address of the key set.
     KeySet(Uri),
-    /// The addresses of the metadata that contain the location: those of RFC 8414 section 3, and of
+    /// The addresses of metadata that name the key set: the addresses of RFC 8414 section 3 and of
     /// OpenID Connect Discovery section 4.
     Metadata {
-        /// The issuer identifier that the metadata must repeat.
+        /// The issuer identifier. The metadata must contain the same one.
         issuer: String,
-        /// Asked in this order.
+        /// The addresses, in the order in which they are tried.
         urls: [Uri; 2],
     },
 }
 
 impl KeyLocation {
-    /// Locates the keys by the address of the key set.
+    /// Creates the location from the address of the key set.
     ///
     /// # Errors
-    /// [`UrlError`] when it may not be fetched from.
+    /// [`UrlError`] if fetching from the address is not allowed.
     pub fn key_set(url: &str) -> Result<Self, UrlError> {
         checked_url(url).map(Self::KeySet)
     }
 
-    /// Locates the keys by the metadata of `issuer`.
+    /// Creates the location from the identifier of the issuer, whose metadata names the key set.
     ///
     /// # Errors
-    /// [`UrlError`] when the issuer is no address that may be fetched from.
+    /// [`UrlError`] if the identifier is not a URL from which fetching is allowed.
     pub fn metadata(issuer: &str) -> Result<Self, UrlError> {
         let url = checked_url(issuer)?;
         let (Some(scheme), Some(authority), None) =
@@ -62,8 +62,8 @@ impl KeyLocation {
     }
 }
 
-/// Reads `jwks_uri`. The metadata's `issuer` must be identical (RFC 8414 section 3.3), and keys
-/// come from the origin that was configured.
+/// Reads `jwks_uri` from metadata. The `issuer` in the metadata must be identical (RFC 8414 section
+/// 3.3). The keys must be on the same origin as the metadata.
 pub(super) fn key_set_in_metadata(
     issuer: &str,
     url: &Uri,
@@ -80,7 +80,8 @@ pub(super) fn key_set_in_metadata(
         .ok_or(FetchError::Metadata)
 }
 
-/// Computes the freshness (RFC 9111 section 4.2.1) for a private cache, limited to [`FRESHNESS`].
+/// Returns the freshness of a response in seconds, as a private cache computes it (RFC 9111 section
+/// 4.2.1). Limited to [`FRESHNESS`].
 pub(super) fn freshness(headers: &HeaderMap) -> u64 {
     let mut seconds = None;
     for value in headers.get_all(CACHE_CONTROL) {

@@ -2,16 +2,16 @@
 //!
 //! A file imports only from those after it:
 //!
-//! - `issuer`: everything about the tokens of one configured issuer
-//! - `cache`: judgements about tokens, remembered for a while
+//! - `issuer`: checks the tokens of one configured issuer
+//! - `cache`: caches judgements about tokens
 //! - `introspection`: asks the issuer about a token
-//! - `jwks`: an issuer's keys, fetched and kept fresh
+//! - `jwks`: an issuer's keys, which are fetched and kept fresh
 //! - `key_location`: the location of an issuer's keys
 //! - `jwt`: form and signature of a JWT
 //! - `claims`: checks the claims of a token
 //! - `binding`: binding to the caller's certificate
 //! - `token_type`: the `typ` of a token
-//! - `single_flight`: asks equal questions once
+//! - `single_flight`: concurrent requests share one query
 
 pub mod binding;
 pub mod cache;

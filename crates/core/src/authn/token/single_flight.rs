@@ -1,26 +1,27 @@
-//! `SingleFlight`: questions that are being asked, so that equal ones are asked once.
+//! `SingleFlight`: concurrent requests with the same key share one query.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// One running query: the request that holds the lock asks, the others wait for the result.
+/// A query in progress. The request that holds the lock runs the query, and the others wait for its
+/// result.
 type Flight<T> = tokio::sync::Mutex<Option<T>>;
 
-/// The questions that are being asked at the moment.
+/// All queries in progress, by key.
 pub(crate) struct SingleFlight<K: Copy + Eq + Hash, T>(Mutex<HashMap<K, Arc<Flight<T>>>>);
 
 /// The result of a query.
 pub(crate) enum FlightResult<T> {
-    /// A result for all requests that wait for it.
+    /// A result for all requests that wait for the query.
     Shared(T),
-    /// A result only for the request that asked. The next one asks by itself.
+    /// A result only for the request that ran the query. The next waiting request runs it again.
     Own(T),
 }
 
 impl<K: Copy + Eq + Hash, T: Clone> SingleFlight<K, T> {
-    /// Asks, or waits for the result of the same running query. A request that comes after the
-    /// result asks again.
+    /// Runs the query `asking`, or waits for the same query of another request. Results are not
+    /// kept: a request that comes later runs the query again.
     pub(crate) async fn join<F>(&self, key: K, asking: F) -> T
     where
         F: Future<Output = FlightResult<T>>,
@@ -69,8 +70,8 @@ impl<K: Copy + Eq + Hash, T> Default for SingleFlight<K, T> {
     }
 }
 
-/// A request's part in a flight. If the one that asks goes away, the next one asks; if
-/// the last one does, nothing stays behind.
+/// A request that runs or waits for a query. If the running request is dropped, the next one runs
+/// the query. If the last one is dropped, the query is removed from the map.
 struct Participant<'a, K: Copy + Eq + Hash, T> {
     flights: &'a SingleFlight<K, T>,
     key: K,
@@ -92,7 +93,7 @@ impl<'a, K: Copy + Eq + Hash, T> Participant<'a, K, T> {
 impl<K: Copy + Eq + Hash, T> Drop for Participant<'_, K, T> {
     fn drop(&mut self) {
         let mut flights = self.flights.lock();
-        // The map's reference and this one: no other request is on board.
+        // Only the map and this value hold the query, so no other request waits for it.
         if Arc::strong_count(&self.flight) == 2
             && flights
                 .get(&self.key)

@@ -1,26 +1,26 @@
-//! `CutLog`: counts connections that were cut off, and notes when the last one was cut and when
-//! the present state came into service. This shows whether a revocation is in effect.
+//! `CutLog`: counts connections that were closed after a change of trust. It records when the last
+//! one was closed, and when the current snapshot came into service. Operators see from this whether
+//! a revocation is in effect.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock;
 use crate::reason::ReasonCode;
 
-/// Connections that were cut off since the start.
+/// Connections that were closed after a change of trust, since the start of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cuts {
-    /// Connections whose identity or permission was not valid any more.
+    /// Number of connections whose identity or permission was no longer valid.
     pub total: u64,
-    /// Connections whose certificate had been revoked.
+    /// Number of connections whose certificate was revoked.
     pub revoked: u64,
-    /// When the last connection was cut off, in milliseconds since the Unix epoch.
+    /// When the last connection was closed, in milliseconds since the Unix epoch.
     pub last_ms: u64,
-    /// When the present state came into service, in milliseconds since the Unix
-    /// epoch.
+    /// When the current snapshot came into service, in milliseconds since the Unix epoch.
     pub in_service_since_ms: u64,
 }
 
-/// Counts connections that are cut off.
+/// Counts connections that are closed after a change of trust.
 #[derive(Debug)]
 pub(super) struct CutLog {
     total: AtomicU64,

@@ -8,14 +8,14 @@ use std::time::Duration;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
-/// Upper ends of the buckets of request durations, in microseconds.
+/// Upper bounds of the buckets of request durations, in microseconds.
 const BUCKETS_MICROS: [u64; 14] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
     2_500_000, 10_000_000, 60_000_000,
 ];
 
-/// A histogram of durations made of atomic integers, because the library's histogram takes a
-/// lock.
+/// A histogram of durations. It consists of atomic integers, because the library's histogram takes
+/// a lock.
 #[derive(Debug, Clone, Default)]
 pub(super) struct DurationHistogram(Arc<DurationCounts>);
 
@@ -47,7 +47,7 @@ impl EncodeMetric for DurationHistogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
         let ends = BUCKETS_MICROS.iter().map(|micros| seconds(*micros));
         let counts = self.0.buckets.iter().chain([&self.0.beyond]);
-        // The encoder adds the counts up.
+        // The encoder computes the cumulative counts itself.
         let buckets: Vec<(f64, u64)> = ends
             .chain([f64::INFINITY])
             .zip(counts.map(|count| count.load(Ordering::Relaxed)))

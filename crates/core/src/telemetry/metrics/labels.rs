@@ -1,4 +1,4 @@
-//! The labels of metrics, and counters that are created when they first count.
+//! The labels of metrics, and counters that are created on their first use.
 
 use std::sync::{Arc, OnceLock};
 
@@ -84,8 +84,8 @@ pub(super) struct UpstreamCodeLabels {
     pub(super) code: &'static str,
 }
 
-/// One counter for each reason. Each is created when it first counts, because most reasons
-/// never occur and there are many routes.
+/// One counter for each reason code. A counter is created on its first use, because there are many
+/// routes and most reasons never occur.
 pub(super) struct PerReason<L> {
     family: Family<L, Counter>,
     labels: Box<dyn Fn(ReasonCode) -> L + Send + Sync>,
@@ -105,7 +105,7 @@ impl<L: Clone + Eq + std::hash::Hash> PerReason<L> {
     }
 
     pub(super) fn count(&self, reason: ReasonCode) {
-        // `ALL` lists the codes in the order of their discriminants.
+        // The index is valid, because `ALL` lists the codes in the order of their discriminants.
         if let Some(counter) = self.counters.get(reason as usize) {
             counter
                 .get_or_init(|| self.family.get_or_create_owned(&(self.labels)(reason)))

@@ -1,15 +1,15 @@
-//! `Metrics`: the gateway's counters, in the text form of OpenMetrics.
+//! `Metrics`: the gateway's counters, in the text format of OpenMetrics.
 //!
-//! Handles are resolved once and kept: per route in [`RouteMetrics`], per upstream in
-//! [`UpstreamMetrics`]. Counting a request is then a few additions to atomic integers, without
+//! The counters of a route or upstream are looked up once and then kept, in [`RouteMetrics`] and
+//! [`UpstreamMetrics`]. Counting a request therefore needs only a few atomic additions, and no
 //! lock, allocation or formatting. Label values come from the configuration and from fixed sets
-//! (such as [`ReasonCode`]), never from a peer, so that no peer can make the tables grow.
+//! such as [`ReasonCode`]. They never come from a peer, so that no peer can make the tables grow.
 //!
 //! - `route`: the counters of one route
 //! - `upstream`: the counters of one upstream, and of its endpoints
-//! - `labels`: the labels, and counters that are created when they first count
+//! - `labels`: the labels, and counters that are created on their first use
 //! - `registration`: registers a metric
-//! - `cut_log`: counts connections that were cut off
+//! - `cut_log`: counts connections that were closed after a change of trust
 //! - `histogram`: a histogram of durations without locks
 
 mod cut_log;
@@ -75,7 +75,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Creates all counters, at zero.
+    /// Creates all metrics. All counters start at zero.
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("countersign");
@@ -156,32 +156,32 @@ impl Metrics {
         }
     }
 
-    /// Counts a connection that was accepted.
+    /// Counts an accepted connection.
     pub fn connection_opened(&self) {
         self.connections_open.inc();
         self.connections.inc();
     }
 
-    /// Counts a connection that has ended.
+    /// Counts a closed connection.
     pub fn connection_closed(&self) {
         self.connections_open.dec();
     }
 
-    /// Counts a connection that was cut off because its identity or permission was not valid
-    /// any more.
+    /// Counts a connection that is closed because its identity or permission is no longer valid.
     pub fn connection_cut(&self, reason: ReasonCode) {
         self.connections_cut.count(reason);
         self.cuts.note(reason);
     }
 
-    /// Returns how many connections were cut off since the start, and since when the present
-    /// state serves.
+    /// Returns how many connections were closed after a change of trust, and since when the current
+    /// snapshot is in service.
     #[must_use]
     pub fn cuts(&self) -> Cuts {
         self.cuts.read()
     }
 
-    /// Counts a connection that waits without buffers, until the value is dropped.
+    /// Counts an idle connection that has released its buffers, until the returned guard is
+    /// dropped.
     pub fn connection_rests(&self) -> impl Drop + use<> {
         struct Resting(Gauge);
         impl Drop for Resting {
@@ -193,35 +193,35 @@ impl Metrics {
         Resting(self.connections_resting.clone())
     }
 
-    /// Counts a connection that ended because of a panic.
+    /// Counts a connection that was closed because of a panic.
     pub fn panicked(&self) {
         self.panics.inc();
     }
 
-    /// Counts that a limit made a connection or request yield, wait or be refused. `limit` is
-    /// its key in the configuration, such as `limits.connections`.
+    /// Counts that a limit was reached: a connection or request had to yield, wait or was refused.
+    /// `limit` is the key of the limit in the configuration, such as `limits.connections`.
     pub fn limit_reached(&self, limit: &'static str) {
         self.limits_reached
             .get_or_create_owned(&LimitLabels { limit })
             .inc();
     }
 
-    /// Counts a TLS handshake that succeeded.
+    /// Counts a successful TLS handshake.
     pub fn handshake_succeeded(&self) {
         self.handshakes_ok.inc();
     }
 
-    /// Counts a TLS handshake that was refused.
+    /// Counts a refused TLS handshake.
     pub fn handshake_refused(&self, reason: ReasonCode) {
         self.handshakes_refused.count(reason);
     }
 
-    /// Counts an assertion that was signed.
+    /// Counts a signed assertion.
     pub fn assertion_signed(&self) {
         self.assertions.inc();
     }
 
-    /// Counts a reload of the configuration that succeeded or failed.
+    /// Counts a load of the configuration, successful or not.
     pub fn reloaded(&self, successfully: bool) {
         let result = if successfully { "ok" } else { "refused" };
         self.reloads
@@ -229,12 +229,12 @@ impl Metrics {
             .inc();
     }
 
-    /// Notes that a snapshot came into service.
+    /// Records that a snapshot came into service.
     pub fn came_into_service(&self) {
         self.cuts.came_into_service();
     }
 
-    /// Counts a unit of material that was read again, or could not be used.
+    /// Counts a load of a unit of material, successful or not.
     pub fn material_loaded(&self, successfully: bool) {
         let result = if successfully { "ok" } else { "refused" };
         self.material_loads
@@ -242,7 +242,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Returns how many connections are open now.
+    /// Returns the number of open connections.
     #[must_use]
     pub fn open_connections(&self) -> i64 {
         self.connections_open.get()
@@ -257,7 +257,7 @@ impl Metrics {
         self.lists.get_or_create_owned(&labels).set(count);
     }
 
-    /// Counts a fetch of a revocation list that succeeded or failed.
+    /// Counts a fetch of a CRL, successful or not.
     pub fn revocation_list_fetched(&self, ok: bool) {
         let result = if ok { "ok" } else { "failed" };
         self.list_fetches
@@ -265,7 +265,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Returns the number of successful and of refused reloads.
+    /// Returns the number of successful loads of the configuration, and the number of refused ones.
     #[must_use]
     pub fn reloads(&self) -> (u64, u64) {
         let count = |result| {
@@ -275,8 +275,8 @@ impl Metrics {
         (count("ok"), count("refused"))
     }
 
-    /// Returns the counters of a route. Call this once, when the route is built, and keep the
-    /// result.
+    /// Returns the counters of a route. Must be called once, when the route is built, and the
+    /// result must be kept.
     #[must_use]
     pub fn route(&self, name: &str, upstream: &str) -> Arc<RouteMetrics> {
         let mut counters = RouteMetrics::new(&self.requests, &self.durations, name);
@@ -284,14 +284,15 @@ impl Metrics {
         Arc::new(counters)
     }
 
-    /// Returns the counters of requests that found no route. Their label is empty, which no
-    /// route's name is.
+    /// Returns the counters of requests for which no route was selected. Their route label is
+    /// empty, and no route has an empty name.
     #[must_use]
     pub const fn unrouted(&self) -> &Arc<RouteMetrics> {
         &self.unrouted
     }
 
-    /// Returns the counters of an upstream; to be resolved when it is built, and kept.
+    /// Returns the counters of an upstream. Must be called once, when the upstream is built, and
+    /// the result must be kept.
     #[must_use]
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
         let upstream: Arc<str> = name.into();
@@ -311,7 +312,8 @@ impl Metrics {
         })
     }
 
-    /// Returns the gauge of an endpoint's health, which exists until it is dropped.
+    /// Returns the gauge of an endpoint's health. The metric exists until the returned value is
+    /// dropped.
     #[must_use]
     pub fn endpoint(&self, upstream: &str, endpoint: &str) -> EndpointMetrics {
         let labels = EndpointLabels {
@@ -324,8 +326,8 @@ impl Metrics {
         }
     }
 
-    /// Sets how many caller chains are remembered, and how often one was known, or had to be
-    /// verified, since the start.
+    /// Sets the number of cached certificate paths. Also sets how often a path was found in the
+    /// cache or had to be verified, since the start of the process.
     pub fn chains(&self, kept: usize, known: u64, verified: u64) {
         let chains = &self.chains;
         chains.kept.set(i64::try_from(kept).unwrap_or(i64::MAX));
@@ -333,7 +335,7 @@ impl Metrics {
         chains.verified.inner().store(verified, Ordering::Relaxed);
     }
 
-    /// Encodes everything in the text form of OpenMetrics.
+    /// Encodes all metrics in the text format of OpenMetrics.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut output = String::with_capacity(4096);
@@ -343,7 +345,7 @@ impl Metrics {
     }
 }
 
-/// Metrics that other modules count.
+/// The metrics of the path cache. The cache counts their values itself.
 struct ChainMetrics {
     kept: Gauge,
     known: Counter,

@@ -1,4 +1,4 @@
-//! Registers a metric.
+//! Registers a metric in the registry.
 
 use prometheus_client::registry::{Metric, Registry};
 

@@ -22,7 +22,7 @@ pub struct RouteMetrics {
     duration: DurationHistogram,
 }
 
-/// Names of a route and its upstream, as JSON strings; `null` if there is no route.
+/// The names of a route and of its upstream as JSON strings. `null` if there is no route.
 pub(super) struct RouteNames {
     route: Box<str>,
     upstream: Box<str>,
@@ -78,35 +78,35 @@ impl RouteMetrics {
         }
     }
 
-    /// Returns the route's name as JSON; `null` if there is no route.
+    /// Returns the name of the route as JSON, or `null` if there is no route.
     pub(in crate::telemetry) fn route_json(&self) -> &str {
         &self.names.route
     }
 
-    /// Returns the name of the route's upstream as JSON; `null` if there is no route.
+    /// Returns the name of the route's upstream as JSON, or `null` if there is no route.
     pub(in crate::telemetry) fn upstream_json(&self) -> &str {
         &self.names.upstream
     }
 
-    /// Counts a request that was allowed, and to which the upstream responded.
+    /// Counts an allowed request that the upstream has responded to.
     pub fn allowed(&self, elapsed: Duration) {
         self.allowed.inc();
         self.duration.observe(elapsed);
     }
 
-    /// Counts a request that was refused.
+    /// Counts a refused request.
     pub fn refused(&self, reason: ReasonCode, elapsed: Duration) {
         self.refused.count(reason);
         self.duration.observe(elapsed);
     }
 
-    /// Counts a request that was allowed, and to which the upstream did not respond.
+    /// Counts an allowed request that the upstream has not responded to.
     pub fn failed(&self, reason: ReasonCode, elapsed: Duration) {
         self.failed.count(reason);
         self.duration.observe(elapsed);
     }
 
-    /// Counts a request that was gone before there was a response.
+    /// Counts a request that its caller aborted before the response.
     pub fn aborted(&self) {
         self.aborted.inc();
     }

@@ -1,4 +1,4 @@
-//! Tests of what is counted.
+//! Tests of which events the metrics count.
 
 use std::time::Duration;
 

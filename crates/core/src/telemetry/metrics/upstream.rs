@@ -33,7 +33,7 @@ impl UpstreamMetrics {
         self.ended.get_or_create_owned(&labels).inc();
     }
 
-    /// Counts a failure of the upstream with this reason.
+    /// Counts a request to which the upstream sent no response, with the reason.
     pub fn failed(&self, reason: ReasonCode) {
         self.errors.count(reason);
     }
@@ -50,7 +50,7 @@ impl fmt::Debug for UpstreamMetrics {
     }
 }
 
-/// The metric families of upstreams.
+/// The metric families that all upstreams share.
 pub(super) struct UpstreamFamilies {
     pub(super) errors: Family<UpstreamLabels, Counter>,
     pub(super) retries: Family<UpstreamNameLabels, Counter>,

@@ -1,7 +1,7 @@
-//! `AuthorityFacts` and `RootSet`: the facts of an issuer's certificate, and the rules for issuers
-//! that webpki does not check.
+//! `AuthorityFacts` and `RootSet`: the facts of issuer certificates, and the rules for issuers that
+//! webpki does not check.
 //!
-//! Nothing here verifies a signature.
+//! This file does not verify signatures.
 
 use std::fmt;
 
@@ -19,14 +19,15 @@ use crate::crypto;
 use crate::identity::leaf::{key_usage, rfc4514, significant};
 use crate::reason::ReasonCode;
 
-/// Facts about a certificate authority's own certificate.
+/// The facts that the certificate of an authority contains.
 #[derive(Debug, Clone)]
 pub(crate) struct AuthorityFacts {
     pub(crate) subject: String,
     pub(crate) subject_der: Vec<u8>,
-    /// SubjectPublicKeyInfo, DER.
+    /// SubjectPublicKeyInfo in DER.
     pub(crate) key: Vec<u8>,
-    /// subjectKeyIdentifier. Explains; decides nothing.
+    /// subjectKeyIdentifier. Used to explain refusals and to try likely issuers first. It is never
+    /// a reason to accept a certificate.
     pub(crate) key_id: Option<Vec<u8>>,
     pub(crate) not_before: i64,
     pub(crate) not_after: i64,
@@ -49,10 +50,10 @@ struct AnchorUsages {
     server: bool,
 }
 
-/// Extensions that a root may mark critical because webpki or this module
-/// processes them: keyUsage, subjectAltName, basicConstraints, nameConstraints,
-/// cRLDistributionPoints, certificatePolicies (an anchor's have no effect, RFC 5280
-/// section 6.1.1), extendedKeyUsage. webpki itself ignores an anchor's.
+/// OIDs of extensions that may be critical in a root, because webpki or this module processes them:
+/// keyUsage, subjectAltName, basicConstraints, nameConstraints, cRLDistributionPoints,
+/// certificatePolicies, extendedKeyUsage. The policies of a trust anchor have no effect (RFC 5280
+/// section 6.1.1). webpki ignores all other extensions of a root, so this module must check them.
 const PROCESSED: [&str; 7] = [
     "2.5.29.15",
     "2.5.29.17",
@@ -91,7 +92,7 @@ impl AuthorityFacts {
             strong_key: key_is_strong(certificate.public_key()),
         };
         for (index, extension) in certificate.extensions().iter().enumerate() {
-            // RFC 5280 section 4.2: no extension twice.
+            // RFC 5280 section 4.2: a certificate must not contain an extension twice.
             if certificate
                 .extensions()
                 .iter()
@@ -161,8 +162,8 @@ impl AuthorityFacts {
         Ok(())
     }
 
-    /// Whether the authority could issue a certificate in any path at `now`. Checks only rules that
-    /// do not depend on the path.
+    /// Whether the authority may issue certificates at `now`. Checks the rules for one certificate,
+    /// not the rules for a path, such as the path length.
     pub(crate) fn may_issue(&self, now: i64, purpose: PathPurpose) -> bool {
         self.is_ca
             && self.check_validity(now).is_ok()
@@ -177,9 +178,9 @@ impl AuthorityFacts {
         })
     }
 
-    /// Checks the rules for every issuer in a path that webpki does not check.
+    /// Checks rules that every issuer in a path must follow and that webpki does not check.
     pub(crate) fn check_as_issuer(&self) -> Result<(), PathError> {
-        // RFC 5280 section 4.2.1.3.
+        // RFC 5280 section 4.2.1.3: an issuer needs keyCertSign.
         if !self.usage_allows(key_usage::KEY_CERT_SIGN) {
             return Err((
                 ReasonCode::WrongUsage,
@@ -192,15 +193,16 @@ impl AuthorityFacts {
                 format!("the key of {} is too weak", self.subject),
             ));
         }
-        // RFC 5280 section 4.1.2.6: an issuer has a name.
+        // RFC 5280 section 4.1.2.6: an issuer must have a name.
         if self.empty_subject {
             return Err((
                 ReasonCode::MalformedIdentity,
                 "an issuer in the path has an empty subject".to_owned(),
             ));
         }
-        // RFC 5280 section 4.2.1.11. Policies are not processed here, so a
-        // demand to process them is refused, critical (webpki) or not.
+        // RFC 5280 section 4.2.1.11: policyConstraints requires policy processing, which is not
+        // supported. So the certificate is refused. webpki refuses it only if the extension is
+        // critical.
         if self.demands_policies {
             return Err((
                 ReasonCode::WrongUsage,
@@ -213,7 +215,8 @@ impl AuthorityFacts {
         Ok(())
     }
 
-    /// Checks the anchor. webpki reads only its name, key and name constraints.
+    /// Checks the certificate of a root. webpki ignores most of it: it uses only the name, the key
+    /// and the name constraints of a trust anchor.
     pub(crate) fn check_as_anchor(&self, now: i64, purpose: PathPurpose) -> Result<(), PathError> {
         self.check_validity(now)?;
         if !self.is_ca {
@@ -255,7 +258,7 @@ impl AuthorityFacts {
         self.check_as_issuer()
     }
 
-    /// Whether the authority may sign revocation lists (RFC 5280 section 4.2.1.3).
+    /// Whether keyUsage allows the authority to sign revocation lists (RFC 5280 section 4.2.1.3).
     pub(crate) fn signs_crls(&self) -> bool {
         self.usage_allows(key_usage::CRL_SIGN)
     }
@@ -265,8 +268,8 @@ impl AuthorityFacts {
     }
 }
 
-/// Whether the authority key identifier of a self-issued certificate contradicts
-/// its own key identifier, name or serial number (RFC 5280 section 4.2.1.1).
+/// Whether the authorityKeyIdentifier of a self-issued certificate does not match the certificate
+/// itself: its key identifier, its name or its serial number (RFC 5280 section 4.2.1.1).
 fn names_other_issuer(certificate: &X509Certificate<'_>) -> bool {
     let mut authority = None;
     let mut own = None;
@@ -294,8 +297,9 @@ fn names_other_issuer(certificate: &X509Certificate<'_>) -> bool {
     other_key || other_serial || other_name
 }
 
-/// Whether the gateway accepts a public key: P-256, P-384, P-521, Ed25519, RSA with at least 2048
-/// bits, or an unknown algorithm (under which no signature can be verified).
+/// Whether the gateway accepts a public key: P-256, P-384, P-521, Ed25519, or RSA with at least
+/// 2048 bits. Returns true for unknown algorithms, because no signature of such a key is ever
+/// accepted.
 pub(crate) fn key_is_strong(key: &SubjectPublicKeyInfo<'_>) -> bool {
     match key.parsed() {
         Ok(PublicKey::RSA(rsa)) => rsa.key_size() >= 2048,
@@ -305,7 +309,7 @@ pub(crate) fn key_is_strong(key: &SubjectPublicKeyInfo<'_>) -> bool {
     }
 }
 
-/// One trusted root with the facts that a bare trust anchor lacks.
+/// A trusted root, with the facts that a webpki trust anchor does not contain.
 #[derive(Clone)]
 pub(crate) struct Root {
     pub(crate) facts: AuthorityFacts,
@@ -313,16 +317,17 @@ pub(crate) struct Root {
     pub(crate) hash: [u8; 32],
 }
 
-/// The trusted roots as webpki anchors, and with the facts that webpki omits.
+/// The trusted roots of a bundle: the trust anchors for webpki, and the facts that the anchors do
+/// not contain.
 #[derive(Clone, Default)]
 pub(crate) struct RootSet {
-    /// Parallel to `roots`.
+    /// The trust anchor of each root, in the order of `roots`.
     anchors: Vec<TrustAnchor<'static>>,
     roots: Vec<Root>,
 }
 
 impl RootSet {
-    /// Takes a root in; the same certificate twice counts once.
+    /// Adds a root. A certificate that is already in the set is not added again.
     pub(crate) fn add(
         &mut self,
         der: &CertificateDer<'_>,
@@ -346,7 +351,7 @@ impl RootSet {
         &self.roots
     }
 
-    /// Returns the root that belongs to an anchor out of [`RootSet::anchors`].
+    /// Returns the root of a trust anchor, which must be one of [`RootSet::anchors`].
     pub(crate) fn of_anchor(&self, anchor: &TrustAnchor<'_>) -> Option<&Root> {
         let index = self
             .anchors

@@ -1,10 +1,9 @@
-//! `Candidate`: a certificate that may be part of a path, with the few fields that the search
-//! needs.
+//! `Candidate`: a certificate that may become part of a path, with the few fields that the path
+//! search needs.
 //!
-//! The fields are read in one pass whose cost is bounded by the certificate's size, because a
-//! candidate may come from an unauthenticated peer. The full parser takes up to a hundred
-//! nanoseconds for each element and copies names. It is used only after the signature was
-//! verified.
+//! The fields are read in one pass over the certificate. This limits the cost for certificates from
+//! unauthenticated peers. The full parser needs up to 100 ns for each DER element and copies names,
+//! so it runs only after the signature was verified.
 
 use rustls_pki_types::CertificateDer;
 
@@ -14,22 +13,22 @@ const OCTET_STRING: u8 = 0x04;
 const OBJECT_IDENTIFIER: u8 = 0x06;
 const BOOLEAN: u8 = 0x01;
 const CONSTRUCTED: u8 = 0x20;
-/// `[0]`: the version of a certificate.
+/// Tag `[0]`: the version of a certificate.
 const VERSION: u8 = 0xa0;
-/// `[3]`: its extensions.
+/// Tag `[3]`: the extensions of a certificate.
 const EXTENSIONS: u8 = 0xa3;
-/// `[0]`: the key identifier of an authorityKeyIdentifier.
+/// Tag `[0]`: the key identifier in an authorityKeyIdentifier.
 const KEY_IDENTIFIER: u8 = 0x80;
-/// 2.5.29.14
+/// OID 2.5.29.14 (subjectKeyIdentifier), DER content.
 const SUBJECT_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x0e];
-/// 2.5.29.35
+/// OID 2.5.29.35 (authorityKeyIdentifier), DER content.
 const AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x23];
 
-/// A certificate that may be part of a path.
+/// A certificate that may become part of a path.
 #[derive(Debug, Clone)]
 pub(crate) struct Candidate<'a> {
     pub(crate) der: CertificateDer<'a>,
-    /// None if the data does not have the structure of a certificate. It is then in no path.
+    /// `None` if `der` does not have the structure of a certificate. The search then ignores it.
     pub(crate) fields: Option<PathFields>,
 }
 
@@ -43,7 +42,7 @@ impl<'a> Candidate<'a> {
         Self::new(CertificateDer::from(der.as_ref()))
     }
 
-    /// Returns the certificate without copying its bytes.
+    /// Returns the certificate without a copy of its bytes.
     pub(crate) fn shared(&self) -> CertificateDer<'_> {
         CertificateDer::from(self.der.as_ref())
     }
@@ -52,11 +51,11 @@ impl<'a> Candidate<'a> {
 /// The fields of a certificate that the search for a path uses.
 #[derive(Debug, Clone)]
 pub(crate) struct PathFields {
-    /// Name, DER.
+    /// The subject's name, in DER.
     pub(crate) subject: Vec<u8>,
-    /// Name, DER.
+    /// The issuer's name, in DER.
     pub(crate) issuer: Vec<u8>,
-    /// SubjectPublicKeyInfo, DER.
+    /// SubjectPublicKeyInfo, in DER.
     pub(crate) key: Vec<u8>,
     pub(crate) key_id: Option<Vec<u8>>,
     pub(crate) authority_key_id: Option<Vec<u8>>,
@@ -69,11 +68,11 @@ impl PathFields {
         if let Some((_, rest)) = read(fields, VERSION) {
             fields = rest;
         }
-        // serialNumber, signature
+        // Skips the fields serialNumber and signature.
         let (_, _, rest) = element(fields)?;
         let (_, _, rest) = element(rest)?;
         let (issuer, rest) = whole(rest)?;
-        // validity
+        // Skips the field validity.
         let (_, _, rest) = element(rest)?;
         let (subject, rest) = whole(rest)?;
         let (key, mut rest) = whole(rest)?;
@@ -118,8 +117,9 @@ impl PathFields {
         }
     }
 
-    /// Whether the key identifiers allow that the holder of `key_id`'s key issued this certificate.
-    /// They serve to try the likely issuer first; they prove nothing.
+    /// Whether the authority with the key identifier `key_id` may have issued this certificate,
+    /// according to the key identifiers. Only decides which issuer is tried first, because key
+    /// identifiers prove nothing.
     pub(crate) fn is_likely_below(&self, key_id: Option<&[u8]>) -> bool {
         match (self.authority_key_id.as_deref(), key_id) {
             (Some(wanted), Some(own)) => wanted == own,
@@ -128,7 +128,8 @@ impl PathFields {
     }
 }
 
-/// Counts the DER elements of a certificate, those within extensions too, up to `limit`.
+/// Counts the DER elements of a certificate, including elements inside extensions. Stops counting
+/// at `limit`.
 pub(crate) fn count_elements(der: &[u8], limit: usize) -> usize {
     let mut count = 0;
     let mut pending = vec![der];
@@ -141,8 +142,8 @@ pub(crate) fn count_elements(der: &[u8], limit: usize) -> usize {
             if tag & CONSTRUCTED != 0 || tag == OCTET_STRING {
                 pending.push(content);
             } else if tag == BIT_STRING {
-                // A BIT STRING begins with the number of unused bits. DER may follow, as in the key
-                // of an RSA authority.
+                // The first byte of a BIT STRING is the number of unused bits. The bytes after it
+                // can be DER, for example an RSA public key.
                 pending.push(content.get(1..).unwrap_or_default());
             }
             rest = after;
@@ -151,21 +152,24 @@ pub(crate) fn count_elements(der: &[u8], limit: usize) -> usize {
     count
 }
 
-/// Reads an element with the tag `wanted`. Returns its content and the remaining input.
+/// Reads the first element of `input`, which must have the tag `wanted`. Returns its content, and
+/// the input after the element.
 fn read(input: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
     let (tag, content, rest) = element(input)?;
     (tag == wanted).then_some((content, rest))
 }
 
-/// Reads the first element. Returns it with its tag and length, and the remaining input.
+/// Reads the first element of `input`. Returns the whole element with tag and length, and the input
+/// after the element.
 fn whole(input: &[u8]) -> Option<(&[u8], &[u8])> {
     let (_, _, rest) = element(input)?;
     let length = input.len().checked_sub(rest.len())?;
     Some((input.get(..length)?, rest))
 }
 
-/// Reads an element. Returns its tag, its content and the remaining input. Tags of several bytes do
-/// not occur in certificates.
+/// Reads the first element of `input`. Returns its tag, its content, and the input after the
+/// element. Returns `None` for a tag of several bytes, because certificates do not contain such
+/// tags.
 fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = input.split_first()?;
     let (first, mut rest) = rest.split_first()?;
@@ -226,7 +230,7 @@ mod tests {
         let count = count_elements(der, 1000);
         assert!((40..300).contains(&count), "{count}");
         assert_eq!(count_elements(der, 20), 20);
-        // Each of two bytes.
+        // 500 NULL elements (tag 5, length 0) give the count 500.
         assert_eq!(count_elements(&[5, 0].repeat(500), 1000), 500);
     }
 }

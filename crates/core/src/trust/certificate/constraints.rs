@@ -1,11 +1,14 @@
-//! Checks of name constraints (RFC 5280 section 4.2.1.10) for which webpki is too lenient, or gives
-//! no reason.
+//! Checks of name constraints (RFC 5280 section 4.2.1.10) that webpki does not make, or for which
+//! webpki gives no reason.
 //!
-//! webpki enforces constraints on DNS names and addresses among the alternative names, and refuses
-//! every name of another constrained type without saying why. It compares a wildcard with an
-//! excluded name as text, so `*.example.org` escapes an exclusion of `a.example.org`; it does not
-//! see e-mail addresses and host names in the subject. This module corrects that. It can never
-//! allow a certificate that webpki has refused.
+//! webpki applies constraints to DNS names and IP addresses in subjectAltName. It refuses
+//! constrained names of all other types without a reason. Two checks are missing in webpki:
+//! - webpki compares a wildcard with an excluded name as text. So it accepts `*.example.org`
+//!   although `a.example.org` is excluded.
+//! - webpki ignores e-mail addresses and host names in the subject.
+//!
+//! This module adds these checks. Its checks only refuse certificates. A certificate that webpki
+//! refuses stays refused.
 
 use std::net::IpAddr;
 
@@ -17,10 +20,10 @@ use super::error::PathError;
 use crate::identity::text::printable;
 use crate::reason::ReasonCode;
 
-/// The parts of one issuer's name constraints that are checked here.
+/// The name constraints of one issuer, as far as this module checks them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct IssuerConstraints {
-    /// DNS names, lower case, without leading dot.
+    /// The permitted DNS names in lower case, without leading dot.
     permitted_dns: Vec<String>,
     excluded_dns: Vec<String>,
     subtrees: usize,
@@ -30,28 +33,29 @@ pub(crate) struct IssuerConstraints {
     other: bool,
 }
 
-/// Types of names that a leaf carries.
+/// The names in a leaf to which name constraints can apply.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CarriedNames {
-    /// Base of each wildcard DNS name: `example.org` for `*.example.org`.
+    /// The part after `*.` of each DNS name with a wildcard: `example.org` for `*.example.org`.
     wildcard_bases: Vec<String>,
     has_dns: bool,
     email: bool,
     uri: bool,
     other: bool,
-    /// Common names that could be DNS names, lower case.
+    /// Common names that have the form of a DNS name, in lower case.
     common_names: Vec<String>,
     subject_email: bool,
     count: usize,
 }
 
-/// Maximum number of comparisons of names with subtrees, as in webpki. webpki counts only its own.
+/// Maximum number of comparisons of names with constraints, for one leaf and one issuer. webpki has
+/// the same limit, but counts only its own comparisons.
 const MAX_COMPARISONS: usize = 250_000;
 
 impl IssuerConstraints {
-    /// Reads the constraints. `value` is their encoding: the parser skips lists of subtrees that it
-    /// cannot read, and all lists after them. Returns None in that case, because the result would
-    /// be incomplete.
+    /// Reads name constraints. `value` is their DER encoding. If the parser cannot read one of the
+    /// two lists of subtrees (permitted, excluded), it ignores this list and all data after it. The
+    /// result would be incomplete, so this function then returns `None`.
     pub(crate) fn read(constraints: &NameConstraints<'_>, value: &[u8]) -> Option<Self> {
         let lists = usize::from(constraints.permitted_subtrees.is_some())
             + usize::from(constraints.excluded_subtrees.is_some());
@@ -86,7 +90,8 @@ impl IssuerConstraints {
         }
     }
 
-    /// Checks the constraints that webpki does not check.
+    /// Makes the checks that webpki does not make. Returns an error if the leaf violates a
+    /// constraint.
     pub(crate) fn check(&self, carried: &CarriedNames) -> Result<(), PathError> {
         let refuse = |why: String| Err((ReasonCode::NameConstraint, why));
         if self.subtrees.saturating_mul(carried.count) > MAX_COMPARISONS {
@@ -95,8 +100,8 @@ impl IssuerConstraints {
                 carried.count, self.subtrees
             ));
         }
-        // A wildcard covers one label. It covers an excluded name if that name without its first
-        // label is the base of the wildcard.
+        // A wildcard matches any first label. So it matches an excluded name if the excluded name
+        // without its first label equals the part after `*.`.
         let escaping = carried.wildcard_bases.iter().find(|base| {
             self.excluded_dns
                 .iter()
@@ -109,13 +114,13 @@ impl IssuerConstraints {
                 printable(base)
             ));
         }
-        // RFC 5280 section 4.2.1.10: the e-mail address in the subject counts if there is no
-        // alternative name of that type.
+        // RFC 5280 section 4.2.1.10: if subjectAltName has no e-mail address, the constraint
+        // applies to the e-mail address in the subject.
         if self.email && carried.subject_email && !carried.email {
             return refuse(UNSUPPORTED_EMAIL.to_owned());
         }
-        // A common name names no caller here. Other programs take it for a DNS name
-        // if there is no alternative name of that type.
+        // The gateway never uses the common name as a caller's name. But if subjectAltName has no
+        // DNS name, other programs use the common name as DNS name.
         match carried.common_names.iter().find(|name| self.forbids(name)) {
             Some(name) if !carried.has_dns => refuse(format!(
                 "the common name {} violates a name constraint of an issuer",
@@ -136,14 +141,16 @@ impl IssuerConstraints {
             || !self.permitted_dns.is_empty() && !self.permitted_dns.iter().any(within)
     }
 
-    /// Returns the type of name that is constrained, carried and not supported.
+    /// Returns a type of name that the issuer constrains, that the leaf contains, and for which
+    /// constraints are not supported.
     pub(crate) const fn unsupported(&self, carried: &CarriedNames) -> Option<&'static str> {
         if self.email && (carried.email || carried.subject_email) {
             Some("e-mail")
         } else if self.uri && carried.uri {
             Some("URI")
         } else if self.directory {
-            // Every certificate has a subject, and webpki compares it as one.
+            // Every leaf has a subject, which is a directory name. So webpki applies the constraint
+            // to every leaf.
             Some("directory-name")
         } else if self.other && carried.other {
             Some("other-name")
@@ -185,7 +192,8 @@ impl CarriedNames {
     }
 }
 
-/// Counts the elements of the SEQUENCE `value`.
+/// Returns the number of elements of the SEQUENCE in `value`. In name constraints, each element is
+/// one list of subtrees.
 fn lists_in(value: &[u8]) -> Option<usize> {
     let (_, sequence) = Any::from_der(value).ok()?;
     let mut rest = sequence.data;
@@ -249,7 +257,8 @@ mod tests {
 
     #[test]
     fn lists_that_cannot_be_read_are_not_passed_over() {
-        // No permitted subtrees in their list; a.example.org is excluded.
+        // The parser ignores the invalid list of permitted subtrees, and the list of excluded
+        // subtrees after it. So `read` must return `None`, or a.example.org would not be excluded.
         let excluded = [&[0xa1, 0x11, 0x30, 0x0f, 0x82, 0x0d][..], b"a.example.org"].concat();
         for (permitted, readable) in [(&[][..], true), (&[0xa0, 0x00][..], false)] {
             let length = u8::try_from(permitted.len() + excluded.len()).unwrap();

@@ -1,7 +1,7 @@
-//! `LeafPathFacts`: the facts about a leaf that the path rules need, and the rules for leaves that
-//! webpki does not check.
+//! `LeafPathFacts`: the facts about a leaf that path verification needs, and the rules for leaves
+//! that webpki does not check.
 //!
-//! The name of the caller is determined by `caller_name` of [`crate::trust`].
+//! The caller's name is not determined here, but in the module `caller_name` of [`crate::trust`].
 
 use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
 
@@ -12,12 +12,12 @@ use super::purpose::PathPurpose;
 use crate::identity::leaf::key_usage;
 use crate::reason::ReasonCode;
 
-/// keyEncipherment (2) and keyAgreement (4): usages that a TLS 1.2 server may have instead of
-/// digitalSignature.
+/// The keyUsage bits keyEncipherment (2) and keyAgreement (4). The certificate of a TLS 1.2 server
+/// may have one of these bits instead of digitalSignature.
 const KEY_ENCIPHERMENT: u16 = 1 << 2;
 const KEY_AGREEMENT: u16 = 1 << 4;
 
-/// The facts about a leaf that the path rules use.
+/// The facts about a leaf certificate that path verification needs.
 pub(crate) struct LeafPathFacts {
     pub(crate) not_before: i64,
     pub(crate) not_after: i64,
@@ -70,21 +70,22 @@ impl LeafPathFacts {
         if !self.strong_key {
             return refuse(ReasonCode::WeakKey, "the leaf's key is too weak");
         }
-        // RFC 5280 section 4.2.1.10: in CA certificates only.
+        // RFC 5280 section 4.2.1.10: only CA certificates may contain name constraints.
         if self.constrains_names {
             return refuse(
                 ReasonCode::NameConstraint,
                 "the leaf carries name constraints, which only an authority may",
             );
         }
-        // RFC 5280 section 6.1.5 (b): it counts in a leaf too.
+        // RFC 5280 section 6.1.5 (b): policyConstraints has an effect even in a leaf.
         if self.demands_policies {
             return refuse(
                 ReasonCode::WrongUsage,
                 "the leaf demands policy processing (policyConstraints), which is not supported",
             );
         }
-        // webpki refuses it too. This check does not depend on that.
+        // webpki also refuses this certificate. The check is repeated here, so the gateway does not
+        // rely on webpki alone.
         if self.is_ca {
             return refuse(
                 ReasonCode::WrongUsage,

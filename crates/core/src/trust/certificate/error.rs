@@ -1,6 +1,6 @@
-//! `PathError`: why a path, or a certificate in it, is not accepted.
+//! `PathError`: why a certificate path, or one certificate of it, is refused.
 
 use crate::reason::ReasonCode;
 
-/// The reason code, and the details in a sentence.
+/// The reason code of a refusal, and a sentence with details.
 pub type PathError = (ReasonCode, String);

@@ -1,4 +1,5 @@
-//! `PathMember`: the facts about a certificate that the revocation and deny list checks use.
+//! `PathMember`: the facts about one certificate of a path that revocation checks and the deny list
+//! need.
 
 use std::sync::Arc;
 
@@ -10,40 +11,42 @@ use crate::crypto;
 use crate::identity::leaf::{rfc4514, significant};
 use crate::reason::ReasonCode;
 
-/// The facts about one certificate of a path by which revocation and the deny list look it up.
+/// One certificate of a verified path, with the facts that are compared with revocation lists and
+/// deny list entries.
 #[derive(Debug, Clone)]
 pub(crate) struct PathMember {
-    /// The issuer's name, DER.
+    /// The issuer's name, in DER.
     pub(crate) issuer: Box<[u8]>,
     /// The issuer's name as RFC 4514 text.
     pub(crate) issuer_text: Box<str>,
-    /// Serial number without leading zero bytes.
+    /// The serial number without leading zero bytes.
     pub(crate) serial: Box<[u8]>,
-    /// SHA-256 of the certificate.
+    /// SHA-256 hash of the certificate's DER.
     pub(crate) thumbprint: [u8; 32],
-    /// Whether the certificate is an intermediate and not the leaf.
+    /// Whether the certificate is an intermediate. False for the leaf. A root is never a member.
     pub(crate) is_authority: bool,
-    /// Names of usable distribution points; `None` without the extension.
+    /// The names in cRLDistributionPoints that can be compared with those of a revocation list.
+    /// `None` if the certificate has no cRLDistributionPoints.
     pub(crate) distribution_points: Option<Box<[PointName]>>,
-    /// The issuer's SubjectPublicKeyInfo, DER.
+    /// The issuer's SubjectPublicKeyInfo, in DER.
     pub(crate) issuer_key: Arc<[u8]>,
-    /// SHA-256 of `issuer_key`.
+    /// SHA-256 hash of `issuer_key`.
     pub(crate) issuer_key_hash: [u8; 32],
-    /// Whether the issuer may sign revocation lists.
+    /// Whether keyUsage allows the issuer to sign revocation lists.
     pub(crate) issuer_signs_crls: bool,
 }
 
-/// The facts that a certificate's issuer contributes to its [`PathMember`].
+/// The facts about a certificate's issuer that its [`PathMember`] contains.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Issuer<'a> {
-    /// SubjectPublicKeyInfo, DER.
+    /// The issuer's SubjectPublicKeyInfo, in DER.
     pub(crate) key: &'a [u8],
-    /// Whether the issuer may sign revocation lists.
+    /// Whether keyUsage allows the issuer to sign revocation lists.
     pub(crate) signs_crls: bool,
 }
 
 impl PathMember {
-    /// Reads the facts that revocation and the deny list need from a certificate.
+    /// Reads the facts from a certificate in DER. `issuer` is the certificate above it in the path.
     pub(crate) fn read(
         der: &[u8],
         is_authority: bool,
@@ -69,12 +72,12 @@ impl PathMember {
     }
 }
 
-/// A name of a distribution point, of a type that is compared.
+/// A name of a CRL distribution point. Names of other types are ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PointName {
-    /// A URI.
+    /// A URI of a revocation list.
     Uri(Box<str>),
-    /// A directory name, DER.
+    /// A directory name in DER.
     Directory(Box<[u8]>),
 }
 
@@ -92,8 +95,8 @@ impl PointName {
     }
 }
 
-/// Points with reasons or another issuer are not usable: such lists are
-/// partitioned or indirect, and refused.
+/// Returns the names of the distribution points of a certificate. Ignores a distribution point with
+/// `reasons` or with another CRL issuer, because revocation lists of these kinds are not supported.
 fn distribution_points(certificate: &X509Certificate<'_>) -> Option<Box<[PointName]>> {
     let points = certificate.extensions().iter().find_map(|extension| {
         match extension.parsed_extension() {

@@ -1,15 +1,15 @@
-//! The facts of the certificates in a path, and the rules for each of them.
+//! The facts of each certificate in a path, and the rules for each certificate.
 //!
-//! A file imports only from those after it:
+//! Each file imports only from files below it in this list:
 //!
 //! - `end_entity`: the rules for leaves
 //! - `authority`: the rules for issuers and roots
 //! - `constraints`: name constraints
-//! - `member`: the facts that revocation and the deny list look up
+//! - `member`: the facts that revocation checks and the deny list need
 //! - `candidate`: the few fields of a certificate that the path search needs
-//! - `signed`: message, algorithm and signature
-//! - `purpose`: the purpose of a verification
-//! - `error`: why a certificate or path is not accepted
+//! - `signed`: splits signed data into message, algorithm and signature
+//! - `purpose`: whether a certificate is verified as client or as server
+//! - `error`: why a certificate or a path is refused
 
 pub(crate) mod authority;
 pub(crate) mod candidate;

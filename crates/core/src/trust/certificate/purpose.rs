@@ -1,13 +1,13 @@
-//! `PathPurpose`: the purpose for which a certificate is verified.
+//! `PathPurpose`: whether a certificate is verified as the certificate of a TLS client or server.
 
 use webpki::KeyUsage;
 
-/// The side of a TLS connection whose certificate is verified.
+/// The role in TLS for which a certificate is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathPurpose {
-    /// A TLS client's.
+    /// The certificate of a TLS client.
     Client,
-    /// A TLS server's.
+    /// The certificate of a TLS server.
     Server,
 }
 
@@ -19,7 +19,7 @@ impl PathPurpose {
         }
     }
 
-    /// Returns the word used on command lines.
+    /// Returns the word for the purpose that commands accept.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

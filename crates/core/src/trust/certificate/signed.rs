@@ -1,4 +1,4 @@
-//! The common parts of everything that an authority signs: a message, an algorithm and a signature
+//! The three parts of a signed certificate or revocation list: message, algorithm and signature
 //! (RFC 5280 sections 4.1.1 and 5.1.1).
 
 use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
@@ -7,19 +7,20 @@ use x509_parser::der_parser::asn1_rs::{Any, FromDer as _};
 
 use crate::crypto;
 
-/// The parts of a certificate or of a revocation list.
+/// The three parts of a certificate or a revocation list.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SignedParts<'a> {
-    /// tbsCertificate or tbsCertList, DER.
+    /// The signed message: tbsCertificate or tbsCertList, in DER.
     pub(crate) message: &'a [u8],
-    /// Content of the AlgorithmIdentifier.
+    /// The content of the AlgorithmIdentifier in DER, which names the signature algorithm.
     pub(crate) algorithm: &'a [u8],
-    /// Content of the BIT STRING, which has no unused bits.
+    /// The signature: the content of the BIT STRING without the byte for unused bits, which must be
+    /// 0.
     pub(crate) signature: &'a [u8],
 }
 
 impl<'a> SignedParts<'a> {
-    /// Takes `der` apart; none if it is malformed.
+    /// Splits `der` into its parts. Returns `None` if `der` is malformed.
     pub(crate) fn read(der: &'a [u8]) -> Option<Self> {
         let (rest, whole) = Any::from_der(der).ok()?;
         let (after_message, _message) = Any::from_der(whole.data).ok()?;
@@ -37,14 +38,14 @@ impl<'a> SignedParts<'a> {
         })
     }
 
-    /// Whether `key` (SubjectPublicKeyInfo, DER) verifies the signature.
+    /// Whether the signature was made with the private key of `key` (SubjectPublicKeyInfo in DER).
     pub(crate) fn is_signed_by(&self, key: &[u8]) -> bool {
         let provider = crypto::provider();
         let algorithms = provider.signature_verification_algorithms.all;
         self.is_signed_under(key, algorithms.iter().copied())
     }
 
-    /// As [`Self::is_signed_by`], but accepts only these algorithms.
+    /// Same as [`Self::is_signed_by`], but verifies the signature only with the given algorithms.
     pub(crate) fn is_signed_under<'b>(
         &self,
         key: &[u8],

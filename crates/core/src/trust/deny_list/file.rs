@@ -1,4 +1,4 @@
-//! The deny list's file: JSON, replaced in one step.
+//! The file of the deny list. It contains JSON and is replaced atomically.
 
 use std::io;
 use std::path::Path;
@@ -10,7 +10,8 @@ use super::entry::{DenyEntry, DenyListError, MAX_ENTRIES};
 use crate::file_read::read_regular;
 use crate::secret::{Existing, write_private};
 
-/// The structure of the file. By its version, a later format is distinguished from a damaged file.
+/// The content of the file. A later release with another format will have another `version`, so
+/// this release does not report such a file as damaged.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document<E> {
@@ -19,11 +20,12 @@ struct Document<E> {
 }
 
 const VERSION: u32 = 1;
-/// [`write`] writes nothing larger: two texts of 2 KiB, of which each byte takes
-/// six in JSON, and the rest of an entry.
+/// Maximum size of the file in bytes. [`write`] never writes more: an entry has two texts of at
+/// most 2 KiB, and JSON needs at most six bytes for each of their bytes. The rest of an entry is
+/// small.
 const MAX_FILE: u64 = MAX_ENTRIES as u64 * 32 * 1024;
 
-/// Reads the entries; `None` if there is no file.
+/// Reads the entries of the file. Returns `None` if the file does not exist.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<DenyEntry>>, DenyListError> {
     let content = match read_regular(path, MAX_FILE) {
         Ok(content) => content,
@@ -48,9 +50,9 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<DenyEntry>>, DenyListError>
     Ok(Some(document.entries))
 }
 
-/// Replaces the file; on return the new content survives a power failure. A process
-/// that is killed leaves the old one or the new one, and beside it, at worst, a file
-/// `.countersign-…` that is never read.
+/// Replaces the file. When this function returns, the new content is on disk and survives a power
+/// failure. If the process is killed before that, the file has the old or the new content, and a
+/// temporary file `.countersign-…` may remain, which is never read.
 pub(super) fn write(path: &Path, entries: &[Arc<DenyEntry>]) -> Result<(), DenyListError> {
     let document = Document {
         version: VERSION,

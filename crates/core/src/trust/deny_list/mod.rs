@@ -1,13 +1,14 @@
-//! `DenyList`: identities and certificates that are refused at once, even if their issuer has not
-//! revoked them.
+//! `DenyList`: callers and certificates that the gateway refuses immediately, even if the issuer
+//! has not revoked them.
 //!
-//! The fast path beside revocation lists: an entry applies as soon as it is in memory. The list is
-//! checked after a path is accepted, and again for cached paths whenever its epoch has changed. The
-//! admin interface decides which operators may change it.
+//! A deny list entry is in force as soon as it is in memory, so the deny list is faster than a
+//! revocation list. The deny list is checked after a path was accepted. If the list has changed
+//! (see [`DenyList::epoch`]), cached paths are checked again. The admin interface decides which
+//! operators may change the list.
 //!
-//! - `file`: the list's file
-//! - `entry`: one entry, and why one cannot be read or changed
-//! - `target`: the certificates or callers that an entry refuses, in one spelling
+//! - `file`: reads and writes the file
+//! - `entry`: one entry, and the errors of the list
+//! - `target`: the certificates or callers that an entry refuses
 
 mod entry;
 mod file;
@@ -35,7 +36,7 @@ pub use target::DenyTarget;
 use entry::MAX_ENTRIES;
 use target::MAX_TEXT;
 
-/// The entries with their look-ups.
+/// The deny list entries in memory, also indexed by the certificate or caller that they refuse.
 #[derive(Debug, Default)]
 struct Index {
     entries: Vec<Arc<DenyEntry>>,
@@ -43,8 +44,8 @@ struct Index {
 }
 
 impl Index {
-    /// Builds the index. If a file has more than one entry for a target, the one that ends last is
-    /// used.
+    /// Indexes `entries` by their targets. If several entries have the same target, the entry that
+    /// ends last is used.
     fn of(entries: Vec<Arc<DenyEntry>>) -> Self {
         let mut by_target: HashMap<DenyTarget, Arc<DenyEntry>> =
             HashMap::with_capacity(entries.len());
@@ -67,39 +68,39 @@ impl Index {
     }
 }
 
-/// The deny list, in a file and in memory.
+/// The deny list, in memory and in a file.
 ///
-/// Functions that access the file may block as long as the file system does. Functions that look up
-/// entries never block.
+/// Functions that read or write the file can block if the file system is slow. Functions that look
+/// up entries never block.
 pub struct DenyList {
     path: PathBuf,
     index: ArcSwap<Index>,
-    /// The file's stamp when its content was last known. Locked while the file is read or written,
-    /// so that changes are made one at a time.
+    /// The stamp of the file when its content was last read or written ([`FileStamp`]). A thread
+    /// locks it while it reads or writes the file, so only one thread accesses the file at a time.
     seen: Mutex<Option<FileStamp>>,
-    /// Whether the file existed at the last check.
+    /// Whether the file existed when it was last read or written.
     has_file: AtomicBool,
-    /// Whether the file no longer contains the entries in force, because it is missing or damaged.
+    /// Whether the file is missing or damaged, so that the entries in force are only in memory.
     is_damaged: AtomicBool,
-    /// Entries that are in force and not in the file yet. Held while the index is
-    /// replaced, and never while the file is read or written.
+    /// Entries that are in force but not yet in the file. A thread locks them while it replaces
+    /// `index`, but not while it reads or writes the file.
     unsaved: Mutex<Vec<Arc<DenyEntry>>>,
     epoch: AtomicU64,
     changes: watch::Sender<u64>,
 }
 
-/// Returns a number that is unique for each state of each list in this process, so that a result
-/// from one list is never used for another one.
+/// Returns a number that this process has not used before. Each state of each deny list has such a
+/// number, so the cached result of one state is never used for another state.
 fn next_epoch() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl DenyList {
-    /// Reads the list; it is empty if there is no file yet.
+    /// Reads the deny list from the file `path`. If the file does not exist, the list is empty.
     ///
     /// # Errors
-    /// When the file cannot be read or holds something else.
+    /// If the file cannot be read, or is not a deny list.
     pub fn open(path: PathBuf) -> Result<Self, DenyListError> {
         let seen = FileStamp::at(&path);
         let entries = read(&path)?.unwrap_or_default();
@@ -116,11 +117,11 @@ impl DenyList {
         })
     }
 
-    /// Creates the file if there is none, so that its later absence shows. Returns
-    /// whether it did.
+    /// Creates the file if it did not exist when the list was opened. [`Self::refresh`] can then
+    /// detect that the file was deleted. Returns whether the file was created.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If the file cannot be written.
     pub fn create_if_missing(&self) -> Result<bool, DenyListError> {
         let mut seen = self.seen();
         if seen.is_some() {
@@ -136,17 +137,18 @@ impl DenyList {
         *seen = stamp;
     }
 
-    /// Takes over entries that other processes have written into the file, and writes entries that
-    /// could not be written before. Returns whether the entries changed.
+    /// Puts entries into force that other processes have written to the file. If some entries could
+    /// not be written before, writes them. Returns whether the entries in force may have changed.
     ///
     /// # Errors
-    /// When the file is gone or holds something else, once for each such state; when
-    /// it cannot be read or written, each time: the entries stay as they are.
+    /// If the file is missing or damaged. The next call reports this again only if the file has
+    /// changed. Also if the file cannot be read or written, which every call reports. The entries
+    /// in force stay the same.
     pub fn refresh(&self) -> Result<bool, DenyListError> {
         if self.unsaved().is_empty() {
             return self.take_over(&mut self.seen(), read);
         }
-        // Entries that are not in the file are written with all others.
+        // Some entries are not in the file yet. `change` reads the file and writes all entries.
         self.change(|_| Ok(true)).map(|_| true)
     }
 
@@ -175,7 +177,9 @@ impl DenyList {
                 })
             }
             Err(error) => {
-                // A file that could not be read does not count as seen, so that it is read again.
+                // A damaged file gets its stamp, so its error is reported only once. After an error
+                // of the operating system, no stamp is stored, and the next call reads the file
+                // again.
                 if matches!(error, DenyListError::Malformed { .. }) {
                     self.is_damaged.store(true, Ordering::Release);
                     self.set_seen(seen, now);
@@ -185,19 +189,19 @@ impl DenyList {
         }
     }
 
-    /// Whether the file existed at the last check.
+    /// Whether the file existed when it was last read or written.
     #[must_use]
     pub fn has_file(&self) -> bool {
         self.has_file.load(Ordering::Acquire)
     }
 
-    /// Whether the file no longer contains the entries in force, because it is missing or damaged.
+    /// Whether the file is missing or damaged, so that the entries in force are only in memory.
     #[must_use]
     pub fn is_damaged(&self) -> bool {
         self.is_damaged.load(Ordering::Acquire)
     }
 
-    /// Returns the number of entries that are in force but not on disk.
+    /// Returns the number of entries that are in force but not yet in the file.
     #[must_use]
     pub fn unsaved_count(&self) -> usize {
         self.unsaved().len()
@@ -211,17 +215,17 @@ impl DenyList {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the path of the file.
+    /// Returns the path of the list's file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Adds an entry, in place of one with the same target. When this returns, it counts
-    /// and is on disk.
+    /// Adds an entry. Replaces an entry with the same target. When this function returns `Ok`, the
+    /// entry is in force and on disk.
     ///
     /// # Errors
-    /// As [`DenyList::put_in_force`] and [`DenyList::save`].
+    /// Same as [`DenyList::put_in_force`] and [`DenyList::save`].
     pub fn add(
         &self,
         target: DenyTarget,
@@ -234,11 +238,12 @@ impl DenyList {
         Ok(entry)
     }
 
-    /// Adds an entry in memory alone, in place of one with the same target. It counts when
-    /// this returns: no disk delays a denial. [`DenyList::save`] has to follow.
+    /// Adds an entry in memory only, so a slow disk never delays a denial. Replaces an entry with
+    /// the same target. When this function returns, the entry is in force. Call [`DenyList::save`]
+    /// afterwards.
     ///
     /// # Errors
-    /// When the target means nothing or the list is full: then nothing has changed.
+    /// If the entry is not valid or the list is full. The list is not changed then.
     pub fn put_in_force(
         &self,
         target: DenyTarget,
@@ -278,14 +283,15 @@ impl DenyList {
         Ok(entry)
     }
 
-    /// Writes the list with an entry that is in force.
+    /// Writes all entries to the file, including `entry`, which [`DenyList::put_in_force`]
+    /// returned.
     ///
     /// # Errors
-    /// [`DenyListError::NotSaved`] when the file cannot be read or written: the entry
-    /// counts all the same, and [`DenyList::refresh`] writes it later.
+    /// [`DenyListError::NotSaved`] if the file cannot be read or written. The entry stays in force,
+    /// and [`DenyList::refresh`] tries to write it again.
     pub fn save(&self, entry: &DenyEntry, now: i64) -> Result<(), DenyListError> {
         let written = self.change(|entries| {
-            // Expired entries are removed whenever the file is written.
+            // Entries that have ended are removed when the file is written.
             entries.retain(|other| other.counts_at(now));
             Ok(true)
         });
@@ -297,7 +303,7 @@ impl DenyList {
             })
     }
 
-    /// Takes entries over that another list has in force and not on disk.
+    /// Adds the entries of `other` that are in force but not yet in the file of `other`.
     pub fn take_unsaved_of(&self, other: &Self) {
         let theirs = other.unsaved().clone();
         if theirs.is_empty() {
@@ -311,10 +317,10 @@ impl DenyList {
         self.replace(&unsaved, self.index.load().entries.clone());
     }
 
-    /// Removes an entry by its id; says whether there was one.
+    /// Removes the entry with the identifier `id`. Returns whether there was such an entry.
     ///
     /// # Errors
-    /// When the file cannot be read or written: then nothing has changed.
+    /// If the file cannot be read or written. The entry then stays in force.
     pub fn remove(&self, id: &str) -> Result<bool, DenyListError> {
         self.change(|entries| {
             let before = entries.len();
@@ -323,7 +329,7 @@ impl DenyList {
         })
     }
 
-    /// Returns the entries in force at `now`, oldest first.
+    /// Returns the entries that are in force at `now`, the oldest first.
     #[must_use]
     pub fn list(&self, now: i64) -> Vec<Arc<DenyEntry>> {
         let index = self.index.load();
@@ -331,19 +337,22 @@ impl DenyList {
         counting.cloned().collect()
     }
 
-    /// Moves with every change. Subscribe before verifying, compare afterwards.
+    /// Returns a receiver of the list's epoch, which is notified of every change. To detect a
+    /// change during a verification, subscribe before it and compare the value after it.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// Differs whenever the list does, from every other list's too.
+    /// Returns the number of the list's current state. Every change gives a new number, and two
+    /// lists never have the same number.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// Returns the operator's reason if this caller is refused.
+    /// Returns the reason in the matching entry if the deny list refuses the caller or a
+    /// certificate of its path. `members` is the path without the root.
     pub(super) fn denies(
         &self,
         identity: &PeerIdentity,
@@ -357,7 +366,8 @@ impl DenyList {
         let named = DenyTarget::Identity {
             identity: identity.caller().to_string(),
         };
-        // A root is no member of the path below it; it is denied by its hash alone.
+        // Only the hash of the root is known here. So an entry can refuse a root only by its
+        // thumbprint.
         let root = DenyTarget::Thumbprint {
             thumbprint: hex(identity.anchor()),
         };
@@ -392,12 +402,13 @@ impl DenyList {
     ) -> Result<bool, DenyListError> {
         let mut seen = self.seen();
         if let Err(error) = self.take_over(&mut seen, read) {
-            // Entries that other processes have written to the file must not be overwritten while
-            // the file cannot be read.
+            // If the file exists but cannot be read, it must not be replaced. Otherwise entries
+            // that other processes wrote to it would be lost.
             if error.is_unreadable() {
                 return Err(error);
             }
-            // An entry must not wait until the file is repaired.
+            // A missing or damaged file is replaced. The new entry must not wait until an operator
+            // repairs the file.
             tracing::error!(%error, "the deny list is written anew from memory");
         }
         let mut entries = self.index.load().entries.clone();
@@ -412,14 +423,15 @@ impl DenyList {
         self.is_damaged.store(false, Ordering::Release);
         self.set_seen(&mut seen, FileStamp::at(&self.path));
         let mut unsaved = self.unsaved();
-        // Entries that were added meanwhile are not in the file, and stay in this list.
+        // An entry that another thread added while the file was written is not in the file. It
+        // stays unsaved.
         unsaved.retain(|entry| !known.contains(&entry.id));
         self.replace(&unsaved, entries);
         Ok(true)
     }
 
-    /// Puts `entries` and the unsaved entries into force. If both contain an entry for a target,
-    /// the unsaved one is used. `unsaved` must be locked during the call.
+    /// Puts `entries` and `unsaved` into force. If both contain an entry for the same target, uses
+    /// the entry in `unsaved`. The caller of this function must hold the lock of `self.unsaved`.
     fn replace(&self, unsaved: &[Arc<DenyEntry>], mut entries: Vec<Arc<DenyEntry>>) {
         for entry in unsaved {
             entries.retain(|other| other.target != entry.target);
@@ -428,15 +440,16 @@ impl DenyList {
         let epoch = next_epoch();
         self.index.store(Arc::new(Index::of(entries)));
         self.epoch.store(epoch, Ordering::Release);
-        // Last, so that tasks that are woken find the new entries.
+        // The notification comes after the new entries, so a notified task always sees them.
         self.changes.send_replace(epoch);
     }
 }
 
-/// Reads the entries. Replaced in tests of read errors.
+/// A function that reads the entries from the file. Tests pass a function that simulates an error.
 type ReadEntries = fn(&Path) -> Result<Option<Vec<Arc<DenyEntry>>>, DenyListError>;
 
-/// Reads the entries of a file; `None` if there is none.
+/// Reads the entries from the file `path` and normalizes their targets. Returns `None` if the file
+/// does not exist.
 fn read(path: &Path) -> Result<Option<Vec<Arc<DenyEntry>>>, DenyListError> {
     let Some(entries) = file::read(path)? else {
         return Ok(None);

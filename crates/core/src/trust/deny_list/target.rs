@@ -1,5 +1,5 @@
-//! `DenyTarget`: the certificates or callers that an entry of the deny list refuses, in one
-//! spelling.
+//! `DenyTarget`: the certificates or callers that a deny list entry refuses. Targets are
+//! normalized, so equal targets have equal text.
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use serde::{Deserialize, Serialize};
@@ -8,36 +8,37 @@ use crate::identity::caller::CallerName;
 use crate::identity::leaf::{is_rfc4514, significant};
 use crate::identity::text::hex;
 
-/// Longest text of a target or a reason, in bytes.
+/// Maximum length in bytes of the text of a target, and of the reason of an entry.
 pub(super) const MAX_TEXT: usize = 2048;
 
-/// The certificates or callers that an entry refuses.
+/// The certificates or callers that a deny list entry refuses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum DenyTarget {
-    /// One certificate, leaf or intermediate, by serial number and issuer. A root cannot be denied
-    /// this way.
+    /// The leaf or intermediate certificate with this serial number and issuer. A root cannot be
+    /// refused by serial number.
     Serial {
         /// Serial number in hexadecimal.
         serial: String,
-        /// The issuer in the form of RFC 4514, as in the audit log.
+        /// The issuer's name in RFC 4514 form, as in the audit log.
         issuer: String,
     },
-    /// One certificate, leaf, intermediate or root, by the SHA-256 of its encoding: in hexadecimal,
-    /// or in base64url as in the audit log and in assertions.
+    /// The leaf, intermediate or root certificate with this SHA-256 hash of its DER. An operator
+    /// can write the hash in hexadecimal, or in base64url as in the audit log and in assertions.
     Thumbprint {
-        /// The hash.
+        /// The SHA-256 hash of the certificate.
         thumbprint: String,
     },
-    /// Every certificate of one caller.
+    /// The caller with this name, whatever certificate it presents.
     Identity {
-        /// The name as an assertion's `sub` has it.
+        /// The caller's name, as in the `sub` of an assertion.
         identity: String,
     },
 }
 
 impl DenyTarget {
-    /// Converts the target to the spelling that look-ups use.
+    /// Returns the target in the form with which entries are found, for example a hash in
+    /// lower-case hexadecimal. Returns an error if the target is not valid.
     pub(super) fn normal(self) -> Result<Self, String> {
         match self {
             Self::Serial { serial, issuer } => {
@@ -81,7 +82,7 @@ impl DenyTarget {
     }
 }
 
-/// Reads a caller's printed form.
+/// Parses a caller's name as it is printed in the audit log.
 fn caller(text: &str) -> Result<CallerName, String> {
     let name = if let Some(name) = text.strip_prefix("dns:") {
         CallerName::from_dns(name)
@@ -98,13 +99,13 @@ fn caller(text: &str) -> Result<CallerName, String> {
     name.map_err(|error| error.to_string())
 }
 
-/// Counts the digits; colons do not count.
+/// Returns the number of characters of a hexadecimal text, without colons.
 fn digits(text: &str) -> usize {
     text.chars().filter(|c| *c != ':').count()
 }
 
-/// Reads bytes from hexadecimal digits, with or without colons. With an odd number of digits, the
-/// first digit is a separate byte.
+/// Decodes a hexadecimal text, which may contain colons. If the number of digits is odd, decodes
+/// the text with a zero before it.
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text
         .chars()

@@ -1,4 +1,5 @@
-//! The deny list alone; with verification in the tests of `trust`.
+//! Tests of the deny list alone. The tests in `trust/tests.rs` use it together with certificate
+//! verification.
 
 use super::*;
 
@@ -63,7 +64,7 @@ fn targets_that_mean_nothing_are_refused() {
             serial: "xyz".to_owned(),
             issuer: "CN=a".to_owned(),
         },
-        // One digit less than a SHA-256 hash has.
+        // A thumbprint must have 64 digits. This one has 63.
         DenyTarget::Thumbprint {
             thumbprint: "a".repeat(63),
         },
@@ -152,7 +153,8 @@ fn an_entry_counts_although_it_cannot_be_written_and_is_written_later() {
     assert_ne!(list.epoch(), epoch, "connections are told");
     assert_eq!((list.list(0).len(), list.unsaved_count()), (3, 2));
     assert!(list.refresh().is_err());
-    // It cannot be taken back while that cannot be written.
+    // The directory of the file is missing, so the file cannot be written. Then `remove` fails and
+    // removes nothing.
     let [_, second, third] = <[_; 3]>::try_from(list.list(0)).unwrap();
     assert!(list.remove(&second.id).is_err());
     assert_eq!(list.list(0).len(), 3);
@@ -181,7 +183,7 @@ fn of_two_unsaved_entries_for_one_target_the_later_one_counts() {
         assert_eq!(read.len(), 1);
         assert_eq!(read[0].reason, "second");
     }
-    // What another list has not saved goes over to the one that follows it.
+    // Another list takes over the entry that `list` could not write to its file.
     let next = DenyList::open(folder.path().join("next.json")).unwrap();
     std::fs::remove_dir_all(&inner).unwrap();
     assert!(
@@ -203,7 +205,8 @@ fn what_others_write_does_not_push_an_unsaved_entry_out() {
         DenyList::open(path.clone()).unwrap(),
     );
     one.add(identity("dns:a.example.org"), "", None, 0).unwrap();
-    // As long as the file is being read, the entry is in memory alone.
+    // The lock on `seen` stops the other thread before it writes the file. Its new entry is already
+    // in force.
     let busy = two.seen();
     let adding = std::thread::scope(|scope| {
         let adding = scope.spawn(|| two.add(identity("dns:b.example.org"), "", None, 0));
@@ -234,7 +237,8 @@ fn what_others_write_is_taken_over_and_what_they_break_is_not() {
     assert_ne!(two.epoch(), epoch);
     assert_eq!(two.list(0), [Arc::clone(&first)]);
     assert!(!two.refresh().unwrap());
-    // Added to what is there, although it was not looked at.
+    // Each `add` first reads the file. So the file keeps the entries of both lists, although
+    // neither list was refreshed.
     let second = one.add(identity("dns:b.example.org"), "", None, 0).unwrap();
     let third = two.add(identity("dns:c.example.org"), "", None, 0).unwrap();
     assert_eq!(two.list(0), [first, second, third]);
@@ -246,7 +250,7 @@ fn what_others_write_is_taken_over_and_what_they_break_is_not() {
     std::fs::remove_file(&path).unwrap();
     assert!(two.refresh().is_err());
     assert_eq!(two.list(0).len(), 3);
-    // What is added is on disk with all the others, mended or not.
+    // The file was deleted. The new entry is written together with the three entries in memory.
     two.add(identity("dns:d.example.org"), "", None, 0).unwrap();
     assert_eq!(DenyList::open(path).unwrap().list(0).len(), 4);
 }
@@ -320,7 +324,8 @@ fn what_cannot_be_read_for_a_moment_is_not_lost() {
     for _ in 0..2 {
         assert!(two.take_over(&mut two.seen(), busy).is_err());
     }
-    // A change of the file must not rest on what was there before.
+    // If the file cannot be read, `change_after` must fail. Otherwise it would replace the file
+    // with old entries.
     let change = two.change_after(busy, |entries| {
         entries.clear();
         Ok(true)
@@ -332,7 +337,8 @@ fn what_cannot_be_read_for_a_moment_is_not_lost() {
     assert!(!two.refresh().unwrap());
 }
 
-/// A named pipe would hold up the start of the gateway, and each look at the file.
+/// Opening a named pipe could block forever. So [`DenyList::open`] must refuse a path that is not a
+/// regular file.
 #[test]
 fn what_is_no_file_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();

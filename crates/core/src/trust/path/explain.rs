@@ -1,7 +1,7 @@
-//! From webpki's errors to reason codes and sentences.
+//! Converts webpki's errors to reason codes and sentences.
 //!
-//! Looks at the chain if the error alone would mislead. It explains refusals and must
-//! not decide any.
+//! If webpki's error alone would be misleading, this file also examines the chain. It only explains
+//! a refusal. It never decides whether a chain is accepted.
 
 use rustls_pki_types::CertificateDer;
 use webpki::Error;
@@ -13,7 +13,8 @@ use crate::trust::certificate::authority::{AuthorityFacts, Root, RootSet, key_is
 use crate::trust::certificate::end_entity::LeafPathFacts;
 use crate::trust::certificate::error::PathError;
 
-/// Turns webpki's error into a reason and a sentence.
+/// Converts an error of webpki to a reason code and a sentence. The other arguments are the chain
+/// and the roots that webpki has tried.
 pub(crate) fn explain(
     error: &Error,
     leaf: &CertificateDer<'_>,
@@ -21,7 +22,7 @@ pub(crate) fn explain(
     roots: &RootSet,
 ) -> PathError {
     let reason = reason_of(error);
-    // A provider that does not support a weak key reports a bad signature.
+    // For a key that is too weak for the cryptography provider, webpki reports a bad signature.
     if reason == ReasonCode::BadSignature {
         let weak = std::iter::once(leaf).chain(intermediates).any(|der| {
             X509Certificate::from_der(der)
@@ -34,7 +35,8 @@ pub(crate) fn explain(
             );
         }
     }
-    // An authority that was made anew under its old name is another authority.
+    // If a configured root has the name of the issuer but another key, webpki reports a bad
+    // signature. In fact, the issuer is another authority, so the reason is an unknown issuer.
     if reason == ReasonCode::BadSignature
         && let Some(root) = namesake(leaf, intermediates, roots)
     {
@@ -60,8 +62,8 @@ pub(crate) fn explain(
     (reason, describe(error, "the presented chain"))
 }
 
-/// Finds a root that has the name of an issuer in the chain, but another key according to the key
-/// identifiers.
+/// Returns the name of a root that has the same name as an issuer in the chain, but another key.
+/// Compares the keys by their key identifiers.
 fn namesake(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
@@ -75,8 +77,9 @@ fn namesake(
         .chain(&authorities)
         .find_map(|issued| {
             let wanted = issuer_key_id(issued)?;
-            // When a root changes its key, its old key signs a certificate for its new key. If the
-            // chain contains such a certificate, the path continues.
+            // When a root gets a new key, its old key signs a certificate for the new key. If the
+            // chain contains such a certificate, the path continues from it to the old root. So the
+            // different key of this root is not the reason for the refusal.
             let leads_on = authorities.iter().any(|authority| {
                 authority.subject().as_raw() == issued.issuer().as_raw()
                     && own_key_id(authority) == Some(wanted)
@@ -132,7 +135,8 @@ fn unsupported_constraint(
     })
 }
 
-/// Returns a sentence about `what`.
+/// Returns a sentence about an error of webpki. `what` is the certificate or the chain with the
+/// error.
 pub(crate) fn describe(error: &Error, what: &str) -> String {
     match error {
         Error::CertExpired { not_after, .. } => format!(
@@ -177,7 +181,7 @@ pub(crate) fn describe(error: &Error, what: &str) -> String {
     }
 }
 
-/// The reason code of a webpki error.
+/// Returns the reason code for a webpki error.
 #[expect(
     deprecated,
     reason = "the variants without context are still part of the enum"

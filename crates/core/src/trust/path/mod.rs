@@ -1,16 +1,21 @@
-//! Path verification: webpki builds and checks the path, this module adds the checks that webpki
-//! omits.
+//! Path verification. webpki verifies each path, and this module adds the checks that webpki omits.
 //!
-//! webpki checks signatures, validity of leaf and intermediates, CA flags, path lengths of
-//! intermediates, extended key usage, DNS and IP name constraints and critical extensions. Added
-//! here, per candidate path, so that a refusal lets webpki try the next one: the rules for issuers
-//! and anchors (`authority`), for leaves (`end_entity`), for wildcards under exclusions
-//! (`constraints`), the anchor's path length, and revocation (`revocation`). This module does not
-//! determine identities.
+//! webpki checks signatures, validity dates of leaf and intermediates, CA flags, path lengths of
+//! intermediates, extended key usage, DNS and IP name constraints, and critical extensions.
 //!
-//! - `search`: which certificates lead from a leaf to a root
-//! - `signature_checks`: each signature is checked once, within a budget
-//! - `explain`: from webpki's errors to reason codes and sentences
+//! This module also checks each path that webpki accepts. If one of these checks fails, the search
+//! tries the next path. The checks are:
+//! - the rules for issuers and roots (`authority`) and for leaves (`end_entity`)
+//! - name constraints that webpki does not apply (`constraints`)
+//! - the path length constraint of the root
+//! - revocation (`revocation`)
+//!
+//! This module does not determine the caller's name.
+//!
+//! The files of this module:
+//! - `search`: finds the certificates that lead from a leaf to a root
+//! - `signature_checks`: checks each signature only once, within a budget
+//! - `explain`: converts webpki's errors to reason codes and sentences
 
 mod explain;
 pub(crate) mod search;
@@ -36,28 +41,29 @@ use signature_checks::{SignatureBudget, SignatureChecks};
 
 /// Maximum number of certificates that a peer may present, including the leaf.
 pub const MAX_CERTIFICATES: usize = 8;
-/// Maximum size of all certificates of a peer, in bytes.
+/// Maximum total size in bytes of all certificates that a peer presents.
 pub const MAX_CHAIN_BYTES: usize = 32 * 1024;
-/// Maximum number of DER elements in all certificates of a peer. A certificate has about a hundred,
-/// and one or two more for each name. The cost of reading depends on them, not on the bytes.
+/// Maximum total number of DER elements in the certificates that a peer presents. The cost of
+/// parsing depends on this number. A usual certificate has about 100 elements, and one or two more
+/// for each subject alternative name.
 pub const MAX_CHAIN_ELEMENTS: usize = 4000;
 
-/// A path that holds.
+/// A path that was verified with all checks.
 #[derive(Debug)]
 pub(crate) struct Verified {
-    /// SHA-256 of the root at its end.
+    /// SHA-256 hash of the root certificate at the end of the path.
     pub(crate) anchor: [u8; 32],
-    /// Latest notBefore of the path.
+    /// The latest notBefore of all certificates in the path, in seconds since the Unix epoch.
     pub(crate) not_before: i64,
-    /// Earliest notAfter of the path.
+    /// The earliest notAfter of all certificates in the path, in seconds since the Unix epoch.
     pub(crate) not_after: i64,
-    /// Leaf first; without the root.
+    /// The certificates of the path from the leaf up, without the root.
     pub(crate) members: Vec<PathMember>,
-    /// The result of the revocation lists.
+    /// The result of the revocation check.
     pub(crate) revocation: RevocationOutcome,
 }
 
-/// The roots, the purpose and the revocation lists against which a path is verified.
+/// The roots, the purpose and the revocation lists with which a path is verified.
 #[derive(Clone, Copy)]
 pub(crate) struct PathRules<'a> {
     pub(crate) roots: &'a RootSet,
@@ -65,17 +71,18 @@ pub(crate) struct PathRules<'a> {
     pub(crate) revocation: &'a RevocationIndex,
 }
 
-/// The certificates that a path may consist of.
+/// The certificates from which a path can be built.
 #[derive(Clone, Copy)]
 pub(crate) struct PathCertificates<'a> {
     pub(crate) leaf: &'a Candidate<'a>,
-    /// Intermediates that the operator configured.
+    /// Intermediates that the operator has configured.
     pub(crate) configured: &'a [Candidate<'static>],
-    /// Intermediates that the peer sent.
+    /// Intermediates that the peer has presented.
     pub(crate) presented: &'a [Candidate<'a>],
 }
 
-/// The remaining budget for the verification of one chain, shared by all bundles.
+/// How much work is left for the verification of one chain. All bundles that are tried for the
+/// chain share the budget.
 #[derive(Debug)]
 pub(crate) struct PathBudget {
     search: Budget,
@@ -83,8 +90,7 @@ pub(crate) struct PathBudget {
 }
 
 impl PathBudget {
-    /// Returns the budget for a chain that a peer presents, if it is verified under `bundles`
-    /// bundles.
+    /// Returns the budget for a chain that a peer presents, if `bundles` bundles are tried.
     pub(crate) fn presented(bundles: usize) -> Self {
         Self {
             search: Budget::PRESENTED,
@@ -92,7 +98,7 @@ impl PathBudget {
         }
     }
 
-    /// Returns the budget for certificates of an operator, who waits for the result.
+    /// Returns a larger budget for commands, where only an operator waits for the result.
     pub(crate) fn offline() -> Self {
         Self {
             search: Budget::OFFLINE,
@@ -100,14 +106,15 @@ impl PathBudget {
         }
     }
 
-    /// Returns the number of signatures that were checked.
+    /// Returns the number of signatures that were checked with this budget.
     #[cfg(test)]
     pub(crate) fn signatures(&self) -> usize {
         self.checks.count()
     }
 }
 
-/// Verifies one path from the leaf to one of the roots.
+/// Verifies that a path leads from the leaf to one of the roots. Returns the first path that passes
+/// all checks.
 pub(crate) fn verify(
     rules: PathRules<'_>,
     certificates: PathCertificates<'_>,
@@ -151,7 +158,8 @@ pub(crate) fn verify(
     };
     match search::find(pool, search, checks, attempt) {
         Ok(Some(verified)) => Ok(verified),
-        // An error of an authority on the way explains more than the fact that no path was found.
+        // If a path with valid signatures was refused, its error explains more than the error that
+        // no path was found.
         Ok(None) => match refusal {
             Some(refusal) => Err(refusal),
             None => webpki_check.explain(pool),
@@ -160,7 +168,7 @@ pub(crate) fn verify(
     }
 }
 
-/// The verification of paths of one leaf by webpki.
+/// Runs webpki and our own checks on paths of one leaf.
 struct WebpkiCheck<'a> {
     rules: PathRules<'a>,
     leaf: (&'a EndEntityCert<'a>, &'a LeafPathFacts),
@@ -169,7 +177,8 @@ struct WebpkiCheck<'a> {
 }
 
 impl WebpkiCheck<'_> {
-    /// Returns why no path is accepted: the error of the likeliest chain.
+    /// Returns the error for the case that the search found no path. It is the error of the chain
+    /// that most likely was meant.
     fn explain(&self, pool: Pool<'_>) -> Result<Verified, PathError> {
         let chain = search::likeliest_chain(pool);
         let chain: Vec<CertificateDer<'_>> = chain.iter().map(|one| one.shared()).collect();
@@ -215,7 +224,8 @@ impl WebpkiCheck<'_> {
         );
         let error = match (result, accepted.into_inner()) {
             (Ok(_), Some(verified)) => return Ok(verified),
-            // A path that was not inspected is none.
+            // webpki calls `inspect` for each path that it accepts. If it has not, the path is
+            // refused.
             (Ok(_), None) => Error::UnknownIssuer,
             (Err(error), _) => error,
         };
@@ -226,10 +236,11 @@ impl WebpkiCheck<'_> {
     }
 }
 
-/// Why webpki found no path.
+/// The reason why a path was refused, by webpki or by our own checks.
 struct WebpkiError {
     error: Error,
-    /// The first refusal by our own checks explains best why no path was left.
+    /// The first error of our own checks, if webpki had accepted the path. It explains more than
+    /// `error`.
     refusal: Option<PathError>,
 }
 
@@ -270,7 +281,7 @@ fn inspect_path(
         facts.constraints.check(&leaf.names)?;
         not_before = not_before.max(facts.not_before);
         not_after = not_after.min(facts.not_after);
-        // RFC 5280 section 4.2.1.9: self-issued intermediates do not count.
+        // RFC 5280 section 4.2.1.9: a self-issued intermediate does not count for the path length.
         length += u32::from(!facts.self_issued);
     }
     root.facts.check_as_anchor(now, rules.purpose)?;
@@ -308,7 +319,7 @@ fn inspect_path(
     })
 }
 
-/// Refuses chains that are too long or too large before any of them is parsed.
+/// Refuses a chain with too many certificates, bytes or DER elements before it is parsed.
 pub(crate) fn check_size(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],

@@ -1,11 +1,13 @@
 //! Path search: finds the certificates that link a leaf to a root, by names and signatures.
 //!
-//! webpki compares names only until it has reached a root, verifies the signatures of the whole
-//! path then, forgets the results and stops after 100 of them. A few certificates with the same
-//! name on two levels cost more than a handshake. Here each signature is verified once, only under
-//! keys that are verified themselves, and within a budget. A certificate that did not lead to a
-//! root is not tried again above the same subordinate. Nothing is accepted here: each path whose
-//! signatures hold goes to webpki and to the checks of [`super::path`].
+//! webpki's own search is expensive. It compares only names until it reaches a root. Then it
+//! verifies the signatures of that path, forgets the results, and stops only after 100 signatures.
+//! So a few certificates with equal names on two levels cost more than a whole handshake.
+//!
+//! This search checks each signature only once, only with keys that are already verified, and
+//! within a budget. It does not try a path again that contains an invalid signature. The search
+//! itself accepts nothing. It passes each path with valid signatures to webpki and to the checks of
+//! [`super::path`].
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -18,20 +20,21 @@ use crate::trust::certificate::candidate::{Candidate, PathFields};
 use crate::trust::certificate::purpose::PathPurpose;
 use crate::trust::certificate::signed::SignedParts;
 
-/// Maximum number of intermediates in a path, as in webpki.
+/// Maximum number of intermediates in a path, the same as in webpki.
 const MAX_INTERMEDIATES: usize = 6;
-/// With more certificates than this, the search omits those that cannot issue anything at the
-/// moment. With few certificates it keeps them, because they explain why there is no path.
+/// If the search has more certificates than this, it first removes those that may not issue
+/// certificates now, for example expired ones. With fewer certificates it keeps them, because they
+/// help to explain a refusal.
 const FEW: usize = 32;
 
-/// The remaining budget of a search, apart from signatures.
+/// How much work is left for one search, apart from signature checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Budget {
-    /// Number of certificates that may be compared by names.
+    /// Number of certificates that may still be compared by name.
     pub(crate) looks: usize,
-    /// Number of paths that may be begun or completed by names.
+    /// Number of times that a path may still be extended or completed.
     pub(crate) steps: usize,
-    /// Number of paths with valid signatures that may be verified further.
+    /// Number of paths that may still be passed to webpki and to our own checks.
     pub(crate) attempts: usize,
 }
 
@@ -42,7 +45,7 @@ impl Budget {
         steps: 512,
         attempts: 16,
     };
-    /// The budget for certificates of an operator, who waits for the result.
+    /// The budget for commands, where only an operator waits for the result.
     pub(crate) const OFFLINE: Self = Self {
         looks: 10_000_000,
         steps: 50_000,
@@ -50,7 +53,7 @@ impl Budget {
     };
 }
 
-/// The search reached one of its limits; there may still be a path.
+/// The limit that ended the search. A valid path may exist, but was not found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the search for a path was given up {}: too many certificates have the same names; \
@@ -58,7 +61,7 @@ impl Budget {
     self.after()
 )]
 pub(crate) enum LimitReached {
-    /// The budget for signatures was spent after this many checks.
+    /// The budget for signature checks is used up. The number is how many signatures were checked.
     Signatures(usize),
     Looks,
     Steps,
@@ -75,7 +78,8 @@ impl LimitReached {
         }
     }
 
-    /// Subtracts `count` from `left`, or ends the search.
+    /// Subtracts `count` from the remaining budget `left`. Ends the search with this limit if
+    /// `left` is too small.
     fn take<T>(self, left: &mut usize, count: usize) -> Step<T> {
         match left.checked_sub(count) {
             Some(rest) => {
@@ -87,15 +91,16 @@ impl LimitReached {
     }
 }
 
-/// A certificate within one search.
+/// A certificate that the search can use.
 struct Node<'a> {
-    /// Position in the pool. Not used for the leaf, which is not in the pool.
+    /// The position of the certificate in [`Pool::intermediates`]. Has no meaning for the leaf.
     index: usize,
     signed: SignedParts<'a>,
     fields: &'a PathFields,
-    /// Position of the key in [`Keys`].
+    /// The position of the certificate's public key in [`Keys`].
     key: usize,
-    /// Fewest intermediates above it; none if no root can be reached.
+    /// The smallest number of intermediates between this certificate and a root. `None` if it leads
+    /// to no root.
     distance: Option<usize>,
 }
 
@@ -112,7 +117,7 @@ impl<'a> Node<'a> {
     }
 }
 
-/// The distinct keys: copies of a certificate share one position.
+/// The different public keys of all certificates. Equal keys have the same position in the list.
 #[derive(Default)]
 struct Keys<'a> {
     all: Vec<&'a [u8]>,
@@ -130,17 +135,18 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// A signature: the position of the signed certificate (none for the leaf) and of the key.
+/// Identifies a signature by two positions: that of the signed certificate in [`Search::nodes`]
+/// (`None` for the leaf), and that of the signer's public key in [`Keys`].
 type Edge = (Option<usize>, usize);
 
-/// The certificates among which a path is searched.
+/// The input of a search: the certificates from which a path can be built.
 #[derive(Clone, Copy)]
 pub(crate) struct Pool<'a> {
     pub(crate) roots: &'a RootSet,
     pub(crate) leaf: &'a Candidate<'a>,
-    /// The intermediates. Those that the operator configured come first.
+    /// All intermediates. The first ones are those that the operator has configured.
     pub(crate) intermediates: &'a [&'a Candidate<'a>],
-    /// Number of intermediates that the operator configured.
+    /// The number of configured intermediates at the start of `intermediates`.
     pub(crate) configured: usize,
     pub(crate) purpose: PathPurpose,
     pub(crate) now: i64,
@@ -149,7 +155,7 @@ pub(crate) struct Pool<'a> {
 /// The state of one search.
 struct Search<'a, F> {
     roots: &'a RootSet,
-    /// Number of intermediates in the pool that the operator configured.
+    /// The number of configured intermediates ([`Pool::configured`]).
     configured: usize,
     leaf: Node<'a>,
     nodes: Vec<Node<'a>>,
@@ -157,10 +163,11 @@ struct Search<'a, F> {
     keys: Keys<'a>,
     root_keys: Vec<usize>,
     roots_by_subject: HashMap<&'a [u8], Vec<usize>>,
-    /// The signatures that were checked, and whether each one is valid.
+    /// The signatures that were checked, with the results. True if the signature is valid.
     known: HashMap<Edge, bool>,
-    /// How outdated the distances are: signatures found invalid since they were measured, and
-    /// candidates that were tried since then.
+    /// Whether [`Node::distance`] is up to date: 0 if it is. After an invalid signature was found,
+    /// counts the invalid signatures and the candidates that were tried since the last call of
+    /// `measure`.
     outdated: usize,
     budget: &'a mut Budget,
     checks: &'a SignatureChecks,
@@ -168,11 +175,12 @@ struct Search<'a, F> {
     attempt: F,
 }
 
-/// Searches a path that `attempt` takes: it is given a root's position in the pool's roots
-/// and those of the intermediates, the leaf's issuer first.
+/// Searches for a path that `attempt` accepts. `attempt` gets the position of the path's root, and
+/// the positions of its intermediates in the pool, starting with the leaf's issuer. Returns what
+/// `attempt` returned, or `None` if it accepted no path.
 ///
 /// # Errors
-/// When a limit ended the search.
+/// If the search reached a limit.
 pub(crate) fn find<'a, T>(
     pool: Pool<'a>,
     budget: &'a mut Budget,
@@ -234,7 +242,8 @@ pub(crate) fn find<'a, T>(
     }
 }
 
-/// Returns the certificates over which a path may lead by their names, each once, in their order.
+/// Returns the intermediates that can be above the leaf according to their names. Leaves out
+/// duplicates. Keeps the order of the pool.
 fn named_above<'a>(pool: Pool<'a>) -> Vec<(usize, &'a Candidate<'a>)> {
     let mut by_subject: HashMap<&[u8], Vec<usize>> = HashMap::new();
     let mut seen: HashSet<&[u8]> = HashSet::new();
@@ -261,8 +270,9 @@ fn named_above<'a>(pool: Pool<'a>) -> Vec<(usize, &'a Candidate<'a>)> {
         .collect()
 }
 
-/// Returns the likeliest chain above a leaf, chosen by names and key identifiers alone, each name
-/// once. It explains why no path was accepted.
+/// Returns the chain above the leaf that most likely was meant. It is selected only by names and
+/// key identifiers, and contains each name only once. It is used to explain why no path was
+/// accepted.
 pub(crate) fn likeliest_chain<'a>(pool: Pool<'a>) -> Vec<&'a Candidate<'a>> {
     let mut chain: Vec<&Candidate<'_>> = Vec::new();
     let mut head = pool.leaf.fields.as_ref();
@@ -293,8 +303,8 @@ pub(crate) fn likeliest_chain<'a>(pool: Pool<'a>) -> Vec<&'a Candidate<'a>> {
 type Step<T> = ControlFlow<Result<T, LimitReached>>;
 
 impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
-    /// Measures the minimum distance of each candidate from a root, by names, without signatures
-    /// that were found invalid.
+    /// Sets the distance of each node to a root, as far as names tell. Signatures that were found
+    /// invalid do not link two certificates.
     fn measure(&mut self) -> Step<T> {
         self.outdated = 0;
         for candidate in &mut self.nodes {
@@ -315,7 +325,8 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
         ControlFlow::Continue(())
     }
 
-    /// Returns the candidates that have no distance yet and are at this distance.
+    /// Returns the nodes that are at `distance` from a root. Nodes with a smaller distance must
+    /// already have their distance.
     fn at(&self, distance: usize) -> Vec<usize> {
         let all = || self.nodes.iter().enumerate();
         let Some(below) = distance.checked_sub(1) else {
@@ -350,7 +361,8 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
             .collect()
     }
 
-    /// Returns the positions of the roots of a name, and those of their keys.
+    /// Returns the roots with this subject: for each root its position, and the position of its key
+    /// in [`Keys`].
     fn roots_named(&self, name: &[u8]) -> impl Iterator<Item = (usize, usize)> {
         let named = self.roots_by_subject.get(name).into_iter().flatten();
         named.filter_map(|root| Some((*root, *self.root_keys.get(*root)?)))
@@ -366,8 +378,8 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
             .unwrap_or(&self.leaf)
     }
 
-    /// Tries every root and every candidate above the path's last certificate, those first
-    /// that the key identifiers make likely.
+    /// Continues the path with every root and every intermediate that has the name of the next
+    /// issuer. Tries those with a matching key identifier first.
     fn above(&mut self, path: &mut Vec<usize>) -> Step<T> {
         LimitReached::Steps.take(&mut self.budget.steps, 1)?;
         let head = self.head(path).fields;
@@ -399,13 +411,13 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
 
     fn extend_by(&mut self, path: &mut Vec<usize>, candidates: &[usize]) -> Step<T> {
         for position in candidates.iter().copied() {
-            // A signature below may have been found invalid meanwhile: the candidates above it then
-            // no longer matter.
+            // While another candidate was tried, a signature of `path` may have been found invalid.
+            // Then no candidate can complete this path.
             if self.is_broken(path) {
                 break;
             }
-            // Measures the distances again if many signatures were found invalid. An outdated
-            // distance is too short, so that no path is missed.
+            // Measures again after many signatures were found invalid. An outdated distance can be
+            // too small but never too large, so no path is missed.
             if self.outdated > self.nodes.len() / 16 {
                 self.measure()?;
             }
@@ -421,8 +433,9 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
         ControlFlow::Continue(())
     }
 
-    /// Candidates above a path: the likely ones, and the others. Those that the operator
-    /// configured come first, then those near to a root.
+    /// Returns the intermediates that may be the next issuer of a path, in two lists: those with a
+    /// matching key identifier, and the others. In both lists, configured intermediates come first,
+    /// then those with the smallest distance to a root.
     fn next(&self, path: &[usize], issuer: &[u8], room: usize) -> (Vec<usize>, Vec<usize>) {
         let head = self.head(path);
         let mut next: Vec<(bool, usize, usize)> = self
@@ -432,7 +445,8 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
             .flatten()
             .filter_map(|position| Some((*position, self.nodes.get(*position)?)))
             .filter(|(position, candidate)| {
-                // Prevents loops (RFC 4158 section 5.2).
+                // The same subject and key must not occur twice in a path, because this would be a
+                // loop (RFC 4158 section 5.2).
                 let again = |on: &usize| {
                     self.nodes.get(*on).is_some_and(|on| {
                         on.key == candidate.key && on.fields.subject == candidate.fields.subject
@@ -455,7 +469,8 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
             .partition(is_likely)
     }
 
-    /// Whether a candidate is known not to have signed `below`, or the leaf if `below` is None.
+    /// Whether a check has shown that the node at `position` did not sign the certificate `below`.
+    /// If `below` is `None`, this is the leaf.
     fn is_refused(&self, below: Option<&usize>, position: usize) -> bool {
         self.nodes.get(position).is_none_or(|candidate| {
             let edge = (below.copied(), candidate.key);
@@ -463,14 +478,15 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
         })
     }
 
-    /// Whether a signature of the path is known to be invalid.
+    /// Whether the path contains a signature that a check has shown to be invalid.
     fn is_broken(&self, path: &[usize]) -> bool {
         let below = std::iter::once(None).chain(path.iter().map(Some));
         let mut edges = below.zip(path);
         edges.any(|(below, above)| self.is_refused(below, *above))
     }
 
-    /// Verifies a path's signatures, the root's first, and hands it on.
+    /// Verifies all signatures of a path that ends at `root`, starting with the signature by the
+    /// root. If all are valid, calls `attempt`.
     fn complete(&mut self, path: &[usize], root: usize, mut key: usize) -> Step<T> {
         LimitReached::Steps.take(&mut self.budget.steps, 1)?;
         for position in path.iter().rev().copied().map(Some).chain([None]) {

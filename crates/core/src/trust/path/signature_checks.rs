@@ -1,10 +1,8 @@
-//! `SignatureChecks`: each signature of one verification is checked once, and no more of
-//! them than a budget allows.
+//! `SignatureChecks`: checks each signature of one verification only once, within a budget.
 //!
-//! Signature checks are the main cost. Anybody can present a chain, so that its content must not
-//! decide how many signatures are checked. Search and webpki both check by
-//! [`SignatureChecks::algorithms`]: a signature that one of them has checked costs the other
-//! nothing.
+//! Signature checks are the main cost of a verification. Any peer can present a chain, so its chain
+//! must not decide how many signatures are checked. The search and webpki both use
+//! [`SignatureChecks::algorithms`]. So webpki does not repeat a check that the search has made.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,33 +12,33 @@ use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificat
 
 use crate::crypto;
 
-/// Limits for the verification of signatures.
+/// Limits for the signature checks of one verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SignatureBudget {
-    /// Maximum number of checks.
+    /// Maximum number of signature checks.
     pub(crate) checks: usize,
-    /// Maximum number of checks that may fail.
+    /// Maximum number of signature checks with the result "invalid".
     pub(crate) failures: usize,
-    /// Number of signed bytes that may be hashed.
+    /// Maximum total number of bytes in the signed messages, because each message must be hashed.
     pub(crate) bytes: usize,
 }
 
-/// Bundles beside the first one for which the budget grows.
+/// The budget grows with the number of bundles, but for at most this many bundles after the first.
 const MAX_FURTHER_BUNDLES: usize = 16;
 
 impl SignatureBudget {
-    /// The budget for a chain that a peer presents. Issuers that are configured, or that match by
-    /// key identifier, are tried first. A chain that follows RFC 5280 therefore causes no failed
-    /// check, and the longest possible chain needs eight checks.
+    /// The budget for a chain that a peer presents, if there is one bundle. Configured issuers and
+    /// issuers with a matching key identifier are tried first. So a chain that follows RFC 5280
+    /// causes no invalid check. The longest possible path needs seven checks.
     pub(crate) const PRESENTED: Self = Self {
         checks: 10,
         failures: 4,
         bytes: 64 * 1024,
     };
 
-    /// Returns the budget for a chain that a peer presents, if it is verified under `bundles`
-    /// bundles. Roots of several bundles may have the same name. Each bundle that is tried before
-    /// the right one may therefore cost one or two failed checks.
+    /// Returns the budget for a chain that a peer presents, if `bundles` bundles are tried. Roots
+    /// of different bundles can have the same name. So each bundle that is tried before the right
+    /// one can cause one or two invalid checks.
     pub(crate) fn presented(bundles: usize) -> Self {
         let more = 2 * bundles.saturating_sub(1).min(MAX_FURTHER_BUNDLES);
         Self {
@@ -50,7 +48,7 @@ impl SignatureBudget {
         }
     }
 
-    /// The budget for certificates of an operator, who waits for the result.
+    /// The budget for commands, where only an operator waits for the result.
     pub(crate) const OFFLINE: Self = Self {
         checks: 4096,
         failures: 4096,
@@ -58,7 +56,7 @@ impl SignatureBudget {
     };
 }
 
-/// The results of signature checks, and the remaining budget.
+/// The results of the signature checks of one verification, and the remaining budget.
 #[derive(Debug)]
 pub(crate) struct SignatureChecks(Mutex<State>);
 
@@ -69,10 +67,10 @@ struct State {
     spent: bool,
 }
 
-/// One signature, identified by everything that its validity depends on.
+/// Identifies a signature check by everything on which its result depends.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Check {
-    /// Position of the algorithm.
+    /// The position of the signature algorithm in the list of the cryptography provider.
     algorithm: usize,
     key: Box<[u8]>,
     message: Box<[u8]>,
@@ -88,8 +86,9 @@ impl SignatureChecks {
         }))
     }
 
-    /// Returns the provider's algorithms, limited by the budget. Once the budget is spent, they
-    /// report each signature as invalid.
+    /// Returns the signature algorithms of the cryptography provider. Each check with them uses up
+    /// the budget. When the budget is used up, they report every signature as invalid that was not
+    /// checked before.
     pub(crate) fn algorithms(&self) -> Vec<BoundedAlgorithm<'_>> {
         let all = crypto::provider().signature_verification_algorithms.all;
         all.iter()
@@ -102,7 +101,7 @@ impl SignatureChecks {
             .collect()
     }
 
-    /// Whether a signature was not checked because the budget was spent.
+    /// Whether a signature was not checked because the budget was used up.
     pub(crate) fn is_spent(&self) -> bool {
         self.state().spent
     }
@@ -118,7 +117,8 @@ impl SignatureChecks {
 }
 
 impl State {
-    /// Takes one check of `bytes` bytes from the budget.
+    /// Subtracts one check of a message with `bytes` bytes from the budget. Returns `None` if the
+    /// budget does not suffice.
     fn take(&mut self, bytes: usize) -> Option<()> {
         if self.left.failures == 0 {
             return None;
@@ -130,7 +130,7 @@ impl State {
     }
 }
 
-/// A signature algorithm of the provider that charges each check to the budget.
+/// A signature algorithm of the cryptography provider whose checks use up a budget.
 pub(crate) struct BoundedAlgorithm<'a> {
     position: usize,
     algorithm: &'static dyn SignatureVerificationAlgorithm,

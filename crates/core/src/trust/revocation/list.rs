@@ -1,9 +1,9 @@
-//! `RevocationList`: one list, checked and taken apart at load.
+//! `RevocationList`: one revocation list, parsed and checked when it is loaded.
 //!
-//! webpki's parser refuses lists that are not supported (version 1, no nextUpdate, delta, indirect,
-//! partitioned by reason, attribute-only, unknown critical extensions of list or entry); this
-//! module adds checks that webpki omits: of the number, thisUpdate and the time. The signature is
-//! verified once, under the first key that is known to belong to the issuer.
+//! webpki's parser refuses lists that are not supported: version 1, no nextUpdate, delta, indirect,
+//! partitioned by reason, attribute certificates only, and unknown critical extensions. This module
+//! also checks the CRL number, thisUpdate and nextUpdate. It verifies the signature with each known
+//! key of the issuer until one key matches. The result is kept.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -20,24 +20,27 @@ use crate::identity::leaf::{rfc4514, significant};
 use crate::trust::certificate::member::{PathMember, PointName};
 use crate::trust::certificate::signed::SignedParts;
 
-/// Bytes of an entry with a serial number of one byte and a date.
+/// Minimum size in bytes of an entry of a list: a serial number of one byte, and a date.
 const SMALLEST_ENTRY: usize = 20;
-/// Maximum number of keys that are remembered as not having signed one list.
+/// Maximum number of keys that are remembered because they did not sign the list.
 const MAX_REFUSED_KEYS: usize = 64;
 
-/// The certificates that a list covers (issuingDistributionPoint, RFC 5280 section 5.2.5).
+/// The scope of a list: which certificates it covers (issuingDistributionPoint, RFC 5280 section
+/// 5.2.5).
 #[derive(Debug, PartialEq, Eq)]
 struct Scope {
-    /// The extension's value; two lists of one scope supersede each other.
+    /// The value of the extension in DER. A list can replace another list only if both have the
+    /// same value.
     raw: Box<[u8]>,
     user_only: bool,
     authorities_only: bool,
-    /// Names of the distribution point. None if the list has none: it then covers all certificates.
+    /// The names of the list's distribution point. `None` if the list has no distribution point, so
+    /// that it covers the certificates of all distribution points.
     points: Option<Box<[PointName]>>,
 }
 
 impl Scope {
-    /// Whether the list covers certificates of this kind.
+    /// Whether the list covers certificates of this kind: authorities, or user certificates.
     const fn is_of(&self, member: &PathMember) -> bool {
         match member.is_authority {
             true => !self.user_only,
@@ -46,7 +49,8 @@ impl Scope {
     }
 }
 
-/// The parts that are needed to verify a list's signature, kept until that is done.
+/// The parts of a list that are needed to verify its signature. They are dropped when the signature
+/// was verified.
 #[derive(Debug)]
 struct Signed {
     message: Box<[u8]>,
@@ -57,28 +61,29 @@ struct Signed {
 #[derive(Debug)]
 struct Unverified {
     signed: Option<Signed>,
-    /// SHA-256 of keys under which the signature does not verify.
+    /// SHA-256 hashes of keys that did not sign the list.
     refused: HashSet<[u8; 32]>,
 }
 
-/// The key that signed a list.
+/// The key that signed a list, as the verified signature shows.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Signer {
-    /// SHA-256 of `key`.
+    /// SHA-256 hash of `key`.
     hash: [u8; 32],
-    /// SubjectPublicKeyInfo, DER: verifies the list's successors at load.
+    /// SubjectPublicKeyInfo in DER. Newer lists of the same issuer are verified with this key when
+    /// they are loaded.
     pub(super) key: Box<[u8]>,
 }
 
-/// One revocation list.
+/// One revocation list. Its signature may not be verified yet.
 #[derive(Debug)]
 pub(crate) struct RevocationList {
-    /// SHA-256 of the list.
+    /// SHA-256 hash of the list's DER.
     pub(super) hash: [u8; 32],
-    /// The issuer's name, DER.
+    /// The issuer's name, in DER.
     pub(super) issuer: Box<[u8]>,
     pub(super) issuer_text: String,
-    /// cRLNumber without leading zero bytes.
+    /// The CRL number (cRLNumber), without leading zero bytes.
     pub(super) number: Box<[u8]>,
     pub(super) this_update: i64,
     pub(super) next_update: i64,
@@ -89,14 +94,14 @@ pub(crate) struct RevocationList {
 }
 
 impl RevocationList {
-    /// Reads a list. `hash` is the SHA-256 of `der`.
+    /// Parses a revocation list. `hash` is the SHA-256 hash of `der`.
     pub(super) fn read(der: &[u8], hash: [u8; 32]) -> Result<Self, UnusableCrl> {
         let unusable = |error: webpki::Error| UnusableCrl::of(der, &error);
         let entries = BorrowedCertRevocationList::from_der(der).map_err(unusable)?;
         let header =
             Header::read(der).ok_or_else(|| UnusableCrl::damaged("its encoding is malformed"))?;
-        // Allocates space for all entries at once, because growing would copy them into new memory.
-        // A list that claims more entries than its bytes can contain has no readable entries.
+        // Allocates the memory for all entries in one step, because a set that grows copies its
+        // entries. `most` limits the allocation: so many entries fit into the bytes of the list.
         let most = header.revoked.len() / SMALLEST_ENTRY;
         let mut serials = SerialSet::with_room(header.entries().min(most));
         for entry in &entries {
@@ -130,8 +135,8 @@ impl RevocationList {
         })
     }
 
-    /// Whether `key` (with its SHA-256) signed this list. Verifies the signature at most once for
-    /// each key.
+    /// Whether `key` (SubjectPublicKeyInfo in DER) signed this list. `hash` is the SHA-256 hash of
+    /// `key`. The result for each key is kept, so that its signature check is not repeated.
     pub(super) fn is_signed_by(&self, key: &[u8], hash: &[u8; 32]) -> bool {
         if let Some(signer) = self.signer.get() {
             return signer.hash == *hash;
@@ -151,7 +156,8 @@ impl RevocationList {
             .as_ref()
             .is_some_and(|signed| signed.verifies_under(key))
         {
-            // The message is as large as the list: not needed any more.
+            // The signed message is as large as the whole list. It is not needed after the
+            // verification.
             unverified.signed = None;
             let signer = self.signer.get_or_init(|| Signer {
                 hash: *hash,
@@ -166,22 +172,23 @@ impl RevocationList {
         false
     }
 
-    /// Whether the list may revoke this certificate. A list of another distribution point may,
-    /// because serial numbers are unique for each issuer. But only a list that
+    /// Whether the list can revoke this certificate. A list for another distribution point can,
+    /// because a serial number is unique for each issuer. But only a list that
     /// [covers](Self::covers) the certificate can show that it is not revoked.
     pub(super) fn may_revoke(&self, member: &PathMember) -> bool {
         self.scope.as_ref().is_none_or(|scope| scope.is_of(member))
     }
 
-    /// Returns the key that signed the list, once it is known.
+    /// Returns the key that signed the list. Returns `None` if the signature was not verified yet.
     pub(super) fn signer(&self) -> Option<&Signer> {
         self.signer.get()
     }
 
-    /// Whether the list covers this certificate (RFC 5280 section 6.3.3 (b)(2)). A list without a
-    /// distribution point covers all certificates. A list with one covers those that name the same
-    /// distribution point; if a certificate names none, its issuer's name is compared. webpki would
-    /// accept any list of the issuer.
+    /// Whether the list covers this certificate (RFC 5280 section 6.3.3 (b)(2)), so that it can
+    /// show that the certificate is not revoked. A list without a distribution point covers all
+    /// certificates. A list with a distribution point covers the certificates that name the same
+    /// distribution point. It also covers certificates that name none if its distribution point has
+    /// the issuer's name. webpki is less strict and accepts any list of the issuer.
     pub(super) fn covers(&self, member: &PathMember) -> bool {
         let Some(scope) = &self.scope else {
             return true;
@@ -212,7 +219,8 @@ impl RevocationList {
         self.serials.len()
     }
 
-    /// Orders lists of one issuer and scope: the number first, then the time.
+    /// Returns a value that is greater for a newer list, if both lists have the same issuer and
+    /// scope. CRL numbers are compared first, then thisUpdate.
     pub(super) fn age(&self) -> (usize, &[u8], i64) {
         (self.number.len(), &self.number, self.this_update)
     }
@@ -229,27 +237,27 @@ impl Signed {
     }
 }
 
-/// Returns when a revocation list (DER) is to be replaced, in seconds since the Unix
-/// epoch; none if it cannot be read. Proves nothing.
+/// Returns nextUpdate of a revocation list in DER, in seconds since the Unix epoch. Returns `None`
+/// if the list cannot be read. Does not verify the signature.
 #[must_use]
 pub fn next_update(der: &[u8]) -> Option<i64> {
     Header::read(der).map(|header| header.next_update.timestamp())
 }
 
-/// The header facts of a revocation list, which are not verified.
+/// A summary of a revocation list. Nothing is verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrlOutline {
-    /// The issuer's name (RFC 4514).
+    /// The issuer's name in RFC 4514 form.
     pub issuer: String,
-    /// When it is to be replaced, in seconds since the Unix epoch.
+    /// nextUpdate in seconds since the Unix epoch.
     pub next_update: i64,
     /// Number of certificates that the list revokes.
     pub entries: usize,
 }
 
 impl CrlOutline {
-    /// Reads the outline of a revocation list (DER), without its single entries; none if
-    /// the list cannot be read.
+    /// Reads a summary of a revocation list in DER. Counts the entries, but does not parse them.
+    /// Returns `None` if the list cannot be read.
     #[must_use]
     pub fn read(der: &[u8]) -> Option<Self> {
         let header = Header::read(der)?;
@@ -261,14 +269,14 @@ impl CrlOutline {
     }
 }
 
-/// The parts of a CertificateList (RFC 5280 section 5.1).
+/// The parts of a CertificateList (RFC 5280 section 5.1), read without verification.
 struct Header<'a> {
     signed: SignedParts<'a>,
     issuer: &'a [u8],
     issuer_text: String,
     this_update: ASN1Time,
     next_update: ASN1Time,
-    /// The content of revokedCertificates.
+    /// The content of revokedCertificates: the entries in DER.
     revoked: &'a [u8],
     extensions: &'a [u8],
 }
@@ -300,7 +308,7 @@ impl<'a> Header<'a> {
         })
     }
 
-    /// Counts the entries by their outermost lengths.
+    /// Returns the number of entries without parsing their content.
     fn entries(&self) -> usize {
         let mut rest = self.revoked;
         let mut count = 0;
@@ -325,7 +333,7 @@ fn read_extensions(tagged: &[u8]) -> Result<Extensions, UnusableCrl> {
         rest = next;
         match extension.oid.to_id_string().as_str() {
             "2.5.29.20" => {
-                // RFC 5280 section 5.2.3: a non-critical extension.
+                // RFC 5280 section 5.2.3: cRLNumber must not be critical.
                 if extension.critical {
                     return Err(UnusableCrl::Number("marked critical"));
                 }

@@ -1,11 +1,13 @@
-//! `RevocationIndex`: the revocation lists of one trust domain, and the status of a path by them.
+//! `RevocationIndex`: the revocation lists of one trust domain, and the revocation status of a
+//! path.
 //!
-//! webpki verifies a list's signature at every look-up. Here that happens once: at load if the
-//! issuer is configured, else when a verified path first supplies the issuer's key; until then the
-//! list is not consulted. A list belongs to an issuer's name and key, and counts only while it is
-//! the newest of that issuer and scope. The index fetches nothing and reads no files.
+//! webpki verifies the signature of a list at every look-up. This index verifies it only once. If
+//! the issuer's key is known, this happens when the list is loaded. Otherwise it happens when a
+//! verified path first contains the issuer's key, and the list is not used before. Only the newest
+//! list of an issuer, key and scope is used. The scope of a list is which certificates it covers.
+//! The index does not read files and does not use the network.
 //!
-//! - `list`: one list, checked and taken apart at load
+//! - `list`: one revocation list, parsed and checked when it is loaded
 //! - `serials`: a compact set of revoked serial numbers
 //! - `unusable`: why a list cannot be used
 //! - `status`: the age of each list
@@ -38,30 +40,33 @@ pub use posture::{RevocationDepth, RevocationPosture};
 pub use status::{CrlStatus, Freshness};
 pub use unusable::UnusableCrl;
 
-/// How many seconds after its nextUpdate a list without successor is kept, if its callers would be
-/// refused without it anyway.
+/// How long, in seconds after nextUpdate and the grace period, an old list is kept that no file
+/// contains any more. Applies only if the posture is `hard`, because `hard` refuses its
+/// certificates with the stale list and also without it.
 const FORGET_AFTER: i64 = 30 * 86_400;
 
-/// An authority that is configured, so that its lists can be verified at load.
+/// The name and the key of an authority. With them, lists of the authority are verified when they
+/// are loaded.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KnownIssuer<'a> {
-    /// Name, DER.
+    /// The authority's name, in DER.
     pub(crate) name: &'a [u8],
-    /// SubjectPublicKeyInfo, DER.
+    /// The authority's SubjectPublicKeyInfo, in DER.
     pub(crate) key: &'a [u8],
 }
 
-/// The revocation result of a path that is not refused.
+/// The result of a revocation check that did not refuse the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RevocationOutcome {
     pub(crate) check: RevocationCheck,
-    /// thisUpdate of the oldest list consulted.
+    /// thisUpdate (Unix seconds) of the oldest list that was consulted. `None` if there was none.
     pub(crate) this_update: Option<i64>,
-    /// When the lists have to be consulted again, at the latest.
+    /// When the first of the lists that were consulted is too old, in seconds since the Unix epoch.
+    /// The lists must then be consulted again.
     pub(crate) good_until: i64,
 }
 
-/// The revocation status of one certificate.
+/// The revocation status of one certificate. The texts of `Unknown` and `Stale` explain the status.
 enum Status {
     Good { this_update: i64, until: i64 },
     Revoked,
@@ -76,10 +81,11 @@ pub(crate) struct RevocationIndex {
     depth: RevocationDepth,
     grace: i64,
     by_issuer: HashMap<Box<[u8]>, Vec<Arc<RevocationList>>>,
-    /// Changes with every list that comes or goes.
+    /// Hash of all lists and of the suspension. It changes whenever a list is added or removed.
     digest: [u8; 32],
     alarms: Vec<String>,
-    /// Since when nothing newer could be read, if that is too long ago.
+    /// Since when the files of the trust domain could not be read, in seconds since the Unix epoch.
+    /// `None` if the lists are not suspended.
     suspended: Option<i64>,
 }
 
@@ -97,12 +103,12 @@ impl RevocationIndex {
         }
     }
 
-    /// Loads the lists. They replace the index `previous`, whose lists are not read or verified
-    /// again. A list that is older than its predecessor is omitted with an alarm, and the
-    /// predecessor is kept. A predecessor also stays if its successor is signed by no known issuer,
-    /// or not valid at `now`. Returns the position of each refused list, and why it is refused.
+    /// Loads the lists, which replace those of `previous`. A list that `previous` also has is not
+    /// parsed again. If a list is older than the list of `previous` that it replaces, an alarm is
+    /// recorded and the old list stays. The old list also stays if the signature of the new list
+    /// cannot be verified yet, or if the new list is not valid yet at `now`.
     ///
-    /// Returns the position of each list that is refused, and why.
+    /// Returns the position of each list that cannot be used, and the reason.
     pub(crate) fn load<'d>(
         &mut self,
         lists: impl Iterator<Item = &'d [u8]>,
@@ -111,7 +117,7 @@ impl RevocationIndex {
         now: i64,
     ) -> Vec<(usize, UnusableCrl)> {
         let mut refused = Vec::new();
-        // A key that a path supplied to the predecessor verifies the successor.
+        // The keys that signed lists of `previous` are known too, for example from verified paths.
         let proven = previous.into_iter().flat_map(Self::proven_issuers);
         let known: Vec<([u8; 32], KnownIssuer<'_>)> = issuers
             .iter()
@@ -141,13 +147,13 @@ impl RevocationIndex {
         refused
     }
 
-    /// Checks whether a document with these lists may replace one with the lists of `kept`. Each
-    /// list must be readable, signed by its issuer if that is known, and not older than another of
-    /// its kind. Every list of `kept` must have a successor, by the same key if that is known:
-    /// without one, its certificates would no longer be revoked.
+    /// Checks whether a file with the lists `lists` may replace a file with the lists `kept`. Each
+    /// new list must be readable and must not be older than the list that it replaces. If the key
+    /// of its issuer is known, that key must have signed the new list. Each list of `kept` must be
+    /// replaced by a new list, because otherwise its certificates would no longer be revoked.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason why the new file is refused.
     pub(crate) fn check_document(
         &self,
         lists: &[CertificateRevocationListDer<'_>],
@@ -179,7 +185,7 @@ impl RevocationIndex {
             successors.push(list);
         }
         for der in kept {
-            // A list that cannot be read is not in use either.
+            // An old list that cannot be read is not in use, so no new list must replace it.
             let Ok(old) = self.candidate(der, &issuers) else {
                 continue;
             };
@@ -190,7 +196,7 @@ impl RevocationIndex {
                     old.issuer_text
                 ));
             };
-            // A list with a verified signature may replace an unverified one of any age.
+            // A list with a verified signature may always replace a list without one.
             let takes_over = |list: &RevocationList| {
                 list.age() >= old.age() || list.signer().is_some() && old.signer().is_none()
             };
@@ -201,7 +207,8 @@ impl RevocationIndex {
         Ok(())
     }
 
-    /// Reads a list, with its signer if that is one of these issuers.
+    /// Parses a list. If `issuers` contains its issuer, also verifies the signature. A failure is
+    /// not reported here.
     fn candidate(
         &self,
         der: &[u8],
@@ -240,7 +247,8 @@ impl RevocationIndex {
             .filter(|(_, issuer)| *issuer.name == *list.issuer)
             .peekable();
         if own.peek().is_some() && !own.any(|(hash, issuer)| list.is_signed_by(issuer.key, hash)) {
-            // The list may be signed by another key of that name, which a later path may supply.
+            // An unknown key of the same name may have signed the list. A verified path may supply
+            // this key later, so the list is kept.
             self.alarms.push(format!(
                 "revocation list {} of {} is signed by none of the keys known of it",
                 hex(&list.number),
@@ -249,8 +257,8 @@ impl RevocationIndex {
         }
     }
 
-    /// Adds a list, unless there is a newer one of the same key and scope. A list whose signature
-    /// is not verified yet supersedes no other list.
+    /// Adds a list, unless there is a newer list of the same issuer, key and scope. A list replaces
+    /// another list only if the signatures of both were verified with the same key.
     fn insert(&mut self, list: Arc<RevocationList>) {
         let others = self.by_issuer.entry(list.issuer.clone()).or_default();
         if others.iter().any(|other| other.hash == list.hash) {
@@ -273,14 +281,15 @@ impl RevocationIndex {
         ));
     }
 
-    /// Refuses roll-backs: if a list of `previous` has a higher number or a
-    /// later thisUpdate than its successor here, it stays. If the successor
-    /// cannot be used (yet), both are there.
+    /// Prevents that an old list replaces a newer one of `previous`. If the old list has a higher
+    /// CRL number or a later thisUpdate, it stays and the new list is dropped. If the new list is
+    /// not valid yet or its signature cannot be verified yet, both lists stay.
     fn keep_newer(&mut self, previous: &Self, now: i64) {
         let mut unproven: Vec<&RevocationList> = Vec::new();
-        // Lists that were carried over before are last.
+        // Unverified old lists that an earlier call has kept are at the end. In reverse order they
+        // come first, so they are kept again.
         for old in previous.by_issuer.values().flat_map(|own| own.iter().rev()) {
-            // Removed on purpose, if nothing is left of this issuer.
+            // If the files have no list of this issuer, the operator has removed it on purpose.
             let Some(lists) = self.by_issuer.get_mut(&old.issuer) else {
                 continue;
             };
@@ -292,8 +301,9 @@ impl RevocationIndex {
                     continue;
                 }
                 if old.signer().is_none() {
-                    // Only the issuer's key, which a later path may supply, shows which of the two
-                    // is genuine. Keeps only the first, so that there are never more than two.
+                    // Neither signature is verified, so it is unknown which of the two lists is
+                    // genuine. A verified path may supply the issuer's key later. Only one old list
+                    // is kept, so there are never more than two.
                     let same = |other: &&RevocationList| {
                         other.issuer == old.issuer && other.same_scope(old)
                     };
@@ -315,7 +325,7 @@ impl RevocationIndex {
             if list.this_update > now && old.hash != list.hash && list.age() > old.age() {
                 lists.push(Arc::clone(old));
             } else if old.this_update > now {
-                // A predecessor that is not valid yet does not prevent its replacement.
+                // The old list is not valid yet, so any new list may replace it.
             } else if list.age() < old.age() || list.this_update < old.this_update {
                 self.alarms.push(format!(
                     "revocation list {} of {} was refused: number {} of {} is in use",
@@ -329,23 +339,22 @@ impl RevocationIndex {
         }
     }
 
-    /// Suspends the lists: from now on the status of every certificate is unknown.
+    /// Suspends the lists. If the posture is `hard`, every path is refused from now on.
     pub(crate) fn suspend(&mut self, since: i64) {
         self.suspended = Some(since);
-        // Makes the digest different, so that earlier results from these lists are void.
+        // The hash changes, so that results which were cached before are not used any more.
         self.digest = crypto::sha256(&[&self.digest[..], b"suspended"].concat());
     }
 
-    /// Keeps every list of `previous` that nothing here succeeds: a file that vanished
-    /// takes no revocation back. Beyond its nextUpdate such a list is stale like any
-    /// other, and the posture decides.
+    /// Keeps every list of `previous` that no new list replaces, because a missing file must not
+    /// undo a revocation. After its nextUpdate, the list is stale like any other list.
     pub(crate) fn keep_in_force(&mut self, previous: &Self, now: i64) {
         for old in previous.lists() {
             let lists = self.by_issuer.entry(old.issuer.clone()).or_default();
             let is_succeeded = lists.iter().any(|list| list.succeeds(old));
             let is_there = lists.iter().any(|list| list.hash == old.hash);
-            // Kept under other postures, because a certificate that only this list revokes would
-            // then be accepted.
+            // With the postures `soft` and `off`, the list is kept even if it is stale. Without the
+            // list, a certificate that only this list revokes would be accepted.
             let is_over = self.posture == RevocationPosture::Hard
                 && old.next_update.saturating_add(self.grace) < now - FORGET_AFTER;
             if is_succeeded || is_there || is_over {
@@ -364,7 +373,7 @@ impl RevocationIndex {
         self.digest = self.make_digest();
     }
 
-    /// Whether there are no lists.
+    /// Whether the index has no lists.
     pub(crate) fn is_empty(&self) -> bool {
         self.by_issuer.is_empty()
     }
@@ -375,7 +384,7 @@ impl RevocationIndex {
         crypto::sha256(&hashes.concat())
     }
 
-    /// Differs between two indexes with different lists.
+    /// Returns a hash of all lists. It is the same only if the lists are the same.
     pub(crate) const fn digest(&self) -> &[u8; 32] {
         &self.digest
     }
@@ -388,7 +397,7 @@ impl RevocationIndex {
         self.posture
     }
 
-    /// Returns the state of each list at `now`, without lists that a newer one has replaced.
+    /// Returns the age of each list at `now`. Leaves out lists that a newer list replaces.
     pub(crate) fn status(&self, now: i64) -> Vec<CrlStatus> {
         let superseded = |list: &RevocationList| {
             let mut own = self.by_issuer.get(&list.issuer).into_iter().flatten();
@@ -431,7 +440,8 @@ impl RevocationIndex {
         }
     }
 
-    /// Looks every member up that the depth covers.
+    /// Checks the revocation status of the certificates in a path. `members` are the certificates
+    /// without the root. If the depth is `Leaf`, checks only the leaf.
     pub(crate) fn check(
         &self,
         members: &[PathMember],
@@ -492,7 +502,7 @@ impl RevocationIndex {
         let Some(candidates) = self.by_issuer.get(&member.issuer) else {
             return unknown("there is no revocation list of");
         };
-        // RFC 5280 section 6.3.3 (f): the issuer's key usage.
+        // RFC 5280 section 6.3.3 (f): keyUsage of the issuer must allow cRLSign.
         if !member.issuer_signs_crls {
             return unknown("the key usage does not let revocation lists be signed by");
         }
@@ -502,8 +512,8 @@ impl RevocationIndex {
             .filter(|list| list.is_signed_by(&member.issuer_key, &member.issuer_key_hash))
             .map(Arc::as_ref)
             .collect();
-        // Lists of one scope whose key became known only now supersede here, and
-        // those whose time has come.
+        // Leaves out lists that a newer list of the same scope replaces. Loading could not decide
+        // this, because the issuer's key was unknown or the newer list was not valid yet.
         let newest = signed.iter().filter(|list| {
             !signed.iter().any(|other| {
                 other.same_scope(list) && other.age() > list.age() && other.this_update <= now
@@ -512,7 +522,7 @@ impl RevocationIndex {
         let mut best: Option<&RevocationList> = None;
         let mut unusable: Option<&RevocationList> = None;
         for list in newest {
-            // A certificate that a verified list revokes stays revoked when the list is stale.
+            // A list revokes its certificates even if it is stale.
             if list.revokes(&member.serial) {
                 return Status::Revoked;
             }
@@ -550,8 +560,8 @@ impl RevocationIndex {
 }
 
 impl RevocationList {
-    /// Whether this list has the issuer and scope of `old`, and the same key if that of `old` is
-    /// known.
+    /// Whether this list can replace `old`: it has the same issuer and scope. If the key that
+    /// signed `old` is known, the same key must have signed this list.
     fn succeeds(&self, old: &Self) -> bool {
         match old.signer() {
             Some(_) => same_series(self, old),
@@ -568,7 +578,8 @@ impl RevocationList {
     }
 }
 
-/// Whether two lists have the same issuer, key and scope. Only known keys are compared.
+/// Whether two lists have the same issuer, scope and key. Returns false if the signature of one of
+/// them was not verified.
 fn same_series(one: &RevocationList, other: &RevocationList) -> bool {
     one.issuer == other.issuer
         && one.signer().is_some()

@@ -1,11 +1,12 @@
-//! How strictly revocation is checked, and for which certificates.
+//! `RevocationPosture`: how strictly revocation is checked. `RevocationDepth`: which certificates
+//! are checked.
 
-/// How an unknown or stale revocation status is treated.
+/// How a path is treated if its revocation status is unknown or its revocation lists are stale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RevocationPosture {
-    /// Refuse.
+    /// The path is refused.
     Hard,
-    /// Allow, and say so.
+    /// The path is accepted, and assertions and audit lines contain `soft`.
     Soft,
     /// Revocation is not checked.
     Off,

@@ -1,17 +1,18 @@
-//! `SerialSet`: revoked serial numbers, compact and with constant look-up time.
+//! `SerialSet`: a compact set of revoked serial numbers with constant look-up time.
 
 use std::collections::HashSet;
 
 use crate::identity::leaf::significant;
 
-/// Bytes of a serial number that conforms to RFC 5280 section 4.1.2.2.
+/// Maximum length in bytes of a serial number according to RFC 5280 section 4.1.2.2.
 const CONFORMING: usize = 20;
 
-/// A conforming serial number: its bytes without leading zeros, then its length.
+/// A serial number of at most 20 bytes. The last byte is its length, and the bytes after the serial
+/// number are zero.
 type Packed = [u8; CONFORMING + 1];
 
-/// A set of serial numbers. The hash is keyed, so that an issuer cannot make
-/// look-ups slow by its choice of serial numbers.
+/// A set of serial numbers. It uses a keyed hash, so an issuer cannot select serial numbers with
+/// equal hashes to make look-ups slow.
 #[derive(Debug, Default)]
 pub(super) struct SerialSet {
     conforming: HashSet<Packed>,
@@ -27,7 +28,7 @@ fn pack(serial: &[u8]) -> Option<Packed> {
 }
 
 impl SerialSet {
-    /// Creates an empty set with capacity for `count` serial numbers that conform to RFC 5280.
+    /// Creates an empty set with capacity for `count` serial numbers of at most 20 bytes.
     pub(super) fn with_room(count: usize) -> Self {
         Self {
             conforming: HashSet::with_capacity(count),

@@ -1,24 +1,26 @@
-//! `CrlStatus`: how far each list has come, for readiness, metrics and alarms.
+//! `CrlStatus`: the age of each revocation list, for readiness, metrics and alarms.
 
 use crate::clock;
 
-/// The age of a list between its thisUpdate and its nextUpdate.
+/// The age of a revocation list, compared with its thisUpdate and nextUpdate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    /// The list is not valid yet, and is not used.
+    /// thisUpdate is in the future. The list cannot show yet that a certificate is not revoked.
     NotYet,
-    /// Less than half of the time to nextUpdate has passed.
+    /// Less than half of the time from thisUpdate to nextUpdate has passed.
     Fresh,
-    /// More than half of that time has passed without a newer list. An operator should check why.
+    /// At least half of the time from thisUpdate to nextUpdate has passed, but nextUpdate has not.
+    /// An operator should check why there is no newer list.
     Due,
-    /// nextUpdate has passed; the grace period has not.
+    /// nextUpdate has passed, but the grace period after it has not.
     Grace,
-    /// nextUpdate and the grace period have passed. The list is no longer evidence of a status.
+    /// nextUpdate and the grace period have passed. The list no longer shows that a certificate is
+    /// not revoked.
     Stale,
 }
 
 impl Freshness {
-    /// All states from the best to the worst, then the state of lists that are not valid yet.
+    /// All states from best to worst. The state of lists that are not valid yet comes last.
     pub const ALL: [Self; 5] = [
         Self::Fresh,
         Self::Due,
@@ -40,12 +42,12 @@ impl Freshness {
     }
 }
 
-/// The state of one list, for readiness and metrics.
+/// One revocation list and its age, for readiness and metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrlStatus {
-    /// The issuer's name, RFC 4514.
+    /// The issuer's name in RFC 4514 form.
     pub issuer: String,
-    /// cRLNumber, lower-case hexadecimal.
+    /// The CRL number (cRLNumber) in lower-case hexadecimal.
     pub number: String,
     /// thisUpdate in seconds since the Unix epoch.
     pub this_update: i64,
@@ -55,12 +57,12 @@ pub struct CrlStatus {
     pub entries: usize,
     /// Whether the signature of the list has been verified.
     pub verified: bool,
-    /// The age of the list.
+    /// The age of the list, compared with its thisUpdate and nextUpdate.
     pub freshness: Freshness,
 }
 
 impl CrlStatus {
-    /// Returns an alarm for the operator, if there is one.
+    /// Returns an alarm for the operator. Returns `None` if the list is [`Freshness::Fresh`].
     #[must_use]
     pub fn alarm(&self) -> Option<String> {
         let until = clock::rfc3339(self.next_update);

@@ -1,8 +1,8 @@
 //! `UnusableCrl`: why a revocation list cannot be used, and the remedy.
 //!
-//! webpki says only that it does not accept a list. A list that is refused is read again here,
-//! leniently, to find the reason: the person who sees it has to get another list from the issuer,
-//! and must know which.
+//! If webpki refuses a list, it does not report why. This file then reads the list again, less
+//! strictly, and finds the reason. The operator needs the reason to get the right list from the
+//! issuer.
 
 use webpki::Error;
 use x509_parser::der_parser::asn1_rs::{Any, Class, FromDer as _, Tag};
@@ -10,58 +10,61 @@ use x509_parser::extensions::{
     DistributionPointName, IssuingDistributionPoint, ParsedExtension, X509Extension,
 };
 
-/// Why a revocation list cannot be used.
+/// The reason why a revocation list cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnusableCrl {
-    /// deltaCRLIndicator (RFC 5280 section 5.2.4).
+    /// The list is a delta CRL (deltaCRLIndicator, RFC 5280 section 5.2.4).
     #[error("it is a delta list: it holds only the changes since another list")]
     Delta,
-    /// indirectCRL (RFC 5280 section 5.2.5), or an entry with certificateIssuer.
+    /// The list is indirect (indirectCRL, RFC 5280 section 5.2.5), or an entry has
+    /// certificateIssuer.
     #[error("it is an indirect list: it speaks of certificates of other issuers")]
     Indirect,
-    /// onlySomeReasons (RFC 5280 section 5.2.5).
+    /// The list covers only some reasons (onlySomeReasons, RFC 5280 section 5.2.5).
     #[error("it covers some revocation reasons only")]
     SomeReasons,
-    /// onlyContainsAttributeCerts (RFC 5280 section 5.2.5).
+    /// The list covers only attribute certificates (onlyContainsAttributeCerts, RFC 5280 section
+    /// 5.2.5).
     #[error("it is about attribute certificates only")]
     AttributeCertificates,
-    /// A distribution point that no certificate can be compared with.
+    /// The distribution point has no full name, so it cannot be compared with certificates.
     #[error("its issuing distribution point has no full name")]
     DistributionPoint,
-    /// A critical extension of the list.
+    /// The list has a critical extension that is not supported.
     #[error("it has a critical extension that is not supported: {0}")]
     CriticalExtension(String),
-    /// A critical extension of one of its entries.
+    /// An entry of the list has a critical extension that is not supported.
     #[error("an entry has a critical extension that is not supported: {0}")]
     CriticalEntryExtension(String),
-    /// A reason code that RFC 5280 does not have.
+    /// An entry has a reason code that RFC 5280 does not define.
     #[error("an entry has an unknown revocation reason")]
     UnknownReason,
-    /// Version 1 has no extensions.
+    /// The list has version 1, so it has no extensions and no CRL number.
     #[error("it is a list of version 1")]
     Version,
-    /// The list does not say when it expires.
+    /// The list has no nextUpdate.
     #[error("it does not say when it will be replaced (nextUpdate)")]
     NoNextUpdate,
-    /// The list expires before it begins.
+    /// nextUpdate is not later than thisUpdate.
     #[error("its nextUpdate is not after its thisUpdate")]
     Times,
-    /// The list has no number, so that a roll-back could not be distinguished from an update.
+    /// The list has no CRL number. Without it, an old list cannot be distinguished from a new one.
     #[error("it has no number (cRLNumber)")]
     NoNumber,
-    /// RFC 5280 section 5.2.3: one number of at most 20 bytes, not critical.
+    /// The CRL number violates RFC 5280 section 5.2.3: one number of at most 20 bytes, not
+    /// critical.
     #[error("its number (cRLNumber) is {0}")]
     Number(&'static str),
-    /// The file continues after the list.
+    /// The file contains more bytes after the list. The number is how many.
     #[error("{0} bytes follow it")]
     BytesFollow(usize),
-    /// The list is truncated, or the data is not a list.
+    /// The list is truncated, or the data is not a revocation list.
     #[error("it is damaged, or no revocation list: {0}")]
     Damaged(String),
 }
 
 impl UnusableCrl {
-    /// Returns what an operator can do about it.
+    /// Returns advice for the operator: which list to use instead, or how to repair the file.
     #[must_use]
     pub const fn remedy(&self) -> &'static str {
         match self {
@@ -91,7 +94,7 @@ impl UnusableCrl {
         }
     }
 
-    /// Finds why webpki does not accept this list.
+    /// Returns the reason why webpki refuses a list. `error` is webpki's error.
     pub(super) fn of(der: &[u8], error: &Error) -> Self {
         find(der).unwrap_or_else(|| match error {
             Error::InvalidCrlNumber => Self::Number("negative, or longer than 20 bytes"),
@@ -104,7 +107,7 @@ impl UnusableCrl {
     }
 }
 
-/// Returns the first error that is found in a list.
+/// Returns the first problem in a list that this file recognizes.
 fn find(der: &[u8]) -> Option<UnusableCrl> {
     let Ok((rest, list)) = Any::from_der(der) else {
         return Some(UnusableCrl::damaged("its end is missing"));
@@ -122,7 +125,8 @@ fn find(der: &[u8]) -> Option<UnusableCrl> {
     let extensions = fields
         .iter()
         .find(|field| field.class() == Class::ContextSpecific && field.tag() == Tag(0));
-    // The kind of list first: it decides which other list is to be used.
+    // First checks of which kind the list is, for example a delta list. The operator needs a list
+    // of another kind then, whatever other problems this list has.
     let kind = extensions.and_then(|tagged| {
         let (_, sequence) = Any::from_der(tagged.data).ok()?;
         read_extensions(sequence.data).find_map(|extension| kind_by(&extension))
@@ -160,7 +164,7 @@ fn kind_by(extension: &X509Extension<'_>) -> Option<UnusableCrl> {
                 "its issuing distribution point is malformed",
             )),
         },
-        // The number and the authority key identifier.
+        // 2.5.29.20 is cRLNumber, 2.5.29.35 is authorityKeyIdentifier.
         "2.5.29.20" | "2.5.29.35" => None,
         _ if extension.critical => Some(UnusableCrl::CriticalExtension(oid)),
         _ => None,
@@ -184,7 +188,8 @@ fn kind_of(point: &IssuingDistributionPoint<'_>) -> Option<UnusableCrl> {
     }
 }
 
-/// Returns the problem of an entry with serial number, date, and perhaps extensions.
+/// Returns the problem in one entry of a list. An entry has a serial number, a date, and optional
+/// extensions.
 fn entry_problem(entry: &Any<'_>) -> Option<UnusableCrl> {
     let extensions = elements(entry.data).nth(2)?;
     read_extensions(extensions.data).find_map(|extension| {
@@ -192,7 +197,8 @@ fn entry_problem(entry: &Any<'_>) -> Option<UnusableCrl> {
         match oid.as_str() {
             "2.5.29.29" => Some(UnusableCrl::Indirect),
             "2.5.29.21" => match Any::from_der(extension.value) {
-                // Reason code 7 is not used. removeFromCRL, 8, occurs only in delta lists.
+                // RFC 5280 does not define reason code 7. Reason code 8 (removeFromCRL) is valid
+                // only in delta lists, which are refused anyway.
                 Ok((
                     _,
                     Any {
@@ -209,7 +215,7 @@ fn entry_problem(entry: &Any<'_>) -> Option<UnusableCrl> {
     })
 }
 
-/// Iterates over the elements of a SEQUENCE, as far as they can be read.
+/// Returns the elements inside a SEQUENCE. Stops at the first element that cannot be read.
 fn elements(mut rest: &[u8]) -> impl Iterator<Item = Any<'_>> {
     std::iter::from_fn(move || {
         let (after, element) = Any::from_der(rest).ok()?;

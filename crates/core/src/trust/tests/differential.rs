@@ -1,7 +1,9 @@
-//! The revocation index against webpki's own check of lists.
+//! Compares the results of our revocation index with webpki's own revocation check, for random
+//! lists.
 //!
-//! webpki lets a list with a distribution point speak of certificates that name none,
-//! which RFC 5280 section 6.3.3 (b)(2) does not: it is not shown those lists here.
+//! One difference is known. webpki applies a list with a distribution point also to certificates
+//! that name none. RFC 5280 section 6.3.3 (b)(2) does not allow this, so the test does not give
+//! these lists to webpki.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -30,13 +32,14 @@ use crate::trust::{RevocationDepth, RevocationPosture};
 const POINT: &str = "http://crl.example.org/a.crl";
 const OTHER_POINT: &str = "http://crl.example.org/b.crl";
 
-/// One list in the making.
+/// The properties of one random revocation list.
 #[derive(Debug, Clone)]
 struct List {
     forged: bool,
     revoking: bool,
     stale: bool,
-    /// Distribution point and scope: 0 all, 1 user, 2 authorities.
+    /// Whether the distribution point is `POINT` (true) or `OTHER_POINT` (false). The number is the
+    /// scope: 0 for all certificates, 1 for user certificates, 2 for authorities.
     scope: Option<(bool, u8)>,
 }
 
@@ -60,9 +63,11 @@ fn list() -> impl Strategy<Value = Option<List>> {
 struct Pki {
     root: Authority,
     intermediate: Authority,
-    /// Same name as the other two, other keys.
+    /// Authorities with the names of root and intermediate, but with other keys. They sign forged
+    /// lists.
     namesakes: [Authority; 2],
-    /// Without distribution points, with this one, with another, with both.
+    /// Four leaves. The first names no distribution point, the others name `POINT`, `OTHER_POINT`,
+    /// and both.
     leaves: Vec<Credentials>,
 }
 
@@ -242,7 +247,7 @@ proptest! {
         deep: bool,
         known: bool,
     ) {
-        // The first leaf and the intermediate name no distribution point.
+        // Leaf 0 and the intermediate name no distribution point.
         let leaf_names_points = leaf > 0;
         let leaf = &PKI.leaves[leaf];
         let mut lists = Vec::new();
@@ -262,8 +267,8 @@ proptest! {
         let theirs = by_webpki(leaf, &for_webpki, deep);
         let ours = by_ours(leaf, &lists, deep, known, RevocationPosture::Hard);
         prop_assert_eq!(theirs.is_ok(), ours.is_ok(), "webpki {:?}, here {:?}", theirs, ours);
-        // With one certificate to look up the reasons agree too, except that a
-        // stale list's entries still count here.
+        // If only the leaf is looked up (`deep` is false), the reasons must be equal too. First
+        // exception: a stale list still revokes here, but webpki reports that the list has expired.
         if !deep && let (Err(theirs), Err(ours)) = (theirs, ours) {
             let expected = match theirs {
                 Error::CertRevoked => ReasonCode::CertificateRevoked,
@@ -272,7 +277,9 @@ proptest! {
             };
             let still_revoked = ours == ReasonCode::CertificateRevoked
                 && expected == ReasonCode::RevocationStale;
-            // Which does not vouch for the leaf, but may say that it is revoked.
+            // A list that does not cover the leaf cannot show that the leaf is good, but it can
+            // Second exception: a list that does not cover the leaf revokes it here. webpki ignores
+            // such a list and reports an unknown status.
             let revoked_here = ours == ReasonCode::CertificateRevoked
                 && expected == ReasonCode::RevocationUnknown
                 && of_intermediate.as_ref().is_some_and(|list| list.revoking && !list.forged);
@@ -286,7 +293,8 @@ proptest! {
 
 #[test]
 fn a_list_with_a_distribution_point_revokes_whom_it_cannot_vouch_for() {
-    // One names no distribution point, the other another.
+    // The list is for `POINT`. The first leaf names no distribution point, and the other leaf names
+    // `OTHER_POINT`. So the list can revoke the leaf, but cannot show that it is not revoked.
     for leaf in [&PKI.leaves[0], &PKI.leaves[2]] {
         let list = |revoking| {
             let list = List {

@@ -1,4 +1,5 @@
-//! What chains cost that are made to be expensive: signature checks, counted.
+//! Tests of chains that an attacker builds to make verification expensive. The tests count
+//! signature checks.
 
 use countersign_testkit::{Authority, AuthoritySpec, Credentials, Leaf, TestCa};
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -11,11 +12,11 @@ use crate::trust::certificate::purpose::PathPurpose;
 use crate::trust::path::signature_checks::SignatureBudget;
 use crate::trust::path::{self, PathBudget, PathCertificates, PathRules, check_size};
 
-/// Most signatures that may turn out not to hold.
+/// Maximum number of signature checks with the result "invalid", for one bundle.
 const FAILURES: usize = SignatureBudget::PRESENTED.failures;
 
-/// Verifies a chain as a peer's; returns what came of it and how many signatures were
-/// checked.
+/// Verifies a chain as if a peer had presented it. Returns the result and the number of signature
+/// checks.
 fn verify(
     ca: &TestCa,
     configured: &[CertificateDer<'static>],
@@ -51,7 +52,8 @@ fn leaf_of(authority: &Authority) -> Credentials {
     authority.issue(Leaf::with_uri("spiffe://example.org/a"))
 }
 
-/// Other keys under the intermediate's name, each certified by a namesake of the root.
+/// Returns forged authorities: they have the name of the intermediate, but other keys. Each is
+/// certified by an authority with the name of the root and another key.
 fn forged(count: usize) -> Vec<(Authority, CertificateDer<'static>)> {
     let root = named("example.org root");
     let forge = |_| {
@@ -83,7 +85,8 @@ fn forged_namesakes_of_an_intermediate_cost_no_more_than_the_budget() {
     let (verified, signatures) = verify(&ca, &[], &chain);
     assert_eq!(reason(&verified), Some(ReasonCode::ChainTooLong));
     assert_eq!(signatures, FAILURES);
-    // The genuine intermediate, which anybody can have, helps nobody to more.
+    // An attacker can also present the genuine intermediate, because it is public. This costs only
+    // one more signature check, whose result is "valid".
     chain[7] = ca.intermediate().der().clone();
     let (verified, signatures) = verify(&ca, &[], &chain);
     assert_eq!(reason(&verified), Some(ReasonCode::ChainTooLong));
@@ -93,7 +96,8 @@ fn forged_namesakes_of_an_intermediate_cost_no_more_than_the_budget() {
 #[test]
 fn namesakes_that_certify_each_other_cost_no_more_than_the_budget() {
     let ca = TestCa::new("example.org");
-    // Every one could stand above every other one, by names.
+    // All authorities have the same name, so according to names each could have issued each other
+    // one.
     for name in ["example.org root", "nowhere"] {
         let clique: Vec<_> = (0..7).map(|_| named(name)).collect();
         let mut chain = vec![leaf_of(&clique[0]).leaf().clone()];
@@ -116,7 +120,8 @@ fn namesakes_on_several_levels_cost_no_more_than_the_budget() {
         chain.push(root.cross_sign(above));
         chain.push(ca.root().cross_sign(above));
     }
-    // What is genuine in it leads as far as the leaf, which is not.
+    // The chain contains genuine paths from the root to `lower`. But the leaf was signed by another
+    // authority with the name `lower`.
     chain[0] = leaf_of(&named("lower")).leaf().clone();
     let (verified, signatures) = verify(&ca, &[], &chain);
     assert!(verified.is_err());
@@ -159,7 +164,7 @@ fn certificates_of_thousands_of_names_are_refused_before_they_are_read() {
     let refusal = check_size(leaf, presented).unwrap_err();
     assert_eq!(refusal.0, ReasonCode::ChainTooLong);
     assert!(refusal.1.contains("elements"), "{}", refusal.1);
-    // A generous number of them is not.
+    // 500 names stay below the limit of elements, so the certificate is accepted.
     let names = (0..500).fold(Leaf::with_uri("spiffe://example.org/a"), |leaf, _| {
         leaf.raw_name(0x82, b"a")
     });

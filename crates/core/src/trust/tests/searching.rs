@@ -1,4 +1,5 @@
-//! What a search among many certificates of the same names costs: counted, not timed.
+//! Tests of the cost of a path search among many certificates with equal names. The tests count
+//! steps and do not measure time.
 
 use countersign_testkit::{Authority, AuthoritySpec, Credentials, Leaf};
 use rustls_pki_types::CertificateDer;
@@ -10,7 +11,8 @@ use crate::trust::certificate::purpose::PathPurpose;
 use crate::trust::path::search::{Budget, LimitReached, Pool, find};
 use crate::trust::path::signature_checks::{SignatureBudget, SignatureChecks};
 
-/// Levels between root and leaf, and forged certificates on each.
+/// Number of levels of intermediates below the root, and number of forged certificates on each
+/// level.
 const LEVELS: usize = 3;
 const FORGED: usize = 400;
 
@@ -25,7 +27,8 @@ fn authority(level: usize) -> Authority {
     Authority::root(&AuthoritySpec::new(&format!("Level {level}")))
 }
 
-/// Forged certificates have the names of the genuine ones, and keys of their own.
+/// Creates a genuine chain, and forged certificates with the same names as the genuine ones but
+/// other keys.
 fn forest() -> Forest {
     let genuine: Vec<Authority> = (0..=LEVELS).map(authority).collect();
     let forgers: Vec<Authority> = (0..=LEVELS).map(authority).collect();
@@ -48,7 +51,7 @@ fn forest() -> Forest {
     }
 }
 
-/// What came of a search, and what it cost.
+/// The result of a search, the remaining budget, and the number of signatures that were checked.
 struct Outcome {
     found: Result<Option<usize>, LimitReached>,
     left: Budget,
@@ -88,14 +91,16 @@ fn a_search_costs_no_more_than_its_budget() {
     let forest = forest();
     let (usual, many) = (Budget::OFFLINE, SignatureBudget::OFFLINE);
     let all = [forest.forged.clone(), forest.genuine.clone()].concat();
-    // Key identifiers lead past most of them; no certificate is refused twice.
+    // The search finds the genuine path. Each certificate costs about one signature check, because
+    // no invalid signature is checked twice.
     let outcome = forest.search(&all, usual, many);
     assert_eq!(outcome.found, Ok(Some(LEVELS)));
     let signatures = outcome.signatures;
     assert!(signatures <= LEVELS * (FORGED + 2) + 1, "{signatures}");
     let looks = usual.looks - outcome.left.looks;
     assert!(looks <= 200 * all.len(), "{looks}");
-    // Those next to the root are refused, and what is left leads nowhere.
+    // Without the genuine certificates, only the forged ones on the first level have the name of
+    // the root as issuer. They are checked, and after that no other certificate leads to the root.
     let outcome = forest.search(&forest.forged, usual, many);
     assert_eq!(outcome.found, Ok(None));
     assert_eq!(outcome.signatures, FORGED);

@@ -1,4 +1,4 @@
-//! For how long an endpoint that fails is ejected.
+//! Tests how long an endpoint that fails is ejected.
 
 use std::time::Duration;
 
@@ -15,20 +15,20 @@ fn upstream() -> Upstream {
     })
 }
 
-/// Whether requests go to the endpoint when the other one is there as well.
+/// Whether requests go to the endpoint `index` while the other endpoint is available too.
 fn is_used(upstream: &Upstream, index: usize) -> bool {
     let none = Tried::default();
     (0..4).any(|_| upstream.pick(Affinity::default(), &none) == Some(index))
 }
 
-/// Lets this much time pass for the first endpoint, at once.
+/// Moves the clock of the first endpoint forward by `time`, without waiting.
 fn pass(upstream: &mut Upstream, time: Duration) {
     let state = Arc::get_mut(&mut upstream.states[0]).unwrap();
     state.since = state.since.checked_sub(time).unwrap();
 }
 
-/// What the first endpoint's next failure costs it, in milliseconds: at least and at
-/// most, for time passes here too.
+/// Records a failure of the first endpoint. Returns the bounds of its ejection time in
+/// milliseconds: minimum and maximum, because the test itself takes time.
 fn pause_of_next_failure(upstream: &Upstream) -> (u64, u64) {
     let state = &upstream.states[0];
     let now = || u64::try_from(state.since.elapsed().as_millis()).unwrap();
@@ -52,7 +52,8 @@ fn each_failure_doubles_the_pause_up_to_a_minute() {
             "failure {number}: {least} to {most} ms"
         );
     }
-    // However often: nothing overflows, and nothing wraps around to a short pause.
+    // After many more failures, the counter of failures must not overflow, and the ejection must
+    // not become shorter than the maximum.
     for _ in 0..100 {
         let (least, most) = pause_of_next_failure(&upstream);
         assert!((least..=most).contains(&60_000), "{least} to {most} ms");

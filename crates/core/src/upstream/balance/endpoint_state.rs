@@ -1,7 +1,7 @@
 //! `EndpointState`: the health and load of one endpoint, and how long it is ejected.
 //!
-//! All workers share it, so everything that changes is an atomic. A lost update costs no more
-//! than an unlucky choice for one request.
+//! All workers share the state, so every field that changes is an atomic. A lost update can only
+//! make the choice for one request worse.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -18,10 +18,10 @@ use crate::upstream::limits::connection_limit::ConnectionLimit;
 /// How long an endpoint is ejected after its first failure. Each further failure doubles the
 /// time.
 const FIRST_EJECTION: Duration = Duration::from_millis(500);
-/// Maximum time of an ejection.
+/// Maximum time of one ejection, however many failures there were.
 const MAX_EJECTION: Duration = Duration::from_secs(60);
-/// How long a service that announces no extended CONNECT is not asked again whether it supports
-/// it. Each attempt costs a connection.
+/// If a service speaks h2 without extended CONNECT, no tunnel over h2 is tried for this time,
+/// because each attempt costs a connection.
 const NO_TUNNELS_TIME: Duration = Duration::from_secs(30);
 
 /// The health and load of one endpoint, shared by all workers.
@@ -34,14 +34,15 @@ pub(super) struct EndpointState {
     pub(super) unhealthy: AtomicBool,
     pub(super) hash: u64,
     pub(super) in_progress: AtomicUsize,
-    /// Whether the endpoint has failed since its last response. If not, the next fields mean
-    /// nothing.
+    /// Whether the endpoint has failed since its last response. If false, the failure counts and
+    /// `ejected_until` have no meaning.
     has_failed: AtomicBool,
     failures: AtomicU32,
     unanswered: UnansweredRequests,
-    /// Until when the endpoint is ejected for all callers, in milliseconds after `since`.
+    /// The end of the ejection for all callers, in milliseconds after `since`.
     pub(super) ejected_until: AtomicU64,
-    /// Until when the endpoint gets no tunnels over h2, in milliseconds after `since`.
+    /// The time until which no tunnel over h2 is opened to the endpoint, in milliseconds after
+    /// `since`.
     no_tunnels_until: AtomicU64,
     pub(super) since: Instant,
 }
@@ -85,7 +86,8 @@ impl EndpointState {
             && (self.is_before(&self.ejected_until) || is_for_it())
     }
 
-    /// Ejects the endpoint. The time doubles with each earlier ejection (`before`).
+    /// Ejects the endpoint and stores the end of the ejection in `until`. `before` is the number of
+    /// earlier ejections; each of them doubles the time.
     fn eject(&self, until: &AtomicU64, before: u32) {
         let time = FIRST_EJECTION
             .saturating_mul(1 << before.min(16))
@@ -103,14 +105,14 @@ impl EndpointState {
         match self.unanswered.note(caller) {
             EjectionScope::AllCallers => self.record_failure(),
             EjectionScope::Caller(own, before) => self.eject(&own.ejected_until, before),
-            // One slow or broken request says little about its service.
+            // One slow or broken request is not enough evidence that the service fails.
             EjectionScope::None => {}
         }
         self.has_failed.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn record_response(&self) {
-        // Reading is cheap while no other thread writes.
+        // The load avoids a store for each response: atomic loads are cheap while no thread writes.
         if self.has_failed.load(Ordering::Relaxed) {
             self.has_failed.store(false, Ordering::Relaxed);
             self.failures.store(0, Ordering::Relaxed);
@@ -119,7 +121,7 @@ impl EndpointState {
         }
     }
 
-    /// Notes that the endpoint speaks h2 without extended CONNECT.
+    /// Records that the endpoint speaks h2 without extended CONNECT.
     pub(super) fn note_no_tunnels(&self) {
         self.set(&self.no_tunnels_until, NO_TUNNELS_TIME);
     }

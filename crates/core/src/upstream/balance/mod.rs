@@ -27,10 +27,10 @@ use crate::policy::share::{NoPlace, Place, PlaceLimits, Places, Share};
 use crate::reason::ReasonCode;
 use crate::telemetry::metrics::{Metrics, UpstreamMetrics};
 
-/// Most endpoints that one request tries to connect to.
+/// Maximum number of endpoints that one request tries to connect to.
 pub const MAX_ATTEMPTS: usize = 3;
 
-/// A service behind the gateway, by its name in the configuration.
+/// A service behind the gateway, as one `[[upstream]]` of the configuration describes it.
 #[derive(Debug)]
 pub struct Upstream {
     config: UpstreamConfig,
@@ -42,18 +42,21 @@ pub struct Upstream {
     meter: OnceLock<Arc<UpstreamMetrics>>,
 }
 
-/// The properties of a request that the choice of an endpoint depends on.
+/// The properties of a request that affect which endpoint is selected.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Affinity<'a> {
-    /// Selects the endpoint for all requests of one caller, if that is configured.
+    /// The hash of the caller's name for rendezvous hashing. `None` if the caller has no name, or
+    /// if `balance` is not [`Balance::Caller`].
     key: Option<u64>,
-    /// The caller for which endpoints may be ejected; absent if the caller has no name.
+    /// The caller whose failures can eject an endpoint for this caller alone. `None` if the caller
+    /// has no name.
     caller: Option<&'a CallerName>,
-    /// The caller whose share of the endpoint's connections the request takes.
+    /// The caller for which the request's connection is counted. `None` means one common count for
+    /// all callers.
     pub(in crate::upstream) share: Option<ShareKey>,
 }
 
-/// Endpoints that a request has tried without success.
+/// The endpoints that the request must not use any more, for example because connecting failed.
 #[derive(Debug, Default)]
 pub(in crate::upstream) struct Tried {
     indices: [usize; MAX_ATTEMPTS],
@@ -61,8 +64,8 @@ pub(in crate::upstream) struct Tried {
 }
 
 impl Tried {
-    /// Creates a set with the endpoint that a request should not be sent to again, if there are
-    /// others.
+    /// Creates a set that contains `index`, so that the request is not sent to this endpoint again.
+    /// If there is only one endpoint, the set stays empty.
     pub(in crate::upstream) fn avoiding(index: Option<usize>, upstream: &Upstream) -> Self {
         let mut tried = Self::default();
         if let Some(index) = index
@@ -88,7 +91,7 @@ impl Tried {
     }
 }
 
-/// A request in progress at an endpoint, until this is dropped.
+/// Counts a request as in progress at an endpoint until the guard is dropped.
 #[derive(Debug)]
 pub struct InProgress {
     upstream: Arc<Upstream>,
@@ -110,8 +113,8 @@ impl Upstream {
         Self::following(config, None)
     }
 
-    /// Creates an upstream that replaces an earlier one. Endpoints that stay keep their
-    /// connections, failures and health.
+    /// Creates an upstream that replaces `earlier` after a reload. Endpoints that are in both keep
+    /// their connections, failures and health.
     #[must_use]
     pub fn following(config: UpstreamConfig, earlier: Option<&Self>) -> Self {
         let same_checks = earlier.is_some_and(|earlier| {
@@ -144,14 +147,15 @@ impl Upstream {
         }
     }
 
-    /// Notes whether a health check has found an endpoint healthy.
+    /// Records whether a health check has found an endpoint healthy.
     pub fn set_healthy(&self, index: usize, healthy: bool) {
         if let Some(state) = self.states.get(index) {
             state.unhealthy.store(!healthy, Ordering::Relaxed);
         }
     }
 
-    /// Whether health checks have found an endpoint healthy; true if there are none.
+    /// Whether health checks have found an endpoint healthy. Returns true if no checks are
+    /// configured.
     #[must_use]
     pub fn is_healthy(&self, index: usize) -> bool {
         self.states
@@ -159,7 +163,7 @@ impl Upstream {
             .is_none_or(|state| !state.is_unhealthy())
     }
 
-    /// Returns the location of an endpoint.
+    /// Returns the addresses of an endpoint and its host and port.
     pub(in crate::upstream) fn location(
         &self,
         index: usize,
@@ -176,7 +180,8 @@ impl Upstream {
         self.states.get(index).map(|state| &state.limit)
     }
 
-    /// Returns the caller whose share of the endpoints' connections a request takes.
+    /// Returns the caller for which the request's connection is counted. If all callers share
+    /// connections, this is [`ShareKey::EVERYBODY`].
     pub(in crate::upstream) fn share_key(&self, affinity: Affinity<'_>) -> ShareKey {
         match self.config.share {
             Sharing::Always if self.config.protocol == HttpProtocol::Http2 => ShareKey::EVERYBODY,
@@ -184,7 +189,8 @@ impl Upstream {
         }
     }
 
-    /// Counts a request among those that wait for a connection, if that is allowed.
+    /// Counts a request as waiting for a connection. Returns `None` if `max_pending` requests wait
+    /// already.
     pub(in crate::upstream) fn begin_waiting(&self) -> Option<InFlightGuard> {
         self.pending.acquire(self.config.max_pending)
     }
@@ -195,26 +201,26 @@ impl Upstream {
         &self.config.name
     }
 
-    /// Returns the names, addresses and timeouts.
+    /// Returns the configuration of the upstream.
     #[must_use]
     pub const fn config(&self) -> &UpstreamConfig {
         &self.config
     }
 
-    /// Registers the upstream's counters. To be called before the upstream is put into service.
+    /// Registers the upstream's counters. Must be called before the upstream is put into service.
     pub fn meter(&self, metrics: &Metrics) {
         self.meter.get_or_init(|| metrics.upstream(self.name()));
     }
 
-    /// Counts that the upstream sent no response, with the reason.
+    /// Counts a request to which the upstream sent no response, with the reason.
     pub fn record_no_response(&self, reason: ReasonCode) {
         if let Some(meter) = self.meter.get() {
             meter.failed(reason);
         }
     }
 
-    /// Records that a service has ended an h2 connection with this error. `cause` describes
-    /// what was unusual about the caller's requests.
+    /// Records that a service has ended an h2 connection with GOAWAY and the error `code`. `cause`
+    /// describes what was unusual about the caller's requests, if anything.
     pub(in crate::upstream) fn record_goaway(
         &self,
         endpoint: usize,
@@ -235,21 +241,23 @@ impl Upstream {
         );
     }
 
-    /// Admits a request of this caller, unless too many are in progress.
+    /// Admits a request of `caller`, unless too many requests are in progress at the upstream. The
+    /// returned [`Place`] counts the request as in progress until it is dropped.
     ///
     /// # Errors
-    /// The reason why the request may not be sent now. A caller that holds as much as it may
-    /// can [wait](Self::admit_later).
+    /// Returns the reason why the request may not be sent now. If it is [`NoPlace::Caller`], the
+    /// request can [wait](Self::admit_later).
     pub fn admit(&self, caller: ShareKey, share: Share) -> Result<Place, NoPlace> {
         self.budget.earn();
         self.requests.enter(caller, self.place_limits(share))
     }
 
-    /// Waits until another request of the same caller ends, and admits this one if that is soon
-    /// enough.
+    /// Waits until another request of the same caller ends, or the part that the caller may use has
+    /// grown. Then admits this request.
     ///
     /// # Errors
-    /// If the wait is too long, or too many of the caller's requests wait already.
+    /// If the wait takes longer than `connect_timeout`, or `max_pending` requests of the caller
+    /// already wait.
     pub async fn admit_later(&self, caller: ShareKey, share: Share) -> Result<Place, NoPlace> {
         let (timeout, max_pending) = (self.config.connect_timeout, self.config.max_pending);
         self.requests
@@ -257,8 +265,9 @@ impl Upstream {
             .await
     }
 
-    /// Limits how many requests of one caller may be in progress at an endpoint. Over HTTP/1.1
-    /// each request needs its own connection, so callers compete for connections.
+    /// Returns how many requests may be in progress at the upstream, and which part one caller may
+    /// use. Over HTTP/1.1 each request needs its own connection, so callers compete for
+    /// connections.
     fn place_limits(&self, share: Share) -> PlaceLimits {
         let max = self.config.max_requests;
         let connections = self
@@ -277,7 +286,7 @@ impl Upstream {
         }
     }
 
-    /// Whether a request may be sent again. Counts the retry.
+    /// Whether the retry budget allows that a request is sent again. If so, counts the retry.
     #[must_use]
     pub fn may_retry(&self) -> bool {
         let may = self.budget.spend();
@@ -287,8 +296,8 @@ impl Upstream {
         may
     }
 
-    /// Returns the properties that the choice of an endpoint depends on. The request takes a
-    /// connection of the caller `share`.
+    /// Returns the properties of a request that affect which endpoint is selected. `share` is the
+    /// caller for which the request's connection is counted.
     #[must_use]
     pub fn affinity<'a>(&self, caller: Option<&'a CallerName>, share: ShareKey) -> Affinity<'a> {
         let together = caller.filter(|_| self.config.balance == Balance::Caller);
@@ -299,37 +308,38 @@ impl Upstream {
         }
     }
 
-    /// Records that an endpoint responded in time. It is not ejected any more.
+    /// Records that an endpoint responded within the timeout. This ends the ejection of the
+    /// endpoint.
     pub fn record_response(&self, index: usize) {
         if let Some(state) = self.states.get(index) {
             state.record_response();
         }
     }
 
-    /// Records that an endpoint took a request of this caller, and sent no response or a late
-    /// one.
+    /// Records that an endpoint received a request of this caller, and sent no response or sent it
+    /// too late.
     pub fn record_timeout(&self, index: usize, affinity: Affinity<'_>) {
         if let Some(state) = self.states.get(index) {
             state.record_timeout(affinity.caller);
         }
     }
 
-    /// Records that an endpoint could not be connected to, or closed a connection before a
-    /// request was sent on it: no caller can be the cause.
+    /// Records that connecting to an endpoint failed, or that the endpoint closed a connection
+    /// before a request was sent. No caller can be the cause of such a failure.
     pub fn record_connect_failure(&self, index: usize) {
         if let Some(state) = self.states.get(index) {
             state.record_failure();
         }
     }
 
-    /// Notes that an endpoint speaks h2 without extended CONNECT.
+    /// Records that an endpoint speaks h2 without extended CONNECT.
     pub(in crate::upstream) fn note_no_tunnels(&self, index: usize) {
         if let Some(state) = self.states.get(index) {
             state.note_no_tunnels();
         }
     }
 
-    /// Whether a healthy endpoint was recently found to have no extended CONNECT.
+    /// Whether a healthy endpoint recently announced h2 without extended CONNECT.
     pub(in crate::upstream) fn has_endpoint_without_tunnels(&self) -> bool {
         let mut healthy = self.states.iter().filter(|state| !state.is_unhealthy());
         healthy.any(|state| state.has_no_tunnels())
@@ -339,7 +349,8 @@ impl Upstream {
         self.states.get(index).map(|state| &state.target)
     }
 
-    /// Counts a request if the choice of endpoints depends on it.
+    /// Counts a request as in progress, if `balance` is `LeastRequests`. The other modes do not
+    /// need the count.
     pub(in crate::upstream) fn begin(self: &Arc<Self>, index: usize) -> Option<InProgress> {
         if self.config.balance != Balance::LeastRequests {
             return None;
@@ -354,14 +365,14 @@ impl Upstream {
         })
     }
 
-    /// Selects the next endpoint that was not tried yet. An ejected endpoint comes last: if all
-    /// are ejected, trying one is still better than trying none. An unhealthy endpoint is not
-    /// tried at all.
+    /// Selects the next endpoint that the request has not tried yet. If all healthy endpoints are
+    /// ejected, selects an ejected one, because it may still respond. Never selects an unhealthy
+    /// endpoint.
     pub(in crate::upstream) fn pick(&self, affinity: Affinity<'_>, tried: &Tried) -> Option<usize> {
         self.pick_among(affinity, tried, |_| true)
     }
 
-    /// Same as [`Self::pick`], for a tunnel over h2: without endpoints that carry no tunnels.
+    /// Same as [`Self::pick`], for a tunnel over h2. Skips endpoints that carry no tunnels.
     pub(in crate::upstream) fn pick_for_tunnel(
         &self,
         affinity: Affinity<'_>,
@@ -535,7 +546,8 @@ mod tests {
         upstream.record_timeout(0, two);
         assert!(!is_used(one) && is_used(two) && is_used(four));
         assert!(is_used(Affinity::default()));
-        // A response to any caller shows that it is there.
+        // A response to any caller shows that the endpoint works, so it ends the ejections for all
+        // callers and clears the counts.
         upstream.record_response(0);
         assert!(is_used(one));
         for whose in [one, two] {

@@ -1,26 +1,25 @@
-//! `UnansweredRequests`: the callers whose requests an endpoint has left without a response
-//! since its last response.
+//! `UnansweredRequests`: the callers whose requests an endpoint has left without a response since
+//! its last response.
 //!
-//! A caller can, even on purpose, send requests that a service cannot handle. Broken
-//! connections and missing responses may then be the caller's fault. Failures of one caller,
-//! however many, therefore eject an endpoint for that caller only. Failures of several callers
-//! eject it for all. One response to any caller ends all ejections.
+//! A caller can send requests that a service cannot handle, even on purpose. The caller may then be
+//! the cause of broken connections and missing responses. Failures of one caller therefore eject an
+//! endpoint for that caller only. Failures of several callers eject the endpoint for all callers.
+//! One response to any caller ends all ejections.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::identity::CallerName;
 
-/// Callers that an endpoint has to leave without a response before it is ejected for all.
+/// If requests of this many callers got no response, the endpoint is ejected for all callers.
 const CALLERS: usize = 3;
-/// Requests of one caller that an endpoint has to leave without a response before it is ejected
-/// for that caller.
+/// If this many requests of one caller got no response, the endpoint is ejected for that caller.
 const REQUESTS: u32 = 3;
 
 /// Requests that an endpoint left without a response, with one entry for each caller.
 #[derive(Debug, Default)]
 pub(super) struct UnansweredRequests {
-    /// Random, so that a caller cannot choose a name with another caller's tag.
+    /// Randomly keyed, so that a caller cannot choose a name whose tag equals another caller's tag.
     hasher: RandomState,
     callers: [CallerFailures; CALLERS],
 }
@@ -31,28 +30,29 @@ pub(super) struct CallerFailures {
     /// The hash of the caller's name; zero if the entry is free.
     tag: AtomicU64,
     requests: AtomicU32,
-    /// Until when the endpoint is ejected for this caller, in milliseconds after the endpoint's
-    /// `since`.
+    /// The end of the ejection for this caller, in milliseconds after `since` of the endpoint.
     pub(super) ejected_until: AtomicU64,
 }
 
-/// The callers for which an endpoint is to be ejected.
+/// The callers for which an endpoint has to be ejected.
 #[derive(Debug)]
 pub(super) enum EjectionScope<'a> {
     None,
-    /// For this caller; the number counts its earlier ejections.
+    /// The endpoint is ejected for this caller only. The number counts the caller's earlier
+    /// ejections.
     Caller(&'a CallerFailures, u32),
     AllCallers,
 }
 
 impl UnansweredRequests {
-    /// Returns the tag of a caller. Callers without a name count as one, because one of them
-    /// could pose as many.
+    /// Returns the tag of a caller. All callers without a name share one tag, because one such
+    /// caller could otherwise appear as many.
     fn tag(&self, caller: Option<&CallerName>) -> u64 {
         self.hasher.hash_one(caller).max(1)
     }
 
-    /// Counts one more request of this caller that got no response.
+    /// Counts one more request of this caller that got no response. Returns for which callers the
+    /// endpoint has to be ejected.
     pub(super) fn note(&self, caller: Option<&CallerName>) -> EjectionScope<'_> {
         let tag = self.tag(caller);
         let takes = |entry: &&CallerFailures| {
@@ -73,7 +73,8 @@ impl UnansweredRequests {
         }
     }
 
-    /// Returns the failures of this caller.
+    /// Returns the entry of this caller, if the endpoint has left any of its requests without a
+    /// response.
     pub(super) fn of(&self, caller: Option<&CallerName>) -> Option<&CallerFailures> {
         let is_known = |entry: &&CallerFailures| entry.tag.load(Ordering::Relaxed) != 0;
         self.callers.iter().find(is_known)?;
@@ -82,7 +83,7 @@ impl UnansweredRequests {
         entries.find(|entry| entry.tag.load(Ordering::Relaxed) == tag)
     }
 
-    /// Forgets all failures, because there was a response.
+    /// Removes all entries, because the endpoint has sent a response.
     pub(super) fn clear(&self) {
         for entry in &self.callers {
             entry.ejected_until.store(0, Ordering::Relaxed);
@@ -100,7 +101,7 @@ mod tests {
     fn one_caller_counts_for_itself_and_three_for_all() {
         let [one, two, three] = ["one", "two", "three"].map(|name| CallerName::Dns(name.into()));
         let unanswered = UnansweredRequests::default();
-        // With one that has no name.
+        // A named caller and a caller without a name each reach the limit `REQUESTS` alone.
         for caller in [Some(&one), None] {
             for _ in 1..REQUESTS {
                 assert!(matches!(unanswered.note(caller), EjectionScope::None));

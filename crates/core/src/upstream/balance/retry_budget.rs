@@ -1,10 +1,11 @@
-//! `RetryBudget`: limits retries to a share of all requests, so that a failing service does not
-//! get twice as many.
+//! `RetryBudget`: limits retries to a percentage of all requests, so that retries do not double the
+//! load of a failing service.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Initial and maximum budget, in hundredths of a request. A quiet service may be retried a few
-/// times; a busy one saves up no more than this.
+/// The budget in hundredths of a retry: `INITIAL` at the start, and at most `MAX_SAVED`. A new
+/// upstream can therefore retry ten times before it has earned any retries, and no upstream saves
+/// up more than a hundred.
 const INITIAL: u64 = 10 * ONE;
 const MAX_SAVED: u64 = 100 * ONE;
 const ONE: u64 = 100;
@@ -13,12 +14,12 @@ const ONE: u64 = 100;
 #[derive(Debug)]
 pub(in crate::upstream) struct RetryBudget {
     saved: AtomicU64,
-    /// Hundredths of a request that each request adds to the budget.
+    /// How much each request adds to the budget, in hundredths of a retry.
     percent: u64,
 }
 
 impl RetryBudget {
-    /// Creates a budget of so many retries for each hundred requests.
+    /// Creates a budget that allows `percent` retries for each hundred requests.
     pub(in crate::upstream) fn new(percent: u32) -> Self {
         Self {
             saved: AtomicU64::new(INITIAL),
@@ -26,9 +27,9 @@ impl RetryBudget {
         }
     }
 
-    /// Adds the part for one request to the budget.
+    /// Adds what one request earns: `percent` hundredths of a retry.
     pub(in crate::upstream) fn earn(&self) {
-        // Reading is cheap while no other thread writes, and the budget is full nearly always.
+        // The load avoids a store for most requests, because the budget is nearly always full.
         if self.saved.load(Ordering::Relaxed) < MAX_SAVED {
             self.saved.fetch_add(self.percent, Ordering::Relaxed);
         }

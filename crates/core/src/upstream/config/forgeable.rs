@@ -1,11 +1,12 @@
-//! Names of request fields that services trust as written by a gateway or a proxy. A
-//! caller's copy of such a field is removed, unless the upstream keeps it.
+//! Names of request fields that services trust, because they expect that a gateway or proxy wrote
+//! the fields. The gateway removes a caller's copy of such a field, unless the upstream keeps the
+//! field.
 //!
-//! Many servers read `_` or `.` as `-`, so that every character that is neither a letter
-//! nor a digit counts as a hyphen here.
+//! Many servers read `_` or `.` as `-`. Every character that is neither a letter nor a digit
+//! therefore counts as a hyphen here.
 
-/// Whether `name` is removed by default, in any spelling. `name` is lower case, as all names of
-/// a [`http::HeaderMap`] are.
+/// Whether the field `name` is removed by default, in any spelling. `name` must be in lower case,
+/// as all names of a [`http::HeaderMap`] are.
 #[must_use]
 pub fn is_forgeable(name: &str) -> bool {
     candidates(name.as_bytes())
@@ -13,7 +14,7 @@ pub fn is_forgeable(name: &str) -> bool {
         .any(|pattern| is_spelling_of_pattern(name, pattern))
 }
 
-/// Every name that is removed by default; a `*` at the end of a name matches any rest.
+/// Returns all names that are removed by default. A `*` at the end of a name matches any suffix.
 pub fn removed_by_default() -> impl Iterator<Item = &'static str> {
     let first = (b'a'..=b'z').map(|first| [first, b'-', b'-']);
     let third = (b'a'..=b'z').map(|third| [b'x', b'-', third]);
@@ -22,8 +23,9 @@ pub fn removed_by_default() -> impl Iterator<Item = &'static str> {
         .flat_map(|start| candidates(&start).iter().copied())
 }
 
-/// Returns the patterns that can match a name, by its first character, or by its third if it
-/// starts with `x-`. Called for every field of every request.
+/// Returns the patterns that can match a name. The first character of the name selects them, or the
+/// third if the name starts with `x-`. This lookup must be fast, because it runs for every field of
+/// every request.
 const fn candidates(name: &[u8]) -> &'static [&'static str] {
     match name {
         [b'c', ..] => &[
@@ -33,8 +35,8 @@ const fn candidates(name: &[u8]) -> &'static [&'static str] {
             "countersign-*",
         ],
         [b'f', ..] => &["forwarded"],
-        // CGI programs get the field as HTTP_PROXY, which their HTTP clients use as their
-        // proxy.
+        // A CGI program gets the field `Proxy` as the environment variable HTTP_PROXY. HTTP clients
+        // read this variable as the address of their proxy.
         [b'p', ..] => &["proxy"],
         [b'r', ..] => &["remote-user"],
         [b's', ..] => &["ssl-cert", "ssl-client*"],
@@ -78,13 +80,13 @@ const fn candidates(name: &[u8]) -> &'static [&'static str] {
     }
 }
 
-/// Whether a server may read `name` as `wanted`. Both are lower case.
+/// Whether a server may read the field name `name` as `wanted`. Both names are in lower case.
 #[must_use]
 pub fn is_spelling_of(name: &str, wanted: &str) -> bool {
     name.len() == wanted.len() && starts_with_spelling_of(name, wanted)
 }
 
-/// Whether a server may read `name` as one that `pattern` matches.
+/// Whether a server may read the field name `name` as a name that `pattern` matches.
 #[must_use]
 pub fn is_spelling_of_pattern(name: &str, pattern: &str) -> bool {
     match pattern.strip_suffix('*') {

@@ -1,12 +1,12 @@
-//! `HeaderRules`: select the fields of a caller's request, trailers included, that a service
-//! gets. They apply in addition to the rules for all services.
+//! `HeaderRules`: select which fields of a caller's request, trailers included, a service gets. The
+//! rules apply in addition to the rules that hold for all services.
 
 use http::{HeaderMap, HeaderName};
 
 use super::forgeable::{is_spelling_of_pattern, removed_by_default};
 
-/// Fields that an allow-list never removes: HTTP cannot do without them, or the message
-/// would mean something else.
+/// Fields that an allow-list never removes, because without them the message would be invalid or
+/// would have another meaning.
 pub const ALWAYS_PASSED: [&str; 21] = [
     "accept",
     "accept-encoding",
@@ -31,7 +31,8 @@ pub const ALWAYS_PASSED: [&str; 21] = [
     "via",
 ];
 
-/// Fields that the gateway itself writes, in addition to the assertion's field.
+/// Fields that the gateway itself writes. The assertion's field is not in the list, because its
+/// name is configurable.
 const WRITTEN: [&str; 10] = [
     "authorization",
     "client-cert",
@@ -64,15 +65,15 @@ const OF_THE_CONNECTION: [&str; 15] = [
     "upgrade",
 ];
 
-/// How a caller's `traceparent` and `tracestate` are handled.
+/// How the gateway handles the `traceparent` and `tracestate` of a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TraceContext {
-    /// A valid trace continues. Without a valid one, a new trace begins.
+    /// Continues a valid trace. Without a valid trace, starts a new trace.
     #[default]
     Continue,
-    /// A new trace always begins.
+    /// Always starts a new trace.
     Restart,
-    /// The fields are passed on unchanged.
+    /// Passes the fields on unchanged.
     Off,
 }
 
@@ -81,10 +82,10 @@ pub enum TraceContext {
 pub struct FieldPattern(Box<str>);
 
 impl FieldPattern {
-    /// Parses a name, or a prefix of names followed by `*`.
+    /// Parses the name of a field, or a prefix of names followed by `*`.
     ///
     /// # Errors
-    /// The text says what to write instead.
+    /// Returns a text that says what to write instead.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let start = text.strip_suffix('*').unwrap_or(text);
         if start.is_empty() && !text.is_empty() {
@@ -103,7 +104,7 @@ impl FieldPattern {
         &self.0
     }
 
-    /// Whether the pattern matches a field name: the same name, or a prefix of it.
+    /// Whether the pattern is equal to a field name, or is a prefix of the name.
     fn matches(&self, name: &str) -> bool {
         match self.0.strip_suffix('*') {
             Some(start) => name.starts_with(start),
@@ -111,14 +112,15 @@ impl FieldPattern {
         }
     }
 
-    /// Whether some name matches both patterns.
+    /// Whether there is a name that both patterns match.
     fn overlaps(&self, other: &str) -> bool {
         let (own, others) = (self.0.trim_end_matches('*'), other.trim_end_matches('*'));
         is_spelling_of_pattern(own, other) || is_spelling_of_pattern(others, &self.0)
     }
 
-    /// Returns a field of the gateway that the pattern matches, if any: a field that the
-    /// gateway writes, or one of `private`.
+    /// Returns the name of the first field of the gateway that the pattern matches, if any. Fields
+    /// of the gateway are those in `WRITTEN` and those in `private`: the fields of assertions and
+    /// API keys.
     #[must_use]
     pub fn of_the_gateway<'a>(&self, private: &'a [HeaderName]) -> Option<&'a str> {
         let private = private.iter().map(HeaderName::as_str);
@@ -128,8 +130,7 @@ impl FieldPattern {
             .find(|field| self.overlaps(field))
     }
 
-    /// Returns a field of the connection or of the message's framing that the pattern matches,
-    /// if any.
+    /// Returns the first hop-by-hop or framing field that the pattern matches, if any.
     #[must_use]
     pub fn of_the_connection(&self) -> Option<&'static str> {
         OF_THE_CONNECTION
@@ -137,7 +138,7 @@ impl FieldPattern {
             .find(|field| self.overlaps(field))
     }
 
-    /// Whether everything that the pattern matches is removed by default.
+    /// Whether all names that the pattern matches are removed by default.
     #[must_use]
     pub fn is_removed_by_default(&self) -> bool {
         let start = self.0.trim_end_matches('*');
@@ -151,25 +152,27 @@ impl FieldPattern {
 /// The header rules of one upstream.
 #[derive(Debug, Clone, Default)]
 pub struct HeaderRules {
-    /// If set, the only fields that are passed on, in addition to [`ALWAYS_PASSED`].
+    /// The allow-list: if set, only these fields and [`ALWAYS_PASSED`] are passed on.
     pub pass: Option<Vec<FieldPattern>>,
-    /// Fields that are not passed on, in any spelling.
+    /// Fields that are never passed on, in any spelling.
     pub remove: Vec<FieldPattern>,
-    /// Fields that are passed on although they are removed by default, in this spelling only.
+    /// Fields that are passed on although the gateway removes them by default. Only this spelling
+    /// is passed on.
     pub keep: Vec<FieldPattern>,
-    /// The trace policy. Unless it is `Off`, the allow-list also passes the trace fields.
+    /// How trace fields are handled. Unless the value is `Off`, the allow-list also passes the
+    /// trace fields.
     pub trace: TraceContext,
 }
 
 impl HeaderRules {
-    /// Whether the rules pass any field that is removed by default.
+    /// Whether the rules keep at least one field that is removed by default.
     #[must_use]
     pub const fn keeps_any(&self) -> bool {
         !self.keep.is_empty()
     }
 
-    /// Applies the rules to the fields of a request. `set_aside` contains the fields that were
-    /// removed by default.
+    /// Applies the rules to the fields of a request. `set_aside` contains the fields that the
+    /// gateway has removed by default; those that the rules keep are added again.
     pub fn apply(&self, headers: &mut HeaderMap, set_aside: &HeaderMap) {
         if self.pass.is_some() || !self.remove.is_empty() {
             let removed: Vec<HeaderName> = headers
@@ -191,13 +194,13 @@ impl HeaderRules {
         }
     }
 
-    /// Whether the rules pass a field that is removed by default.
+    /// Whether the rules keep the field `name`, which is removed by default.
     #[must_use]
     pub fn keeps(&self, name: &str) -> bool {
         self.keep.iter().any(|kept| kept.matches(name)) && !self.removes(name)
     }
 
-    /// Whether the rules pass a field that is not removed by default.
+    /// Whether the rules pass the field `name`, which is not removed by default.
     #[must_use]
     pub fn passes(&self, name: &str) -> bool {
         !self.removes(name)

@@ -2,7 +2,7 @@
 //!
 //! - `header_rules`: which fields of a caller's request a service gets
 //! - `forgeable`: fields that are removed by default, because services trust them
-//! - `target`: the address of a connection, and the protocol that is spoken on it
+//! - `target`: the address and the protocol of a connection
 
 pub mod forgeable;
 pub mod header_rules;
@@ -19,62 +19,64 @@ use self::target::{Endpoint, HttpProtocol};
 use crate::identity::IdentityPattern;
 use crate::tls::ClientTls;
 
-/// Requests in progress on one h2 connection before another one is opened, unless the service
-/// allows fewer (RFC 9113 section 5.1.2 recommends at least this many).
+/// Maximum number of requests in progress on one h2 connection. For more requests, another
+/// connection is opened. The service may announce a lower limit. RFC 9113 section 5.1.2 recommends
+/// at least 100.
 pub(in crate::upstream) const MAX_STREAMS: usize = 100;
 
 /// How requests are spread over the endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Balance {
-    /// In turn.
+    /// Each endpoint in turn.
     #[default]
     RoundRobin,
-    /// To the endpoint with the fewest requests in progress.
+    /// The endpoint that has the fewest requests in progress.
     LeastRequests,
-    /// One endpoint for all requests of a caller, as long as the endpoint is there. A change of
-    /// the endpoints moves few callers (rendezvous hashing).
+    /// All requests of a caller go to the same endpoint while that endpoint is available. If the
+    /// list of endpoints changes, few callers move to another endpoint (rendezvous hashing).
     Caller,
 }
 
-/// How an upstream's endpoints are checked.
+/// How the endpoints of an upstream are checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// The target of the GET request.
+    /// The path and query of the GET request.
     pub path: PathAndQuery,
-    /// How long from one check to the next.
+    /// The time between two checks.
     pub interval: Duration,
-    /// How long a response may take, connecting included.
+    /// Maximum time until the response, including connecting.
     pub timeout: Duration,
-    /// The statuses that count as healthy.
+    /// The response statuses that count as healthy.
     pub statuses: Vec<StatusCode>,
-    /// Consecutive good responses that make an endpoint healthy.
+    /// Number of consecutive successful checks that make an endpoint healthy.
     pub healthy: u32,
-    /// Consecutive failures that make an endpoint unhealthy.
+    /// Number of consecutive failed checks that make an endpoint unhealthy.
     pub unhealthy: u32,
 }
 
 /// The fields that tell a service how a caller reached the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ForwardedFields {
-    /// `X-Forwarded-For`, `-Proto` and `-Host`.
+    /// `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`.
     #[default]
     XForwarded,
     /// `Forwarded` (RFC 7239).
     Forwarded,
-    /// Both kinds of fields.
+    /// The `X-Forwarded-…` fields and `Forwarded`.
     Both,
-    /// Neither kind.
+    /// None of these fields.
     Off,
 }
 
-/// Whether an h2 connection may carry requests of several callers at once.
+/// Whether one h2 connection may carry requests of several callers at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sharing {
-    /// Never shared. A service that ends a connection then ends requests of one caller only.
+    /// Each connection carries requests of one caller. If a service ends a connection, only this
+    /// caller's requests end.
     #[default]
     Never,
-    /// Shared only if the endpoint has reached its connection limit, and only among callers
-    /// whose connections were not ended with an error lately.
+    /// Callers share a connection only if the endpoint has reached its connection limit. If a
+    /// service has recently ended a caller's connection with an error, that caller shares none.
     WhenFull,
     /// All callers share connections.
     Always,
@@ -92,7 +94,7 @@ pub struct CertificateFields {
 }
 
 impl CertificateFields {
-    /// Whether any of the fields is set.
+    /// Whether any of these fields is sent.
     #[must_use]
     pub const fn any(self) -> bool {
         self.client_cert || self.client_cert_chain || self.xfcc
@@ -104,56 +106,56 @@ impl CertificateFields {
 pub struct UpstreamConfig {
     /// The upstream's name in the configuration.
     pub name: String,
-    /// The upstream's endpoints; at least one.
+    /// The upstream's endpoints. There is at least one.
     pub endpoints: Vec<Endpoint>,
-    /// The protocol that the endpoints speak.
+    /// The HTTP version that the endpoints speak.
     pub protocol: HttpProtocol,
-    /// TLS to the endpoints; plain if absent.
+    /// The TLS settings for connections to the endpoints. `None` means plain TCP.
     pub tls: Option<Arc<ClientTls>>,
     /// How requests are spread over the endpoints.
     pub balance: Balance,
-    /// The identity that the endpoints have to prove.
+    /// The identity that the endpoints' certificates have to prove.
     pub identity: Option<IdentityPattern>,
-    /// The fields that tell the service where a request came from.
+    /// The fields that tell a service how a caller reached the gateway.
     pub forwarded: ForwardedFields,
-    /// How a caller's trace fields are handled.
+    /// How the gateway handles a caller's trace fields.
     pub trace: TraceContext,
     /// The fields that carry the caller's certificate to the service.
     pub certificate_fields: CertificateFields,
     /// The rules that select which fields of a caller's request the service gets.
     pub header_rules: Arc<HeaderRules>,
-    /// The `Host` that is sent to the service; the caller's if absent.
+    /// The `Host` that is sent to the service. If `None`, the caller's `Host` is sent.
     pub host: Option<String>,
-    /// How long connecting may take, TLS included.
+    /// Maximum time for connecting, including the TLS handshake.
     pub connect_timeout: Duration,
-    /// How long the head of the response may take to arrive.
+    /// Maximum time until the head of the response has arrived.
     pub first_byte_timeout: Duration,
-    /// How long a request may take, from its head to the end of the response.
+    /// Maximum time from the head of the request to the end of the response.
     pub total_timeout: Option<Duration>,
-    /// How the endpoints are checked; none if they are not.
+    /// How the endpoints are checked. `None` means no checks.
     pub health_check: Option<HealthCheck>,
-    /// How often host names of endpoints are looked up again.
+    /// The interval between two DNS look-ups of an endpoint's host name.
     pub dns_refresh: Duration,
-    /// Most connections to one endpoint, from all workers together.
+    /// Maximum number of connections to one endpoint, counted over all workers.
     pub max_connections: usize,
-    /// Whether an h2 connection may carry requests of several callers at once.
+    /// Whether an h2 connection may carry requests of several callers at the same time.
     pub share: Sharing,
-    /// Most requests that wait for a connection when all are in use.
+    /// Maximum number of requests that wait for a connection while all connections are in use.
     pub max_pending: usize,
-    /// Most requests in progress.
+    /// Maximum number of requests in progress at the upstream.
     pub max_requests: usize,
-    /// How often a request may be sent again.
+    /// Maximum number of times that one request is sent again.
     pub retries: u32,
-    /// Most requests that are sent again, for each hundred.
+    /// Maximum number of retries for each hundred requests.
     pub retry_budget: u32,
-    /// How long an idle pooled connection is kept.
+    /// Maximum time that an idle connection stays in the pool.
     pub idle_timeout: Duration,
-    /// How long both sides of a tunnel may be silent.
+    /// If neither side of a tunnel sends data for this time, the tunnel is closed.
     pub tunnel_idle_timeout: Duration,
-    /// How long a caller in h2 may leave a response unread, if that differs from the
-    /// default of all routes.
+    /// How long an h2 caller may leave a response unread. If `None`, the default of all routes
+    /// applies.
     pub stall_timeout: Option<Duration>,
-    /// Whether a tunnel is opened in HTTP/1.1 if an h2 service carries no tunnels.
+    /// Whether a tunnel is opened over HTTP/1.1 if the service does not support tunnels over h2.
     pub http1_upgrades: bool,
 }
 

@@ -1,11 +1,11 @@
-//! `Target`: the address of a connection, and the protocol that is spoken on it.
+//! `Target`: the address and the protocol of a connection.
 
 use std::fmt;
 
-/// An address of an upstream.
+/// The configured address of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
-    /// Host name or IP address, without brackets.
+    /// Host name or IP address, without brackets around an IPv6 address.
     pub host: Box<str>,
     /// TCP port.
     pub port: u16,
@@ -24,10 +24,10 @@ impl fmt::Display for Endpoint {
 /// The HTTP version that an upstream speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum HttpProtocol {
-    /// HTTP/1.1, one request at a time on each connection.
+    /// HTTP/1.1: one request at a time on each connection.
     #[default]
     Http1,
-    /// HTTP/2: by ALPN with TLS, with prior knowledge without.
+    /// HTTP/2: with TLS, ALPN selects it; without TLS, the client starts with prior knowledge.
     Http2,
 }
 
@@ -42,8 +42,8 @@ impl HttpProtocol {
     }
 }
 
-/// The properties that connections must have in common to be shared: address, protocol and TLS
-/// expectations.
+/// The properties that requests must have in common to use the same connection: address, protocol
+/// and TLS settings.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(in crate::upstream) struct Target {
     pub(in crate::upstream) endpoint: Endpoint,

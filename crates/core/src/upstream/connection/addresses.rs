@@ -1,8 +1,8 @@
 //! `Addresses`: the addresses of an endpoint that is configured as a host name.
 //!
-//! Names are looked up again at intervals, by the requests that use them. A look-up that fails
-//! changes nothing: the last good result stays. Connections to addresses that are gone are not
-//! used for further requests.
+//! A request that uses the endpoint starts a new look-up if the last look-up is too old. If a
+//! look-up fails, the last good result stays in use. If an address is no longer in the result,
+//! connections to the address get no further requests.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use crate::identity::text::printable;
 use crate::upstream::config::target::Endpoint;
 
-/// Most addresses of one name.
+/// Maximum number of addresses of one name.
 const MAX_ADDRESSES: usize = 16;
-/// How long one look-up may take.
+/// Maximum time for one look-up.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The addresses of one endpoint.
@@ -39,7 +39,7 @@ struct Named {
     next: AtomicUsize,
 }
 
-/// The last good result, and when the last look-up was.
+/// The addresses that the last successful look-up found, and the time of the last look-up.
 #[derive(Debug, Default)]
 struct Known {
     addresses: Vec<SocketAddr>,
@@ -51,7 +51,8 @@ impl Known {
         self.asked.is_none_or(|asked| asked.elapsed() >= refresh)
     }
 
-    /// Replaces the addresses by those that a look-up found, unless it found none.
+    /// Replaces the addresses by the result of a look-up. If the result is empty, keeps the
+    /// addresses and returns false.
     fn take(&mut self, found: Vec<SocketAddr>) -> bool {
         self.asked = Some(Instant::now());
         if found.is_empty() {
@@ -84,7 +85,8 @@ impl Addresses {
         &self.endpoint
     }
 
-    /// Returns all addresses, each time with another one first. Waits only if none is known
+    /// Returns all addresses of the endpoint. Each call starts with another address, so that
+    /// connections are spread over the addresses. Waits for a look-up only if no address is known
     /// yet.
     pub(in crate::upstream) async fn all(self: &Arc<Self>) -> io::Result<Vec<SocketAddr>> {
         let named = match &self.location {
@@ -103,7 +105,8 @@ impl Addresses {
         Ok(addresses)
     }
 
-    /// Whether a connection to this address still leads to the endpoint.
+    /// Whether `address` was in the result of the last successful look-up. Always true if the
+    /// endpoint is configured as an IP address.
     pub(in crate::upstream) fn still_has(self: &Arc<Self>, address: SocketAddr) -> bool {
         let Location::Named(named) = &self.location else {
             return true;

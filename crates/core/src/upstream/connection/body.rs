@@ -1,4 +1,4 @@
-//! `UpstreamBody`: the body of a service's response, in either protocol.
+//! `UpstreamBody`: the body of a service's response, over HTTP/1.1 or HTTP/2.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -27,33 +27,35 @@ use crate::upstream::config::UpstreamConfig;
 use crate::upstream::config::target::HttpProtocol;
 use crate::upstream::limits::connection_limit::Slot;
 
-/// Most bytes that are read from an HTTP/1.1 service at once. hyper's own limit of 400 KiB is
-/// more than a core's cache keeps until the data is encrypted.
+/// Maximum number of bytes of one read from an HTTP/1.1 service. hyper's own limit of 400 KiB is
+/// too large: the data leaves the core's cache before it is encrypted.
 const READ_BUFFER: usize = 64 * 1024;
 
-/// The request side of a new connection.
+/// The sender of requests on a new connection.
 pub(in crate::upstream) enum Opened<B> {
     Http1(http1::SendRequest<B>, Driver),
     Http2(Client),
 }
 
-/// The request side of a new connection for one tunnel.
+/// The sender of requests on a new connection that carries one tunnel.
 pub(in crate::upstream) enum OpenedDedicated<B> {
     Http1(http1::SendRequest<B>, Driver),
     /// An HTTP/2 connection with the tasks that drive it.
     Http2(http2::SendRequest<B>, DedicatedTasks),
 }
 
-/// A new connection; `O` is its request side.
+/// A new connection. `O` is the handle that sends requests on it: [`Opened`] or
+/// [`OpenedDedicated`].
 pub(in crate::upstream) struct Connected<O> {
     pub(in crate::upstream) opened: O,
-    /// The address that the connection leads to.
+    /// The IP address and port of the endpoint.
     pub(in crate::upstream) address: SocketAddr,
-    /// Until when the service's certificate is good, in seconds since the Unix epoch.
+    /// When the service's certificate expires, in seconds since the Unix epoch. `None` without TLS.
     pub(in crate::upstream) good_until: Option<i64>,
 }
 
-/// Connects. A separate task drives an h2 connection. The connection holds `slot`.
+/// Opens a connection to an endpoint. A separate task drives an h2 connection. The connection holds
+/// `slot` until it is closed.
 pub(in crate::upstream) async fn connect<B>(
     addresses: &Arc<Addresses>,
     config: &UpstreamConfig,
@@ -81,7 +83,7 @@ where
     })
 }
 
-/// Connects in `protocol`, for one tunnel. The connection holds `slot`.
+/// Opens a connection in `protocol` for one tunnel. The connection holds `slot` until it is closed.
 pub(in crate::upstream) async fn connect_dedicated<B>(
     addresses: &Arc<Addresses>,
     config: &UpstreamConfig,
@@ -111,8 +113,8 @@ where
     })
 }
 
-/// Opens a TCP connection to the first address that accepts one. Each address gets its
-/// share of `timeout`.
+/// Opens a TCP connection to the first address that accepts one. The timeout is divided equally
+/// among the addresses.
 async fn reach(
     addresses: &Arc<Addresses>,
     timeout: Duration,
@@ -215,7 +217,7 @@ where
         .await
         .map_err(|error| ConnectError::Handshake(error.into()))?;
     let connection = async move {
-        // The connection's errors reach the request that is in flight, if there is one.
+        // The request in flight receives the same error, so the driver ignores it.
         let _ = connection.with_upgrades().await;
     };
     Ok((sender, Driver::new(connection, progress)))

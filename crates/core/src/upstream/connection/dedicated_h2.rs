@@ -1,9 +1,9 @@
 //! Connections in h2 that carry one tunnel and nothing else.
 //!
-//! A tunnel could share its connection with requests (RFC 8441 wants that to be possible). It
-//! nevertheless gets its own connection, as in HTTP/1.1: bytes that a stalled tunnel has not
-//! sent stay in h2's buffers until the connection is closed, and a tunnel that is cut off must
-//! leave nothing behind.
+//! RFC 8441 allows that a tunnel shares its connection with requests. The gateway nevertheless
+//! gives each tunnel its own connection, as in HTTP/1.1. Otherwise bytes that a stalled tunnel has
+//! not sent would stay in h2's buffers until the connection is closed. A closed tunnel must not
+//! leave such data behind.
 
 use std::future::Future;
 use std::io;
@@ -18,20 +18,20 @@ use super::read_tap::ReadTap;
 use super::resources::HeldResources;
 use crate::h2_frames::{ACK, Frame, FrameScanner, SETTING, SETTINGS};
 
-/// A service's support for tunnels, according to its first frame.
+/// Whether a service supports tunnels, according to its first frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Announcement {
     /// The settings allow extended CONNECT.
     Tunnels,
-    /// The settings do not allow it.
+    /// The settings do not allow extended CONNECT.
     NoTunnels,
-    /// The first frame does not contain settings, which must precede everything else (RFC 9113
-    /// section 3.4). The service does not speak h2, or is out of order.
+    /// The first frame is not a SETTINGS frame, although SETTINGS must come first (RFC 9113 section
+    /// 3.4). The service does not speak h2, or violates the protocol.
     NotSettings,
 }
 
 impl Announcement {
-    /// Reads the first frame of a service.
+    /// Reads the announcement from the first frame of a service.
     fn of(frame: &Frame) -> Self {
         let is_whole = usize::try_from(frame.length).is_ok_and(|length| length % SETTING == 0);
         if frame.kind != SETTINGS || frame.flags & ACK != 0 || frame.stream != 0 || !is_whole {
@@ -44,15 +44,15 @@ impl Announcement {
     }
 }
 
-/// Wraps a connection. Reports what its service announces, and holds the connection's resources
-/// until it is closed.
+/// Wraps a connection. Sends the [`Announcement`] of the service through `tell`, and holds
+/// `resources` until the connection is closed.
 pub(super) fn announcing<S>(
     connection: S,
     resources: HeldResources,
     tell: oneshot::Sender<Announcement>,
 ) -> ReadTap<S, impl FnMut(&[u8]) -> io::Result<()> + Send + Unpin + 'static> {
     let mut scanner = FrameScanner::new(0);
-    // None once the announcement was sent.
+    // `None` after the announcement was sent.
     let mut tell = Some(tell);
     ReadTap::new(connection, move |bytes| {
         let _resources = &resources;
@@ -67,7 +67,7 @@ pub(super) fn announcing<S>(
     })
 }
 
-/// Runs the tasks that drive one connection.
+/// The executor that hyper uses for one connection: spawns and owns its tasks.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tasks(Arc<Mutex<JoinSet<()>>>);
 
@@ -83,12 +83,13 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
     }
 }
 
-/// The tasks of a dedicated connection, which ends at once when this is dropped.
+/// The tasks of a dedicated connection. Dropping this value aborts them, which closes the
+/// connection immediately.
 #[derive(Debug)]
 pub(in crate::upstream) struct DedicatedTasks(pub(super) Tasks);
 
 impl DedicatedTasks {
-    /// Sends the remaining data, for at most `timeout`, then closes the connection.
+    /// Sends the remaining data, for at most `timeout`. Then closes the connection.
     pub(in crate::upstream) fn close_gracefully(self, timeout: Duration) {
         let mut tasks = std::mem::take(&mut *self.0.all());
         tokio::spawn(async move {
@@ -112,7 +113,7 @@ mod tests {
         crate::h2_frames::fixture::frame(kind, flags, stream, payload)
     }
 
-    /// What is announced, and after how many bytes.
+    /// Returns the announcement, and the number of bytes that were read until it was known.
     fn announced(bytes: &[u8]) -> (Option<Announcement>, usize) {
         let mut scanner = FrameScanner::new(0);
         let mut said = None;
@@ -137,9 +138,9 @@ mod tests {
             ([window, allows].concat(), true),
             ([allows, window].concat(), true),
             (forbids.to_vec(), false),
-            // The last one counts (RFC 9113 section 6.5.3).
+            // If a setting occurs twice, the last value counts (RFC 9113 section 6.5.3).
             ([allows, forbids].concat(), false),
-            // Not a value that means anything.
+            // The RFC defines no meaning for the value 2.
             (vec![0, 8, 0, 0, 0, 2], false),
         ] {
             let expected = match expected {
@@ -147,7 +148,7 @@ mod tests {
                 false => Announcement::NoTunnels,
             };
             let bytes = frame(SETTINGS, 0, 0, &payload);
-            // Not before it is complete.
+            // The announcement is known only after the last byte of the frame.
             assert_eq!(
                 announced(&bytes),
                 (Some(expected), bytes.len()),

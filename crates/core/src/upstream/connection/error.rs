@@ -1,5 +1,5 @@
-//! `ConnectError`: why there is no connection. `ServiceError`: why there is no response, or
-//! only a part of one, in either protocol.
+//! `ConnectError`: why there is no connection. `ServiceError`: why a service sent no response, or
+//! only a part of a response, over HTTP/1.1 or HTTP/2.
 
 use std::error::Error;
 use std::fmt;
@@ -13,23 +13,23 @@ use crate::tls::TlsConnectError;
 /// The reason why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The upstream has no endpoint.
+    /// No endpoint can be tried: all are unhealthy or unsuitable.
     #[error("the upstream has no endpoint")]
     NoEndpoint,
     /// Connecting took longer than `connect_timeout`.
     #[error("connecting took longer than {0:?}")]
     Timeout(Duration),
-    /// All connections that the endpoint may have are in use, and no more requests may
-    /// wait for one.
+    /// All connections that the endpoint may have are in use, and no more requests may wait for a
+    /// connection.
     #[error("all connections that the endpoint may have are in use")]
     Full,
-    /// The process has no descriptor for another connection.
+    /// The process has no free descriptor for another connection.
     #[error("all descriptors that there are for connections to services are in use")]
     NoDescriptor,
-    /// The endpoint refused or could not be reached.
+    /// The endpoint refused the connection or could not be reached.
     #[error("connecting failed: {0}")]
     Io(#[from] io::Error),
-    /// TLS failed.
+    /// The TLS handshake failed.
     #[error("{0}")]
     Tls(#[from] TlsConnectError),
     /// The service speaks h2, but does not announce extended CONNECT (RFC 8441).
@@ -40,37 +40,37 @@ pub enum ConnectError {
     Handshake(ServiceError),
 }
 
-/// The reason why a service sent no response, or only a part of one.
+/// The reason why a service sent no response, or only a part of a response.
 #[derive(Debug)]
 pub enum ServiceError {
-    /// hyper's error on a connection in HTTP/1.1, or on one that carries a tunnel.
+    /// hyper's error on an HTTP/1.1 connection, or on a connection that carries a tunnel.
     Hyper(hyper::Error),
     /// h2's error on a stream in HTTP/2.
     H2(h2::Error),
-    /// The service closed a new connection before it sent anything.
+    /// The service closed a new connection before it sent any data.
     Closed,
     /// The service does not respond to a PING (RFC 9113 section 6.7).
     Silent,
-    /// The body could not be read to its end, because the caller broke off.
+    /// The request's body could not be read to its end, because the caller aborted it.
     Upload,
-    /// The head is larger than the service allows, and was not sent.
+    /// The head is larger than the service allows, and was therefore not sent.
     HeadTooLarge {
         /// Length of the request's head in bytes, counted as in RFC 9113 section 6.5.2. If the
-        /// service announces no limit, the length of the one field that is too long.
+        /// service announces no limit, the length of the longest field.
         size: usize,
-        /// Most bytes that the service allows.
+        /// Maximum number of bytes that the service allows.
         max: usize,
     },
 }
 
 impl ServiceError {
-    /// Whether the received bytes are not HTTP/1.1.
+    /// Whether hyper could not parse the received bytes as HTTP/1.1.
     #[must_use]
     pub fn is_parse(&self) -> bool {
         matches!(self, Self::Hyper(error) if error.is_parse())
     }
 
-    /// Whether the connection ended in the middle of a response, in HTTP/1.1.
+    /// Whether an HTTP/1.1 connection ended in the middle of a response.
     #[must_use]
     pub fn is_incomplete_message(&self) -> bool {
         matches!(self, Self::Hyper(error) if error.is_incomplete_message())
@@ -117,8 +117,8 @@ impl From<h2::Error> for ServiceError {
     }
 }
 
-/// Finds an error of type `T` in an error and its sources. Also looks into [`io::Error`], which
-/// does not return the wrapped error as its source.
+/// Finds an error of type `T` in an error and its sources. Also looks inside an [`io::Error`],
+/// because its `source` does not return the wrapped error itself.
 #[must_use]
 pub fn find_source<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
     let mut current = Some(error);
@@ -160,16 +160,17 @@ pub fn h2_code_name(code: h2::Reason) -> &'static str {
     }
 }
 
-/// A request that got no response.
+/// The error for a request that got no response.
 pub struct SendError<B> {
     /// The reason why there is no response.
     pub error: ServiceError,
-    /// The request, if no byte of it was sent and its body was not read.
+    /// The request itself, if no byte of it was sent and its body was not read. It can be sent
+    /// again.
     pub unsent: Option<Box<Request<B>>>,
 }
 
 impl<B> SendError<B> {
-    /// Creates an error for a request of which no byte was sent.
+    /// Creates the error for a request of which no byte was sent.
     pub(in crate::upstream) fn unsent(error: impl Into<ServiceError>, request: Request<B>) -> Self {
         Self {
             error: error.into(),

@@ -1,9 +1,9 @@
 //! `Driver`: moves the bytes of an HTTP/1.1 connection.
 //!
-//! The task that waits for a response also drives the connection: no second task has to be
-//! woken for each request, and data from the service wakes the caller's task at once. A
-//! connection that has to make progress without such a task (the caller is still sending while
-//! the response comes back, or the protocol was switched) gets a separate task.
+//! The task that waits for a response also drives the connection. No second task has to be woken
+//! for each request, and data from the service wakes the waiting task directly. A separate task
+//! drives the connection in two cases: the caller is still sending while the response arrives, or
+//! the protocol was switched.
 
 use std::fmt;
 use std::future::Future;
@@ -19,10 +19,11 @@ use tokio::task::AbortHandle;
 use super::interim::flood;
 use super::resources::HeldResources;
 
-/// Most bytes that are read before the head of a response is complete: the head itself, and
-/// interim responses, which a service could send without end (RFC 9110 section 15.2).
+/// Maximum number of bytes that are read before the head of a response is complete. These bytes are
+/// the head itself and interim responses. A service could send interim responses without end (RFC
+/// 9110 section 15.2).
 const MAX_BEFORE_RESPONSE: usize = 256 * 1024;
-/// No response is awaited.
+/// The limit on reads while no response is awaited: none.
 const UNBOUNDED: usize = usize::MAX;
 
 /// The state that a connection and its driver share.
@@ -31,9 +32,9 @@ pub(in crate::upstream) struct Progress(Arc<State>);
 
 #[derive(Debug)]
 struct State {
-    /// Whether bytes were written and not flushed yet.
+    /// Whether bytes were written and not yet flushed.
     unflushed: AtomicBool,
-    /// Bytes that may still be read before there is a response.
+    /// Number of bytes that may still be read before the head of the response is complete.
     readable: AtomicUsize,
 }
 
@@ -43,8 +44,8 @@ impl Progress {
     }
 }
 
-/// A connection that records its progress, and holds its slot until it is closed. If protocols
-/// are switched, the connection lasts longer than hyper uses it.
+/// A connection that records its [`Progress`], and holds its resources until it is dropped. After a
+/// protocol switch it outlives hyper's connection, because the tunnel uses it.
 pub(in crate::upstream) struct TrackedIo<S> {
     inner: S,
     progress: Progress,
@@ -115,7 +116,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedIo<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes after it has written everything it had.
+        // hyper flushes only after it has written all its data, so no unflushed bytes remain after
+        // a flush.
         let flushed = Pin::new(&mut self.inner).poll_flush(context);
         if flushed.is_ready() {
             self.progress.0.unflushed.store(false, Ordering::Relaxed);
@@ -128,7 +130,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedIo<S> {
     }
 }
 
-/// Drives one connection. Dropping it ends a connection that has no task.
+/// Drives one connection. Dropping the driver closes the connection in the state `Here`, but not in
+/// the state `Task`.
 pub(in crate::upstream) enum Driver {
     /// The task that uses the connection also drives it.
     Here(Pin<Box<dyn Future<Output = ()> + Send>>, Progress),
@@ -146,13 +149,13 @@ impl Driver {
         Self::Here(Box::pin(connection), progress)
     }
 
-    /// Notes that a request is sent. From now on, the bytes before its response are limited.
+    /// Starts to limit the number of read bytes ([`MAX_BEFORE_RESPONSE`]), because a request is
+    /// being sent.
     pub(in crate::upstream) fn awaits_response(&self) {
         self.may_read(MAX_BEFORE_RESPONSE);
     }
 
-    /// Notes that the head of the response has arrived. The rest is read as fast as it is
-    /// wanted.
+    /// Stops limiting the number of read bytes, because the head of the response has arrived.
     pub(in crate::upstream) fn has_response(&self) {
         self.may_read(UNBOUNDED);
     }
@@ -163,18 +166,21 @@ impl Driver {
         }
     }
 
-    /// Makes all progress that is possible now. The task is woken when more is possible.
+    /// Makes all progress that is possible now. If more progress becomes possible later, the task
+    /// of `context` is woken.
     pub(in crate::upstream) fn drive(&mut self, context: &mut Context<'_>) {
         if let Self::Here(connection, _) = self
             && connection.as_mut().poll(context).is_ready()
         {
-            // If protocols were switched, the bytes belong to a tunnel from here on.
+            // If the protocol was switched, all further bytes belong to a tunnel, and reading is
+            // not limited.
             self.has_response();
             *self = Self::Ended;
         }
     }
 
-    /// Notices that the other side has closed an idle connection.
+    /// Lets an idle connection make progress, so that `has_ended` is true if the service has closed
+    /// it.
     pub(in crate::upstream) fn notice_end(&mut self) {
         self.drive(&mut Context::from_waker(Waker::noop()));
     }
@@ -188,7 +194,7 @@ impl Driver {
         matches!(self, Self::Task(..))
     }
 
-    /// Lets a task drive the connection from now on.
+    /// Spawns a task that drives the connection from now on.
     pub(in crate::upstream) fn detach(&mut self) {
         *self = match std::mem::replace(self, Self::Ended) {
             Self::Here(connection, progress) => {
@@ -198,15 +204,15 @@ impl Driver {
         };
     }
 
-    /// Prepares the connection for being idle. If the service responded before it had read
-    /// everything, the rest is still sent.
+    /// Prepares the connection for being idle. If the service has responded before the whole
+    /// request was sent, spawns a task that sends the rest.
     pub(in crate::upstream) fn become_idle(&mut self) {
         if matches!(self, Self::Here(_, progress) if progress.is_unflushed()) {
             self.detach();
         }
     }
 
-    /// Ends the connection at once, even while data is being sent on it.
+    /// Ends the connection immediately, even while data is being sent on it.
     pub(in crate::upstream) fn close(self) {
         if let Self::Task(task, _) = self {
             task.abort();

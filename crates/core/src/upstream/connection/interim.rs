@@ -1,24 +1,24 @@
 //! Limits on interim responses (RFC 9110 section 15.2). A service could send any number of them
 //! before its response.
 //!
-//! hyper and h2 skip all of them without a limit, so the gateway has to end the connection. In
-//! HTTP/1.1 the bytes before a response are limited. An h2 connection carries the responses of
-//! many requests; there the number of heads for each request is limited.
+//! hyper and h2 skip interim responses without a limit, so the gateway has to end the connection.
+//! In HTTP/1.1 the gateway limits the bytes before a response. An h2 connection carries the
+//! responses of many requests, so the gateway limits the number of heads for each request.
 
 use std::io;
 
 use super::read_tap::ReadTap;
 use crate::h2_frames::{END_STREAM, Frame, FrameScanner, HEADERS};
 
-/// The kind of the error that a read returns if there are too many interim responses.
+/// The error kind of a read that fails because there were too many interim responses.
 pub const FLOOD: io::ErrorKind = io::ErrorKind::QuotaExceeded;
 
 pub(super) fn flood() -> io::Error {
     io::Error::new(FLOOD, "the service sends interim responses without end")
 }
 
-/// Heads without the end of their stream that a connection may have in excess of its requests;
-/// how many each new request adds; and how many can be saved up.
+/// Limits on heads that do not end their stream. A connection starts with `FIRST_HEADS` credits,
+/// each new request adds `HEADS_EACH`, and the maximum is `MAX_HEADS`.
 const FIRST_HEADS: u32 = 100;
 const HEADS_EACH: u32 = 8;
 const MAX_HEADS: u32 = 10_000;
@@ -26,7 +26,7 @@ const MAX_HEADS: u32 = 10_000;
 /// Counts the heads that a service sends in h2.
 #[derive(Debug)]
 pub(super) struct Heads {
-    /// The newest stream with a response.
+    /// The identifier of the newest stream that has received a head.
     newest: u32,
     credit: u32,
 }
@@ -39,12 +39,14 @@ impl Heads {
         }
     }
 
-    /// Counts the next frame. Returns false if there were too many heads.
+    /// Counts a frame. Returns false if the service has sent too many heads without the end of a
+    /// stream.
     pub(super) fn pass(&mut self, frame: &Frame) -> bool {
         frame.kind != HEADERS || frame.flags & END_STREAM != 0 || self.head(frame.stream)
     }
 
-    /// Counts a head that does not end its stream. Stream numbers differ by two.
+    /// Counts a head that does not end its stream. The stream identifiers of a client differ by
+    /// two.
     fn head(&mut self, stream: u32) -> bool {
         let new = stream.saturating_sub(self.newest).div_ceil(2);
         self.newest = self.newest.max(stream);
@@ -54,7 +56,7 @@ impl Heads {
     }
 }
 
-/// Wraps an h2 connection so that it fails if its service sends too many heads.
+/// Wraps an h2 connection. Reading fails if the service sends too many heads.
 pub(super) fn metered<S>(
     connection: S,
 ) -> ReadTap<S, impl FnMut(&[u8]) -> io::Result<()> + Send + Unpin + 'static> {
@@ -81,7 +83,7 @@ mod tests {
         found.unwrap()
     }
 
-    /// How many of these frames pass.
+    /// Returns how many times in a row the frame is accepted.
     fn passes(heads: &mut Heads, frame: &Frame, max: usize) -> usize {
         (0..max).take_while(|_| heads.pass(frame)).count()
     }
@@ -95,7 +97,8 @@ mod tests {
     #[test]
     fn answers_never_are_a_flood() {
         let mut heads = Heads::new();
-        // Each with some interim responses, in content, and with trailers.
+        // 10,000 requests with seven interim responses, a response with a body, and trailers are no
+        // flood.
         for request in 0..10_000 {
             let stream = 2 * request + 1;
             for _ in 0..7 {
@@ -104,14 +107,15 @@ mod tests {
             assert!(heads.pass(&frame(0, 0, stream)));
             assert!(heads.pass(&frame(HEADERS, 4 | END_STREAM, stream)));
         }
-        // The newest of many is answered first, the others afterwards.
+        // 1,000 requests, of which the newest gets its response first, are no flood.
         let mut heads = Heads::new();
         for request in (0..1000).rev() {
             for _ in 0..4 {
                 assert!(heads.pass(&frame(HEADERS, 4, 2 * request + 1)));
             }
         }
-        // What was saved up is bounded.
+        // 19,000 requests with one head each save up the maximum of credit. It still does not allow
+        // 20,000 interim responses.
         for request in 1000..20_000 {
             assert!(heads.pass(&frame(HEADERS, 4, 2 * request + 1)));
         }

@@ -1,4 +1,4 @@
-//! `ReadTap`: a connection whose bytes are inspected as they are read.
+//! `ReadTap`: a connection whose bytes are inspected when they are read.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -6,8 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A connection that passes the bytes that it reads to `observe`, and fails if that returns an
-/// error.
+/// A connection that passes all received bytes to `observe`. If `observe` returns an error, the
+/// read fails with it.
 #[derive(Debug)]
 pub(super) struct ReadTap<S, F> {
     inner: S,

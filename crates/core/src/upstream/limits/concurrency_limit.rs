@@ -1,18 +1,18 @@
-//! `ConcurrencyLimit`: limits how many requests of a kind are in progress at once.
+//! `ConcurrencyLimit`: limits how many requests of one kind are in progress at the same time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The number of guards that exist.
+/// The number of [`InFlightGuard`]s that exist.
 #[derive(Debug, Default)]
 pub(in crate::upstream) struct ConcurrencyLimit(AtomicUsize);
 
-/// Counts as one until it is dropped.
+/// Counts one request as in progress until the guard is dropped.
 #[derive(Debug)]
 pub(in crate::upstream) struct InFlightGuard(Arc<ConcurrencyLimit>);
 
 impl ConcurrencyLimit {
-    /// Creates a guard, unless there are `max` already.
+    /// Creates a guard. Returns `None` if `max` guards exist already.
     pub(in crate::upstream) fn acquire(self: &Arc<Self>, max: usize) -> Option<InFlightGuard> {
         let guard = InFlightGuard(Arc::clone(self));
         (self.0.fetch_add(1, Ordering::Relaxed) < max).then_some(guard)

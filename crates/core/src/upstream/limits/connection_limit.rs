@@ -1,10 +1,10 @@
-//! `ConnectionLimit`: limits the connections to an endpoint, from all workers together, and
-//! selects the waiting request that gets the next one.
+//! `ConnectionLimit`: limits the connections to an endpoint over all workers, and selects which
+//! waiting request gets the next slot.
 //!
-//! A connection holds a slot until it is closed, even while it is idle. If all slots are taken,
-//! an idle connection is closed for a request that waits. The caller that uses the fewest
-//! connections is next, so that a caller with many requests does not precede one that has none.
-//! If a request waits too long, the caller that uses the most connections has to yield one.
+//! A connection holds a slot until it is closed, even while it is idle. If all slots are taken, an
+//! idle connection is closed for a request that waits. A free slot goes to the caller that uses the
+//! fewest connections, so that a busy caller does not block the others. If a request waits too
+//! long, the caller that uses the most connections has to yield one of them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -17,19 +17,19 @@ use super::preemption::PreemptionSignal;
 use crate::identity::{ShareKey, ShareMap};
 use crate::upstream::config::target::Target;
 
-/// How long a request waits before the caller that uses the most connections has to yield one,
-/// and how long that connection must have been in use.
+/// If a request waits this long, the caller that uses the most connections has to yield one.
+/// `MIN_USE` is the minimum time that this connection must have been in use.
 const WAIT_BEFORE_YIELD: Duration = Duration::from_millis(250);
 const MIN_USE: Duration = Duration::from_secs(1);
 
-/// A pool that may hold idle connections to the endpoint.
+/// A connection pool that may hold idle connections to the endpoint.
 pub(in crate::upstream) trait IdleHolder: Send + Sync {
-    /// Closes an idle connection that holds a slot of this limit. Returns whether there was
-    /// one.
+    /// Closes an idle connection to `target` that holds a slot of `limit`. Returns whether a
+    /// connection was closed.
     fn close_idle(&self, target: &Target, limit: &ConnectionLimit) -> bool;
 }
 
-/// The slots for connections to one endpoint.
+/// The slots for connections to one endpoint, and the requests that wait for a slot.
 pub(in crate::upstream) struct ConnectionLimit {
     max: usize,
     queue: Mutex<Queue>,
@@ -40,7 +40,7 @@ pub(in crate::upstream) struct ConnectionLimit {
 #[derive(Default)]
 struct Queue {
     taken: usize,
-    /// Connections in use, by caller.
+    /// Connections in use, grouped by caller.
     in_use: ShareMap<Uses>,
     using: usize,
     waiters: Vec<Waiter>,
@@ -51,19 +51,20 @@ struct Queue {
 #[derive(Default)]
 struct Uses {
     count: usize,
-    /// Connections that may have to yield, because they began when few slots were left.
+    /// The connections that may have to yield, because their use began when more than half of the
+    /// slots were in use.
     late: Vec<Use>,
 }
 
 impl Uses {
-    /// Returns how many connections were not asked to yield.
+    /// Returns how many connections have not been asked to yield.
     fn staying(&self) -> usize {
         let asked = self.late.iter().filter(|one| one.preemption.is_none());
         self.count.saturating_sub(asked.count())
     }
 
-    /// Returns the connection that has been in use for longest, and long enough, among those
-    /// that may have to yield.
+    /// Returns the connection that has been in use for the longest time, among those that may have
+    /// to yield and were not asked yet. Ignores connections in use for less than `MIN_USE`.
     fn oldest(&mut self, now: Instant) -> Option<&mut Use> {
         self.late
             .iter_mut()
@@ -73,11 +74,11 @@ impl Uses {
     }
 }
 
-/// A connection in use.
+/// A connection in use that may have to yield.
 struct Use {
     id: u64,
     since: Instant,
-    /// Asks the requests on the connection to end. None once that was done.
+    /// Asks the requests on the connection to end. `None` after the signal was sent.
     preemption: Option<Arc<PreemptionSignal>>,
 }
 
@@ -87,7 +88,7 @@ struct Waiter {
     slot: oneshot::Sender<Slot>,
 }
 
-/// Holds one slot until it is dropped.
+/// Holds one slot until the value is dropped.
 #[derive(Debug)]
 pub(in crate::upstream) struct Slot(Option<Arc<ConnectionLimit>>);
 
@@ -99,7 +100,7 @@ impl Drop for Slot {
     }
 }
 
-/// A connection in use by a caller, until this is dropped.
+/// Counts a connection as in use by a caller until the guard is dropped.
 #[derive(Debug)]
 pub(in crate::upstream) struct InUse {
     limit: Arc<ConnectionLimit>,
@@ -109,8 +110,8 @@ pub(in crate::upstream) struct InUse {
 }
 
 impl InUse {
-    /// Returns the signal that another caller needs the connection more. None if the use began
-    /// while there were enough slots, because the connection then never has to yield.
+    /// Returns the signal that asks the connection to yield to another caller. Returns `None` if
+    /// the connection never has to yield (see `begin_use`).
     pub(in crate::upstream) fn preemption(&self) -> Option<Arc<PreemptionSignal>> {
         self.preemption.clone()
     }
@@ -148,8 +149,8 @@ impl Queue {
         self.in_use.get(&key).map_or(0, |uses| uses.count)
     }
 
-    /// Removes and returns the waiter whose caller uses the fewest connections. If there are
-    /// several, the one that has waited longest.
+    /// Removes and returns the waiter whose caller uses the fewest connections. Among equals,
+    /// returns the waiter that has waited longest.
     fn next_waiter(&mut self) -> Option<Waiter> {
         self.waiters.retain(|waiter| !waiter.slot.is_closed());
         let uses = |waiter: &Waiter| self.uses(waiter.key);
@@ -158,8 +159,9 @@ impl Queue {
         Some(self.waiters.remove(index))
     }
 
-    /// Selects the connection that has to yield to a caller: the oldest one of the caller that
-    /// uses the most, if that is more than its share.
+    /// Selects the connection that has to yield to the caller `key`: the oldest one of the caller
+    /// that uses the most connections. That caller must use more than an equal part, and at least
+    /// two connections more than `key`.
     fn select_to_yield(
         &mut self,
         key: ShareKey,
@@ -197,7 +199,8 @@ impl ConnectionLimit {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a slot if one is free. While requests wait, a returned slot is never free.
+    /// Takes a slot if one is free. A slot that is returned while requests wait goes to one of
+    /// them, and is never free.
     pub(in crate::upstream) fn take(self: &Arc<Self>) -> Option<Slot> {
         let mut queue = self.queue();
         if queue.taken >= self.max {
@@ -207,11 +210,12 @@ impl ConnectionLimit {
         Some(Slot(Some(Arc::clone(self))))
     }
 
-    /// Counts a connection among those that a caller uses.
+    /// Counts a connection as in use by a caller.
     pub(in crate::upstream) fn begin_use(self: &Arc<Self>, key: ShareKey) -> InUse {
         let mut queue = self.queue();
         queue.using += 1;
-        // A connection that all callers share does not yield to one of them.
+        // A connection that all callers share does not yield to one of them. A connection that came
+        // into use while at least half of the slots were unused never has to yield.
         let may_have_to_yield = key != ShareKey::EVERYBODY && queue.using > self.max / 2;
         let preemption = may_have_to_yield.then(|| Arc::new(PreemptionSignal::default()));
         queue.next += 1;
@@ -233,25 +237,27 @@ impl ConnectionLimit {
         }
     }
 
-    /// Gives a free slot to the next request.
+    /// Gives a returned slot to the next waiting request. If no request waits, the slot becomes
+    /// free.
     fn give_back(self: &Arc<Self>) {
         let mut queue = self.queue();
         while let Some(waiter) = queue.next_waiter() {
             match waiter.slot.send(Slot(Some(Arc::clone(self)))) {
                 Ok(()) => return,
-                // The slot goes to another request, and must not be returned twice.
+                // The request no longer waits, so the slot goes to the next one. `None` prevents
+                // that dropping this `Slot` returns the slot a second time.
                 Err(mut slot) => slot.0 = None,
             }
         }
         queue.taken = queue.taken.saturating_sub(1);
     }
 
-    /// How many requests wait for a slot.
+    /// Returns how many requests wait for a slot.
     pub(in crate::upstream) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Whether a request waits for a slot.
+    /// Whether any request waits for a slot.
     pub(in crate::upstream) fn has_waiters(&self) -> bool {
         self.waiting() > 0
     }
@@ -265,7 +271,7 @@ impl ConnectionLimit {
         }
     }
 
-    /// Waits until there is a slot for this caller.
+    /// Waits until this caller gets a slot.
     pub(in crate::upstream) async fn wait(
         self: &Arc<Self>,
         target: &Target,
@@ -277,8 +283,8 @@ impl ConnectionLimit {
             self.queue().waiters.push(Waiter { key, slot: give });
             slot
         };
-        // From now on a returned slot goes to a waiting request. A slot that was returned just
-        // before is taken and returned again, so that it goes to one too.
+        // From now on a returned slot can go to this request. A slot that was returned just before
+        // is still free. Taking and dropping it gives it to a waiting request.
         if let Some(free) = self.take() {
             drop(free);
         } else {
@@ -304,7 +310,7 @@ impl ConnectionLimit {
         }
     }
 
-    /// Closes an idle connection of any pool.
+    /// Closes an idle connection of any pool, if there is one.
     pub(in crate::upstream) fn close_idle(&self, target: &Target) {
         let holders: Vec<Arc<dyn IdleHolder>> = {
             let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
@@ -335,7 +341,7 @@ mod tests {
 
     use super::*;
 
-    /// Holds slots as idle connections do.
+    /// A pool whose idle connections are plain slots.
     struct Idle(Mutex<Vec<Slot>>);
 
     impl IdleHolder for Idle {
@@ -368,7 +374,7 @@ mod tests {
         let target = Target::plain("service", 80);
         let third = limit.wait(&target, caller(1)).await.unwrap();
         assert!(idle.0.lock().unwrap().is_empty());
-        // Nothing is idle any more: the next one waits for one that ends.
+        // No connection is idle now: the next request has to wait until one ends.
         let (fourth, ()) = tokio::join!(limit.wait(&target, caller(1)), async {
             until(&limit, 1).await;
             drop(busy);
@@ -387,7 +393,7 @@ mod tests {
             let (limit, target) = (Arc::clone(&limit), Target::plain("service", 80));
             tokio::spawn(async move { limit.wait(&target, caller(number)).await })
         };
-        // The first caller waits already when the second one comes.
+        // Caller 1 holds both connections and waits for a third. Then caller 2 starts to wait.
         let more = waiting(1);
         until(&limit, 1).await;
         let other = waiting(2);
@@ -396,7 +402,7 @@ mod tests {
         drop(first);
         let other = other.await.unwrap();
         assert!(other.is_some() && limit.waiting() == 1);
-        // One that has stopped waiting is skipped.
+        // A request that has stopped waiting gets no slot.
         more.abort();
         let _ = more.await;
         drop(second);
@@ -410,26 +416,28 @@ mod tests {
         let uses = [1, 1, 1, 2].map(|number| limit.begin_use(caller(number)));
         let mut queue = limit.queue();
         let later = Instant::now() + MIN_USE;
-        // Not a use that has just begun, and not for oneself.
+        // At the time of `begin_use` no connection yields, because none has been in use for
+        // `MIN_USE`. A caller never has to yield to itself.
         assert!(
             queue
                 .select_to_yield(caller(3), 4, Instant::now())
                 .is_none()
         );
         assert!(queue.select_to_yield(caller(1), 4, later).is_none());
-        // The first two began while there were enough.
+        // The first two connections never have to yield: when they came into use, at most half of
+        // the slots were in use.
         assert!(uses[0].preemption.is_none() && uses[1].preemption.is_none());
         let told = queue.select_to_yield(caller(3), 4, later).unwrap();
         assert!(Arc::ptr_eq(&told, uses[2].preemption.as_ref().unwrap()));
-        // Once.
+        // A connection is asked only once.
         assert!(queue.select_to_yield(caller(3), 4, later).is_none());
         drop(queue);
-        // With equal parts none has to yield.
+        // If all callers use equal parts, no caller has to yield.
         let limit = Arc::new(ConnectionLimit::new(4));
         let uses = [1, 2, 1, 2].map(|number| limit.begin_use(caller(number)));
         let later = Instant::now() + MIN_USE;
         assert!(limit.queue().select_to_yield(caller(1), 4, later).is_none());
-        // A newcomer's part is one.
+        // A new caller may get one connection from the others.
         assert!(limit.queue().select_to_yield(caller(3), 4, later).is_some());
         drop(uses);
         assert!(limit.queue().in_use.is_empty() && limit.queue().using == 0);

@@ -1,21 +1,21 @@
-//! Limits the connections to services of all upstreams together. The process has a limited
-//! number of descriptors, and some are kept for the operator.
+//! Limits the connections to the services of all upstreams together. The process has a limited
+//! number of file descriptors, and keeps some of them for the operator.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How long closing an idle connection may take.
+/// Maximum time until a closed connection has returned its descriptor.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// A pool that may hold idle connections.
+/// A connection pool that may hold idle connections.
 pub(in crate::upstream) trait IdleConnections: Send + Sync {
-    /// Closes an idle connection to any target. Returns whether there was one.
+    /// Closes an idle connection to any target. Returns whether a connection was closed.
     fn close_any_idle(&self) -> bool;
 }
 
-/// A connection's descriptor, until it is dropped.
+/// Reserves the file descriptor of one connection until the permit is dropped.
 pub(in crate::upstream) type Descriptor = OwnedSemaphorePermit;
 
 struct Budget {
@@ -31,13 +31,13 @@ fn budget() -> &'static Budget {
     })
 }
 
-/// Limits the connections to services. To be called once, before there are any.
+/// Sets the limit on connections to services. Must be called once, before the first connection.
 pub fn limit_connections(max: usize) {
     let free = &budget().free;
     free.forget_permits(Semaphore::MAX_PERMITS.saturating_sub(max));
 }
 
-/// Registers a pool that may hold idle connections.
+/// Registers a connection pool that may hold idle connections.
 pub(in crate::upstream) fn register(pool: Weak<dyn IdleConnections>) {
     let mut pools = budget()
         .pools
@@ -49,8 +49,8 @@ pub(in crate::upstream) fn register(pool: Weak<dyn IdleConnections>) {
     }
 }
 
-/// Takes a descriptor for a new connection. If all are taken, closes an idle connection to free
-/// one.
+/// Reserves a descriptor for a new connection. If all are reserved, closes an idle connection.
+/// Returns `None` if no descriptor becomes free.
 pub(in crate::upstream) async fn take() -> Option<Descriptor> {
     let budget = budget();
     if let Ok(descriptor) = Arc::clone(&budget.free).try_acquire_owned() {
@@ -63,7 +63,7 @@ pub(in crate::upstream) async fn take() -> Option<Descriptor> {
     if !pools.iter().any(|pool| pool.close_any_idle()) {
         return None;
     }
-    // Waits, because a closed connection returns its descriptor only after a moment.
+    // A closed connection returns its descriptor only after a short time.
     let given_back = Arc::clone(&budget.free).acquire_owned();
     tokio::time::timeout(CLOSE_TIMEOUT, given_back)
         .await

@@ -1,9 +1,10 @@
 //! Limits on connections and requests.
 //!
-//! - `connection_limit`: connections to one endpoint, and which request gets the next one
-//! - `descriptors`: connections to all services together
-//! - `concurrency_limit`: a plain count with a limit
-//! - `preemption`: tells the requests on a connection that another caller needs it more
+//! - `connection_limit`: limits connections to one endpoint, and selects which request gets the
+//!   next one
+//! - `descriptors`: limits connections to all services together
+//! - `concurrency_limit`: a counter with a maximum
+//! - `preemption`: asks the requests on a connection to end, because another caller needs it
 
 pub(super) mod concurrency_limit;
 pub(super) mod connection_limit;

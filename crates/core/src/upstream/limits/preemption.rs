@@ -1,12 +1,12 @@
-//! `PreemptionSignal`: asks all requests on a connection to end, so that it can yield to another
-//! caller.
+//! `PreemptionSignal`: asks all requests on a connection to end, so that the connection can yield
+//! to another caller.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 
-/// Whether a connection has to yield to another caller.
+/// Signals that a connection has to yield to another caller.
 #[derive(Debug, Default)]
 pub struct PreemptionSignal {
     is_requested: AtomicBool,
@@ -20,7 +20,7 @@ impl PreemptionSignal {
         self.notify.notify_waiters();
     }
 
-    /// Resolves when the connection has to yield.
+    /// Waits until the connection has to yield.
     pub async fn requested(&self) {
         let mut told = pin!(self.notify.notified());
         told.as_mut().enable();

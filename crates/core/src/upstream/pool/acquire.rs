@@ -1,5 +1,4 @@
-//! Gets a connection for a request: from the pool, a new one, or one that the request waits
-//! for.
+//! Gets a connection for a request: from the pool, by opening one, or by waiting for one.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,9 +21,9 @@ use crate::upstream::connection::http2::Client;
 use crate::upstream::limits::connection_limit::{IdleHolder, Slot};
 use crate::upstream::limits::descriptors::{self, IdleConnections};
 
-/// If a caller has this many worn connections to one target in a worker, no further one is
-/// opened for it without a slot. Worn connections hold their slots until their last request has
-/// ended, and a caller could delay that.
+/// If no slot is free, and a caller has this many worn connections to one target in a worker, its
+/// next request uses a worn connection. A connection is worn after too many resets (see `is_worn`).
+/// It holds its slot until its last request has ended, and a caller could delay that end.
 const MAX_WORN: usize = 4;
 
 impl<B> PoolShard<B>
@@ -32,9 +31,9 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Leases a connection to one of the upstream's endpoints: a pooled one, or a new one if
-    /// there is none or `fresh` is set. If an endpoint cannot be connected to, the next one is
-    /// tried; the endpoint to `avoid` is used only if there is no other.
+    /// Leases a connection to one of the upstream's endpoints. Uses a pooled connection if there is
+    /// one and `fresh` is false; otherwise opens a new connection. If connecting to an endpoint
+    /// fails, tries the next endpoint. Uses the endpoint `avoid` only if there is no other.
     ///
     /// # Errors
     /// If there is no connection.
@@ -73,7 +72,7 @@ where
                     return Ok(lease);
                 }
                 let slot = self.slot(upstream, index)?;
-                // Boxed, so that the future of a request on a pooled connection stays small.
+                // Boxed, so that the future of a request that uses a pooled connection stays small.
                 let opening = Box::pin(self.open(upstream, index, target, Some(slot), key));
                 tokio::time::timeout(timeout, opening).await
             }
@@ -88,8 +87,8 @@ where
         .map_err(|_| ConnectError::Timeout(timeout))?
     }
 
-    /// Leases a stream of an h2 connection of this caller: an existing connection, a free one,
-    /// or a new one.
+    /// Leases a stream of an h2 connection for this caller. Tries a connection of the caller first.
+    /// Without such a connection, takes one that any caller may use, or opens a new one.
     async fn stream_for(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -111,13 +110,13 @@ where
         }
         let slot = self.slot(upstream, index).ok();
         if slot.is_none() {
-            // No new connection is allowed: the request must use an existing one.
+            // No slot is free, so the request has to use an existing connection.
             if let Some(lease) = self.share_full(upstream, index, target, key) {
                 return Ok(lease);
             }
-            // If all callers share connections and this worker has none, other workers have
-            // them, and may keep them in use for ever. A new connection is therefore opened
-            // although the limit is reached.
+            // If all callers share connections, this worker may have none although the limit is
+            // reached. Other workers have the connections, and may never return them. A new
+            // connection is therefore opened beyond the limit.
             if upstream.config().share != Sharing::Always {
                 return Err(ConnectError::Full);
             }
@@ -152,8 +151,8 @@ where
         limit.take().ok_or(ConnectError::Full)
     }
 
-    /// Waits for a connection to an endpoint that has reached its connection limit, for at most
-    /// `connect_timeout`.
+    /// Waits for at most `connect_timeout` for a connection to an endpoint that has reached its
+    /// connection limit.
     async fn wait_at(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -201,8 +200,8 @@ where
             .unwrap_or(Err(ConnectError::Full))
     }
 
-    /// Leases a stream of a connection that the caller has, if the connection accepts more
-    /// streams.
+    /// Leases a stream of a connection that this caller already uses, if the connection accepts
+    /// more streams.
     fn own_stream(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -221,8 +220,8 @@ where
         Some(self.wrap_stream(upstream, index, target, begun))
     }
 
-    /// Leases a stream of a connection that any caller may use. From now on it is this caller's
-    /// connection.
+    /// Leases a stream of a connection that any caller may use. From now on the connection belongs
+    /// to this caller.
     fn free_connection(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -237,16 +236,19 @@ where
         let free = pool.take_free(|one| addresses.still_has(one.meta.address))?;
         let begun = free.begin(key);
         pool.shared.entry(key).or_default().push(free);
-        // Other requests of this caller need not wait any more.
+        // Other waiting requests of this caller can use this connection too.
         pool.waiters.notify.notify_waiters();
         drop(targets);
         Some(self.wrap_stream(upstream, index, target, begun))
     }
 
     /// Leases a stream on an existing connection, because the endpoint has reached its connection
-    /// limit. Tries a connection of the caller first, even if it already has `MAX_STREAMS` streams.
-    /// Then tries another caller's connection, if the upstream allows that. Uses a worn connection
-    /// only if the caller has at least `MAX_WORN` of them.
+    /// limit. A connection is worn after too many resets ([`H2Connection::is_worn`]). Tries in this
+    /// order:
+    /// - a connection of the caller that is not worn, even if it already has `MAX_STREAMS` streams
+    /// - another caller's connection, if the upstream allows that and no service has recently ended
+    ///   a connection of either caller with an error
+    /// - a worn connection of the caller, if the caller has at least `MAX_WORN` of them
     fn share_full(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,

@@ -16,13 +16,13 @@ use crate::upstream::connection::connect::{OpenedDedicated, connect_dedicated};
 use crate::upstream::connection::error::ConnectError;
 use crate::upstream::limits::connection_limit::IdleHolder;
 
-/// The connection that is wanted.
+/// The kind of connection that a request needs.
 #[derive(Clone, Copy)]
 struct Wanted {
     protocol: HttpProtocol,
-    /// The caller whose share of the connections is used.
+    /// The caller for which the connection is counted.
     key: ShareKey,
-    /// Whether the request may wait until another connection ends.
+    /// Whether the request may wait until another connection is closed.
     may_wait: bool,
 }
 
@@ -31,11 +31,11 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Opens a connection to one of the upstream's endpoints, in `protocol`, for one request.
-    /// The connection never enters the pool. In h2 the service has announced extended CONNECT.
+    /// Opens a connection to one of the upstream's endpoints, in `protocol`, for one tunnel. The
+    /// connection never enters the pool. Over h2, the service must have announced extended CONNECT.
     ///
     /// # Errors
-    /// [`ConnectError::NoTunnels`] if none of the endpoints announces it, and other errors if
+    /// [`ConnectError::NoTunnels`] if no endpoint announces extended CONNECT, and other errors if
     /// there is no connection.
     pub async fn lease_dedicated(
         self: &Arc<Self>,
@@ -53,8 +53,8 @@ where
         if in_h2 && upstream.has_endpoint_without_tunnels() {
             search.last = ConnectError::NoTunnels;
         }
-        // An endpoint without tunnels is remembered as such, and does not count as an attempt.
-        // Each endpoint is asked at most once.
+        // An endpoint without tunnels does not count as an attempt, and `note_no_tunnels` excludes
+        // it from now on. One round for each endpoint is therefore enough.
         for _ in 0..upstream.config().endpoints.len() {
             let picked = match in_h2 {
                 true => upstream.pick_for_tunnel(affinity, &search.tried),

@@ -1,4 +1,4 @@
-//! `Streams`: the streams of an h2 connection.
+//! `Streams`: counts the streams of an h2 connection, and remembers whose streams they are.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,8 @@ use crate::upstream::connection::http2::{Client, ConnectionState};
 use crate::upstream::limits::connection_limit::{ConnectionLimit, InUse};
 use crate::upstream::limits::preemption::PreemptionSignal;
 
-/// The streams of a connection.
+/// The open streams of one connection, and what is needed to release the connection after the last
+/// stream.
 pub(super) struct Streams {
     now: Mutex<OpenStreams>,
     target: Arc<Target>,
@@ -23,18 +24,18 @@ pub(super) struct Streams {
 
 struct OpenStreams {
     count: usize,
-    /// Counts the connection among those that its caller uses, while it has streams.
+    /// Counts the connection as in use by its caller. `None` while the connection has no streams.
     in_use: Option<InUse>,
-    /// When the last stream ended, if there are none.
+    /// The time when the last stream ended. Meaningful only if `count` is zero.
     unused_since: Instant,
-    /// The callers that had streams since the connection last had none and could be given
-    /// to any caller, at most the last [`MAX_SUSPECTS`]. Several only if callers share
-    /// connections.
+    /// The callers whose requests could make the service end the connection: at most the last
+    /// [`MAX_SUSPECTS`]. The list is cleared when a new stream begins although any caller may use
+    /// the connection. There are several callers only if callers share connections.
     callers: VecDeque<ShareKey>,
 }
 
-/// Maximum number of callers that are remembered for one connection: as many as can have
-/// a stream at the same time.
+/// Maximum number of callers that are remembered for one connection. As many callers can have a
+/// stream at the same time.
 const MAX_SUSPECTS: usize = MAX_STREAMS;
 
 impl Streams {
@@ -66,35 +67,36 @@ impl Streams {
         self.now().count
     }
 
-    /// Returns the callers that may be the cause if the service ends the connection.
+    /// Returns the callers whose requests may be the cause if the service ends the connection.
     pub(super) fn suspects(&self) -> VecDeque<ShareKey> {
         self.now().callers.clone()
     }
 
-    /// Whether one of these callers fulfils a condition.
+    /// Whether the condition is true for one of the callers that [`Self::suspects`] returns.
     pub(super) fn any_suspect(&self, condition: impl Fn(ShareKey) -> bool) -> bool {
         self.now().callers.iter().copied().any(condition)
     }
 
-    /// Returns since when the connection has had no streams; none while it has any.
+    /// Returns since when the connection has had no streams. Returns `None` while it has any.
     pub(super) fn unused_since(&self) -> Option<Instant> {
         let now = self.now();
         (now.count == 0).then_some(now.unused_since)
     }
 }
 
-/// Counts one stream of a connection until it is dropped.
+/// Counts one stream of a connection until the value is dropped.
 pub(super) struct Stream {
     pub(super) streams: Arc<Streams>,
-    /// Signals when the connection has to yield to another caller.
+    /// Signals that the connection has to yield to another caller.
     pub(super) preemption: Option<Arc<PreemptionSignal>>,
 }
 
 impl Stream {
-    /// Begins a stream of this caller.
+    /// Starts a stream of this caller.
     pub(super) fn begin(streams: &Arc<Streams>, key: ShareKey) -> Self {
         let mut now = streams.now();
-        // Earlier callers may still be the cause if they have used up its budgets.
+        // Earlier callers stay in the list while data that they have sent may still make the
+        // service end the connection.
         if now.count == 0 && streams.state.is_unspent() {
             now.callers.clear();
         }
@@ -132,12 +134,14 @@ impl Drop for Stream {
             target,
             ..
         } = &*self.streams;
-        // A request that begins to wait is counted before it looks at the streams.
+        // A stream is first removed from the count, and then this check looks for waiting requests.
+        // A request first counts itself as waiting, and then looks at the streams. So one of the
+        // two sees the other.
         if !limit.has_waiters() {
             return;
         }
-        // If all waiting requests are of this worker, one of them takes the connection as
-        // it is. Otherwise it is closed, and its slot goes to the next request.
+        // If all waiting requests belong to this worker, one of them takes this connection.
+        // Otherwise the connection is closed, and its slot goes to the next request.
         if state.is_unspent() && waiters.waiting() == limit.waiting() {
             waiters.notify.notify_one();
         } else {

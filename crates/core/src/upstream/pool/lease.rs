@@ -1,4 +1,4 @@
-//! `Lease`: a connection while a request uses it.
+//! `Lease`: a connection that a request uses.
 
 use std::future::{Future as _, poll_fn};
 use std::pin::pin;
@@ -24,11 +24,11 @@ use crate::upstream::connection::http2::Client;
 use crate::upstream::limits::connection_limit::InUse;
 use crate::upstream::limits::preemption::PreemptionSignal;
 
-/// Most idle HTTP/1.1 connections kept per endpoint and worker.
+/// Maximum number of idle HTTP/1.1 connections for each endpoint and worker.
 const MAX_IDLE: usize = 64;
 
-/// A connection in use. [`Lease::release`] returns it once both bodies have ended,
-/// [`Lease::close`] ends it.
+/// A connection in use. After the bodies of the request and the response have ended,
+/// [`Lease::release`] returns the connection to the pool. [`Lease::close`] closes it.
 pub struct Lease<B> {
     pub(super) sender: Sender<B>,
     pub(super) target: Arc<Target>,
@@ -36,17 +36,17 @@ pub struct Lease<B> {
     pub(super) idle_timeout: Duration,
     pub(super) meta: ConnectionMeta,
     pub(super) reused: bool,
-    /// Whether no other request may use the connection after this one.
+    /// Whether the connection is closed after this request instead of being used again.
     pub(super) last: bool,
     pub(super) shard: Arc<PoolShard<B>>,
-    /// Counts the request as one in progress at the endpoint until it is dropped.
+    /// Counts the request as in progress at the endpoint until the lease is dropped.
     pub(super) _in_progress: Option<InProgress>,
 }
 
 pub(super) enum Sender<B> {
     Http1(http1::SendRequest<B>, Driver, InUse),
     Http2(Client, Stream),
-    /// A dedicated connection in h2.
+    /// A dedicated h2 connection, which carries one tunnel.
     Dedicated(http2::SendRequest<B>, DedicatedTasks, InUse),
 }
 
@@ -55,11 +55,11 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Sends a request and waits for the head of its response; `on_interim` is called with the
-    /// status of each interim response before it.
+    /// Sends a request and waits for the head of its response. For each interim response before
+    /// that head, calls `on_interim` with the status.
     ///
     /// # Errors
-    /// If there is no response. The request is returned if no byte of it was sent.
+    /// If there is no response. The error contains the request if no byte of it was sent.
     pub async fn send(
         &mut self,
         mut request: Request<B>,
@@ -98,15 +98,15 @@ where
 }
 
 impl<B> Lease<B> {
-    /// Whether the connection has served a request before. The other side may then have closed
-    /// it already.
+    /// Whether the connection has served a request before. The service may have closed such a
+    /// connection already.
     #[must_use]
     pub const fn is_reused(&self) -> bool {
         self.reused
     }
 
-    /// Returns the signal that another caller needs the connection more; none if the connection
-    /// never has to yield.
+    /// Returns the signal that asks the connection to yield to another caller. Returns `None` if
+    /// the connection never has to yield.
     #[must_use]
     pub fn preemption(&self) -> Option<Arc<PreemptionSignal>> {
         match &self.sender {
@@ -115,8 +115,7 @@ impl<B> Lease<B> {
         }
     }
 
-    /// Returns the error with which the service has ended the connection, and the likely
-    /// cause.
+    /// Returns the error with which the service has ended the connection, and the likely cause.
     #[must_use]
     pub fn ended_with(&self) -> Option<(h2::Reason, Option<&'static str>)> {
         match &self.sender {
@@ -125,14 +124,14 @@ impl<B> Lease<B> {
         }
     }
 
-    /// Returns the index of the upstream's endpoint that the connection leads to.
+    /// Returns the index of the endpoint in the upstream's configuration.
     #[must_use]
     pub const fn index(&self) -> usize {
         self.index
     }
 
-    /// Drives the connection if no task drives it. Must be called before the response's body is
-    /// polled, in the same task. Returns whether it drove the connection.
+    /// Drives the connection if no separate task drives it. Must be called before the response's
+    /// body is polled, in the same task. Returns false if this task has nothing to drive.
     pub fn drive(&mut self, context: &mut Context<'_>) -> bool {
         match &mut self.sender {
             Sender::Http1(_, driver, _) if !driver.has_task() => {
@@ -143,31 +142,31 @@ impl<B> Lease<B> {
         }
     }
 
-    /// Lets a task drive the connection, so that it makes progress even if the response's body
-    /// is not polled.
+    /// Spawns a task that drives the connection, so that it makes progress even if the response's
+    /// body is not polled.
     pub fn detach(&mut self) {
         if let Sender::Http1(_, driver, _) = &mut self.sender {
             driver.detach();
         }
     }
 
-    /// Closes a connection that a tunnel has used. In h2 the remaining data is still sent, for
+    /// Closes a connection that a tunnel has used. Over h2, the remaining data is sent first, for
     /// at most `timeout`.
     pub fn close_gracefully(self, timeout: Duration) {
         if let Sender::Dedicated(sender, tasks, _) = self.sender {
-            // The connection ends by itself when its sender is gone.
+            // The connection ends by itself after its sender was dropped.
             drop(sender);
             tasks.close_gracefully(timeout);
         }
     }
 
-    /// Prevents other requests from using the connection after this one. A shared connection
-    /// stays in the pool.
+    /// Closes the connection after this request, so that no other request uses it. An h2 connection
+    /// that requests share stays in the pool.
     pub const fn mark_last(&mut self) {
         self.last = true;
     }
 
-    /// Returns the connection to the pool.
+    /// Returns the connection to the pool, if another request can use it.
     pub fn release(self) {
         let (sender, mut driver) = match self.sender {
             Sender::Http1(sender, driver, _)
@@ -177,7 +176,7 @@ impl<B> Lease<B> {
             {
                 (sender, driver)
             }
-            // A shared connection never left the pool, and a dedicated one is for one
+            // An h2 connection never left the pool, and a dedicated connection serves only one
             // request.
             Sender::Http1(..) | Sender::Http2(..) | Sender::Dedicated(..) => return,
         };
@@ -186,7 +185,7 @@ impl<B> Lease<B> {
         let pool = targets.entry(self.target).or_default();
         if self.meta.limit.has_waiters() {
             // Closing the connection frees a slot for a request of another worker. If requests of
-            // this worker wait too, only every other connection is closed.
+            // this worker wait too, only every second connection is closed.
             let here = pool.waiters.waiting();
             pool.yielded_last = !pool.yielded_last && self.meta.limit.waiting() > here;
             if here == 0 || pool.yielded_last {
@@ -209,15 +208,16 @@ impl<B> Lease<B> {
         });
     }
 
-    /// Closes an HTTP/1.1 connection at once, even while data is being sent on it. A stream of
-    /// a shared connection is reset when its bodies are dropped.
+    /// Closes an HTTP/1.1 connection immediately, even while data is being sent on it. An h2
+    /// connection stays open: its stream is reset when the bodies of the request and the response
+    /// are dropped.
     pub fn close(self) {
         if let Sender::Http1(_, driver, _) = self.sender {
             driver.close();
         }
     }
 
-    /// Removes a connection that does not take requests any more from the pool.
+    /// Removes the connection from the pool, because it does not accept requests any more.
     pub fn retire(self) {
         if let Sender::Http2(_, Stream { streams, .. }) = &self.sender
             && let Some(pool) = self.shard.targets().get_mut(&self.target)
@@ -228,7 +228,7 @@ impl<B> Lease<B> {
 }
 
 impl<B> PoolShard<B> {
-    /// Wraps a connection for one request.
+    /// Creates the lease of a connection for one request.
     pub(super) fn wrap(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,

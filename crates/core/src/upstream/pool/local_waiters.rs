@@ -1,11 +1,11 @@
-//! `LocalWaiters`: requests of one worker that wait for a connection to one target.
+//! `LocalWaiters`: counts the requests of one worker that wait for a connection to one target.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// Requests of one worker that wait for a connection to one target.
+/// The requests of one worker that wait for a connection to one target.
 #[derive(Default)]
 pub(super) struct LocalWaiters {
     pub(super) notify: Notify,
@@ -18,14 +18,14 @@ impl LocalWaiters {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Counts one more waiting request until the result is dropped.
+    /// Counts one more waiting request until the returned guard is dropped.
     pub(super) fn begin_waiting(self: &Arc<Self>) -> Waiting {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         Waiting(Arc::clone(self))
     }
 }
 
-/// Counts one request until it is dropped.
+/// Counts one waiting request until the guard is dropped.
 pub(super) struct Waiting(Arc<LocalWaiters>);
 
 impl Drop for Waiting {

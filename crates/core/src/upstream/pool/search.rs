@@ -3,13 +3,13 @@
 use crate::upstream::balance::{Tried, Upstream};
 use crate::upstream::connection::error::ConnectError;
 
-/// The findings of a request at the endpoints that it has tried.
+/// The endpoints that a request has tried, and the results.
 pub(super) struct Search {
     pub(super) tried: Tried,
     /// The first endpoint that has reached its connection limit. The request can wait for a
-    /// connection to it.
+    /// connection to this endpoint.
     pub(super) full: Option<usize>,
-    /// The error of the last of the other endpoints.
+    /// The last error of an endpoint that has not reached its limit.
     pub(super) last: ConnectError,
 }
 
@@ -22,20 +22,21 @@ impl Search {
         }
     }
 
-    /// Notes that there is no connection to this endpoint. Whether it carries tunnels does not
-    /// affect its health, and is noted elsewhere.
+    /// Records that there is no connection to this endpoint. [`ConnectError::NoTunnels`] does not
+    /// affect the health of the endpoint; other code records it.
     pub(super) fn note(&mut self, upstream: &Upstream, index: usize, error: ConnectError) {
         if !matches!(error, ConnectError::NoTunnels) {
             self.tried.note(index);
         }
         match error {
-            // The process has no descriptors: no endpoint causes this, and none could be
-            // connected to.
+            // The process has no free descriptor. No endpoint is the cause, and connecting to
+            // another endpoint would fail too.
             ConnectError::NoDescriptor => self.last = error,
             ConnectError::Full => {
                 self.full.get_or_insert(index);
             }
-            // The failure of an endpoint that may carry tunnels says more.
+            // Keeps the earlier error, because the failure of an endpoint that may carry tunnels
+            // explains more.
             ConnectError::NoTunnels if !matches!(self.last, ConnectError::NoEndpoint) => {}
             ConnectError::NoTunnels => self.last = error,
             error => {

@@ -35,7 +35,8 @@ impl<B> PoolShard<B> {
         let mut targets = self.targets();
         let idle = &mut targets.get_mut(target)?.idle;
         while let Some(last) = idle.pop() {
-            // The most recently used connection is last: if it is too old, all are.
+            // The list is sorted by the last use. If the most recently used connection is too old,
+            // all are.
             if last.since.elapsed() >= last.idle_timeout {
                 idle.clear();
                 return None;
@@ -47,8 +48,7 @@ impl<B> PoolShard<B> {
         None
     }
 
-    /// Drops connections that were idle for too long, and those that the other side has
-    /// closed.
+    /// Drops connections that were idle for too long, and connections that the service has closed.
     pub fn sweep(&self) {
         self.targets().retain(|_, pool| {
             pool.idle.retain_mut(|idle| {
@@ -80,11 +80,12 @@ impl<B: Send + 'static> IdleConnections for PoolShard<B> {
 
 impl<B: Send + 'static> IdleHolder for PoolShard<B> {
     fn close_idle(&self, target: &Target, limit: &ConnectionLimit) -> bool {
-        // Connections to one target may count against another limit: that of another upstream,
-        // or of the same one before its limit was changed.
+        // Connections to one target may count against another limit: the limit of another upstream,
+        // or the former limit of the same upstream.
         let is_of = |meta: &ConnectionMeta| std::ptr::eq(Arc::as_ptr(&meta.limit), limit);
         self.targets().get_mut(target).is_some_and(|pool| {
-            // The connection that was idle for longest, or an h2 connection without a request.
+            // Closes the connection that was idle for the longest time, or an h2 connection without
+            // streams.
             if let Some(index) = pool.idle.iter().position(|idle| is_of(&idle.meta)) {
                 pool.idle.remove(index);
                 return true;

@@ -1,5 +1,5 @@
-//! `TargetPool`: the connections of one worker to one target: idle ones in HTTP/1.1, and all
-//! in h2.
+//! `TargetPool`: the connections of one worker to one target. For HTTP/1.1 it holds idle
+//! connections only, for h2 all connections.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -19,28 +19,29 @@ use crate::upstream::connection::http1::Driver;
 use crate::upstream::connection::http2::Client;
 use crate::upstream::limits::connection_limit::ConnectionLimit;
 
-/// How long a caller shares no connection after one of its connections was ended with an error.
+/// After a service has ended a connection of a caller with an error, that caller shares no
+/// connections for this time.
 const TROUBLED_FOR: Duration = Duration::from_secs(600);
 
-/// How long a pooled connection may take to be ready.
+/// Maximum time until a pooled connection is ready.
 const READY_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Number of requests of one h2 connection that were reset before their response was complete,
-/// after which the connection takes no more requests. A service ends a connection with too many
-/// resets (CVE-2023-44487); the lowest known limit is several hundred.
+/// After this number of resets of incomplete responses, an h2 connection takes no more requests. A
+/// service ends a connection with too many resets (CVE-2023-44487). The lowest known limit of a
+/// service is several hundred.
 const MAX_RESETS: usize = 100;
 
-/// The connections to one target.
+/// The connections of one worker to one target.
 pub(super) struct TargetPool<B> {
     pub(super) idle: Vec<IdleHttp1<B>>,
-    /// Connections in h2, by the caller that uses or last used them.
+    /// Connections in h2, by the caller that uses them or was the last to use them.
     pub(super) shared: ShareMap<Vec<H2Connection>>,
-    /// Held while an h2 connection is being opened for a caller, so that further requests of
-    /// the caller wait for it.
+    /// One lock for each caller. The lock is held while an h2 connection is opened for the caller,
+    /// so that the caller's other requests wait for this connection.
     pub(super) opening: ShareMap<Arc<tokio::sync::Mutex<()>>>,
-    /// Callers whose connections were ended with an error, and when that was.
+    /// Callers whose connections were ended with an error, and the time of the last such end.
     pub(super) troubled: ShareMap<Instant>,
-    /// Requests that wait for a connection to be returned.
+    /// Requests that wait until a connection is returned.
     pub(super) waiters: Arc<LocalWaiters>,
     /// Whether the last returned connection was closed for a request of another worker.
     pub(super) yielded_last: bool,
@@ -55,21 +56,21 @@ pub(super) struct IdleHttp1<B> {
     pub(super) meta: ConnectionMeta,
 }
 
-/// A connection in h2.
+/// An h2 connection, with or without open streams.
 pub(super) struct H2Connection {
     pub(super) client: Client,
     pub(super) streams: Arc<Streams>,
     pub(super) idle_timeout: Duration,
     pub(super) meta: ConnectionMeta,
-    /// Whether the connection counts against the limit of its endpoint. A connection that was
-    /// opened over the limit does not.
+    /// Whether the connection holds a slot of its endpoint's limit. A connection that was opened
+    /// beyond the limit holds none.
     pub(super) has_slot: bool,
 }
 
-/// The pool's data about a connection.
+/// What decides whether a connection can be used for another request.
 #[derive(Clone)]
 pub(super) struct ConnectionMeta {
-    /// Until when the service's certificate is good.
+    /// When the service's certificate expires, in seconds since the Unix epoch. `None` without TLS.
     pub(super) good_until: Option<i64>,
     pub(super) address: SocketAddr,
     /// The connection limit that the connection counts against.
@@ -90,7 +91,7 @@ impl<B> Default for TargetPool<B> {
 }
 
 impl<B> TargetPool<B> {
-    /// Drops connections in h2 that are not usable any more.
+    /// Drops h2 connections that are not usable any more.
     pub(super) fn remove_closed(&mut self) {
         let troubled = &mut self.troubled;
         troubled.retain(|_, since| since.elapsed() < TROUBLED_FOR);
@@ -108,7 +109,8 @@ impl<B> TargetPool<B> {
             .retain(|_, opening| Arc::strong_count(opening) > 1);
     }
 
-    /// Takes out an h2 connection that any caller may use and that `suits`.
+    /// Removes and returns an h2 connection that any caller may use and for which `suits` returns
+    /// true.
     pub(super) fn take_free(
         &mut self,
         suits: impl Fn(&H2Connection) -> bool,
@@ -116,12 +118,12 @@ impl<B> TargetPool<B> {
         self.take_out(|one| one.is_free() && suits(one))
     }
 
-    /// Closes an h2 connection that has no streams and that `suits`.
+    /// Closes an h2 connection that has no streams and for which `suits` returns true.
     pub(super) fn close_unused(&mut self, suits: impl Fn(&H2Connection) -> bool) -> bool {
         self.take_out(|one| one.is_unused() && suits(one)).is_some()
     }
 
-    /// Takes out the connection that these streams belong to.
+    /// Removes the connection that owns these streams.
     pub(super) fn retire(&mut self, streams: &Arc<Streams>) {
         let is_it = |one: &H2Connection| Arc::ptr_eq(&one.streams, streams);
         if let Some(retired) = self.take_out(is_it) {
@@ -142,7 +144,7 @@ impl<B> TargetPool<B> {
         Some(taken)
     }
 
-    /// Whether a connection of this caller was recently ended with an error.
+    /// Whether a service has recently ended a connection of this caller with an error.
     pub(super) fn is_troubled(&self, key: ShareKey) -> bool {
         self.troubled
             .get(&key)
@@ -166,8 +168,8 @@ impl<B> IdleHttp1<B> {
 }
 
 impl<B: Body + Send + Unpin + 'static> IdleHttp1<B> {
-    /// Whether the connection accepts a request. It was idle when it was returned, so this
-    /// takes no time. If it does, something is wrong with the connection.
+    /// Whether the connection accepts a request. A connection that a separate task drives may take
+    /// up to `READY_TIMEOUT` to become ready. Any other connection is ready now, or unusable.
     pub(super) async fn is_ready(&mut self) -> bool {
         let Self { sender, driver, .. } = self;
         let has_task = driver.has_task();
@@ -187,15 +189,15 @@ impl<B: Body + Send + Unpin + 'static> IdleHttp1<B> {
 }
 
 impl H2Connection {
-    /// Returns the callers that may be the reason why the service ended the connection with an
-    /// error, and the time; nothing if it did not.
+    /// If the service ended the connection with an error, returns the callers that may be the
+    /// cause, and the time. Otherwise returns nothing.
     fn suspects(&self) -> impl Iterator<Item = (ShareKey, Instant)> + use<> {
         let ended = self.client.state().ended_with().is_some();
         let callers = ended.then(|| self.streams.suspects()).into_iter().flatten();
         callers.map(|caller| (caller, Instant::now()))
     }
 
-    /// Begins a stream of this caller.
+    /// Starts a stream of this caller.
     pub(super) fn begin(&self, key: ShareKey) -> (Client, Stream, ConnectionMeta) {
         let stream = Stream::begin(&self.streams, key);
         (self.client.clone(), stream, self.meta.clone())
@@ -220,14 +222,14 @@ impl H2Connection {
         !self.is_worn() && self.streams.open() < max
     }
 
-    /// Whether any caller may use the connection: it has no streams, and nothing that was sent
-    /// on it so far could make the service end it.
+    /// Whether any caller may use the connection. It must have no streams, and nothing that was
+    /// sent on it so far could make the service end it.
     pub(super) fn is_free(&self) -> bool {
         self.is_unused() && self.client.state().is_unspent()
     }
 
-    /// Whether so many of the connection's streams were reset that it gets no further ones, and
-    /// is closed after its last one.
+    /// Whether too many streams of the connection were reset. A worn connection gets no further
+    /// streams, and is closed after its last stream.
     pub(super) fn is_worn(&self) -> bool {
         self.client.state().resets() >= MAX_RESETS
     }

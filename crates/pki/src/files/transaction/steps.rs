@@ -1,4 +1,4 @@
-//! The file of a transaction, and the steps it lists.
+//! The file of a transaction, and the steps that it lists.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -11,7 +11,7 @@ use crate::files::error::PkiError;
 use crate::kill_point::kill_point;
 use crate::store::{self, ASIDE_PREFIX, Existing, StoreError};
 
-/// The version of the file's format; later ones are refused, not guessed at.
+/// The version of the file format. A file with a later version is refused.
 pub(super) const VERSION: u32 = 1;
 
 /// The content of a transaction's file.
@@ -19,11 +19,11 @@ pub(super) const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub(super) struct Record {
     pub(super) version: u32,
-    /// The common prefix of the names of files that are written aside.
+    /// The prefix of the names of all temporary files of the transaction.
     pub(super) prefix: String,
-    /// The directories of files that are written aside.
+    /// The directories that can contain temporary files, besides the authority's directory.
     pub(super) directories: Vec<StoredPath>,
-    /// The steps that put the files in place. None until the transaction is committed.
+    /// The steps that rename the temporary files. `None` before the commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) commit: Option<Commit>,
 }
@@ -36,8 +36,8 @@ pub(super) struct Commit {
     pub(super) steps: Vec<Step>,
 }
 
-/// A certificate of the transaction. The transaction counts as committed if the inventory contains
-/// it.
+/// Identifies one certificate of a transaction of leaves. The transaction is committed if the
+/// inventory contains this certificate.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RecordedLeaf {
@@ -48,21 +48,21 @@ pub(super) struct RecordedLeaf {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) enum Step {
-    /// Puts a file in its place that was written aside.
+    /// Renames a temporary file to its final path.
     Place {
         aside: StoredPath,
         path: StoredPath,
         existing: Existing,
-        /// The new path of the file that is replaced, if it is kept.
+        /// The path to which the old file at `path` is moved. `None` if the old file is not kept.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         keep: Option<StoredPath>,
     },
-    /// Renames a file or directory.
+    /// Renames a file or a directory.
     Move { from: StoredPath, to: StoredPath },
 }
 
-/// A path as JSON: text if it is UTF-8, otherwise its bytes. Relative ones begin
-/// at the authority's directory, which may be moved.
+/// A path in JSON: text if it is UTF-8, otherwise bytes. A path below the authority's directory is
+/// stored relative to it, so the directory may be moved.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum StoredPath {
@@ -90,8 +90,8 @@ impl StoredPath {
     }
 }
 
-/// Reads a transaction's file. Returns nothing if its process was killed while it wrote
-/// the first version, before it wrote anything else.
+/// Reads the file of a transaction. Returns `None` if a process was killed while it wrote the first
+/// content of the file. There are no temporary files then.
 pub(super) fn read(file: &Path) -> Result<Option<Record>, PkiError> {
     #[derive(Deserialize)]
     struct Version {
@@ -99,11 +99,12 @@ pub(super) fn read(file: &Path) -> Result<Option<Record>, PkiError> {
     }
     let content = store::read(file)?;
     let error = match serde_json::from_slice::<Record>(&content) {
-        // Files with this prefix are removed. An empty prefix would remove every file.
+        // Recovery removes all files whose names begin with the prefix, so a short prefix would be
+        // dangerous.
         Ok(record) if record.version == VERSION && record.prefix.starts_with(ASIDE_PREFIX) => {
             return Ok(Some(record));
         }
-        // After a power loss, some file systems fill data that was not yet on the disk with zeros.
+        // After a power loss, some file systems return zeros for data that was not on the disk yet.
         _ if content.iter().all(|byte| *byte == 0) => return Ok(None),
         Err(error) if error.is_eof() => return Ok(None),
         Ok(_) => String::new(),
@@ -129,7 +130,8 @@ pub(super) fn apply(base: &Path, steps: &[Step]) -> Result<(), StoreError> {
                 keep,
             } => {
                 let (aside, path) = (aside.below(base), path.below(base));
-                // An earlier attempt has put the file in its place.
+                // If the temporary file no longer exists, an earlier attempt has already done this
+                // step.
                 if aside.symlink_metadata().is_err() {
                     continue;
                 }
@@ -162,8 +164,9 @@ pub(super) fn apply(base: &Path, steps: &[Step]) -> Result<(), StoreError> {
 
 fn place(aside: &Path, path: &Path, existing: Existing) -> Result<(), StoreError> {
     match store::place_unsynced(aside, path, existing) {
-        // On systems that cannot rename without overwriting, the file gets its second
-        // name first, and a kill may leave it with both.
+        // On some systems, a rename that must not overwrite a file is done with a hard link. If the
+        // process was killed after the link was made, the file has both names. Then only the
+        // temporary name is removed.
         Err(StoreError::Exists(_)) if is_same_file(aside, path) => store::remove(aside),
         placed => placed,
     }
@@ -192,12 +195,11 @@ fn note_parent(path: &Path, changed: &mut Vec<PathBuf>) {
     }
 }
 
-/// Removes the new files that are in place, and the files that are still aside. A file that
-/// replaced another one stays, because the other one is gone. Goes in the order of the steps: if
-/// the process is killed in between, the step that failed fails again, and the removal is repeated.
+/// Undoes the steps: removes new files that were already renamed, and temporary files. A new file
+/// that has replaced an old file stays, because the old file no longer exists.
 ///
-/// In the order of the steps: if the process is killed in between, the step that failed
-/// fails again, and this is repeated.
+/// The files are removed in the order of the steps. If the process is killed in between, recovery
+/// executes the steps again, fails at the same step, and continues the removal.
 pub(super) fn roll_back(base: &Path, steps: &[Step]) {
     for step in steps {
         let Step::Place {

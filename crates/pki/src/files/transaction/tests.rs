@@ -1,5 +1,5 @@
-//! What a killed process can leave, written by hand, and what becomes of it. Every
-//! point of every operation is in `kill_tests`.
+//! Tests of recovery. The tests create the files that a killed process can leave. The module
+//! `kill_tests` kills real operations at every point.
 
 use std::os::unix::ffi::OsStrExt as _;
 
@@ -29,8 +29,9 @@ fn write(directory: &Path, scope: Scope, record: &Value) -> PathBuf {
     file
 }
 
-/// A committed transaction that puts `key` and `certificate` in their places, which
-/// must be free.
+/// Returns the file of a committed transaction. Its steps rename two temporary files to
+/// `issued/new.key` and `issued/new.pem`, which must not exist. `leaf` identifies the certificate
+/// that the inventory must contain.
 fn leaf(leaf: &Value) -> Value {
     let step = |name: &str| {
         json!({ "place": {
@@ -47,7 +48,8 @@ fn leaf(leaf: &Value) -> Value {
     })
 }
 
-/// The authority has issued `old`, whose record stands for that of the new leaf.
+/// Creates an authority, and the files of a process that was killed after it had recorded a new
+/// leaf. The record of the leaf `old` stands for the record of the new leaf.
 fn killed_while_issuing(directory: &Path) {
     let mut pki = authority(directory);
     let issued = pki.issue(&request("old")).unwrap();
@@ -109,7 +111,8 @@ fn leaves_that_were_not_recorded_are_undone() {
     assert_eq!(names(&home.path().join("issued")), ["old.key", "old.pem"]);
 }
 
-/// Whether leaves were recorded is not known then. They wait; revoking does not.
+/// If the inventory is damaged, it is unknown whether the leaf was recorded. So its transaction
+/// must wait and no leaf can be issued, but revoking must still work.
 #[test]
 fn a_damaged_inventory_holds_up_leaves_and_no_revocation() {
     let home = tempfile::tempdir().unwrap();
@@ -157,7 +160,7 @@ fn a_file_that_was_cut_short_means_nothing_and_a_damaged_one_is_refused() {
     assert!(!file.exists() && !aside.exists());
     for (member, value, words) in [
         ("version", json!(2), "format version 2"),
-        // Every file of the directory begins so.
+        // With an empty prefix, recovery would remove every file of the directory.
         ("prefix", json!(""), "damaged"),
         ("directories", json!(1), "damaged"),
         ("unknown", json!(1), "damaged"),

@@ -1,4 +1,4 @@
-//! The inventory's file and those that SQLite keeps beside it.
+//! The database file, and the files that SQLite creates next to it.
 
 use std::fs::{OpenOptions, Permissions};
 use std::io;
@@ -9,12 +9,12 @@ use crate::file_read::require_regular;
 use crate::kill_point::kill_point;
 use crate::store::StoreError;
 
-/// Creates the file if it is missing, and makes sure that it and those beside it are
-/// regular files for their owner alone: a user who can open them can hold SQLite's
-/// locks, and so keep others from writing.
+/// Creates the database file if it does not exist. Checks that the database file and the files of
+/// SQLite next to it are regular files, and makes them private. Otherwise another user could open
+/// them and hold SQLite's locks, so that no process could write.
 ///
-/// Works on paths, because closing a descriptor gives up all locks that this process
-/// holds on the file, those of its other connections too (POSIX).
+/// This function opens no existing file. In POSIX, closing a descriptor would release all locks
+/// that this process has on the file, also those of another SQLite connection.
 pub(super) fn keep_private(path: &Path) -> Result<(), StoreError> {
     for suffix in ["", "-wal", "-shm", "-journal"] {
         let mut file = path.as_os_str().to_owned();
@@ -36,8 +36,8 @@ pub(super) fn keep_private(path: &Path) -> Result<(), StoreError> {
         })?;
         if metadata.permissions().mode() & 0o077 != 0 {
             match std::fs::set_permissions(file, Permissions::from_mode(0o600)) {
-                // Another user's file; one that SQLite has just removed; or a file system
-                // that is only read.
+                // These errors are ignored: the file belongs to another user, SQLite has just
+                // removed it, or the file system is read-only.
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -52,12 +52,12 @@ pub(super) fn keep_private(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Creates an empty private file, which SQLite accepts as a new database.
+/// Creates an empty file with mode 0600. SQLite accepts an empty file as a new database.
 fn create_private(file: &Path) -> Result<(), StoreError> {
     kill_point();
     let mut options = OpenOptions::new();
     match options.write(true).create_new(true).mode(0o600).open(file) {
-        // Another process was faster.
+        // If another process has just created the file, nothing must be done.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         created => created.map(drop).map_err(StoreError::io("create", file)),
     }

@@ -1,12 +1,12 @@
-//! Tables of the inventory, their versions, and the statements on them.
+//! The tables of the inventory, their versions, and the SQL statements.
 
 use rusqlite::{Connection, TransactionBehavior};
 
-/// The version this program writes, in `user_version`.
+/// The version of the tables that this program writes. SQLite stores it as `user_version`.
 pub(super) const VERSION: i64 = 1;
 
-/// `MIGRATIONS[n]` leads from version `n` to `n + 1`. Never change one that was
-/// released; add another.
+/// `MIGRATIONS[n]` changes the tables of version `n` to those of version `n + 1`. A migration that
+/// was released must never change. Add a new one instead.
 const MIGRATIONS: &[&str] = &["
     CREATE TABLE certificate (
         id INTEGER PRIMARY KEY,
@@ -46,31 +46,33 @@ pub(super) const HAS_LIVE: &str = "
     WHERE name.name = ?2 AND certificate.certificate = ?3 AND not_after >= ?4
         AND revoked_at IS NULL AND issuer_key IN (SELECT value FROM json_each(?1))";
 
-/// Up to this number of rows, looking each row up and sorting all of them takes no noticeable time.
+/// A search may look up and sort this many rows without a noticeable delay.
 pub(super) const FEW: i64 = 20_000;
 
-/// Counts the revoked rows, up to [`FEW`].
+/// Counts the revoked certificates. Stops counting at `?1`, which is [`FEW`].
 pub(super) const COUNT_REVOKED: &str = "
     SELECT COUNT(*) FROM (SELECT 1 FROM certificate INDEXED BY certificate_revoked
         WHERE revoked_at IS NOT NULL LIMIT ?1)";
 
-/// Counts the rows that expire in a period, up to [`FEW`].
+/// Counts the certificates that expire between `?2` and `?3`. Stops counting at `?1`, which is
+/// [`FEW`].
 pub(super) const COUNT_ENDING: &str = "
     SELECT COUNT(*) FROM (SELECT 1 FROM certificate INDEXED BY certificate_not_after
         WHERE not_after BETWEEN ?2 AND ?3 LIMIT ?1)";
 
-/// The index by which rows are found. The query planner does not choose it: without statistics it
-/// takes an index that leads to every row, and sorts a million of them.
+/// The database index that a search uses. SQLite has no statistics here and would select an index
+/// that returns every row, so that it must sort up to a million rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
-    /// In the order of issuing, or by name.
+    /// Reads the rows in the order of issuing. If the filter has a name, first looks up the rows
+    /// with this name.
     InOrder,
     BySerial,
     ByRevocation,
     ByEnd,
 }
 
-/// Builds the statement of a search with only the requested conditions.
+/// Returns the SELECT statement of a search. All `conditions` must be true for a row.
 pub(super) fn find(access: Access, conditions: &[&str]) -> String {
     let table = match access {
         Access::InOrder => "certificate NOT INDEXED",
@@ -93,12 +95,13 @@ pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
-/// Brings an older file up to date, in one step per version.
+/// Updates tables of an old version to the current version, one migration after the other.
 pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     if version(connection)? == VERSION {
         return Ok(());
     }
-    // Looked at again under the lock: another process may have been faster.
+    // Reads the version again, now under the lock of the database. Another process may have updated
+    // the tables before the lock was taken.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let from = usize::try_from(version(&transaction)?).unwrap_or(usize::MAX);
     for statements in MIGRATIONS.iter().skip(from) {

@@ -1,4 +1,4 @@
-//! The inventory's filters, versions and writers.
+//! Tests of the inventory: filters, versions, concurrent writers.
 
 use super::*;
 use crate::signing::revoked::RevocationReason;
@@ -168,7 +168,7 @@ fn writers_wait_for_one_another() {
     assert_eq!(serials(&inventory, &Filter::default()).len(), 40);
 }
 
-/// Every way of finding rows finds the same ones, few or many.
+/// A search must return the same rows with each [`Access`], whether few or many rows match.
 #[test]
 fn the_way_to_rows_does_not_change_what_is_found() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! What authorities sign, read back with a parser of its own.
+//! Tests of signed certificates and lists. They are parsed with x509-parser or webpki, not with
+//! rcgen, which encodes them.
 
 use std::collections::HashSet;
 
@@ -31,7 +32,7 @@ fn leaf(
     lifetime: Option<Lifetime>,
     now: i64,
 ) -> Result<SignedCertificate, AuthorityError> {
-    // A SPIFFE ID demands both usages.
+    // A leaf with a SPIFFE ID must have both usages. So only `PEER` gets a SPIFFE ID here.
     let names = if *profile == CertificateProfile::PEER {
         SubjectNames::new().spiffe_text("/a", &domain()).unwrap()
     } else {
@@ -57,7 +58,8 @@ const BASIC_CONSTRAINTS: &str = "2.5.29.19";
 const AUTHORITY_KEY_IDENTIFIER: &str = "2.5.29.35";
 const EXTENDED_KEY_USAGE: &str = "2.5.29.37";
 
-/// The identifier inside a subject or authority key identifier extension.
+/// Returns the key identifier of the certificate: the last 20 bytes of subjectKeyIdentifier or
+/// authorityKeyIdentifier.
 fn identifier(der: &[u8], oid: &str) -> Vec<u8> {
     let (critical, value) = extension(der, oid).unwrap();
     assert!(!critical);
@@ -149,7 +151,8 @@ fn nothing_outlives_its_issuer() {
             .unwrap()
             .cut
     );
-    // It is valid through its last second (RFC 5280 section 4.1.2.5).
+    // At `end`, the issuer is still valid, because notAfter is inclusive (RFC 5280 section
+    // 4.1.2.5). One second later, it has expired.
     let last = leaf(&intermediate, "a", peer, None, end).unwrap();
     assert_eq!(last.facts.not_after, end);
     assert!(matches!(
@@ -160,7 +163,8 @@ fn nothing_outlives_its_issuer() {
         leaf(&intermediate, "a", peer, None, NOW - 301),
         Err(AuthorityError::NotYetValid(_))
     ));
-    // A clock set back a little does not make leaves older than their issuer.
+    // The authority was made at `NOW` and is valid from `NOW - 300`. If the clock is then set back
+    // by 200 seconds, the validity of a leaf must not begin before that.
     let early = leaf(&intermediate, "a", peer, None, NOW - 200).unwrap();
     assert_eq!(early.facts.not_before, NOW - 300);
     let root_end = root.certificate().facts.not_after;
@@ -232,7 +236,7 @@ fn a_name_that_cannot_be_repeated_is_refused() {
     };
     let mut params =
         authority_params(&CertificateProfile::INTERMEDIATE, &domain(), &validity).unwrap();
-    // Two organizational units: the encoder, reading them back, keeps one.
+    // The name has two organizational units. rcgen keeps only one of them when it parses the name.
     let unit = DnType::CustomDnType(vec![2, 5, 4, 11]);
     params.distinguished_name.push(unit, "one");
     params
@@ -302,13 +306,14 @@ fn lists_carry_number_dates_key_identifier_and_reasons() {
         [0x7f].into_iter().chain([0xff; 15]).collect::<Vec<_>>()
     );
     assert_eq!(entries[0].reason_code().unwrap().1.0, 1);
-    // Positive although the top bit is set; `unspecified` is left out.
+    // The serial number 0x80 is encoded with a leading zero byte, so that it is positive. An entry
+    // with the reason `unspecified` has no reason extension.
     assert_eq!(entries[1].raw_serial(), [0, 0x80]);
     assert!(entries[1].reason_code().is_none());
 }
 
-/// The library that the gateway verifies paths with accepts leaves for their
-/// usages only, and reads the lists.
+/// The gateway uses webpki. It must accept each leaf only for the leaf's usages, accept the lists,
+/// and detect the revoked leaf.
 #[test]
 fn webpki_accepts_chains_and_lists() {
     use rustls_pki_types::pem::PemObject as _;

@@ -1,4 +1,4 @@
-//! What a PKCS#10 request may and may not contribute.
+//! Tests of which parts of a PKCS#10 request are used.
 
 use proptest::prelude::*;
 use rcgen::{BasicConstraints, CertificateParams, CustomExtension, IsCa, KeyPair, SanType};
@@ -101,8 +101,8 @@ fn rubbish_is_named() {
 }
 
 proptest! {
-    /// Octets outside the signed part may be written in more than one way; what
-    /// is taken from the request is always what was signed.
+    /// Changes one byte of a request. Reading it must fail, or return the same names and key.
+    /// Reading can succeed, because some bytes that are not signed have several valid values.
     #[test]
     fn damage_never_panics_and_changes_nothing(index in 0_usize..300, octet: u8) {
         let mut der = request(|_| {});

@@ -1,4 +1,4 @@
-//! Names: what is accepted, what is refused, and with which reason.
+//! Tests of names: which names are accepted, and with which reason code the others are refused.
 
 use proptest::prelude::*;
 
@@ -30,7 +30,8 @@ fn malformed_names_of_every_type_are_refused() {
         "/a/",
         "/a\0b",
     ] {
-        // The trust domain's own ID is well-formed and refused as a leaf's.
+        // The SPIFFE ID of a trust domain, without a path, is well-formed. But `check` must refuse
+        // it for a leaf.
         let result = new()
             .spiffe_text(text, &domain())
             .and_then(|names| names.check(&CertificateProfile::CLIENT, &domain()));
@@ -213,7 +214,7 @@ proptest! {
         let _ = names.or_name(&text);
     }
 
-    /// What is asked for stands in the certificate, and is found there again.
+    /// A certificate with the requested names must contain them, and [`carries`] must find them.
     #[test]
     fn names_read_back_as_they_were_asked_for(
         path in "(/[a-zA-Z0-9][a-zA-Z0-9._-]{0,8}){1,3}",
@@ -226,7 +227,7 @@ proptest! {
             .spiffe_text(&path, &domain())
             .and_then(|names| names.dns(&host))
             .map(|names| names.ip(address));
-        // Two dots in a row are no mail address.
+        // If `email` refuses the address, the leaf has no mail address.
         let mail = format!("{local}@{host}");
         let names = match names.clone().and_then(|names| names.email(&mail)) {
             Ok(names) => names,

@@ -1,6 +1,6 @@
-//! What it costs that a connection to a service has one caller at a time: memory and
-//! descriptors of an idle connection, the first request on a new one, and very many
-//! callers that are seldom active.
+//! Measures what it costs that the gateway does not share upstream connections between callers:
+//! the memory and descriptors of an idle connection, and the latency of the first request on a
+//! new connection. Also measures a gateway with very many callers that seldom send a request.
 //!
 //! ```text
 //! callers --binary target/release/countersign --callers 10000
@@ -25,13 +25,14 @@ use countersign_testkit::{
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-/// Callers that are active at once, to measure the connections that they leave behind.
+/// The number of callers that are active at the same time in [`Field::idle_connections`].
 const ACTIVE: usize = 400;
-/// Requests of each kind, to compare a new connection with an old one.
+/// The number of measured requests on new upstream connections, and the number of those on
+/// existing ones.
 const PAIRS: usize = 300;
-/// Each of the many callers asks once in this time.
+/// The time between two requests of one caller in [`Field::many_callers`].
 const PERIOD: Duration = Duration::from_secs(60);
-/// Handshakes in progress while the many callers connect.
+/// The number of concurrent handshakes while the callers of [`Field::many_callers`] connect.
 const CONNECTING: usize = 32;
 const HOST: &str = "orders.example.org";
 
@@ -94,7 +95,7 @@ async fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Who issues certificates, and which gateway is measured.
+/// The authority for all certificates, and the path of the gateway binary.
 struct Field {
     ca: TestCa,
     binary: String,
@@ -104,7 +105,7 @@ impl Field {
     async fn gateway(&self, endpoint: String, upstream: &str) -> Gateway {
         let settings = Settings::new(&self.ca)
             .set("limits", "connections", "20000")
-            // Callers stay connected between two requests.
+            // The timeout is long, so that callers stay connected between two requests.
             .set("limits", "header_timeout", "\"10m\"")
             .upstream_at(
                 "orders",
@@ -123,8 +124,9 @@ impl Field {
             .protocol(Protocol::Http2)
     }
 
-    /// What an idle connection to a service takes: the difference between a gateway whose
-    /// callers have one each and one whose callers share them.
+    /// Measures the memory and descriptors of an idle upstream connection. Compares a gateway
+    /// that has one upstream connection per caller with a gateway that shares upstream
+    /// connections.
     async fn idle_connections(&self) -> Value {
         let mut taken = Vec::new();
         for share in ["never", "always"] {
@@ -148,7 +150,8 @@ impl Field {
             let mut other = self.caller(&gateway, ACTIVE).session().await.unwrap();
             assert_eq!(other.get("/go").await.unwrap().status, 200);
             assert!(asked.join_all().await.iter().all(|status| *status == 200));
-            // Callers' connections close in their own time.
+            // Waits until the gateway has closed the callers' connections. It then has the
+            // descriptors of the upstream connections, and fewer than 60 others.
             let connections = service.connections();
             until("only connections to the service", async || {
                 descriptors(&gateway) < connections + 60
@@ -165,8 +168,8 @@ impl Field {
         })
     }
 
-    /// Medians of the time that a request takes on a new connection to the service and on
-    /// one that there was.
+    /// Returns the median latency of a request for which the gateway opens a new upstream
+    /// connection, and of a request on an existing upstream connection.
     async fn first_request(&self, tls: bool) -> Value {
         let (scheme, more, spec) = if tls {
             let root = self.ca.root_file();
@@ -195,7 +198,8 @@ impl Field {
         json!({ "old_connection": percentile(&mut without, 50), "new_connection": percentile(&mut with, 50) })
     }
 
-    /// Callers that are connected all the time and ask once a minute.
+    /// Measures `count` callers that connect, stay connected, and then send one request each
+    /// within [`PERIOD`].
     async fn many_callers(&self, count: usize) -> Value {
         let service = Service::start(ServiceSpec::plain(Protocol::Http2)).await;
         let endpoint = format!("http://{}", service.address());
@@ -250,7 +254,7 @@ impl Field {
     }
 }
 
-/// How long a request takes that is served.
+/// Returns the latency of one successful request.
 async fn timed(session: &mut Session) -> Duration {
     let begun = Instant::now();
     let answer = session.get("/a").await.unwrap();
@@ -258,7 +262,7 @@ async fn timed(session: &mut Session) -> Duration {
     begun.elapsed()
 }
 
-/// In milliseconds.
+/// Returns the percentile `percent` of the latencies, in milliseconds.
 fn percentile(latencies: &mut [Duration], percent: usize) -> f64 {
     latencies.sort_unstable();
     let place = (latencies.len() * percent / 100).min(latencies.len() - 1);

@@ -1,16 +1,20 @@
-//! A small load generator for `scripts/bench`: keep-alive and h2 requests, full and
-//! resumed handshakes, large bodies, a fixed rate, and idle connections.
+//! A small load generator for `scripts/bench`. It measures keep-alive and h2 requests, full
+//! and resumed handshakes, large bodies, a fixed request rate, and idle connections.
 //!
-//! It connects only to loopback addresses, and everything it does is limited in time and
-//! number. It prints its results as one line of JSON: latencies, and the CPU time of the
-//! watched process tree during the measured window.
+//! The program connects only to loopback addresses, and limits the time and the number of all
+//! operations. It prints its results as one line of JSON: latencies, and the CPU time of the
+//! measured processes.
 //!
 //! ```text
-//! load pki DIR [ROOTS [ENTRIES LISTS]]               certificates and keys in PEM; so many further roots; so many
-//!                                                    revocation lists of the intermediate, and one of the root
-//! load upstream [COUNT]                              plain HTTP/1.1 services; they end with standard input
-//! load run --kind KIND --to A:P --pki DIR [...]      one measurement; the kinds: h1 h2 handshake resumed
-//! load idle --to A:P --pki DIR --connections N       opens, says so, holds until its standard input ends
+//! load pki DIR [ROOTS [ENTRIES LISTS]]
+//!     writes PEM certificates and keys, ROOTS further roots, one CRL of the root,
+//!     and LISTS CRLs of the intermediate with ENTRIES entries each
+//! load upstream [COUNT]
+//!     serves plain HTTP/1.1 on COUNT ports until standard input ends
+//! load run --kind KIND --to A:P --pki DIR [...]
+//!     makes one measurement; KIND is h1, h2, handshake or resumed
+//! load idle --to A:P --pki DIR --connections N
+//!     opens connections, prints a line, and holds them until standard input ends
 //! ```
 
 #![allow(
@@ -37,10 +41,10 @@ use countersign_testkit::{Crl, Leaf, TestCa};
 
 use crate::options::Options;
 
-/// The errors of this program are only printed for a person.
+/// The result of an operation. Errors are only printed, so that their type does not matter.
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// The host in certificates, server name and requests.
+/// The host name in the server certificate, the TLS server name and the requests.
 pub(crate) const HOST: &str = "gw.example.org";
 
 fn main() -> ExitCode {
@@ -69,8 +73,8 @@ fn number(text: Option<String>, default: usize) -> Outcome<usize> {
     Ok(text.map_or(Ok(default), |text| text.parse())?)
 }
 
-/// Makes a root, an intermediate, a server and a client certificate, all with P-256, and
-/// further roots.
+/// Writes a root, an intermediate, a server certificate and a client certificate, all with P-256
+/// keys. `counts` contains ROOTS, ENTRIES and LISTS, which the head of this file explains.
 fn pki(directory: &Path, mut counts: impl Iterator<Item = String>) -> Outcome<()> {
     let roots = number(counts.next(), 0)?;
     let (entries, lists) = (number(counts.next(), 0)?, number(counts.next(), 0)?);
@@ -104,7 +108,8 @@ fn pki(directory: &Path, mut counts: impl Iterator<Item = String>) -> Outcome<()
         std::fs::write(directory.join("root.crl"), list)?;
     }
     for list in 1..=u8::try_from(lists)? {
-        // Each list revokes other certificates than the one before.
+        // The serial numbers contain the number of the CRL, so that no two CRLs revoke the same
+        // certificate.
         let revoked = (0..u32::try_from(entries)?).fold(Crl::new().number(list), |crl, entry| {
             crl.revoke(&[&[0x51, list][..], &[0x52; 10], &entry.to_be_bytes()].concat())
         });

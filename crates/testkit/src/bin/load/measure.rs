@@ -1,11 +1,11 @@
-//! CPU time of process trees, and latencies.
+//! Measures the CPU time of process trees, and computes percentiles of latencies.
 
 use std::collections::BTreeMap;
 use std::fs;
 
 use serde_json::{Value, json};
 
-/// Returns the process and all its descendants.
+/// Returns the process ids of `root` and of all its descendants.
 pub(crate) fn tree(root: u32) -> Vec<u32> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -16,7 +16,8 @@ pub(crate) fn tree(root: u32) -> Vec<u32> {
         else {
             continue;
         };
-        // "pid (name) state parent …"; the name may contain any character.
+        // The content of `stat` is "pid (name) state parent …". The name may contain any
+        // character, also `)`. Therefore the fields after the name begin at the last `)`.
         let parent = fs::read_to_string(entry.path().join("stat"))
             .ok()
             .and_then(|stat| {
@@ -36,7 +37,7 @@ pub(crate) fn tree(root: u32) -> Vec<u32> {
     found
 }
 
-/// Returns the CPU time of all threads of these processes, in nanoseconds.
+/// Returns the CPU time that all current threads of these processes have used, in nanoseconds.
 fn on_cpu(processes: &[u32]) -> u64 {
     let of_thread = |path: std::path::PathBuf| -> Option<u64> {
         let schedstat = fs::read_to_string(path.join("schedstat")).ok()?;
@@ -51,8 +52,8 @@ fn on_cpu(processes: &[u32]) -> u64 {
         .sum()
 }
 
-/// Returns the time that all CPUs were busy, in nanoseconds. The kernel counts
-/// in ticks of 10 ms.
+/// Returns the total busy time of all CPUs since the start of the machine, in nanoseconds. The
+/// kernel counts in ticks of 10 ms.
 fn machine() -> u64 {
     let Ok(stat) = fs::read_to_string("/proc/stat") else {
         return 0;
@@ -63,14 +64,16 @@ fn machine() -> u64 {
         .into_iter()
         .flat_map(|line| line.split_whitespace().skip(1))
         .enumerate()
-        // user, nice, system, (idle, iowait,) irq, softirq
+        // The columns are user, nice, system, idle, iowait, irq, softirq; idle and iowait are not
+        // busy time.
         .filter(|(column, _)| matches!(column, 0..=2 | 5 | 6))
         .filter_map(|(_, ticks)| ticks.parse::<u64>().ok())
         .sum();
     ticks * 10_000_000
 }
 
-/// The CPU time that was used until now.
+/// The CPU time that the measured process trees, this program and the whole machine have used
+/// since their start, in nanoseconds. A measurement is the difference of two values.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Usage {
     peer: u64,
@@ -79,7 +82,8 @@ pub(crate) struct Usage {
     machine: u64,
 }
 
-/// The process trees whose CPU time is measured.
+/// The processes whose CPU time is measured: the tree of the measured peer, and the tree of the
+/// service behind it.
 #[derive(Debug)]
 pub(crate) struct Watched {
     peer: Vec<u32>,
@@ -87,7 +91,8 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    /// A process id of 0 is not watched.
+    /// Takes the process ids of the roots of the two trees. 0 means that there is no such
+    /// process.
     pub(crate) fn new(peer: u32, upstream: u32) -> Self {
         let of = |pid| if pid == 0 { Vec::new() } else { tree(pid) };
         Self {
@@ -106,7 +111,8 @@ impl Watched {
     }
 }
 
-/// The results of a window of `seconds`.
+/// The results of a measurement that took `seconds`. `complaint` is the first error, and
+/// `nanoseconds` the latencies.
 #[derive(Debug, Default)]
 pub(crate) struct Counted {
     pub(crate) seconds: f64,

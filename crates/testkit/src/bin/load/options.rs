@@ -1,4 +1,4 @@
-//! `--name value` pairs.
+//! Command line options in the form `--name value`.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use crate::Outcome;
 
-/// The options of one command.
+/// The options of one command: names without `--`, and their values.
 #[derive(Debug)]
 pub(crate) struct Options(BTreeMap<String, String>);
 
@@ -28,7 +28,7 @@ impl Options {
         Ok(Self(options))
     }
 
-    /// Returns an optional value.
+    /// Returns the value of an option, or `default` if the option is missing.
     pub(crate) fn value<T>(&self, name: &str, default: T) -> Outcome<T>
     where
         T: FromStr,
@@ -47,12 +47,12 @@ impl Options {
             .ok_or_else(|| format!("--{name} is missing").into())
     }
 
-    /// Returns the kind of load.
+    /// Returns the kind of load (`--kind`).
     pub(crate) fn kind(&self) -> Outcome<&str> {
         self.needed("kind")
     }
 
-    /// Returns the address to connect to. It must be on this machine.
+    /// Returns the address to connect to (`--to`). It must be a loopback address.
     pub(crate) fn target(&self) -> Outcome<SocketAddr> {
         let address: SocketAddr = self.needed("to")?.parse()?;
         if address.ip().is_loopback() {
@@ -62,7 +62,7 @@ impl Options {
         }
     }
 
-    /// Returns the directory of the certificates.
+    /// Returns the directory with the certificates (`--pki`).
     pub(crate) fn pki(&self) -> Outcome<PathBuf> {
         Ok(self.needed("pki")?.into())
     }

@@ -1,4 +1,4 @@
-//! The kinds of load.
+//! The kinds of load, such as `h1`, `h2` and `handshake`.
 
 use std::io::Read as _;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -20,15 +20,17 @@ use crate::tls::Dialer;
 use crate::wire::{Answer, Exchange, request};
 use crate::{HOST, Outcome};
 
-/// Maximum number of failures of a worker, and of handshakes of a whole run: each of
-/// these connections blocks a port of this machine for a minute.
+/// The maximum number of failures of one worker.
 const MAX_FAILURES: u32 = 20;
+/// The maximum number of handshakes of a whole run, because each closed connection blocks a
+/// local port for a minute.
 const MAX_HANDSHAKES: u64 = 24_000;
 
+/// The values of [`Run::phase`] after the warm-up, whose value is 0.
 const MEASURING: u8 = 1;
 const OVER: u8 = 2;
 
-/// One run, shared by its workers.
+/// The state of one run. All workers share it.
 #[derive(Debug, Default)]
 struct Run {
     phase: AtomicU8,
@@ -55,7 +57,7 @@ impl Run {
         complaint.get_or_insert_with(|| why.to_string());
     }
 
-    /// Counts a response if it arrived within the window.
+    /// Counts a response, and its latency if the measurement is running.
     fn count(&self, answer: Answer, began: Instant, latencies: &mut Vec<u32>) {
         if answer.status != 200 {
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -68,7 +70,8 @@ impl Run {
     }
 }
 
-/// The times at which the requests of one of several connections are due.
+/// The schedule of the requests on one connection: the time of the next request, and the time
+/// between two requests.
 #[derive(Debug, Clone, Copy)]
 struct Pace {
     next: Instant,
@@ -76,8 +79,8 @@ struct Pace {
 }
 
 impl Pace {
-    /// `rate` is the number of requests per second over all `connections`. With 0, the
-    /// next request is sent as soon as a response has arrived.
+    /// `rate` is the number of requests per second over all `connections`. If `rate` is 0, each
+    /// request is sent as soon as the response to the request before it has arrived.
     fn new(rate: u32, connections: u32, index: u32) -> Self {
         let step = (rate > 0).then(|| Duration::from_secs(1) * connections / rate);
         let offset = step.map_or(Duration::ZERO, |step| step * index / connections);
@@ -87,8 +90,9 @@ impl Pace {
         }
     }
 
-    /// Waits until the next request is due. Returns the time from which its latency is
-    /// measured: the time when it was due, even if the connection was still busy then.
+    /// Waits until the next request is due. Returns the time from which to measure the latency
+    /// of this request. If the connection was busy at the scheduled time, this is the scheduled
+    /// time. The latency then includes the delay.
     async fn next(&mut self) -> Instant {
         let Some(step) = self.step else {
             return Instant::now();
@@ -104,7 +108,7 @@ impl Pace {
     }
 }
 
-/// The state that every worker needs.
+/// One connection that sends requests, or one loop that opens connections.
 #[derive(Debug, Clone)]
 struct Worker {
     run: Arc<Run>,
@@ -114,7 +118,8 @@ struct Worker {
 }
 
 impl Worker {
-    /// Sends requests over one connection. Opens another one after a failure.
+    /// Sends requests over one connection until the run is over. After a failure, opens a new
+    /// connection, up to [`MAX_FAILURES`] times.
     async fn keep_alive(mut self) -> Vec<u32> {
         let mut latencies = Vec::new();
         for _ in 0..MAX_FAILURES {
@@ -137,7 +142,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Opens a new connection for each request.
+    /// Opens a new connection for each request until the run is over.
     async fn handshakes(self) -> Vec<u32> {
         let mut latencies = Vec::new();
         let mut failures = 0;
@@ -163,12 +168,12 @@ impl Worker {
             self.run.resumed.fetch_add(1, Ordering::Relaxed);
         }
         self.run.count(answer, began, latencies);
-        // The peer may already have closed the connection.
+        // The error is ignored, because the peer may already have closed the connection.
         let _ = exchange.into_inner().shutdown().await;
         Ok(())
     }
 
-    /// Sends requests over several streams of one h2 connection.
+    /// Sends requests over several concurrent streams of one h2 connection.
     async fn multiplexed(self, streams: u32) -> Vec<u32> {
         let connected = async {
             let stream = self.dialer.connect().await?;
@@ -247,7 +252,7 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     for index in 0..connections {
         let worker = Worker {
             run: Arc::clone(&run),
-            // Each worker has its own dialer, because the dialer keeps the tickets.
+            // Each worker has its own dialer, because a dialer stores session tickets.
             dialer: Dialer::new(target, &pki, protocol, kind == "resumed")?,
             path: options.value("path", "/".to_owned())?,
             pace: Pace::new(rate, connections, index),
@@ -284,8 +289,8 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     Ok(())
 }
 
-/// Opens connections and sends one request on each. Then prints a line, keeps them
-/// open until standard input ends, and counts those that are still open.
+/// Opens connections and sends one request on each. Prints a line, then keeps the connections
+/// open until standard input ends. Then prints how many connections the peer has not closed.
 pub(crate) fn idle(options: &Options) -> Outcome<()> {
     let connections: usize = options.value("connections", 2000)?;
     let dialer = Dialer::new(options.target()?, &options.pki()?, b"http/1.1", false)?;
@@ -312,7 +317,7 @@ pub(crate) fn idle(options: &Options) -> Outcome<()> {
         for stream in &mut held {
             let mut octet = [0];
             let read = tokio::io::AsyncReadExt::read(stream, &mut octet);
-            // A connection is open if a read does not return.
+            // If the read does not return within 1 ms, the connection is still open.
             if tokio::time::timeout(Duration::from_millis(1), read)
                 .await
                 .is_err()

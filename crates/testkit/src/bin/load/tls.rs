@@ -1,6 +1,6 @@
-//! TLS to the peer under load: only one cipher suite and one group, so that every
-//! peer does the same cryptographic work. The peer's certificate is not checked,
-//! because that would only cost time of the generator.
+//! TLS connections to the measured peer. Only one cipher suite and one key exchange group are
+//! allowed, so that every peer does the same cryptographic work. The peer's certificate is not
+//! verified, because that would only cost CPU time of the load generator.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -20,7 +20,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::{HOST, Outcome};
 
-/// The settings of new connections.
+/// The address and the TLS settings of new connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Dialer {
     address: SocketAddr,
@@ -28,8 +28,8 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    /// Creates a dialer for `address` with the client certificate of `pki`. If it
-    /// resumes sessions, it does not share its tickets.
+    /// Creates a dialer for `address` with the client certificate in the directory `pki`. If
+    /// `resume` is true, the dialer resumes sessions with its own tickets.
     pub(crate) fn new(
         address: SocketAddr,
         pki: &Path,
@@ -64,7 +64,8 @@ impl Dialer {
         })
     }
 
-    /// Opens a connection. The handshake is complete on the side of the client.
+    /// Opens a connection and performs the TLS handshake. With TLS 1.3, the peer may not yet
+    /// have verified the client certificate when this function returns.
     pub(crate) async fn connect(&self) -> Outcome<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
@@ -74,7 +75,7 @@ impl Dialer {
     }
 }
 
-/// Accepts every server certificate.
+/// Accepts every server certificate without verification.
 #[derive(Debug)]
 struct AnyServer(Arc<CryptoProvider>);
 

@@ -1,5 +1,6 @@
-//! The service behind the peers: HTTP/1.1 without TLS, with prepared responses.
-//! `/1m` has 1 MiB, all other paths have 256 bytes.
+//! The service behind the measured peers, such as the gateway. It uses HTTP/1.1 without TLS, and
+//! responds with prepared bytes: a body of 1 MiB for `/1m`, and of 256 bytes for all other
+//! paths.
 
 use std::io::Read as _;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::Outcome;
 use crate::wire::head_end;
 
-/// The prepared responses.
+/// The prepared responses with a small and a large body.
 #[derive(Debug)]
 struct Answers {
     small: Vec<u8>,
@@ -25,7 +26,7 @@ fn answer(length: usize) -> Vec<u8> {
     octets
 }
 
-/// Serves on this number of ports, with two threads, until standard input ends.
+/// Serves on `ports` ports with two threads, until standard input ends.
 pub(crate) fn serve(ports: usize) -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -54,7 +55,7 @@ async fn accept(listener: TcpListener, answers: Arc<Answers>) {
     }
 }
 
-/// Responds to the requests of one connection. They have no bodies.
+/// Responds to all requests of one connection. The requests must not have bodies.
 async fn converse(mut stream: TcpStream, answers: &Answers) -> Outcome<()> {
     stream.set_nodelay(true)?;
     let mut buffer = Vec::with_capacity(4096);

@@ -1,5 +1,5 @@
-//! The part of HTTP/1.1 that the generator needs: one fixed request, and
-//! responses with a length.
+//! The part of HTTP/1.1 that the load generator needs: one fixed request, and responses with
+//! `Content-Length`.
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
@@ -15,7 +15,8 @@ pub(crate) fn request(path: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Returns the position after the head in `bytes`, including its empty line.
+/// Returns the length of the head at the start of `bytes`, including the empty line at its end.
+/// Returns `None` if the head is not complete.
 pub(crate) fn head_end(bytes: &[u8]) -> Option<usize> {
     bytes
         .windows(4)
@@ -23,14 +24,14 @@ pub(crate) fn head_end(bytes: &[u8]) -> Option<usize> {
         .map(|at| at + 4)
 }
 
-/// A response: its status and the length of its body.
+/// The status of a response, and the length of its body in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) octets: u64,
 }
 
-/// Parses the status and the length from a head.
+/// Parses the status and the content length from a response head.
 fn parse(head: &[u8]) -> Outcome<(u16, u64)> {
     let head = std::str::from_utf8(head)?;
     let mut lines = head.split("\r\n");
@@ -49,7 +50,7 @@ fn parse(head: &[u8]) -> Outcome<(u16, u64)> {
     Ok((status, length))
 }
 
-/// Sends requests and reads their responses, one after the other.
+/// A connection that sends requests and reads their responses, one after the other.
 #[derive(Debug)]
 pub(crate) struct Exchange<S> {
     stream: S,

@@ -1,4 +1,4 @@
-//! Services with several implementations, and gateways in front of them.
+//! The services of the siege test, and gateways in front of these services.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,22 +11,23 @@ use countersign_testkit::{
 use serde_json::json;
 use tokio::process::Command;
 
-/// The service that is not attacked. The latency of its callers shows the effect on
-/// the gateway.
+/// The name of the service that is not attacked. The latency of its callers shows how attacks on
+/// other services affect the gateway itself.
 pub(crate) const QUIET: &str = "quiet";
-/// The service whose callers need a token that its issuer is asked about each time.
+/// The name of the service whose callers need a token. The gateway asks the issuer about each
+/// token.
 const TOKENS: &str = "tokens";
-/// The service with tunnels.
+/// The name of the service that accepts tunnels.
 const TUNNELS: &str = "tunnels";
-/// Requests in progress at each service. It limits the memory of responses that callers
-/// do not take.
+/// The maximum number of requests in progress at each service. The limit bounds the memory for
+/// responses that callers do not read.
 const MAX_REQUESTS: usize = 500;
-/// How long the issuer thinks about a token.
+/// The time that the issuer needs to respond about a token.
 const ISSUER_DELAY: Duration = Duration::from_millis(20);
 
-/// Services with several implementations.
+/// All services of the test, and the token issuer.
 pub(crate) struct Services {
-    /// Name, address and protocol of each.
+    /// The name, address and protocol of each service.
     all: Vec<(&'static str, SocketAddr, &'static str)>,
     issuer: Idp,
     switching: Switching,
@@ -35,8 +36,8 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// Starts hyper services in both protocols, and nginx, Node and Jetty if they are
-    /// installed.
+    /// Starts hyper services with HTTP/1.1 and with h2. Also starts nginx, Node and Jetty, if
+    /// they are installed.
     pub(crate) async fn start(ca: &TestCa) -> Self {
         let http1 = Paced::start(Protocol::Http1);
         let http2 = Paced::start(Protocol::Http2);
@@ -84,7 +85,7 @@ impl Services {
     }
 }
 
-/// A gateway in front of the services, and its callers.
+/// A gateway in front of all services.
 pub(crate) struct Arena {
     pub(crate) gateway: Gateway,
     ca: Arc<TestCa>,
@@ -95,7 +96,7 @@ impl Arena {
     pub(crate) async fn open(ca: &Arc<TestCa>, services: &Services, binary: &str) -> Self {
         let mut settings = Settings::new(ca)
             .set("admin", "socket", "\"admin.sock\"")
-            // So short that attacks last longer.
+            // The timeout is shorter than some attacks, so that it ends their requests.
             .set("limits", "body_timeout", "\"4s\"")
             .set("deny_list", "file", "\"deny.json\"");
         let open_to_all = |name: &str, paths: &str| {
@@ -125,7 +126,8 @@ impl Arena {
         }
     }
 
-    /// Returns one of the services in turn.
+    /// Returns the service for the well-behaved caller `number`. Consecutive numbers select all
+    /// services in turn.
     pub(crate) fn target(&self, number: usize) -> Target {
         target(self.names[number % self.names.len()])
     }
@@ -139,12 +141,12 @@ impl Arena {
             .collect()
     }
 
-    /// Whether a service is not attacked.
+    /// Returns whether `target` is the service that is not attacked.
     pub(crate) fn is_quiet(target: &Target) -> bool {
         target.host == host(QUIET)
     }
 
-    /// Returns a caller with this name, for requests to a service.
+    /// Returns the client of the caller `name`, for requests to the service `target`.
     pub(crate) fn client(&self, name: &str, target: &Target) -> Client {
         let credentials = self.ca.client(&path(name));
         self.gateway.client(&target.host).with(&credentials)
@@ -155,7 +157,7 @@ impl Arena {
         self.gateway.client(&host(QUIET))
     }
 
-    /// Returns the identity of the caller with this name.
+    /// Returns the SPIFFE ID of the caller `name`.
     pub(crate) fn identity(&self, name: &str) -> String {
         self.ca.spiffe(&path(name))
     }
@@ -168,7 +170,8 @@ fn target(name: &str) -> Target {
     }
 }
 
-/// The configuration of an issuer that is asked about every token.
+/// Returns the configuration of the token issuer. The gateway asks this issuer about every
+/// token.
 fn issuer(ca: &TestCa, issuer: &Idp) -> String {
     let secret = ca.write("secret", "a-secret-of-the-gateway\n");
     format!(
@@ -182,7 +185,7 @@ fn issuer(ca: &TestCa, issuer: &Idp) -> String {
     )
 }
 
-/// The settings of an upstream that can serve a limited number of requests at once.
+/// Returns the settings of an upstream: the protocol, and a limit on the requests in progress.
 fn upstream(protocol: &str) -> String {
     format!("protocol = {protocol:?}\nmax_requests = {MAX_REQUESTS}\n")
 }

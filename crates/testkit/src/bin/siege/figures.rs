@@ -1,13 +1,13 @@
-//! The results of the well-behaved callers, and the memory of the gateway.
+//! The results of the well-behaved callers, and the memory use of the gateway.
 
 use std::time::Duration;
 
 use countersign_testkit::bystander::Experience;
 use serde_json::{Value, json};
 
-/// The results of all callers.
+/// The combined results of several well-behaved callers.
 pub(crate) struct Figures {
-    /// Sorted from the shortest to the longest.
+    /// The latencies, sorted from the shortest to the longest.
     pub(crate) latencies: Vec<Duration>,
     pub(crate) harm: Vec<String>,
     pieces: usize,
@@ -50,7 +50,7 @@ impl Figures {
     }
 }
 
-/// Returns the peak memory of a process, in KiB.
+/// Returns the maximum resident memory of a process since its start, in KiB.
 pub(crate) fn peak_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

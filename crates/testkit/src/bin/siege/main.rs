@@ -1,10 +1,12 @@
-//! A siege: for minutes, callers with different identities attack services that
-//! well-behaved callers use at the same time.
+//! A siege test: for some minutes, several callers attack services while well-behaved callers
+//! use the same services.
 //!
-//! It requires that no request of a well-behaved caller fails, and that no response to one
-//! is cut off. Their 99th percentile may be at most three times that of a control run, in
-//! which the attackers use a second gateway to the same services. A denied attacker must
-//! be cut off within a second, and the gateway's memory must stay below a limit.
+//! The test requires that no request of a well-behaved caller fails, and that no response to
+//! such a caller is cut off. It begins with a control run, in which the attackers use a second
+//! gateway to the same services. With attackers at the same gateway, the 99th percentile of the
+//! well-behaved callers' latency may be at most three times that of the control run. A denied
+//! attacker must be disconnected within a second, and the gateway's memory must stay below a
+//! limit.
 //!
 //! ```text
 //! siege --binary target/release/countersign --minutes 10
@@ -38,17 +40,18 @@ use crate::arena::{Arena, Services};
 use crate::figures::{Figures, peak_kib};
 use crate::strangers::Strangers;
 
-/// Number of well-behaved callers.
+/// The number of well-behaved callers.
 const CALLERS: usize = 20;
-/// Number of attackers with a certificate.
+/// The number of attackers with a certificate.
 const ATTACKERS: usize = 8;
-/// Number of attackers without one.
+/// The number of attackers that only open connections (see [`strangers`]).
 const STRANGERS: usize = 2;
-/// Pause between two requests of a well-behaved caller.
+/// The pause between two requests of a well-behaved caller.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Maximum ratio of the well-behaved callers' latency to that of the control run.
+/// The maximum ratio of the well-behaved callers' 99th percentile latency to that of the control
+/// run.
 const MAX_RATIO: f64 = 3.0;
-/// How long a denied attacker may stay connected.
+/// The maximum time that an attacker may stay connected after the operator denied it.
 const MAX_CUT: Duration = Duration::from_secs(1);
 
 struct Options {
@@ -62,7 +65,8 @@ impl Options {
         let mut options = Self {
             binary: "target/debug/countersign".to_owned(),
             length: Duration::from_secs(60),
-            // Bodies, and 128 KiB for each of the requests that the services may have.
+            // Enough for the buffered bodies, and for 128 KiB for each request that may be in
+            // progress at the services.
             max_mib: 512,
         };
         let mut arguments = std::env::args().skip(1);
@@ -140,7 +144,7 @@ async fn siege(options: &Options) -> bool {
     faults.is_empty()
 }
 
-/// Returns the requirements that are not met.
+/// Returns a description of each requirement that is not met.
 fn faults(
     options: &Options,
     control: &Outcome,
@@ -150,7 +154,7 @@ fn faults(
 ) -> Vec<String> {
     let mut faults = Vec::new();
     for (name, figures) in [("control", &control.all), ("siege", &figures.all)] {
-        // One line for each kind, because equal lines give no more information.
+        // Reports each description of harm once, because equal lines give no more information.
         let mut harm = figures.harm.clone();
         harm.sort_unstable();
         let total = harm.len();
@@ -177,7 +181,7 @@ fn faults(
     ];
     for (what, control, figures) in pairs {
         let (without, with) = (control.percentile(99), figures.percentile(99));
-        // A ratio of times below a millisecond has no meaning.
+        // The control value is at least 1 ms, because a ratio of shorter times means little.
         if with > without.max(Duration::from_millis(1)).mul_f64(MAX_RATIO) {
             faults.push(format!(
                 "99 % of {what} within {with:?}, {without:?} without attackers at this gateway"
@@ -195,12 +199,13 @@ fn faults(
     faults
 }
 
-/// The results of the well-behaved callers in one phase.
+/// The results of the well-behaved callers in one phase of the test: the control run or the
+/// siege.
 struct Outcome {
-    /// Number of completed attacks.
+    /// The number of completed attacks.
     attacks: usize,
     all: Figures,
-    /// The results for the service that is not attacked.
+    /// The results of the callers of the service that is not attacked.
     quiet: Figures,
 }
 
@@ -210,7 +215,8 @@ impl Outcome {
     }
 }
 
-/// Runs all callers at one gateway and all attackers at one gateway, for this time.
+/// Runs all well-behaved callers at the gateway `used`, and all attackers at the gateway
+/// `attacked`, for the time `length`.
 async fn phase(
     used: &Arena,
     attacked: &Arc<Arena>,
@@ -243,7 +249,8 @@ async fn phase(
                 for (client, target) in &work {
                     attack.run(client, target).await;
                     made.fetch_add(1, Ordering::Relaxed);
-                    // A refused attacker must not loop without a pause.
+                    // If the gateway refuses the attacker, `run` returns immediately. The pause
+                    // prevents a busy loop.
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             }
@@ -255,7 +262,7 @@ async fn phase(
     }
     tokio::time::sleep(length).await;
     attackers.shutdown().await;
-    // Waits for the effects of the last attacks.
+    // The well-behaved callers continue for a second, to see late effects of the last attacks.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let experience =
         |callers: &[Bystander]| -> Vec<_> { callers.iter().map(Bystander::experience).collect() };
@@ -271,7 +278,8 @@ fn attacker(number: usize) -> String {
     format!("attacker-{number}")
 }
 
-/// Denies an attacker. Returns how long its connection lasted after that.
+/// Denies an attacker after half of the time `length`. Returns how long the attacker's
+/// connection then stayed open. Returns `None` if it was not closed.
 async fn deny_in_the_middle(arena: &Arena, binary: &str, length: Duration) -> Option<Duration> {
     tokio::time::sleep(length / 2).await;
     let target = arena.target(0);

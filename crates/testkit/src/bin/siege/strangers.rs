@@ -1,5 +1,5 @@
-//! What can be done to a gateway without an identity: connections that say nothing,
-//! handshakes that are expensive, and idle connections to the public listener.
+//! Attacks without requests to services: silent connections, handshakes with certificate chains
+//! that are expensive to verify, and idle connections to the public listener.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,14 +11,15 @@ use tokio::net::TcpStream;
 
 use crate::arena::Arena;
 
-/// How long connections are held.
+/// How long an attacker keeps silent or idle connections open.
 const HOLD: Duration = Duration::from_secs(2);
-/// Between two handshakes of one stranger.
+/// The pause between two handshakes of one attacker.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Handshakes in one round.
+/// The number of handshakes, one after the other, before the attacker changes the kind of
+/// attack.
 const HANDSHAKES: usize = 300;
 
-/// Presents this chain again and again.
+/// The certificate chains that these attackers present.
 #[derive(Clone)]
 pub(crate) struct Strangers {
     forged: Credentials,
@@ -26,8 +27,9 @@ pub(crate) struct Strangers {
 }
 
 impl Strangers {
-    /// Prepares the chains: seven intermediates with the true one's name, and a caller's
-    /// genuine one.
+    /// Prepares the chains. The forged chain has seven intermediates with the name of the real
+    /// intermediate, so that the gateway must try all of them. The genuine chain is that of a
+    /// valid caller.
     pub(crate) fn new(ca: &Arc<TestCa>) -> Self {
         let named = |name: &str| Authority::root(&AuthoritySpec::new(name));
         let root = named(&format!("{} root", ca.domain()));
@@ -43,7 +45,7 @@ impl Strangers {
         }
     }
 
-    /// Does one thing after the other, without end. `first` tells which one comes first.
+    /// Performs four kinds of attacks in turn, without end. `first` selects the first kind.
     pub(crate) async fn attack(&self, arena: &Arena, first: usize) {
         let client = arena.stranger();
         for round in first.. {
@@ -60,7 +62,7 @@ impl Strangers {
     }
 }
 
-/// Full handshakes, one after the other. That they fail is no failure.
+/// Performs full handshakes, one after the other. A handshake may fail.
 async fn handshakes(client: &Client) {
     for _ in 0..HANDSHAKES {
         drop(client.connect().await);
@@ -68,7 +70,7 @@ async fn handshakes(client: &Client) {
     }
 }
 
-/// Opens connections that send this much, and holds them for a while.
+/// Opens `count` connections, sends `bytes` on each, and holds them for [`HOLD`].
 async fn hold(address: SocketAddr, count: usize, bytes: &[u8]) {
     let mut held = Vec::new();
     for _ in 0..count {

@@ -1,4 +1,4 @@
-//! Well-behaved callers, which check every response.
+//! Well-behaved callers that check every response.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,27 +16,29 @@ use crate::World;
 use crate::service::content;
 
 pub(crate) const HOST: &str = "orders.example.org";
-/// Services that are never disturbed, one for each protocol.
+/// The names of the services that are never disturbed: HTTP/1.1 and h2, each with and without
+/// TLS.
 pub(crate) const STEADY: [&str; 4] = ["steady", "steady-h2", "steady-tls", "steady-tls-h2"];
-/// Services that are killed.
+/// The names of the services that are killed and restarted.
 pub(crate) const MORTAL: [&str; 2] = ["mortal", "mortal-tls-h2"];
-/// A service that sometimes gives wrong responses.
+/// The name of the service that sometimes sends wrong responses.
 pub(crate) const MISLEADING: &str = "misleading";
-/// Lengths of bodies, in turn.
+/// The body lengths in bytes. Requests use them in turn.
 const SIZES: [usize; 8] = [0, 40, 700, 16_000, 0, 70_000, 12, 300_000];
-/// Maximum time for a response, during all disturbances.
+/// The maximum time until a response over HTTP/1.1 is complete, even while services are killed.
 const SLOWEST: Duration = Duration::from_secs(10);
-/// Pause between two requests of one caller.
+/// The pause between two requests of one caller.
 pub(crate) const BREATH: Duration = Duration::from_millis(4);
 
-/// All callers.
+/// The clients of all callers.
 #[derive(Debug)]
 pub(crate) struct Callers {
     address: SocketAddr,
     known: Vec<(String, Credentials)>,
     /// A caller with a valid certificate that no route allows.
     pub(crate) stranger: Client,
-    /// A caller whose certificate comes from another authority.
+    /// A caller whose certificate has the name of a valid caller, but comes from another
+    /// authority.
     pub(crate) foreigner: Client,
     /// A caller without a certificate.
     pub(crate) nobody: Client,
@@ -59,7 +61,8 @@ impl Callers {
         }
     }
 
-    /// Returns one of the callers, and its name.
+    /// Returns the name and the client of a valid caller. Consecutive numbers select the callers
+    /// in turn.
     pub(crate) fn some(&self, number: usize) -> (String, Client) {
         let (name, credentials) = &self.known[number % self.known.len()];
         let client = Client::new(self.address, HOST).with(credentials);
@@ -67,7 +70,7 @@ impl Callers {
     }
 }
 
-/// A request with a unique identifier.
+/// A request with a unique identifier, and the response that it must get.
 pub(crate) struct Ask {
     pub(crate) path: String,
     pub(crate) request: Request<Bytes>,
@@ -75,14 +78,14 @@ pub(crate) struct Ask {
     id: String,
 }
 
-/// Returns one of the steady services. Each is used for as many requests in a
-/// row as there are lengths.
+/// Returns the name of a steady service. The service changes only after as many numbers as there
+/// are body lengths, so that each service gets bodies of all lengths.
 pub(crate) const fn steady(number: usize) -> &'static str {
     STEADY[number / SIZES.len() % STEADY.len()]
 }
 
-/// Makes a request. Requests alternate between sending a body and asking for
-/// one.
+/// Makes a request. `number` selects the body length. Every third request has a body of this
+/// length. The other requests ask the service for a response body of this length.
 pub(crate) fn ask(world: &World, service: &str, caller: &str, number: usize) -> Ask {
     let id = world.ledger.id();
     let size = SIZES[number % SIZES.len()];
@@ -108,7 +111,7 @@ pub(crate) fn ask(world: &World, service: &str, caller: &str, number: usize) -> 
 }
 
 impl Ask {
-    /// Returns what is wrong with a response.
+    /// Returns a description of the error, if a response to this request is wrong.
     pub(crate) fn complaint(
         &self,
         status: StatusCode,
@@ -142,7 +145,8 @@ impl Ask {
         None
     }
 
-    /// Whether a failing service may be the cause of a response.
+    /// Returns whether this error response may be caused by a service that was killed or that
+    /// sends wrong responses. Such an error response is no fault of the gateway.
     fn excused(status: StatusCode, headers: &HeaderMap) -> bool {
         let reason = headers
             .get("countersign-reason")
@@ -171,7 +175,7 @@ pub(crate) fn start(world: &Arc<World>, workers: &mut JoinSet<()>) {
     }
 }
 
-/// Sends requests over HTTP/1.1 to services in turn, several on each
+/// Sends requests over HTTP/1.1 to each of `services` in turn. Up to 50 requests use the same
 /// connection.
 async fn http1(world: Arc<World>, services: &'static [&'static str], mut number: usize) {
     let ledger = &world.ledger;
@@ -189,7 +193,8 @@ async fn http1(world: Arc<World>, services: &'static [&'static str], mut number:
             let service = services[number / SIZES.len() % services.len()];
             let may_fail = !STEADY.contains(&service);
             let ask = match service {
-                // The misleading service reads no bodies.
+                // The misleading service does not read request bodies. [`ask`] adds a body to
+                // every third number, and these numbers are not among them.
                 MISLEADING => ask(&world, service, &caller, number * 3 + 1),
                 _ => ask(&world, service, &caller, number),
             };
@@ -224,7 +229,7 @@ async fn http1(world: Arc<World>, services: &'static [&'static str], mut number:
     }
 }
 
-/// Sends several requests at the same time over one h2 connection.
+/// Sends requests over h2, on six concurrent streams of one connection.
 async fn http2(world: Arc<World>, mut number: usize) {
     let ledger = &world.ledger;
     while !ledger.over() {
@@ -293,21 +298,21 @@ async fn stream_requests(
     }
 }
 
-/// Makes the head of a request for a tunnel.
+/// Makes the head of a request that opens a tunnel.
 pub(crate) fn tunnel_head(path: &str, caller: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: soak\r\nX-Caller: {caller}\r\n\r\n"
     )
 }
 
-/// Opens tunnels in which each message is echoed. Some are closed without a
-/// closing handshake.
+/// Opens tunnels, and checks that each message comes back in capitals. Each tunnel ends without
+/// a closing handshake, because the client drops the connection.
 async fn tunnels(world: Arc<World>, mut number: usize) {
     let ledger = &world.ledger;
     while !ledger.over() {
         number += 1;
         let (caller, client) = world.callers.some(number);
-        // Services over HTTP/1.1, with and without TLS.
+        // The even indexes of `STEADY` are the services with HTTP/1.1, which accept tunnels.
         let path = format!("/{}/{}", STEADY[number % 2 * 2], ledger.id());
         let Ok(mut connection) = client.connect().await else {
             ledger.fault(format!("{caller} cannot connect for a tunnel"));

@@ -1,4 +1,4 @@
-//! Kills and restarts services, and changes the configuration.
+//! Kills and restarts services, and reloads the configuration.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ pub(crate) fn start(world: &Arc<World>, workers: &mut JoinSet<()>) {
     workers.spawn(reloads(Arc::clone(world)));
 }
 
-/// Waits, but not beyond the end of the phase.
+/// Waits for the time `length`, but at most until the end of the phase.
 async fn pause(world: &World, length: Duration) {
     let until = tokio::time::Instant::now() + length;
     while !world.ledger.over() && tokio::time::Instant::now() < until {
@@ -22,7 +22,8 @@ async fn pause(world: &World, length: Duration) {
     }
 }
 
-/// Kills one of the instances every few seconds, in turn.
+/// Kills an instance of a service and restarts it 0.9 s later, then does the same with the next
+/// instance, without end.
 async fn deaths(world: Arc<World>) {
     for turn in 0.. {
         pause(&world, Duration::from_millis(1700)).await;
@@ -44,7 +45,8 @@ fn put(path: &Path, text: &str) {
     std::fs::rename(&aside, path).expect("a configuration in its place");
 }
 
-/// Waits until the gateway has counted one more reload with this result.
+/// Waits until the metric `name`, which counts reloads, is greater than `before`. Records a
+/// fault if this takes too long.
 async fn counted(world: &World, name: &str, before: u64) {
     for _ in 0..200 {
         let metrics = watch::metrics(world).await;
@@ -56,8 +58,8 @@ async fn counted(world: &World, name: &str, before: u64) {
     world.ledger.fault(format!("no reload was counted: {name}"));
 }
 
-/// Reloads valid configurations and an invalid one, by changed files and by
-/// signal. Callers must not notice.
+/// Makes the gateway reload its configuration again and again: by a valid file, by an invalid
+/// file, or by SIGHUP. Callers must not notice the reloads.
 async fn reloads(world: Arc<World>) {
     const GOOD: &str = "countersign_reloads_total{result=\"ok\"}";
     const BAD: &str = "countersign_reloads_total{result=\"refused\"}";

@@ -1,4 +1,4 @@
-//! Callers that are slow, disconnect early, or must be refused.
+//! Callers that are slow, that disconnect early, or that must be refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub(crate) fn start(world: &Arc<World>, workers: &mut JoinSet<()>) {
     workers.spawn(intruders(Arc::clone(world)));
 }
 
-/// Sends requests in small pieces. They must get a response nevertheless.
+/// Sends requests in pieces of 7 bytes. Slow requests must get a correct response too.
 async fn slow_writers(world: Arc<World>, mut number: usize) {
     let ledger = &world.ledger;
     while !ledger.over() {
@@ -59,7 +59,8 @@ async fn slow_writers(world: Arc<World>, mut number: usize) {
     }
 }
 
-/// Reads large responses in small pieces.
+/// Reads large responses with pauses, so that they arrive slowly. The responses must be correct
+/// and complete.
 async fn slow_readers(world: Arc<World>, mut number: usize) {
     let ledger = &world.ledger;
     while !ledger.over() {
@@ -100,7 +101,7 @@ async fn slow_readers(world: Arc<World>, mut number: usize) {
     }
 }
 
-/// Disconnects at every possible moment.
+/// Disconnects at eight different moments of a connection, in turn.
 async fn leavers(world: Arc<World>, mut number: usize) {
     while !world.ledger.over() {
         number += 1;
@@ -112,7 +113,8 @@ async fn leavers(world: Arc<World>, mut number: usize) {
 }
 
 async fn leave(world: &World, number: usize, caller: &str, client: &Client) {
-    // A service for each moment. Tunnels use a service that supports them.
+    // The service changes after 16 numbers, so that each service gets all kinds of disconnects.
+    // Tunnels always use a service that supports them.
     let service = match number % 8 {
         6 => STEADY[0],
         _ => STEADY[number / 16 % STEADY.len()],
@@ -130,7 +132,7 @@ async fn leave(world: &World, number: usize, caller: &str, client: &Client) {
     match number % 8 {
         0 => drop(TcpStream::connect(world.gateway.listener()).await),
         1 => {
-            // The first bytes of a ClientHello.
+            // Sends the first bytes of a ClientHello.
             if let Ok(mut stream) = TcpStream::connect(world.gateway.listener()).await {
                 let _ = stream
                     .write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03")
@@ -144,7 +146,7 @@ async fn leave(world: &World, number: usize, caller: &str, client: &Client) {
         5 => raw(head("Transfer-Encoding: chunked\r\n") + "ff\r\nhalf a chunk").await,
         6 => raw(tunnel_head(&path, caller) + "early words").await,
         _ => {
-            // Responses that are not read to their end.
+            // Starts to read a response, and disconnects before its end.
             let protocol = Protocol::BOTH[number / 8 % 2];
             let request = Request::get(&path)
                 .header("x-caller", caller)
@@ -160,7 +162,8 @@ async fn leave(world: &World, number: usize, caller: &str, client: &Client) {
     }
 }
 
-/// Callers that must be refused with the right reason.
+/// Sends requests as callers that the gateway must refuse, and checks the TLS alert or the
+/// reason code of the refusal.
 async fn intruders(world: Arc<World>) {
     let ledger = &world.ledger;
     while !ledger.over() {

@@ -1,11 +1,10 @@
-//! Counts requests and faults, and gives out the identifiers that connect
-//! responses to requests.
+//! Counts requests and faults, and assigns a unique identifier to each request.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Maximum number of faults that are kept.
+/// The maximum number of fault descriptions that are stored.
 const MAX_FAULTS: usize = 40;
 
 #[derive(Debug, Default)]
@@ -22,7 +21,7 @@ impl Ledger {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Returns a unique identifier for a request.
+    /// Returns a new unique identifier for a request.
     pub(crate) fn id(&self) -> String {
         format!("{:012x}", self.next.fetch_add(1, Ordering::Relaxed))
     }
@@ -39,7 +38,7 @@ impl Ledger {
             .clone()
     }
 
-    /// Records that a request for this path got a complete response.
+    /// Records that the request for this path got a complete response.
     pub(crate) fn answered(&self, path: &str) {
         let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         answered.insert(path.to_owned());

@@ -1,12 +1,12 @@
-//! A soak test: runs several kinds of load at the same time for minutes. There is
-//! load over HTTP/1.1, h2 and tunnels, from callers that are slow, disconnect or
-//! must be refused. Services use every protocol; some of them are killed or give
-//! wrong responses. The configuration is reloaded, with valid and invalid files.
+//! A soak test: runs several kinds of load at the same time for some minutes. The load uses
+//! HTTP/1.1, h2 and tunnels. Some callers are slow, disconnect early or must be refused. The
+//! services use HTTP/1.1 and h2, with and without TLS. Some services are killed or send wrong
+//! responses. The configuration is reloaded, with valid and invalid files.
 //!
-//! It requires that every response belongs to its request, that no caller is refused
-//! without a reason, that every request leaves one audit line, and that no
-//! connection slot stays occupied. The second half does the same as the first, and
-//! may leave only a little more memory in use.
+//! The test requires that every response belongs to its request, and that every refusal has a
+//! reason. Every request must leave exactly one audit line, and no connection slot may stay
+//! occupied. The second half of the test repeats the first half, and the gateway's memory may
+//! grow only a little in it.
 //!
 //! ```text
 //! soak --binary target/debug/countersign --seconds 300
@@ -43,10 +43,10 @@ use crate::callers::{Callers, MISLEADING, MORTAL, STEADY};
 use crate::ledger::Ledger;
 use crate::service::{Manner, Service};
 
-/// How long workers may take to stop.
+/// The maximum time that the workers of a phase may need to stop.
 const END_TIMEOUT: Duration = Duration::from_secs(40);
-/// Maximum ratio of the memory in use after the second half to that after the first
-/// half. It is not 1, because allocators do not return all memory.
+/// The maximum ratio of the gateway's memory after the second half to its memory after the first
+/// half. The ratio is more than 1, because allocators do not return all memory.
 const MAX_GROWTH: f64 = 1.10;
 
 /// The state that all parts of the test share.
@@ -54,14 +54,15 @@ pub(crate) struct World {
     pub(crate) ledger: Ledger,
     pub(crate) callers: Callers,
     pub(crate) gateway: Gateway,
-    /// Never disturbed: every request to them gets a response.
+    /// Services that are never disturbed, so that every request to them gets a response.
     pub(crate) _steady: Vec<Service>,
-    /// Killed repeatedly, one at a time. There are two of each kind.
+    /// Services that are killed and restarted, one at a time. There are two instances of each
+    /// service in [`MORTAL`].
     pub(crate) mortal: Vec<Service>,
     pub(crate) _misleading: Service,
 }
 
-/// Returns the manner of a service by its name.
+/// Returns the behaviour of the service with this name.
 fn manner(name: &str, ca: &TestCa) -> Manner {
     if name == MISLEADING {
         return Manner::Misleading;
@@ -77,7 +78,7 @@ fn manner(name: &str, ca: &TestCa) -> Manner {
     Manner::Sound(protocol, tls)
 }
 
-/// Adds an upstream with this name and these endpoints, and a route to it.
+/// Adds an upstream with this name and the URLs of `services`, and a route to it.
 fn with_upstream(settings: Settings, ca: &TestCa, name: &str, services: &[Service]) -> Settings {
     let urls: Vec<String> = services.iter().map(Service::url).collect();
     let mut more = "connect_timeout = \"2s\"\n".to_owned();
@@ -163,7 +164,8 @@ async fn soak(binary: &str, length: Duration) -> bool {
         mortal,
         _misleading: misleading,
     });
-    // A warm-up phase: memory that is allocated once at the beginning is not a leak.
+    // A warm-up phase comes first, because memory that is allocated once at the start is not a
+    // leak.
     let warm = (length / 6).clamp(Duration::from_secs(2), Duration::from_secs(45));
     phase(&world, "warm-up", warm).await;
     let start = watch::at_rest(&world).await;
@@ -213,7 +215,8 @@ async fn finish(mut gateway: Gateway, ledger: &Ledger, panics: u64) -> Vec<Strin
     ledger.faults()
 }
 
-/// Runs all workers for this time.
+/// Runs all workers (callers and disturbances) for the time `length`, and then waits for their
+/// end.
 async fn phase(world: &Arc<World>, name: &str, length: Duration) {
     eprintln!("{name}: {} s", length.as_secs());
     world.ledger.stop.store(false, Ordering::Relaxed);

@@ -1,6 +1,6 @@
-//! A service that returns the identifier of each request, checks that the assertion
-//! is about exactly that request, and can be killed. Another service gives wrong
-//! responses.
+//! A service that returns the identifier of each request, and checks that the request's
+//! assertion is about this request. The test can kill the service. Another kind of service sends
+//! wrong responses.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,18 +21,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-/// Returns the content that belongs to a request: its identifier, repeated.
+/// Returns the body that belongs to the request with this identifier: the identifier, repeated
+/// up to `length` bytes.
 pub(crate) fn content(id: &str, length: usize) -> Vec<u8> {
     id.bytes().cycle().take(length).collect()
 }
 
-/// How a service behaves.
+/// The behaviour of a service.
 #[derive(Clone)]
 pub(crate) enum Manner {
-    /// HTTP/1.1 or h2, over TLS if there is an acceptor.
+    /// Correct responses over HTTP/1.1 or h2. The service uses TLS if there is an acceptor.
     Sound(Protocol, Option<TlsAcceptor>),
-    /// HTTP/1.1 with responses that are complete, cut short, malformed, or followed
-    /// by a response without a request.
+    /// Different responses over HTTP/1.1: complete ones, and wrong ones. A wrong response is cut
+    /// short, malformed, or followed by a response that belongs to no request.
     Misleading,
 }
 
@@ -54,7 +55,7 @@ impl Service {
         }
     }
 
-    /// Returns its URL.
+    /// Returns the URL of the service.
     pub(crate) fn url(&self) -> String {
         let scheme = match &self.manner {
             Manner::Sound(_, Some(_)) => "https",
@@ -63,7 +64,7 @@ impl Service {
         format!("{scheme}://{}", self.address)
     }
 
-    /// Stops the service and closes all its connections at once.
+    /// Stops the service and closes all its connections immediately.
     pub(crate) async fn kill(&self) {
         let task = self.task.lock().expect("a lock").take();
         if let Some(task) = task {
@@ -72,7 +73,7 @@ impl Service {
         }
     }
 
-    /// Starts the service again on the same address.
+    /// Starts the service again on the same address, after [`Service::kill`].
     pub(crate) async fn revive(&self) {
         let listener = TcpListener::bind(self.address).await.expect("its port");
         let task = tokio::spawn(serve(listener, self.manner.clone()));
@@ -80,7 +81,8 @@ impl Service {
     }
 }
 
-/// Connections end with this task, because it owns them.
+/// Accepts connections. When the task that runs this function is aborted, all connections end,
+/// because it owns their tasks.
 async fn serve(listener: TcpListener, manner: Manner) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
@@ -140,7 +142,8 @@ where
     };
 }
 
-/// Serves a request in a misleading way, which depends on its number.
+/// Responds to the requests of one connection. The number in the identifier of a request
+/// selects whether and how its response is wrong.
 async fn mislead(mut stream: TcpStream) -> std::io::Result<()> {
     loop {
         let head = String::from_utf8_lossy(&read_head(&mut stream).await?).into_owned();
@@ -159,8 +162,9 @@ async fn mislead(mut stream: TcpStream) -> std::io::Result<()> {
                 return stream.write_all(&half).await;
             }
             1 => return stream.write_all(b"nonsense\r\n\r\n").await,
-            // In one segment, so that the extra response has arrived before the
-            // first one is forwarded.
+            // Both responses are sent in one write, so that the second response arrives before
+            // the gateway has forwarded the first one. The second response belongs to no
+            // request.
             2 if size < 1000 => {
                 let stolen = b"HTTP/1.1 200 OK\r\nx-id: stolen\r\ncontent-length: 6\r\n\r\nstolen";
                 let both = [start.as_bytes(), &body, stolen].concat();
@@ -215,7 +219,7 @@ async fn answer(request: Request<Incoming>) -> Response<Full<Bytes>> {
     answer.expect("an answer")
 }
 
-/// Returns what is wrong with the assertion of a request.
+/// Returns a description of the error, if the request has no assertion or a wrong one.
 fn complaint<B>(request: &Request<B>, caller: Option<&str>) -> Option<String> {
     let mut assertions = request.headers().get_all("countersign-assertion").iter();
     let (Some(assertion), None) = (assertions.next(), assertions.next()) else {

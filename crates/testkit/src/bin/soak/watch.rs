@@ -1,4 +1,4 @@
-//! Reads the metrics of the gateway, and its memory from the system.
+//! Reads the metrics of the gateway, its memory use and its audit log.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
@@ -15,7 +15,7 @@ pub(crate) async fn metrics(world: &World) -> String {
         .body
 }
 
-/// Returns the value of a series; 0 if it does not exist yet.
+/// Returns the value of a metric series. Returns 0 if the series does not exist yet.
 pub(crate) fn metric(metrics: &str, series: &str) -> u64 {
     metrics
         .lines()
@@ -37,7 +37,7 @@ fn resident_kib(pid: u32) -> u64 {
         .unwrap_or(0)
 }
 
-/// Prints one line about the progress.
+/// Prints one line about the progress of the test.
 pub(crate) async fn report(world: &World) {
     let metrics = metrics(world).await;
     eprintln!(
@@ -48,7 +48,7 @@ pub(crate) async fn report(world: &World) {
     );
 }
 
-/// Waits until no connection is open, and returns the memory in use then.
+/// Waits until the gateway has no open connection. Then returns the gateway's memory in KiB.
 pub(crate) async fn at_rest(world: &World) -> u64 {
     let mut open = 0;
     for _ in 0..150 {
@@ -63,7 +63,8 @@ pub(crate) async fn at_rest(world: &World) -> u64 {
             "{open} connections stay open though no caller is there"
         ));
     }
-    // Buffers are freed a little later. Takes the smallest of several samples.
+    // The gateway frees buffers a little later. Therefore the smallest of several samples is
+    // used.
     let mut least = u64::MAX;
     for _ in 0..20 {
         least = least.min(resident_kib(world.gateway.pid()));
@@ -73,8 +74,8 @@ pub(crate) async fn at_rest(world: &World) -> u64 {
     least
 }
 
-/// Checks that each request with a complete response has exactly one audit line,
-/// which allows it.
+/// Checks that each request with a complete response has exactly one audit line, and that
+/// this line says that the request was allowed.
 pub(crate) fn audited(world: &World) {
     let path = world.gateway.directory().join("audit.jsonl");
     let file = std::fs::File::open(&path).expect("the audit log");

@@ -1,4 +1,4 @@
-//! `H2Body`: the body of a response.
+//! `H2Body`: the body of a response over HTTP/2.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,24 +11,26 @@ use super::state::OpenStream;
 use super::upload::Upload;
 use crate::upstream::connection::error::ServiceError;
 
-/// Content of fewer bytes than this is combined with other content that is available.
+/// Pieces of content with fewer bytes than this are combined with content that is also available.
 const SMALL: usize = 1024;
-/// Maximum size of the pieces into which small frames are combined.
+/// Maximum size in bytes of combined content.
 const TOGETHER: usize = 16 * 1024;
 
 /// The body of a response in HTTP/2. Dropping it before its end resets the stream.
 pub(in crate::upstream) struct H2Body {
-    /// None when nothing more can arrive.
+    /// The stream of the response. `None` after it has ended or failed.
     stream: Option<RecvStream>,
-    /// The request's body, which may still be on its way.
+    /// The upload of the request's body, which may still be in progress.
     upload: Upload,
-    /// None if `stream` is none.
+    /// Counts the stream as open. `None` if `stream` is `None`.
     open: Option<OpenStream>,
-    /// Announced bytes that have not arrived. None if no length was announced.
+    /// Number of bytes that the response has announced and that have not arrived. `None` if no
+    /// length was announced.
     left: Option<u64>,
-    /// Whether all content has been read; trailers may follow.
+    /// Whether all content has been read. Trailers may still follow.
     is_read: bool,
-    /// A frame or error that was read while small content was combined.
+    /// A frame or an error that was read while small pieces were combined, but does not belong to
+    /// the combined content.
     next: Option<Result<Bytes, h2::Error>>,
 }
 
@@ -52,7 +54,7 @@ impl H2Body {
         }
     }
 
-    /// Returns the next content. Reading it opens the windows again.
+    /// Returns the next content, and gives its length back to the flow-control windows.
     fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
         if let Some(next) = self.next.take() {
             return Poll::Ready(Some(next));
@@ -62,7 +64,7 @@ impl H2Body {
         };
         let polled = stream.poll_data(context);
         if let Poll::Ready(Some(Ok(data))) = &polled {
-            // Fails for a stream that has ended, because it has no window any more.
+            // The call fails if the stream has ended, because such a stream has no window.
             let _ = stream.flow_control().release_capacity(data.len());
         }
         polled
@@ -98,7 +100,7 @@ impl H2Body {
     }
 
     fn fail(&mut self, error: h2::Error) -> Polled {
-        // The error has ended the stream: there is nothing to reset.
+        // The stream has already ended with this error, so no reset is needed.
         self.stream = None;
         let is_silent = |open: &OpenStream| open.state().is_silent();
         Poll::Ready(Some(Err(match self.open.as_ref().is_some_and(is_silent) {
@@ -164,8 +166,8 @@ impl Drop for H2Body {
         } else if stream.is_end_stream() {
             return;
         } else if self.left == Some(0) && self.next.is_none() {
-            // All content has come, and the frame that ends the stream is on its way: its
-            // reader had no reason to wait for it.
+            // All content has arrived, and only the frame that ends the stream is missing. The
+            // reader knew the length, so it did not wait for that frame.
             open.let_end(stream);
             return;
         }

@@ -1,5 +1,5 @@
-//! The task that drives a connection, limits the rate of its resets, and notices when the
-//! service is gone.
+//! The task that drives a connection, limits the rate of its resets, and detects that the service
+//! does not respond any more.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -16,9 +16,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::settings::{PING_INTERVAL, PING_TIMEOUT};
 use super::state::ConnectionState;
 
-/// Maximum number of resets until the service has responded to a PING that was sent after them.
-/// The response shows that the service has seen the resets. Some services end a connection
-/// after 20 resets of streams that they have not processed yet.
+/// Maximum number of resets before the next response to a PING. The response proves that the
+/// service has processed the resets. Some services end a connection after 20 resets of streams that
+/// they have not processed yet.
 const RESETS_PER_ROUND_TRIP: usize = 8;
 
 /// Drives the connection until it ends.
@@ -58,23 +58,23 @@ where
     state.end(error);
 }
 
-/// The next step after the pings were checked.
+/// What to do next, after the PINGs and timers were checked.
 enum Step {
-    /// Nothing is to be done.
+    /// Wait for data or the timer.
     Wait,
-    /// Something is to be sent.
+    /// Poll the connection again, because there are frames to send.
     Again,
-    /// The service is gone.
+    /// End the connection, because the service does not respond.
     End,
 }
 
 struct Pings {
     pings: PingPong,
-    /// A PING was sent, and its response has not arrived.
+    /// Whether a PING was sent and its response has not arrived.
     awaited: bool,
-    /// Resets that may be sent before the response to the next PING.
+    /// Number of resets that may be sent before the response to the next PING.
     resets_left: usize,
-    /// The count of reads at the last check.
+    /// The value of `ConnectionState::reads` at the last check.
     reads: u64,
 }
 
@@ -104,8 +104,8 @@ impl Pings {
             let reads = state.reads.load(Ordering::Relaxed);
             let is_silent = std::mem::replace(&mut self.reads, reads) == reads;
             state.abandon_ending();
-            // Data that is still to be sent cannot leave, because the service does not read any
-            // more.
+            // No client uses the connection, no stream is open, and the service has sent nothing
+            // since the last check. Data that is still unsent will probably never be read.
             if is_silent && state.has_no_clients() && !state.is_busy() {
                 return Step::End;
             }
@@ -118,11 +118,13 @@ impl Pings {
         step
     }
 
-    /// Resets abandoned streams, as many as are allowed now. Returns whether there were any.
+    /// Resets as many abandoned streams as the limit allows now. Returns whether any stream was
+    /// reset.
     fn send_resets(&mut self, state: &ConnectionState) -> bool {
         let mut any = false;
         while self.resets_left > 0 {
-            // Dropped outside the lock: the library takes a lock when it drops a stream.
+            // The lock of `state.task()` is released before the stream is dropped, because h2 takes
+            // its own lock for that.
             let Some(stream) = state.task().abandoned.pop_front() else {
                 break;
             };
@@ -133,7 +135,7 @@ impl Pings {
         any
     }
 
-    /// Sends a PING.
+    /// Sends a PING and starts its timeout. Returns false if the PING could not be sent.
     fn ask(&mut self, timer: Pin<&mut Sleep>) -> bool {
         self.awaited = self.pings.send_ping(Ping::opaque()).is_ok();
         if self.awaited {

@@ -1,24 +1,24 @@
-//! Refuses fields because of which a service would end the connection.
+//! Refuses requests with fields so large that a service would end the whole connection.
 
 use http::HeaderMap;
 
 use super::state::ConnectionState;
 use crate::upstream::connection::error::ServiceError;
 
-/// The size that a field counts in addition to its name and value (RFC 9113 section 6.5.2).
+/// Bytes that count for each field in addition to its name and value (RFC 9113 section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
-/// Maximum size of one field for a service that announces no limit. nginx has a buffer of this
-/// size for each field, and ends the connection if a field is longer.
+/// Maximum size in bytes of one field for a service that announces no limit. nginx has a buffer of
+/// this size for each field, and ends the connection if a field is longer.
 const FIELD_GUESS: usize = 8 * 1024;
 
-/// Refuses fields that the service would not accept. `fields` are the lengths of names and
-/// values.
+/// Refuses fields that are larger than the service allows. `fields` returns the lengths of names
+/// and values.
 pub(super) fn check_fields<I: Iterator<Item = (usize, usize)>>(
     state: &ConnectionState,
     fields: impl Fn() -> I,
 ) -> Result<(), ServiceError> {
-    // Field sizes are counted as their receiver counts them (RFC 9113 section 6.5.2).
+    // The receiver counts the size of a field in the same way (RFC 9113 section 6.5.2).
     let size = fields()
         .map(|(name, value)| name.saturating_add(value).saturating_add(FIELD_OVERHEAD))
         .sum();
@@ -41,7 +41,7 @@ pub(super) fn check_fields<I: Iterator<Item = (usize, usize)>>(
     Ok(())
 }
 
-/// Returns the lengths of names and values.
+/// Returns the lengths of the names and values of all fields.
 pub(super) fn field_sizes(headers: &HeaderMap) -> impl Iterator<Item = (usize, usize)> {
     headers
         .iter()

@@ -1,9 +1,14 @@
-//! Connections in HTTP/2 to services: the client half that carries requests.
+//! The client side of HTTP/2 connections to services.
 //!
-//! Built on the `h2` crate itself, because hyper has no means to limit one caller's effect on
-//! another. Small pieces of a body are combined before they are sent, the rate of resets is
-//! limited, a head because of which the service would end the connection is not sent, and
-//! frames that services count are counted here too.
+//! The code uses the `h2` crate directly, because hyper cannot limit the effect of one caller on
+//! other callers. The code does the following for each connection:
+//!
+//! - It combines small pieces of a body before it sends them.
+//! - It limits the rate of resets.
+//! - It does not send a head that is so large that the service would end the connection.
+//! - It counts the kinds of frames that make services end connections.
+//!
+//! The files:
 //!
 //! - `state`: the state of a connection, as its frames show it
 //! - `driving`: the task that drives a connection
@@ -40,17 +45,18 @@ use self::upload::Upload;
 use super::error::{SendError, ServiceError};
 use super::resources::HeldResources;
 
-/// Memory that the library may use for its own records about unread content. A service may send
-/// its content in small pieces, up to the windows, while its caller pauses. The library's own
-/// default is exceeded by 2,000 pieces.
+/// Bytes of memory that h2 may use for its records about unread content. A service may fill the
+/// windows with small pieces while its caller does not read. h2's default allows fewer than 2,000
+/// pieces.
 const SMALL_FRAME_BUDGET: usize = 16 * 1024 * 1024;
-/// Most bytes of requests that wait in memory for their service's windows.
+/// Maximum number of bytes of requests that wait in memory until the service's windows have space.
 const SEND_BUFFER: usize = 1024 * 1024;
-/// The sending side of a connection. The connection ends when the last clone is gone and its
+/// Sends requests on a connection. The connection ends after the last clone is dropped and all
 /// streams have ended.
 #[derive(Clone)]
 pub(in crate::upstream) struct Client {
-    // Dropped before `last`, which wakes the task that checks whether senders are left.
+    // Field order matters: `sender` must be dropped before `last`. `last` wakes the task that
+    // checks whether senders remain.
     sender: SendRequest<Bytes>,
     last: Arc<WakeOnDrop>,
 }
@@ -63,11 +69,11 @@ impl Drop for WakeOnDrop {
     }
 }
 
-/// Begins HTTP/2 on a connection, and spawns a task that drives it. The connection holds
+/// Starts HTTP/2 on a connection, and spawns a task that drives it. The connection holds
 /// `resources` until it is closed.
 ///
 /// # Errors
-/// If the service does not begin with its settings.
+/// If the service does not start with its settings.
 pub(super) async fn open<S>(stream: S, resources: HeldResources) -> Result<Client, ServiceError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -105,17 +111,17 @@ impl Client {
         self.state().is_closed()
     }
 
-    /// Returns how many streams the service allows at once.
+    /// Returns how many concurrent streams the service allows.
     pub(in crate::upstream) fn max_streams(&self) -> usize {
         self.sender.current_max_send_streams()
     }
 
-    /// Sends a request and waits for the head of its response. Calls `on_interim` with the
-    /// status of each interim response before it. If the future is dropped earlier, the stream
+    /// Sends a request and waits for the head of its response. For each interim response before
+    /// that head, calls `on_interim` with the status. If the future is dropped earlier, the stream
     /// is reset.
     ///
     /// # Errors
-    /// If there is no response. The request is returned if no byte of it was sent.
+    /// If there is no response. The error contains the request if no byte of it was sent.
     pub(in crate::upstream) async fn send<B>(
         &mut self,
         request: Request<B>,
@@ -152,8 +158,8 @@ impl Client {
         answer.map_err(SendError::from)
     }
 
-    /// Refuses a head that the service would not accept: some services end the connection
-    /// because of it.
+    /// Refuses a head that is larger than the service accepts, because some services end the whole
+    /// connection because of such a head.
     fn check_head(&self, parts: &request::Parts) -> Result<(), ServiceError> {
         let fields = || {
             let pseudo = pseudo_headers(parts).into_iter();
@@ -163,11 +169,11 @@ impl Client {
     }
 }
 
-/// A request whose response has not begun.
+/// A request whose response has not started.
 struct Exchange {
     response: Option<ResponseFuture>,
     upload: Upload,
-    /// None once the response has begun.
+    /// Counts the stream as open. `None` after the response has started.
     open: Option<OpenStream>,
 }
 
@@ -213,13 +219,14 @@ impl Drop for Exchange {
     }
 }
 
-/// Returns the announced length of the content, if there is one. If several lengths differ, the
-/// head is refused elsewhere.
+/// Returns the value of `Content-Length`, if there is one. If a response has several different
+/// lengths, other code refuses its head.
 fn announced_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Adds the length of the body, if it is known and has a meaning (RFC 9110 section 8.6).
+/// Adds `Content-Length` if the length of the body is known and the method allows the field (RFC
+/// 9110 section 8.6).
 fn add_length(parts: &mut request::Parts, body: &impl Body) {
     let Some(length) = body.size_hint().exact() else {
         return;
@@ -230,7 +237,8 @@ fn add_length(parts: &mut request::Parts, body: &impl Body) {
     }
 }
 
-/// Returns the pseudo-header fields: names and values (RFC 9113 section 8.3.1).
+/// Returns the lengths of the names and values of the pseudo-header fields (RFC 9113 section
+/// 8.3.1).
 fn pseudo_headers(parts: &request::Parts) -> [(usize, usize); 4] {
     let path = parts
         .uri

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-/// Most bytes of a response's head.
+/// Maximum number of bytes of a response's head.
 pub(in crate::upstream::connection) const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
-/// Bytes that a service may send on a stream, and on a whole connection, before they are read.
-/// They stay in memory if the caller does not read its response.
+/// Number of bytes that a service may send before they are read: on one stream, and on a whole
+/// connection. If the caller does not read its response, these bytes stay in memory.
 pub(in crate::upstream::connection) const STREAM_WINDOW: u32 = 64 * 1024;
 pub(in crate::upstream::connection) const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// How long a busy connection may be silent before it gets a PING.
+/// If a busy connection receives no data for this time, the gateway sends a PING.
 pub(in crate::upstream::connection) const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// How long the service may take to respond to the PING.
+/// Maximum time until the service responds to the PING.
 pub(in crate::upstream::connection) const PING_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! `ConnectionState`: the state of a connection, as its frames and the sent requests show it.
+//! `ConnectionState`: the state of a connection, derived from its frames and the sent requests.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,28 +16,28 @@ use crate::upstream::connection::error::ServiceError;
 use crate::upstream::connection::interim::{Heads, flood};
 use crate::upstream::connection::read_tap::ReadTap;
 
-/// The value that means that the service has not announced this setting.
+/// Marks a setting that the service has not announced.
 const UNSAID: u32 = u32::MAX;
 
-/// Maximum number of small DATA frames on a connection that another caller may still get. HTTP
-/// libraries count those that the service has not read, and end the connection after about a
-/// thousand.
+/// If this many small DATA frames were sent on a connection, no other caller may use it. HTTP
+/// libraries count small frames that the service has not read. They end the connection after about
+/// a thousand.
 const MAX_SMALL_FRAMES: usize = 256;
 
-/// Size of a head that counts as long: the limit of most services by default.
+/// A head with more bytes than this counts as long, because most services refuse longer heads by
+/// default.
 const LONG_HEAD: usize = 8 * 1024;
 
-/// Empty DATA frames that a service may send at first; how many each other frame adds; and how
-/// many can be saved up.
+/// Limits on empty DATA frames of a service. A connection starts with `FIRST_EMPTY` credits, each
+/// other frame adds `EMPTY_EACH`, and the maximum is `MAX_EMPTY`.
 const FIRST_EMPTY: u32 = 1_000;
 const EMPTY_EACH: u32 = 8;
 const MAX_EMPTY: u32 = 10_000;
 
-/// The receiving half of a stream that was abandoned. When it is dropped, the library resets
-/// the stream.
+/// The receiving half of an abandoned stream. When the value is dropped, h2 resets the stream.
 pub(super) type Abandoned = Box<dyn Send>;
 
-/// A stream that counts as open, until it is dropped.
+/// Counts one open stream of a connection until the guard is dropped.
 pub(super) struct OpenStream(Arc<ConnectionState>);
 
 impl OpenStream {
@@ -50,12 +50,13 @@ impl OpenStream {
         &self.0
     }
 
-    /// Abandons the stream. It is reset when the limit on resets allows it.
+    /// Abandons the stream. The driving task resets it when the limit on resets allows it.
     pub(super) fn abandon(self, half: Abandoned) {
         let state = Arc::clone(&self.0);
         state.resets.fetch_add(1, Ordering::Relaxed);
         let mut task = state.task();
-        // Checked under the lock, because the queue is not emptied any more after the end.
+        // Read under the lock of `task`, because no task empties the queue after the connection has
+        // ended.
         if state.has_ended.load(Ordering::Acquire) {
             drop(task);
             drop((half, self));
@@ -66,7 +67,8 @@ impl OpenStream {
         state.wake();
     }
 
-    /// Waits for the frame that ends the stream, after all of its content.
+    /// Keeps the stream until the frame that ends it has arrived. All of its content was already
+    /// read.
     pub(super) fn let_end(self, stream: RecvStream) {
         let state = Arc::clone(&self.0);
         let mut task = state.task();
@@ -87,28 +89,30 @@ impl Drop for OpenStream {
     }
 }
 
-/// The state of a connection, shared by its streams, the task that drives it, and the pool.
+/// The state of a connection. Its streams, the task that drives it, and the pool share the state.
 #[derive(Default)]
 pub(in crate::upstream) struct ConnectionState {
     has_ended: AtomicBool,
-    /// The error code of the service's GOAWAY.
+    /// The error code of the GOAWAY that the service has sent.
     goaway: Said,
-    /// Maximum size of a head that the service accepts.
+    /// Maximum size in bytes of a head that the service accepts.
     head_limit: Said,
-    /// Counts reads, so that silence is noticed.
+    /// Number of reads from the connection. If it is the same at two checks of the driving task,
+    /// the service has sent nothing between them.
     pub(super) reads: AtomicU64,
     /// Number of small DATA frames that were sent.
     small_frames: AtomicUsize,
-    /// Length of the longest head that was sent.
+    /// Length in bytes of the longest head that was sent.
     max_head: AtomicUsize,
     /// Number of streams that were ended before their response was complete.
     resets: AtomicUsize,
-    /// Number of streams that have begun and were not released.
+    /// Number of streams that have started and still count as open.
     open: AtomicUsize,
-    /// Whether a response has ended while its request's body was still being sent. The unsent
-    /// rest uses up a part of the connection's window.
+    /// Whether a response has ended while its request's body was still being sent. The unsent rest
+    /// still uses a part of the connection's window.
     has_unfinished_upload: AtomicBool,
-    /// Whether no further stream will be opened.
+    /// Whether all clones of the [`Client`](super::Client) were dropped, so that no further stream
+    /// will be opened.
     has_no_clients: AtomicBool,
     /// Whether the service did not respond to a PING.
     is_silent: AtomicBool,
@@ -119,24 +123,24 @@ pub(in crate::upstream) struct ConnectionState {
     task: Mutex<Task>,
 }
 
-/// Work that the streams leave to the task that drives the connection.
+/// Work that the streams hand over to the task that drives the connection.
 #[derive(Default)]
 pub(super) struct Task {
     pub(super) waker: Option<Waker>,
-    /// Abandoned streams, to be reset as soon as the limit on resets allows it.
+    /// Abandoned streams, which are reset as soon as the limit on resets allows it.
     pub(super) abandoned: VecDeque<(Abandoned, OpenStream)>,
-    /// Streams of which only the frame that ends them is missing.
+    /// Streams whose content has arrived, and for which only the frame that ends them is missing.
     ending: Vec<(RecvStream, OpenStream)>,
     /// The error with which the connection has ended.
     error: Option<h2::Error>,
     on_error: Option<OnError>,
 }
 
-/// Called with the error with which a service has ended a connection, and with the likely
-/// cause.
+/// A callback for the error with which a service has ended a connection. Its second parameter is
+/// the likely cause.
 pub(in crate::upstream) type OnError = Box<dyn FnOnce(Reason, Option<&'static str>) + Send>;
 
-/// A number that the service may announce.
+/// The value of a setting or code that the service may announce.
 struct Said(AtomicU32);
 
 impl Default for Said {
@@ -168,12 +172,12 @@ impl ConnectionState {
         }
     }
 
-    /// Notes that the connection has ended.
+    /// Records that the connection has ended.
     pub(super) fn end(&self, error: Option<h2::Error>) {
         let mut task = self.task();
         self.has_ended.store(true, Ordering::Release);
         task.error = error;
-        // No resets are sent any more.
+        // Drops the queued streams, because no resets can be sent any more.
         let abandoned = (
             std::mem::take(&mut task.abandoned),
             std::mem::take(&mut task.ending),
@@ -187,12 +191,12 @@ impl ConnectionState {
         }
     }
 
-    /// Sets the function that is called if the service ends the connection with an error.
+    /// Sets the callback for the case that the service ends the connection with an error.
     pub(in crate::upstream) fn set_on_error(&self, on_error: OnError) {
         self.task().on_error = Some(on_error);
     }
 
-    /// Releases the streams that have ended by themselves.
+    /// Releases the streams whose last frame has arrived.
     pub(super) fn release_ended(&self) {
         let ended: Vec<_> = {
             let mut task = self.task();
@@ -200,11 +204,12 @@ impl ConnectionState {
                 .extract_if(.., |(stream, _)| has_ended(stream))
                 .collect()
         };
-        // Outside of the lock, because the library takes its own lock when it drops streams.
+        // Dropped after the lock of `task` is released, because h2 takes its own lock to drop
+        // streams.
         drop(ended);
     }
 
-    /// Abandons streams that have not ended by themselves.
+    /// Abandons the streams whose last frame has not arrived.
     pub(super) fn abandon_ending(&self) {
         let late = std::mem::take(&mut self.task().ending);
         for (stream, open) in late {
@@ -212,8 +217,8 @@ impl ConnectionState {
         }
     }
 
-    /// Waits for the service's settings, which it sends first (RFC 9113 section 3.4). Only they
-    /// show that the service is there, and which limits it has.
+    /// Waits for the service's SETTINGS frame, which must come first (RFC 9113 section 3.4). The
+    /// frame proves that the service is there, and contains its limits.
     pub(super) async fn settings(&self) -> Result<(), ServiceError> {
         loop {
             let mut begun = pin!(self.begun.notified());
@@ -242,8 +247,8 @@ impl ConnectionState {
         self.has_ended.load(Ordering::Acquire) || self.goaway.get().is_some()
     }
 
-    /// Whether nothing that was sent on the connection so far could make the service end it.
-    /// Only then another caller may use it.
+    /// Whether the connection has no open stream, and nothing was sent on it that could make the
+    /// service end it. Another caller may use the connection only if this is true.
     pub(in crate::upstream) fn is_unspent(&self) -> bool {
         self.resets.load(Ordering::Relaxed) == 0
             && !self.is_busy()
@@ -252,20 +257,20 @@ impl ConnectionState {
             && self.max_head.load(Ordering::Relaxed) <= LONG_HEAD
     }
 
-    /// Returns how many streams were ended before their response was complete.
+    /// Returns how many streams were reset before their response was complete.
     pub(in crate::upstream) fn resets(&self) -> usize {
         self.resets.load(Ordering::Relaxed)
     }
 
     /// Returns the error with which the service has ended the connection, and its likely cause.
-    /// `None` if there was no error.
+    /// Returns `None` if there was no error.
     pub(in crate::upstream) fn ended_with(&self) -> Option<(Reason, Option<&'static str>)> {
         let code = self.goaway.get()?;
         let reason = Reason::from(code);
         (reason != Reason::NO_ERROR).then(|| (reason, self.likely_cause()))
     }
 
-    /// Returns what was unusual about the requests on the connection.
+    /// Returns what was unusual about the requests on the connection, if anything.
     fn likely_cause(&self) -> Option<&'static str> {
         if self.resets() >= MANY_RESETS {
             Some("its caller broke many requests off")
@@ -282,7 +287,7 @@ impl ConnectionState {
         self.has_unfinished_upload.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that the last clone of the client is gone. No further stream will be opened.
+    /// Records that the last clone of the client was dropped. No further stream will be opened.
     pub(super) fn note_no_clients(&self) {
         self.has_no_clients.store(true, Ordering::Release);
         self.wake();
@@ -296,7 +301,7 @@ impl ConnectionState {
         self.small_frames.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns the maximum size of a head that the service has announced.
+    /// Returns the maximum size of a head in bytes, if the service has announced one.
     pub(super) fn head_limit(&self) -> Option<u32> {
         self.head_limit.get()
     }
@@ -305,7 +310,7 @@ impl ConnectionState {
         self.max_head.fetch_max(size, Ordering::Relaxed);
     }
 
-    /// Whether there are streams that still need the service.
+    /// Whether any stream is still open.
     pub(super) fn is_busy(&self) -> bool {
         self.open.load(Ordering::Relaxed) > 0
     }
@@ -326,26 +331,28 @@ impl ConnectionState {
     }
 }
 
-/// Whether the service has ended a stream, by a last frame or a reset. All content of the stream
-/// must have been read before.
+/// Whether the service has ended the stream with its last frame or a reset. All content of the
+/// stream must have been read before the call.
 fn has_ended(stream: &mut RecvStream) -> bool {
-    // No waker is needed: whatever arrives on the connection wakes the task that calls this.
+    // No waker is needed, because new data on the connection wakes the calling task.
     let mut context = Context::from_waker(Waker::noop());
     loop {
         match stream.poll_data(&mut context) {
-            // The frame that ends the stream may be an empty one.
+            // The frame that ends the stream may follow an empty DATA frame.
             Poll::Ready(Some(Ok(data))) if data.is_empty() => {}
             Poll::Ready(None) => return true,
-            // The library refuses more than the announced length. A reset also ends the stream.
+            // An error means that the stream was reset, so it has ended. Further content is
+            // impossible, because h2 refuses more than the announced length.
             Poll::Ready(Some(_)) | Poll::Pending => return stream.is_end_stream(),
         }
     }
 }
 
-/// Number of resets on one connection that counts as unusual.
+/// From this number of resets on, a connection counts as unusual.
 const MANY_RESETS: usize = 8;
 
-/// Wraps a connection so that its frames are inspected before the library reads them.
+/// Wraps a connection so that its frames are inspected before h2 reads them. Reading fails if the
+/// service sends too many heads or empty DATA frames.
 #[expect(
     clippy::type_complexity,
     reason = "the observer is a closure, which has no name"

@@ -1,9 +1,9 @@
-//! `Upload`: a request's body on its way to the service.
+//! `Upload`: sends the body of a request to the service.
 //!
-//! A caller may send its body in pieces of a few bytes. Each piece would become a separate
-//! frame, and services end a connection that has too many of them in front of a handler that
-//! does not read at once. Pieces that are available together are therefore sent together, and a
-//! stream that has sent many small pieces waits a moment for more.
+//! A caller may send its body in pieces of a few bytes. Each piece would become a separate frame.
+//! Many services end a connection on which too many small frames wait for a slow handler. The
+//! upload therefore combines all pieces that are available. A stream that has sent many small
+//! frames also waits a short time for more content.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,24 +22,24 @@ use super::field_limits::{check_fields, field_sizes};
 use super::state::ConnectionState;
 use crate::upstream::connection::error::ServiceError;
 
-/// Content of fewer bytes than this is combined with the content that follows.
+/// Pieces of content with fewer bytes than this are combined with the next content.
 const SMALL: usize = 1024;
-/// Number of small frames that a stream may send without delay, and the time after which one
+/// Number of small frames that a stream may send without delay, and the interval after which one
 /// more is allowed.
 const SMALL_AT_ONCE: u32 = 64;
 const SMALL_EACH: Duration = Duration::from_millis(10);
-/// How long small content waits for more, if there were too many small frames.
+/// How long a small piece waits for more content, if the stream has sent too many small frames.
 const SMALL_DELAY: Duration = Duration::from_millis(5);
 
-/// The sending of a body to the service. Dropping it abandons what was not sent.
+/// Sends a body to the service. Dropping the upload stops sending.
 pub(super) struct Upload {
-    /// The task that sends the body, and the channel on which it reports a failure.
+    /// The task that sends the body, and the channel through which the task reports a failure.
     task: Option<(AbortHandle, oneshot::Receiver<()>)>,
     failed: bool,
 }
 
 impl Upload {
-    /// Creates an upload without a body, or whose body was sent completely.
+    /// Creates an upload that has nothing to send: there is no body, or the whole body was sent.
     pub(super) const fn none() -> Self {
         Self {
             task: None,
@@ -47,7 +47,8 @@ impl Upload {
         }
     }
 
-    /// Begins to send `body`. If it cannot be sent at once, a task continues.
+    /// Starts to send `body`. If the stream cannot take the whole body now, a spawned task sends
+    /// the rest.
     pub(super) async fn begin<B>(
         stream: SendStream<Bytes>,
         body: B,
@@ -79,7 +80,8 @@ impl Upload {
         }
     }
 
-    /// Whether the caller broke off the body.
+    /// Whether the upload has failed: the caller has aborted the body, or its trailers cannot be
+    /// sent.
     pub(super) fn poll_failed(&mut self, context: &mut Context<'_>) -> bool {
         if let Some((_, heard)) = &mut self.task
             && let Poll::Ready(told) = Pin::new(heard).poll(context)
@@ -90,7 +92,7 @@ impl Upload {
         self.failed
     }
 
-    /// Whether the whole body was sent, or the service does not want the rest.
+    /// Whether the upload is over: the whole body was sent, or the service does not want the rest.
     pub(super) fn has_ended(&mut self) -> bool {
         let failed = self.poll_failed(&mut Context::from_waker(Waker::noop()));
         !failed && self.task.is_none()
@@ -105,29 +107,29 @@ impl Drop for Upload {
     }
 }
 
-/// The caller broke off the body.
+/// The caller has aborted the body, or its trailers cannot be sent.
 struct UploadError;
 
-/// Sends a body.
+/// The future that sends a body.
 struct Sending<B> {
     stream: SendStream<Bytes>,
     body: B,
-    /// Small content that waits for more.
+    /// A small piece of content that waits for more.
     held: BytesMut,
     small: SmallFrames,
-    /// When the held bytes are sent.
+    /// The timer after which `held` is sent. `None` if `held` does not have to wait.
     delay: Option<Pin<Box<Sleep>>>,
     state: Arc<ConnectionState>,
 }
 
-/// Counts the small frames of a stream.
+/// Limits how many small frames a stream sends without delay.
 struct SmallFrames {
     left: u32,
     since: Instant,
 }
 
 impl SmallFrames {
-    /// Counts a small frame. Returns whether it may be sent at once.
+    /// Counts a small frame. Returns whether it may be sent without delay.
     fn take(&mut self, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.since);
         let earned = elapsed.as_nanos() / SMALL_EACH.as_nanos();
@@ -159,7 +161,7 @@ where
         }
     }
 
-    /// Waits until the service's windows have space. `None` if the service has ended the
+    /// Waits until the service's windows have space. Returns `None` if the service has ended the
     /// stream.
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Option<()>> {
         self.stream.reserve_capacity(1);
@@ -189,7 +191,8 @@ where
         self.send(held, is_last)
     }
 
-    /// Handles content that was read. Returns whether it was the end of the body.
+    /// Sends content of the body, or holds it if it is small. Returns whether the content was the
+    /// end of the body.
     fn take(&mut self, data: Bytes) -> Result<bool, h2::Error> {
         let is_last = self.body.is_end_stream();
         if self.held.is_empty() && (is_last || data.len() >= SMALL) {
@@ -203,7 +206,8 @@ where
         Ok(is_last)
     }
 
-    /// Called if nothing more can be read now. Sends the held bytes, unless they wait for more.
+    /// Called if the body has no more content now. Sends the held bytes, unless the stream has sent
+    /// too many small frames: then they wait for more content.
     fn poll_held(&mut self, context: &mut Context<'_>) -> Result<(), h2::Error> {
         if self.held.is_empty() {
             return Ok(());
@@ -234,8 +238,8 @@ where
         loop {
             match this.poll_room(context) {
                 Poll::Ready(Some(())) => {}
-                // The service does not want the rest. The task that awaits the response notices
-                // whether there is one.
+                // The service does not want the rest of the body. The task that awaits the response
+                // detects whether the service sends one.
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending => return Poll::Pending,
             }
@@ -244,7 +248,7 @@ where
                     Ok(data) => this.take(data),
                     Err(other) => match this.finish(other) {
                         Ok(sent) => Ok(sent),
-                        // The service would end the connection because of the trailers.
+                        // These trailers are so large that the service would end the connection.
                         Err(ServiceError::HeadTooLarge { .. }) => {
                             return Poll::Ready(Err(UploadError));
                         }
@@ -262,7 +266,7 @@ where
             };
             match sent {
                 Ok(false) => {}
-                // If nothing more can be sent on the stream, it has been ended.
+                // An error means that the stream has ended, so nothing more can be sent on it.
                 Ok(true) | Err(_) => return Poll::Ready(Ok(())),
             }
         }
@@ -270,8 +274,8 @@ where
 }
 
 impl<B> Sending<B> {
-    /// Ends the body with its trailers. If all fields were left out, no frame is sent, because
-    /// some services end the connection because of an empty one.
+    /// Ends the body with its trailers. If there are no trailer fields, sends no trailers frame,
+    /// because some services end the connection if that frame is empty.
     fn finish(&mut self, frame: Frame<Bytes>) -> Result<bool, ServiceError> {
         let held = self.held.split().freeze();
         match frame.into_trailers() {
