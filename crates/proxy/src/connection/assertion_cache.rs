@@ -9,13 +9,13 @@ use crate::policy::Permit;
 use crate::route::Route;
 use crate::snapshot::Snapshot;
 
-/// Maximum number of assertions for one connection. If there are so many, a new assertion evicts
-/// the oldest one.
+/// Maximum number of cached assertions of one connection. If the cache is full, a new assertion
+/// evicts the oldest one.
 const MAX_ENTRIES: usize = 16;
 
 /// Reusable assertions of one connection. The certificate of a connection never changes. An
 /// assertion therefore depends only on the last verification of that certificate, the route, the
-/// other credentials, the signing key and the snapshot.
+/// token or API key of the request, the signing key and the snapshot.
 #[derive(Debug, Default)]
 pub(crate) struct AssertionCache {
     entries: Mutex<Vec<CachedAssertion>>,
@@ -24,7 +24,7 @@ pub(crate) struct AssertionCache {
 #[derive(Debug)]
 struct CachedAssertion {
     route: Arc<Route>,
-    /// The snapshot's generation when the assertion was signed.
+    /// Generation of the snapshot under which the assertion was signed.
     generation: u64,
     /// Identifier of the signing key.
     kid: Box<str>,
@@ -34,7 +34,8 @@ struct CachedAssertion {
     assertion: SignedAssertion,
 }
 
-/// The credentials from which an assertion is made. Equal keys result in equal assertions.
+/// The credentials that an assertion describes. Requests with equal keys can use the same
+/// assertion.
 #[derive(Debug)]
 struct CallerKey {
     token: Option<String>,
@@ -55,8 +56,9 @@ impl CallerKey {
         self.token.as_ref() == principal.token().map(|token| &token.hash)
             && self.api_key.as_ref() == principal.api_key()
             && match (&self.peer, principal.peer()) {
-                // Pointers are compared, because a new verification makes a new `PeerIdentity`. The
-                // revocation status may then differ, although the certificate is the same.
+                // Compares pointers, because each verification makes a new `PeerIdentity`. The
+                // certificate is the same, but the new verification may have found another
+                // revocation status.
                 (Some(peer), Some(other)) => Arc::ptr_eq(peer, other),
                 (peer, other) => peer.is_none() && other.is_none(),
             }

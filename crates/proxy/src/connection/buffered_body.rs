@@ -30,7 +30,8 @@ const MAX_PIECE: u64 = 64 * 1024;
 
 /// The value of [`BufferLimits::rate_period`] in production. Tests use a shorter period.
 pub(crate) const RATE_PERIOD: Duration = Duration::from_secs(10);
-/// Minimum number of bytes that must arrive in each period, unless the body ends.
+/// Minimum number of bytes that must arrive in each rate period, except in the period in which the
+/// body ends.
 const RATE_BYTES: u64 = 10 * 1024;
 
 /// A body that was read to its end. Clones share the same memory.
@@ -42,7 +43,7 @@ pub(crate) struct BufferedBody {
     _reservation: Option<Arc<BufferReservation>>,
 }
 
-/// The limits under which a body is read.
+/// The limits that apply while a body is read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BufferLimits {
     /// The Content-Length of the request. `None` if the request has none.
@@ -183,7 +184,7 @@ impl RateCheck {
     }
 }
 
-/// The content that was read until now.
+/// The part of a body that was read until now.
 struct Pieces {
     /// The pieces that are full.
     full: VecDeque<Bytes>,
@@ -235,7 +236,8 @@ impl Pieces {
     }
 
     /// Returns the size of the next piece: as large as all earlier pieces together, between
-    /// [`MIN_PIECE`] and [`MAX_PIECE`]. The piece does not exceed the declared length or the limit.
+    /// [`MIN_PIECE`] and [`MAX_PIECE`]. All pieces together are not larger than the declared length
+    /// or, without a declared length, `max_bytes`.
     fn next_size(&self, needed: u64) -> u64 {
         let size = self.length.max(needed).clamp(MIN_PIECE, MAX_PIECE);
         let end = self.limits.declared_length.unwrap_or(self.limits.max_bytes);

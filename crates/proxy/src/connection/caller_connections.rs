@@ -1,8 +1,8 @@
 //! `CallerConnections`: counts the open connections of each caller.
 //!
 //! A caller that has used up its share of `[limits] connections` can open a new connection only if
-//! one of its connections ends. In this case the gateway closes the caller's oldest connection that
-//! has no request in progress.
+//! one of its connections ends. The gateway therefore closes the oldest connection of the caller
+//! that has no request in progress.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use crate::identity::{ShareKey, ShareMap};
 use crate::policy::Denial;
 use crate::policy::share::{CallerLimit, NoPlace, Place, PlaceLimits, Places};
 
-/// The time that a new connection waits until another connection of the same caller has closed.
+/// Maximum time that a new connection waits until another connection of the same caller has closed.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 /// Maximum number of new connections of one caller that wait at the same time.
 const MAX_WAITING: usize = 16;
@@ -53,7 +53,7 @@ impl YieldSignal {
     fn ask(&self) -> bool {
         let is_first = !self.is_set.swap(true, Ordering::Relaxed);
         if is_first {
-            // `notify_one` stores the notification if the connection does not wait for it yet.
+            // If the connection does not wait in `asked` yet, `notify_one` stores the notification.
             self.notify.notify_one();
         }
         is_first

@@ -115,7 +115,7 @@ fn forwarded_element(peer: SocketAddr, authority: &str) -> String {
     value
 }
 
-/// Makes a list of byte sequences (RFC 9440 section 2.1, RFC 8941 section 3.3.5).
+/// Encodes certificates as a list of byte sequences (RFC 9440 section 2.1, RFC 8941 section 3.3.5).
 fn byte_sequences<'a>(
     certificates: impl Iterator<Item = &'a CertificateDer<'static>>,
 ) -> HeaderValue {
@@ -134,9 +134,10 @@ fn byte_sequences<'a>(
 /// Makes one element of `X-Forwarded-Client-Cert` in Envoy's format: hash, subject, URIs and DNS
 /// names.
 ///
-/// Services parse this field in different ways. With none of them may a value end its quotes early
-/// or begin another key. Quotation marks and backslashes in the subject are therefore
-/// percent-encoded. Names with characters that are invalid in URLs or DNS names are omitted.
+/// Services parse this field in different ways. No parser may find the end of a quoted value too
+/// early, or find another key inside a value. Quotation marks and backslashes in the subject are
+/// therefore percent-encoded. Names with characters that are invalid in URLs or DNS names are
+/// omitted.
 fn xfcc_element(leaf: &LeafFacts) -> String {
     let mut text = format!("Hash={}", hex(&leaf.thumbprint));
     text.push_str(";Subject=\"");

@@ -1,10 +1,10 @@
 //! `HandshakeTurns`: makes handshakes yield to established connections.
 //!
 //! One poll of a handshake (a step) occupies a worker for hundreds of microseconds. A request needs
-//! a few dozen. A hundred handshakes that are ready at the same time would delay all requests of
-//! the worker. Therefore only one step runs at a time. Between two steps the worker polls its
-//! sockets and runs every ready task. Source addresses take turns in round-robin order. An address
-//! that begins a thousand handshakes then delays only its own handshakes.
+//! a few dozen microseconds. A hundred handshakes that are ready at the same time would delay all
+//! requests of the worker. Therefore only one step runs at a time. Between two steps the worker
+//! polls its sockets and runs every ready task. Source addresses take turns in round-robin order.
+//! An address that begins a thousand handshakes then delays only its own handshakes.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -20,7 +20,7 @@ use crate::connection_slots::Source;
 #[derive(Debug, Default)]
 pub(crate) struct HandshakeTurns {
     state: Mutex<State>,
-    /// Signals that a step has started. The next step starts after all other ready tasks have run.
+    /// Notified when a step has started. The next step starts after all other ready tasks have run.
     taken: Notify,
 }
 
@@ -40,7 +40,8 @@ struct State {
 }
 
 impl State {
-    /// Wakes the next handshake. Returns `false` if no handshake waits.
+    /// Wakes the next waiting handshake, unless one was woken before and has not been polled yet.
+    /// Returns `false` if no handshake waits.
     fn call_next(&mut self) -> bool {
         if self.called.is_some() {
             return true;

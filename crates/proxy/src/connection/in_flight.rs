@@ -21,7 +21,7 @@ use crate::route::{Route, Selected};
 use crate::snapshot::Snapshot;
 use crate::upstream::PreemptionSignal;
 
-/// A permitted request, with the data that a second authorization needs.
+/// A permitted request, with the data that is needed to authorize it again.
 pub(crate) struct PermittedRequest {
     pub(crate) method: Method,
     pub(crate) host: String,
@@ -29,7 +29,8 @@ pub(crate) struct PermittedRequest {
     pub(crate) principal: Option<Principal>,
     /// The token or API key of the request, if the route has authenticators.
     pub(crate) credentials: Option<Box<UsedCredentials>>,
-    /// The protocols in the request's `Upgrade`. After a switch, only the protocol that was chosen.
+    /// The protocols in the request's `Upgrade` field. After the service has switched protocols,
+    /// only the protocol that it chose.
     pub(crate) upgrade: Mutex<Option<HeaderValue>>,
 }
 
@@ -51,7 +52,7 @@ pub(crate) struct UsedCredentials {
 }
 
 impl UsedCredentials {
-    /// Returns `presented` for later checks, if the route has authenticators. Otherwise returns
+    /// Keeps `presented` for later checks if the route has authenticators. Otherwise returns
     /// `None`.
     pub(crate) fn keep(presented: Presented, route: &Route) -> Option<Box<Self>> {
         (!route.authenticators.is_empty()).then(|| {
@@ -61,8 +62,8 @@ impl UsedCredentials {
     }
 }
 
-/// Maximum length of one sleep until an expiry. The limit is needed because the wall clock may be
-/// changed during the sleep.
+/// Maximum length of one sleep until an expiry. A longer wait consists of several sleeps. The wall
+/// clock is read after each sleep, because it may have been changed.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 /// All requests in progress on one connection.
@@ -122,7 +123,7 @@ impl InFlightRequests {
         proof: Option<&ConnectionProof>,
         address: IpAddr,
     ) -> Result<(), Denial> {
-        // Cloned, so that the lock is not held during the decisions.
+        // The list is cloned, so that its lock is not held while requests are authorized.
         let entries = self.lock().clone();
         for request in &entries {
             let selected =
@@ -178,14 +179,14 @@ impl InFlightRequest {
         self.deadline = deadline;
     }
 
-    /// Sets the signal that ends the request for another caller.
+    /// Sets the signal that ends the request if another caller needs its upstream connection.
     pub(crate) fn set_ends_for_another(&mut self, ends: Option<EndsForAnother>) {
         self.ends_for_another = ends;
     }
 
     /// Returns a future that resolves when the response must end, even if it is incomplete. That is
-    /// at the deadline, when the credentials expire, or when another caller needs the connection.
-    /// Returns `None` if none of these can happen.
+    /// at the deadline, when the credentials expire, or when another caller needs the upstream
+    /// connection. Returns `None` if none of these can happen.
     pub(crate) fn response_deadline(&mut self) -> Option<Deadline> {
         let expiry = match (self.credentials_expiry(), self.ends_for_another.take()) {
             (expiry, None) => expiry,
@@ -272,7 +273,8 @@ async fn expiry(end: u64) -> Denial {
     }
 }
 
-/// Runs `work`, and stops it if the credentials of the request expire.
+/// Runs `work` and returns its output. If the credentials of the request expire first, stops `work`
+/// and returns the denial of `expiry`.
 pub(crate) async fn unless_expired<T>(
     expiry: Deadline,
     work: impl Future<Output = T>,

@@ -17,17 +17,18 @@ use crate::clock;
 use crate::policy::Denial;
 use crate::task::poll_on_wake::PollOnWake;
 
-/// Maximum length of one sleep until an expiry. The limit is needed because the wall clock may be
-/// changed during the sleep.
+/// Maximum length of one sleep until an expiry. A longer wait consists of several sleeps. The wall
+/// clock is read after each sleep, because it may have been changed.
 const MAX_SLEEP: Duration = Duration::from_secs(3600);
 
 /// The way in which a connection should end.
 #[derive(Debug)]
 pub(crate) enum Ending {
-    /// The gateway stops, or the caller needs this idle connection's place for a new connection.
+    /// The gateway stops, or this idle connection must close so that its caller can open a new one.
     /// Requests in progress may finish.
     Drain,
-    /// The identity is no longer valid. The gateway ends requests in progress immediately.
+    /// The identity is no longer valid, or a request in progress is not permitted any more. The
+    /// gateway ends all requests in progress immediately.
     Cut(Denial),
 }
 
@@ -49,8 +50,9 @@ pub(crate) struct Lifetime {
 }
 
 impl Lifetime {
-    /// Creates the lifetime of a connection. `changes` must be subscribed to before the chain is
-    /// verified. Otherwise a change between verification and subscription would be missed.
+    /// Creates the lifetime of a connection. The caller of this function must subscribe to
+    /// `changes` before it verifies the chain. Otherwise a change between verification and
+    /// subscription would be missed.
     pub(crate) fn new(
         stopping: watch::Receiver<bool>,
         changes: watch::Receiver<()>,
@@ -92,7 +94,8 @@ impl Lifetime {
         }
     }
 
-    /// Resolves when the identity is no longer valid. Does not resolve when the gateway stops.
+    /// Resolves when the connection must be cut ([`Ending::Cut`]). Does not resolve when the
+    /// gateway stops.
     pub(crate) async fn cut(&mut self, connection: &Connection) -> Denial {
         loop {
             if let Ending::Cut(denial) = self.ending(connection).await {
@@ -109,7 +112,7 @@ impl Lifetime {
             }
         };
         let changed = async {
-            // If the sender was dropped, there are no further changes.
+            // If the sender of `changes` was dropped, there are no further changes.
             if self.changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -135,7 +138,7 @@ impl Lifetime {
     }
 
     /// Returns a denial if the certificate path has expired. Otherwise starts the timer for the
-    /// next verification, if it does not run yet.
+    /// next verification, if this timer does not run yet.
     fn expired(&mut self, connection: &Connection) -> Option<Denial> {
         let proof = connection.proof()?;
         let now = clock::certificate_now();
@@ -157,7 +160,7 @@ impl Lifetime {
         let snapshot = connection.snapshot();
         if let Some(until) = connection.reverify(&snapshot)? {
             self.holds_until = Some(until);
-            // The new expiry may be earlier, so that the timer must be started again.
+            // The new expiry may be earlier, so the timer must be started again.
             self.expiry = None;
         }
         connection.recheck_requests(&snapshot)

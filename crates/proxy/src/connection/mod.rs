@@ -85,7 +85,7 @@ pub(crate) struct Connection {
     server_name: Option<String>,
     proof: Option<ProvenIdentity>,
     /// The trust state under which the identity was last verified. The lock is held while the
-    /// identity is replaced, so that the stamp always fits the identity.
+    /// identity is replaced, so that `verified_by` always belongs to the current identity.
     verified_by: Mutex<TrustStamp>,
     assertion_cache: AssertionCache,
     /// The certificate chain that the caller presented. `None` if there is no verified identity.
@@ -111,7 +111,7 @@ pub(crate) struct ConnectionParts {
     pub(crate) chain: Option<Arc<[CertificateDer<'static>]>>,
 }
 
-/// Signals the end of a connection to its streams and tunnels. They run in other tasks.
+/// Signals the end of a connection to its streams and tunnels, which run in other tasks.
 #[derive(Debug, Default)]
 struct EndSignal {
     has_ended: AtomicBool,
@@ -183,7 +183,8 @@ impl Connection {
             };
             (key, snapshot.limits.caller.connections)
         };
-        // There is no key if many peers share this address, for example behind a load balancer.
+        // Without a certificate, there is no key if many peers share the address, for example
+        // behind a load balancer.
         let Some(key) = key else {
             return Ok(());
         };
@@ -205,7 +206,7 @@ impl Connection {
 
     /// Resolves when the connection was cut or has ended.
     pub(crate) async fn ended(&self) {
-        // Created before the check, so that an `end` between the check and the wait is not missed.
+        // Created before `has_ended` is read, so that a call of `end` after the read is not missed.
         let notified = self.end.notify.notified();
         if !self.end.has_ended.load(Ordering::Acquire) {
             notified.await;
@@ -244,7 +245,7 @@ impl Connection {
         self.end();
     }
 
-    /// Records that h2 itself refused input before the request reached the handler.
+    /// Records that the h2 library refused a request before the request reached the handler.
     pub(crate) fn record_h2_refusal(&self, detail: &str) {
         self.record_refusal(&Denial::new(ReasonCode::MalformedRequest, detail));
     }
@@ -264,7 +265,8 @@ impl Connection {
         worker.audit().write(&line);
     }
 
-    /// Returns whether the gateway stops. Then only requests that have begun may finish.
+    /// Returns whether the gateway is stopping. A stopping gateway finishes the requests that have
+    /// begun, and begins no others.
     pub(crate) fn is_stopping(&self) -> bool {
         *self.worker.shared().stopping.borrow()
     }
@@ -280,8 +282,8 @@ impl Connection {
         self.worker.shared().snapshot.load().generation == snapshot.generation
     }
 
-    /// Returns the identity that the last verification found. Each request calls this only once, so
-    /// that the gateway checks, records and signs the same identity.
+    /// Returns the identity that the last verification found. The handler calls this only once for
+    /// each request, so that the gateway checks, records and signs the same identity.
     pub(crate) fn proof(&self) -> Option<ConnectionProof> {
         self.proof.as_ref().map(|proven| ConnectionProof {
             identity: proven.identity.load_full(),
@@ -291,7 +293,8 @@ impl Connection {
     }
 
     /// Verifies the identity under `snapshot`, unless the last verification used the same trust
-    /// state. Each request calls this, because it may arrive before the broadcast of a change.
+    /// state. Called for each request, because a request may arrive before the broadcast of a
+    /// change.
     ///
     /// # Errors
     /// Returns why the identity is not valid any more.
@@ -314,8 +317,8 @@ impl Connection {
     /// # Errors
     /// Returns why the identity is not valid any more.
     pub(crate) fn reverify(&self, snapshot: &Snapshot) -> Result<Option<i64>, Denial> {
-        // Read before the verification. If trust changes during the verification, the stamp is then
-        // too old, and the chain is verified once more.
+        // The stamp is read before the verification. If trust changes during the verification, the
+        // stamp is older than the newest trust state, and the chain is verified once more.
         let stamp = snapshot.trust_stamp();
         let gone = || {
             Denial::new(
@@ -355,7 +358,8 @@ impl Connection {
     /// Adds a request to the requests in progress.
     ///
     /// # Errors
-    /// Returns why the newest configuration does not permit one of the requests in progress.
+    /// Returns a denial if the newest configuration does not permit one of the requests in
+    /// progress.
     pub(crate) fn register(
         &self,
         snapshot: &Snapshot,
@@ -363,7 +367,7 @@ impl Connection {
     ) -> Result<InFlightRequest, Denial> {
         let request = self.in_flight.register(permitted);
         // A new configuration may have been put in service while this request was authenticated.
-        // The recheck of that change did not include this request.
+        // The recheck after that change did not include this request.
         if !self.is_newest(snapshot) {
             self.recheck_requests(&self.snapshot())?;
         }

@@ -71,8 +71,8 @@ pub(crate) struct RequestBody {
     stall: Option<StallTimeout>,
     /// The number of bytes that the caller may still send. `None` if there is no limit.
     bytes_left: Option<u64>,
-    /// Resolves when the body may be read: after the service's 100 (Continue), or after a timeout.
-    /// `None` if the service was not asked for a 100.
+    /// Resolves when the body may be read from the caller: after the service's 100 (Continue), or
+    /// after a timeout. `None` if the service was not asked for a 100.
     expectation: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     upload: Arc<UploadProgress>,
     trailers: RequestTrailers,
@@ -121,7 +121,7 @@ impl Source {
 }
 
 impl RequestBody {
-    /// Makes a body from a buffered body, which is complete.
+    /// Makes a request body from a body that is already in memory as a whole.
     pub(crate) fn buffered(
         body: BufferedBody,
         trailers: RequestTrailers,
@@ -164,7 +164,7 @@ impl RequestBody {
         matches!(&self.source, Source::Incoming(incoming) if !incoming.is_end_stream())
     }
 
-    /// Delays the first read until the service has asked for the body.
+    /// Delays the first read until the service has sent a 100 (Continue), or until a timeout.
     pub(crate) fn wait_for(&mut self, expectation: &Arc<Expectation>) {
         self.expectation = Some(Box::pin(Arc::clone(expectation).met()));
     }
@@ -177,7 +177,7 @@ impl RequestBody {
         &self.upload
     }
 
-    /// Returns a copy of the body for a retry. Returns `None` unless the body is in memory or
+    /// Returns a copy of the body for a retry. Returns `None` if the body is neither in memory nor
     /// empty.
     pub(crate) fn copy(&self) -> Option<BufferedBody> {
         match &self.source {
@@ -186,7 +186,7 @@ impl RequestBody {
         }
     }
 
-    /// Converts hyper's error for an incomplete body into the reason.
+    /// Converts hyper's error about an incomplete body into an error with a reason code.
     pub(crate) fn read_error(error: &hyper::Error) -> RequestBodyError {
         match find_source::<FramingError>(error) {
             Some(FramingError { reason, detail }) => RequestBodyError::new(*reason, *detail),
@@ -282,8 +282,8 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let mut polled = self.poll_next(context);
-        // Checked after the poll, because `abandon` wakes only a task that the poll has registered
-        // as waiting.
+        // Checked after the poll, which registers this task to be woken by `abandon`. If the check
+        // came first, an `abandon` between the check and the poll would wake no task.
         if self.upload.is_abandoned() && !matches!(polled, Poll::Ready(None)) {
             polled = Poll::Ready(Some(Err(RequestBodyError::new(
                 ReasonCode::UpstreamProtocol,

@@ -12,10 +12,11 @@ use crate::telemetry::record::AuditRecord;
 /// the record is written and the entry is removed.
 pub(crate) struct ResponseAudit {
     record: AuditRecord,
-    /// The entry of a forwarded request. `None` if the gateway made the response itself.
+    /// The entry of a forwarded request in the requests in progress. `None` if the gateway made the
+    /// response itself.
     in_flight: Option<InFlightRequest>,
     connection: Arc<Connection>,
-    /// Whether the record already contains the outcome of the response.
+    /// Whether the record already says how the response ended.
     is_settled: bool,
 }
 
@@ -35,7 +36,7 @@ impl ResponseAudit {
     }
 
     /// Creates the `ResponseAudit` for a response that the gateway made itself. The record already
-    /// contains the outcome of the request.
+    /// says how the request ended.
     pub(crate) const fn local(record: AuditRecord, connection: Arc<Connection>) -> Self {
         Self {
             record,

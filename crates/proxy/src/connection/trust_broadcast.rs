@@ -16,10 +16,11 @@ const BATCHES: usize = 256;
 /// Pause between two batches. A task that serves a request is polled several times. Without a
 /// pause, a batch would run before each of these polls.
 const PAUSE: Duration = Duration::from_millis(1);
-/// Time after which the broadcast makes no more pauses, because changes must take effect within a
-/// second.
+/// Time since the start of a round of batches, after which the broadcast makes no more pauses.
+/// Changes must take effect within a second.
 const PAUSES_END: Duration = Duration::from_millis(300);
-/// Time after which all remaining batches are notified without a yield.
+/// Time since the start of a round of batches, after which the broadcast notifies all remaining
+/// batches without a yield to other tasks.
 const YIELDS_END: Duration = Duration::from_millis(450);
 
 /// The batches of connections of one worker.

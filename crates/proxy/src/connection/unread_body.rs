@@ -1,10 +1,10 @@
 //! `UnreadBody`: the unread part of an HTTP/2 request body after its reader has stopped.
 //!
-//! If a response is complete and its request is not, h2 resets the stream as soon as the request's
-//! body is dropped (RFC 9113 section 8.1: NO_ERROR). Some clients lose the response if the reset
-//! arrives together with it. The gateway therefore keeps the body, and discards its data until the
-//! response was sent. If the request ends in this time, h2 sends no reset. Otherwise h2 resets the
-//! stream later.
+//! If a response is complete before its request, h2 resets the stream as soon as the request's body
+//! is dropped (RFC 9113 section 8.1: NO_ERROR). Some clients lose the response if the reset arrives
+//! together with the response. The gateway therefore keeps the body, and discards its data until
+//! the response was sent. If the request ends in this time, h2 sends no reset. Otherwise h2 resets
+//! the stream later.
 //!
 //! The task of the stream owns the unread body. No value inside h2 may own it. h2 drops its values
 //! under its own lock, and dropping a request's body takes the same lock, so there would be a
@@ -36,7 +36,8 @@ const MAX_REST: u64 = LingerLimits::CALLER.bytes;
 const RESET_DELAY: Duration = Duration::from_millis(100);
 
 tokio::task_local! {
-    /// The unread body of the stream whose task runs. Empty if the request has no body to read.
+    /// The unread body of the HTTP/2 stream to which the current task belongs. Empty if the request
+    /// has no body.
     static UNREAD: OnceCell<Arc<UnreadBody>>;
 }
 
@@ -87,8 +88,8 @@ impl Drop for DropUnread {
 pub(crate) struct CallerBody {
     /// `None` only during `drop`.
     incoming: Option<Incoming>,
-    /// The place where the unread part is kept. `None` in HTTP/1.1, and if there is no body to
-    /// read.
+    /// Receives the unread part when this value is dropped. `None` in HTTP/1.1, and if the request
+    /// has no body.
     unread: Option<Arc<UnreadBody>>,
 }
 
@@ -102,8 +103,8 @@ impl CallerBody {
         };
         let unread: Option<Arc<UnreadBody>> = has_rest.then(of_task).flatten();
         if let Some(unread) = unread.as_ref().filter(|_| is_connect) {
-            // For CONNECT, hyper itself keeps a reference to the stream. `drain_unread` then always
-            // waits for `RESET_DELAY`.
+            // For CONNECT, hyper itself keeps a reference to the stream, so the stream does not end
+            // with its body. `drain_unread` therefore always waits for `RESET_DELAY`.
             unread.is_connect.store(true, Ordering::Relaxed);
         }
         Self {
@@ -181,7 +182,7 @@ impl UnreadBody {
                 State::Kept(_) | State::Over => Some(incoming),
             }
         };
-        // Dropped without the lock, because the drop takes h2's locks.
+        // Dropped after the lock on `state` was released, because dropping a body takes h2's locks.
         drop(left);
         self.kept.notify_one();
     }
@@ -191,7 +192,8 @@ impl UnreadBody {
         drop(left);
     }
 
-    /// Waits until the `CallerBody` is dropped, and then discards the unread part.
+    /// Waits until the `CallerBody` is dropped, and then discards the unread part. Returns
+    /// `TooLong` if more than [`MAX_REST`] bytes arrive.
     async fn discard(&self) -> Discarded {
         while matches!(*self.state(), State::InUse) {
             self.kept.notified().await;

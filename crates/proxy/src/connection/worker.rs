@@ -44,9 +44,9 @@ pub struct Shared {
     pub handshake_sources: Arc<HandshakeSources>,
     /// Incremented after a new snapshot was put in service or the deny list has changed.
     pub changes: watch::Receiver<u64>,
-    /// Becomes `true` when connections should drain.
+    /// Becomes `true` when all connections should drain, because the gateway stops.
     pub stopping: watch::Receiver<bool>,
-    /// Becomes `true` when connections must end immediately.
+    /// Becomes `true` when all connections must end immediately.
     pub aborting: watch::Receiver<bool>,
 }
 
