@@ -16,7 +16,7 @@ pub(crate) struct ForwardContext<'a> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) route: &'a Arc<Route>,
     pub(crate) permit: &'a Permit,
-    /// The key under which the request is counted in the limits that all callers share.
+    /// The caller's key in the limits that give each caller a share.
     pub(crate) share_key: ShareKey,
 }
 

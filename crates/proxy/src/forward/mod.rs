@@ -99,8 +99,8 @@ pub(crate) enum ForwardError {
 /// A request of which the gateway has sent no byte.
 pub(crate) struct Unsent {
     pub(crate) request: PreparedRequest,
-    /// The endpoint, if it closed a new connection. `None` if the connection was reused, because a
-    /// service may close an idle connection at any time.
+    /// Index of the endpoint that closed a new connection. `None` if the closed connection was
+    /// reused: a service may close an idle connection at any time, so the endpoint has not failed.
     pub(crate) endpoint: Option<usize>,
     /// The refusal to return if there is no further attempt.
     pub(crate) refusal: Refusal,
@@ -123,7 +123,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) affinity: Affinity<'a>,
     /// If true, opens a new connection instead of a pooled connection.
     pub(crate) fresh: bool,
-    /// The endpoint that failed in the attempt before, and should not be selected again.
+    /// Index of the endpoint that failed in the attempt before, and should not be selected again.
     pub(crate) avoid: Option<usize>,
     /// The timeout for the head of the response. `None` for gRPC to an HTTP/2 service, because gRPC
     /// callers enforce a deadline themselves.
@@ -154,7 +154,7 @@ pub(crate) async fn admit(context: &ForwardContext<'_>) -> Result<Place, Refusal
     let share = context.snapshot.limits.caller.requests_in_flight;
     let caller = context.share_key;
     let admitted = match upstream.admit(caller, share) {
-        // Boxed, so that requests that need not wait use no space for this future.
+        // Boxed, so that requests that are admitted without waiting use no memory for this future.
         Err(NoPlace::Caller) => Box::pin(upstream.admit_later(caller, share)).await,
         admitted => admitted,
     };
@@ -341,9 +341,9 @@ pub(crate) fn ended_with(code: h2::Reason, cause: Option<&str>) -> String {
     }
 }
 
-/// Sends a request, but stops if another caller needs the connection. When the endpoint has reached
-/// its connection limit, the caller with the most connections gives up one connection to a waiting
-/// caller.
+/// Runs `sending`, but stops it if another caller needs the upstream connection. When the endpoint
+/// has reached its connection limit, the caller with the most connections gives up one connection
+/// to a waiting caller.
 async fn unless_preempted<T>(
     preemption: Option<Arc<PreemptionSignal>>,
     upstream: &Upstream,
@@ -434,7 +434,7 @@ fn send_failure(
 }
 
 /// Returns whether the service sent GOAWAY before it processed the request. If the service may have
-/// processed the request, hyper reports the end of the connection instead.
+/// processed the request, hyper returns another error, which reports the end of the connection.
 fn is_unprocessed(error: &ServiceError) -> bool {
     find_source::<h2::Error>(error).is_some_and(|error| error.is_go_away() && error.is_remote())
 }
@@ -466,7 +466,8 @@ impl Destination<'_> {
         parts: &mut request::Parts,
         body: &RequestBody,
     ) -> Result<(), Refusal> {
-        // hyper's extensions in `parts` belong to the caller's connection.
+        // The extensions that hyper has put into `parts` belong to the caller's connection, not to
+        // the service's.
         parts.extensions.clear();
         match self.protocol {
             HttpProtocol::Http1 => {

@@ -15,8 +15,8 @@ use crate::wire::headers::{self, RequestTrailers};
 
 /// The hop-by-hop hints of one request.
 pub(crate) struct RequestHints {
-    /// The caller uses gRPC over HTTP/2. Its streams may pause, and the caller enforces a deadline
-    /// itself.
+    /// The caller uses gRPC over HTTP/2. The caller's streams may pause, and the caller itself
+    /// enforces a deadline.
     pub(crate) grpc: bool,
     /// The timeout of the gRPC caller, from `grpc-timeout`.
     pub(crate) deadline: Option<Duration>,
@@ -43,7 +43,7 @@ impl RequestHints {
         }
     }
 
-    /// Writes the hints into the forwarded request.
+    /// Writes the gateway's own hop-by-hop fields into the forwarded request, as the hints require.
     pub(crate) fn apply(
         &self,
         parts: &mut request::Parts,
@@ -65,8 +65,8 @@ impl RequestHints {
         }
     }
 
-    /// If the caller waits for a 100 (Continue) and its body has not been read yet, asks an
-    /// HTTP/1.1 service for a 100. Otherwise returns `None`.
+    /// Asks an HTTP/1.1 service for a 100 (Continue), if the caller waits for one and the caller's
+    /// body has not been read yet. Otherwise returns `None`.
     pub(crate) fn expectation(
         &self,
         parts: &mut request::Parts,

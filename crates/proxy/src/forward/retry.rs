@@ -1,5 +1,6 @@
 //! Sends a request, and repeats failed attempts until there is a response. Each attempt gets a new
-//! assertion. A further attempt is made only if it is safe.
+//! assertion. A request is repeated only if the service has not processed it, or if its method is
+//! idempotent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +28,8 @@ use crate::wire::expect_continue::Expectation;
 use crate::wire::headers::RequestTrailers;
 use crate::wire::refusal::Refusal;
 
-/// The values to which the assertions of a request are bound, and the settings for sending it. All
-/// values are those of the forwarded request, not of the received request.
+/// The values that the assertions of a request contain, and the settings for sending the request.
+/// All values are those of the forwarded request, not of the received request.
 pub(crate) struct ForwardPlan<'a> {
     pub(crate) method: String,
     pub(crate) authority: &'a str,
@@ -86,8 +87,8 @@ fn is_idempotent(method: &Method) -> bool {
     .contains(method)
 }
 
-/// Sends the request until there is a response. Stops if the deadline has passed or if no further
-/// attempt is safe.
+/// Sends the request until there is a response. Stops if the deadline of the request has passed, or
+/// if another attempt could make the service process the request twice.
 pub(crate) async fn send(
     context: &ForwardContext<'_>,
     plan: &mut ForwardPlan<'_>,
@@ -162,8 +163,8 @@ async fn attempt_until_response(
                 record.upstream_answered(record.elapsed().saturating_sub(sent_at));
                 return Ok(response);
             }
-            // If a pooled connection was closed before the request was sent, the next attempt is
-            // not counted as a retry.
+            // If a reused pooled connection was closed before the request was sent, the next
+            // attempt is not counted as a retry.
             Err(ForwardError::NeverSent(unsent)) if !fresh && unsent.endpoint.is_none() => {
                 pending = unsent.request;
             }
@@ -212,7 +213,8 @@ fn authorization(
         permit,
         ..
     } = context;
-    // If the identity is no longer valid, the gateway signs no assertion, not even for a retry.
+    // If the connection was cut, its identity is no longer valid. The gateway then signs no
+    // assertion, not even for a retry.
     if let Some(denial) = connection.cut_reason() {
         return Err(denial.clone().into());
     }

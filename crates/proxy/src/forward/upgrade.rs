@@ -39,7 +39,7 @@ const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 #[derive(Debug)]
 pub(crate) struct UpgradeRequest {
     /// The value of the `Upgrade` field. At first this is the caller's value. `restrict` and
-    /// `apply` replace it by what the gateway offers to the service.
+    /// `apply` replace it by the protocols that the gateway offers to the service.
     pub(crate) protocols: HeaderValue,
     /// The caller's HTTP/2 stream, if the caller used extended CONNECT.
     pub(crate) stream: Option<OnUpgrade>,
@@ -63,12 +63,13 @@ impl UpgradeRequest {
         }
     }
 
-    /// Returns the `Upgrade` of the forwarded request. Returns `None` for extended CONNECT.
+    /// Returns the `Upgrade` field of the forwarded request. Returns `None` if the gateway uses
+    /// extended CONNECT, which has no such field.
     pub(crate) fn upgrade(&self) -> Option<&HeaderValue> {
         (!self.by_connect).then_some(&self.protocols)
     }
 
-    /// Returns whether this status in a response means that the service has switched.
+    /// Returns whether a response with this status means that the service has switched protocols.
     pub(crate) fn is_switch(&self, status: StatusCode) -> bool {
         status
             == match self.by_connect {
@@ -77,8 +78,8 @@ impl UpgradeRequest {
             }
     }
 
-    /// Returns whether the caller would read this status as a switch, although the service has not
-    /// switched. In extended CONNECT, every 2xx status means a switch.
+    /// Returns whether the caller would read this status as a switch of protocols, although the
+    /// service has not switched. With extended CONNECT, every 2xx status means a switch.
     pub(crate) fn is_false_upgrade(&self, status: StatusCode) -> bool {
         let by_success = self.by_connect || self.stream.is_some();
         by_success && status.is_success() && !self.is_switch(status)
@@ -123,12 +124,12 @@ pub(crate) struct Transport {
 }
 
 /// Chooses how to request the switch from the service. For an HTTP/2 upstream, tries extended
-/// CONNECT if the caller wants WebSocket. If that is not possible, tries HTTP/1.1 if the upstream
-/// allows it (`http1_upgrades`).
+/// CONNECT if the caller wants WebSocket. If extended CONNECT is not possible, tries HTTP/1.1 if
+/// the upstream allows it (`http1_upgrades`).
 ///
-/// If neither is possible and the caller sent `Upgrade`, the gateway drops the upgrade. RFC 9110
-/// section 7.8 allows a server to ignore `Upgrade`. A caller that used extended CONNECT gets a
-/// refusal.
+/// If neither is possible and the caller sent `Upgrade`, the gateway forwards the request without
+/// the upgrade. RFC 9110 section 7.8 allows a server to ignore `Upgrade`. A caller that used
+/// extended CONNECT gets a refusal.
 pub(crate) async fn choose_transport(
     context: &ForwardContext<'_>,
     upgrade: &mut Option<UpgradeRequest>,
@@ -226,7 +227,8 @@ pub(crate) fn take<B: Body>(request: &mut Request<B>) -> Result<Option<UpgradeRe
     let mut values = fields.get_all(UPGRADE).iter();
     let upgrade = match (values.next(), values.next()) {
         (Some(value), None) if may_pass(value) => Some(UpgradeRequest::new(value.clone(), None)),
-        // The gateway ignores several `Upgrade` fields, and protocols that `may_pass` rejects.
+        // The upgrade is ignored if the request has several `Upgrade` fields, or if `may_pass`
+        // rejects the protocols.
         _ => None,
     };
     Ok(upgrade)
@@ -259,8 +261,8 @@ fn take_connect<B>(request: &mut Request<B>) -> Result<UpgradeRequest, Refusal> 
 }
 
 /// Returns whether `value` is a list of `token` or `token/token` (RFC 9110 section 7.8). Members of
-/// the list may be empty. Any other text is rejected, because a service could read it as another
-/// protocol than the gateway does.
+/// the list may be empty. Any other text is rejected, because a service could read it as a
+/// different protocol than the gateway.
 fn is_protocol_list(value: &HeaderValue) -> bool {
     let is_token = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| is_token(*byte));
     value.as_bytes().split(|byte| *byte == b',').all(|item| {
