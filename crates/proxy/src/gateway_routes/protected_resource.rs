@@ -2,8 +2,8 @@
 //! (RFC 9728). A client fetches this document after it was refused for lack of a token.
 //!
 //! The well-known path is placed between the host and the path of the resource. The gateway
-//! responds on every host, to every caller that may send a request. The document tells a caller no
-//! more than the challenge in a refusal does.
+//! responds on every host, to every caller that passes the checks before route selection. The
+//! document tells a caller no more than the challenge in a refusal does.
 
 use http::{Method, Response};
 
@@ -17,7 +17,7 @@ use crate::stages::target::Target;
 use crate::telemetry::record::AuditRecord;
 use crate::wire::refusal::Refusal;
 
-/// The `route` in audit lines of requests for the metadata of a resource.
+/// The value of `route` in the audit lines of requests for the metadata of a resource.
 const ROUTE: &str = "resource-metadata";
 
 /// Returns whether a checked and decoded path is the path of a metadata document.
@@ -55,8 +55,8 @@ pub(crate) fn respond(
         .iter()
         .filter_map(|route| route.resource.as_ref())
         .find(|resource| resource.identifier.is_none());
-    // If a resource has a configured identifier, its metadata is found at the path of that
-    // identifier. This path may differ from the paths of the resource's route.
+    // If a resource has a configured identifier, clients ask for its metadata under the path of
+    // that identifier. This path may differ from the paths of the resource's route.
     let by_identifier = || {
         let mut resources = snapshot
             .routes

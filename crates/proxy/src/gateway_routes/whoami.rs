@@ -1,8 +1,8 @@
 //! `GET /.well-known/countersign/whoami`: tells a caller which identity the gateway has verified.
 //!
-//! The gateway responds after all checks of the request itself, but before it selects a route. No
-//! route can therefore take over the path, and no service receives the request. The response
-//! contains only data about the caller, and the request changes nothing.
+//! The gateway responds after it has checked the connection and the request's target, but before it
+//! selects a route. Therefore no route can match this path, and no service receives the request.
+//! The response contains only data about the caller, and the request changes nothing.
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use crate::stages::RequestContext;
 use crate::telemetry::record::AuditRecord;
 use crate::wire::refusal::Refusal;
 
-/// The `route` in audit lines of whoami requests.
+/// The value of `route` in the audit lines of whoami requests.
 const ROUTE: &str = "whoami";
 
 #[derive(Serialize)]
