@@ -45,8 +45,8 @@ pub(crate) struct Drain {
 /// the pool if it can be reused. Otherwise the connection is closed.
 pub(crate) struct ResponseBody {
     incoming: UpstreamBody,
-    /// True if the status allows no content, as 204 and 304 do. The service's content is then not
-    /// sent.
+    /// True if the status allows no content, as 204 and 304 do. If true, the service's content is
+    /// not sent.
     has_no_content: bool,
     lease: Option<Lease<RequestBody>>,
     upload: Arc<UploadProgress>,
@@ -88,7 +88,8 @@ fn next_piece(rest: &mut Bytes) -> Option<Bytes> {
 pub(crate) enum ResponseBodyError {
     /// The service ended the body early.
     Service(ServiceError),
-    /// The deadline of the response has passed, for example because the credentials have expired.
+    /// The response's [`Deadline`] future has resolved, for example because the credentials have
+    /// expired.
     Expired,
 }
 
@@ -110,8 +111,8 @@ impl Error for ResponseBodyError {
     }
 }
 
-/// Returns why a response ended early. The cause is the caller's request body if its upload failed.
-/// Otherwise the cause is the service.
+/// Returns why a service's response ended early. If the upload of the request body failed, this
+/// failure is the reason. Otherwise the reason is the service's error.
 pub(super) fn response_error(
     upload: &UploadProgress,
     error: &ServiceError,
@@ -166,7 +167,7 @@ impl ResponseBody {
             Some(Ok(data)) => body.rest = data,
             Some(Err(other)) => body.trailers = other.into_trailers().ok().map(Box::new),
         }
-        // hyper never polls a body that has already ended, so `finish` is called here.
+        // hyper never polls a body that is empty from its beginning, so `finish` is called here.
         if body.has_ended() {
             body.finish();
         }
@@ -189,8 +190,8 @@ impl ResponseBody {
         hint
     }
 
-    /// Records that the whole response was passed to hyper. Returns the stream if it must stay open
-    /// until the caller has taken the response.
+    /// Records that the whole response was passed to hyper. Returns the HTTP/2 stream if it must
+    /// stay open until the caller has taken the response.
     fn finish(&mut self) -> Option<Arc<H2Stream>> {
         // A service may respond before it has read the whole request body. If such a connection
         // were reused, the service could read the rest of the body as a new request. Such a
@@ -218,8 +219,9 @@ impl ResponseBody {
         }
     }
 
-    /// Polls the service's body and drives its connection. The connection reads from its socket
-    /// only after the body was polled. If the body is pending, both are therefore polled again.
+    /// Polls the service's body and drives its connection. The upstream connection reads from its
+    /// socket only after the body was polled. If the body is pending, body and connection are
+    /// therefore polled again.
     fn poll_incoming(
         &mut self,
         context: &mut Context<'_>,

@@ -84,9 +84,10 @@ impl Drop for TrackedBytes {
 pub(crate) struct H2Stream {
     delivery: Mutex<Delivery>,
     deadline: Mutex<Option<StreamDeadline>>,
-    /// True after the stream's task has ended. Then only h2 still has a part of the response.
+    /// True after the future that serves the stream has ended. After that, only h2 still has a part
+    /// of the response.
     task_is_over: AtomicBool,
-    /// A notification through `end` makes the stream's task end.
+    /// Notified when the stream's task must end.
     pub(super) end: Notify,
     stats: Arc<H2Stats>,
 }
@@ -101,7 +102,7 @@ impl fmt::Debug for StreamDeadline {
 
 #[derive(Debug)]
 struct Delivery {
-    /// Timeout for a caller that takes no part of a waiting buffer.
+    /// Timeout that ends the stream if the caller takes no part of a waiting buffer.
     stall_timeout: Duration,
     /// The timer that runs while a buffer waits for the caller.
     stall: Option<StallTimer>,
@@ -111,7 +112,8 @@ struct Delivery {
     unread_bytes: u64,
     /// Number of bytes of this response that were passed to h2 until now.
     total_bytes: u64,
-    /// Whether the caller's windows had space for the last buffer when it was passed to h2.
+    /// Whether the caller's flow-control windows had space for the last buffer when the buffer was
+    /// passed to h2.
     fits_window: bool,
     /// Whether h2 has discarded a buffer before it wrote all of it.
     discarded: bool,
@@ -125,8 +127,8 @@ struct Delivery {
 }
 
 impl H2Stream {
-    /// Makes a stream with a default `stall_timeout`. `set_stall_timeout` replaces it if the
-    /// response comes from an upstream.
+    /// Creates the delivery state with a default `stall_timeout`. `set_stall_timeout` replaces this
+    /// timeout if the response comes from an upstream.
     pub(super) fn new(stats: Arc<H2Stats>, stall_timeout: Duration) -> Self {
         Self {
             delivery: Mutex::new(Delivery {
@@ -230,8 +232,9 @@ impl H2Stream {
         Poll::Pending
     }
 
-    /// Records that h2 wrote a whole buffer (`taken`) or discarded the buffer. This function must
-    /// not call h2, because h2 may hold its own locks during the call.
+    /// Records that h2 has dropped a buffer. `taken` is true if h2 has written all of it, and false
+    /// if h2 has discarded the buffer. This function must not call h2, because h2 may hold its own
+    /// locks during the call.
     fn buffer_dropped(&self, length: u64, taken: bool) {
         let mut delivery = self.delivery();
         delivery.buffers = delivery.buffers.saturating_sub(1);
@@ -245,8 +248,9 @@ impl H2Stream {
         }
     }
 
-    /// Does nothing until h2 has written or discarded the whole response. Then completes the audit
-    /// record, or records why the response was discarded.
+    /// If h2 has written the whole response, completes the audit record. If h2 has discarded a
+    /// part, records why. Does nothing before the whole response was passed to h2, and as long as
+    /// h2 has buffers of it.
     fn settle_audit(&self, mut delivery: MutexGuard<'_, Delivery>) {
         if !delivery.finished || delivery.buffers > 0 {
             return;
@@ -274,13 +278,13 @@ impl H2Stream {
         StallTimer::new(now, self.stats.sent())
     }
 
-    /// Records that the stream's task has ended.
+    /// Records that the stream's future has ended and only h2 has a part of the response.
     pub(super) fn set_task_over(&self) {
         self.task_is_over.store(true, Ordering::Relaxed);
     }
 
-    /// Ends the stream if its caller has taken no data for too long. Returns true if the gateway
-    /// must close the connection to end the stream.
+    /// Ends the stream if its caller has taken no data for too long. Returns true if the stream
+    /// cannot be reset any more, so that the gateway must close the connection.
     pub(super) fn check_stall(&self, sample: &Sample) -> bool {
         let mut delivery = self.delivery();
         let timeout = delivery.stall_timeout;
@@ -373,7 +377,7 @@ mod tests {
         let next = stream.track(Bytes::from_static(b"cd"));
         let almost = after(MINUTE);
         drop(piece);
-        // The timer was restarted when `piece` was dropped.
+        // The stall timer was restarted when `piece` was dropped.
         assert!(!stream.check_stall(&almost) && !given_up(&stream));
         assert!(!stream.check_stall(&after(MINUTE)) && given_up(&stream));
         drop(next);

@@ -25,13 +25,13 @@ pub(crate) struct H2Streams {
     all: Arc<Mutex<Vec<Weak<H2Stream>>>>,
     metrics: Arc<Metrics>,
     stats: Arc<H2Stats>,
-    /// Timeout for a caller that takes no part of a waiting buffer. If the response comes from an
-    /// upstream, the upstream's timeout replaces this one.
+    /// Timeout that ends a stream if the caller takes no part of a waiting buffer. If the response
+    /// comes from an upstream, the upstream's timeout is used instead.
     stall_timeout: Duration,
 }
 
-/// Counts a panic of a stream's task when it is dropped. hyper does not join the tasks that it
-/// spawns, so that nothing else reports the panic.
+/// When dropped during a panic of a stream's task, counts the panic. hyper does not join the tasks
+/// that it spawns, so nothing else would report the panic.
 struct RecordPanic(Arc<Metrics>);
 
 impl Drop for RecordPanic {
@@ -63,12 +63,12 @@ where
             // Declared before `future`, and therefore dropped after it. When `future` is dropped,
             // it may leave an unread request body behind.
             let _drop_unread = DropUnread;
-            // Pinned here, so that it lives until the end of the task. h2 resets the stream when
-            // `future` is dropped.
+            // `future` is pinned here, so that it lives until the end of the task. h2 resets the
+            // stream when `future` is dropped.
             let mut future = pin!(future);
             tokio::select! {
-                // Polled in this order, because `future` sets the deadline and the unread body that
-                // the other branches poll.
+                // The branches are polled in this order, because `future` sets the deadline and the
+                // unread body that later branches poll.
                 biased;
                 _ = &mut future => {
                     current.set_task_over();
@@ -97,8 +97,9 @@ impl H2Streams {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends streams whose caller has taken no data for too long. Returns if the gateway must close
-    /// the connection to end a stream.
+    /// Checks all streams regularly, and ends each stream of which the caller has taken no data for
+    /// too long. Returns only if a stream cannot be reset any more, so that the gateway must close
+    /// the connection.
     pub(crate) async fn end_stalled(&self) {
         let mut was_blocked = false;
         loop {
@@ -113,8 +114,8 @@ impl H2Streams {
         let mut all = self.all();
         all.retain(|stream| stream.strong_count() > 0);
         let streams: Vec<_> = all.iter().filter_map(Weak::upgrade).collect();
-        // The lock is released before the clones in `streams` are dropped. The last clone of a
-        // stream must not be dropped under the lock.
+        // The lock on `all` is released before the clones in `streams` are dropped, because the
+        // last clone of a stream must not be dropped under this lock.
         drop(all);
         let count = u64::try_from(streams.len()).unwrap_or(u64::MAX);
         let is_blocked = self.stats.is_blocked(count);

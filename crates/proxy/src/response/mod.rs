@@ -1,5 +1,5 @@
 //! Ends a request: with the service's response, with the gateway's own response, or with an audit
-//! record that there was no response.
+//! record which says that there was no response.
 //!
 //! - `body`: the body of a response while it is sent to the caller
 //! - `h2_delivery`: tracks how much of a response the caller of an HTTP/2 stream has taken
@@ -79,12 +79,12 @@ pub(crate) struct ForwardedResponse {
     pub(crate) upgrade: Option<UpgradeRequest>,
     /// Whether header fields of the request told the service about the caller's certificate.
     pub(crate) tells_certificate: bool,
-    /// The longest time that the caller may leave the response unread.
+    /// Timeout that ends the response if the caller takes no part of it.
     pub(crate) stall_timeout: Duration,
 }
 
 impl ForwardedResponse {
-    /// Returns whether the service has switched protocols.
+    /// Returns whether the response says that the service has switched protocols.
     pub(crate) fn has_switched(&self) -> bool {
         let status = self.upstream.response.status();
         match &self.upgrade {
@@ -102,8 +102,8 @@ impl ForwardedResponse {
     }
 
     /// For a caller over HTTP/1.1, reads the content that arrived together with the response head.
-    /// If the response fails at this point, the gateway can still send a refusal. Later the gateway
-    /// can only close the caller's connection.
+    /// If this read fails, the gateway can still send a refusal. After the response head was sent,
+    /// it can only close the caller's connection.
     pub(crate) async fn read_first_frame(&mut self) -> Result<(), Refusal> {
         let UpstreamResponse {
             response,
@@ -135,11 +135,11 @@ impl ForwardedResponse {
         self.upstream.lease.close();
     }
 
-    /// Takes over the raw connection to a service that has switched protocols.
+    /// Takes the raw connection to a service that has switched protocols out of the HTTP client.
     pub(crate) async fn switch(self) -> Result<Switched, Refusal> {
         let mut response = self.upstream.response;
-        // A response from an HTTP/2 service has no `Upgrade` field. The gateway then asked for
-        // WebSocket, the only protocol that it requests over HTTP/2.
+        // A response from an HTTP/2 service has no `Upgrade` field. It needs none: WebSocket is the
+        // only protocol that the gateway requests over HTTP/2.
         if let Some(chosen) = response.headers().get(UPGRADE) {
             self.in_flight.set_upgrade(Some(chosen.clone()));
         }

@@ -33,7 +33,7 @@ struct Problem<'a> {
 pub(crate) struct ResponseFormat {
     /// The caller uses gRPC.
     pub(crate) is_grpc: bool,
-    /// The method is HEAD, so that the response must not have a body.
+    /// The method is HEAD, so the response must not have a body.
     pub(crate) is_head: bool,
 }
 
@@ -89,7 +89,8 @@ const fn retry_after(reason: ReasonCode) -> Option<HeaderValue> {
         ReasonCode::Overloaded | ReasonCode::CallerLimit | ReasonCode::ShuttingDown => {
             Some(HeaderValue::from_static("1"))
         }
-        // About the time for which an endpoint stays ejected after several failures in a row.
+        // 5 seconds are about the time for which an endpoint stays ejected after several failures
+        // in a row.
         ReasonCode::UpstreamUnavailable => Some(HeaderValue::from_static("5")),
         _ => None,
     }
@@ -138,7 +139,7 @@ fn grpc_status(refusal: &Refusal, request_id: &str) -> Response<GatewayBody> {
     response
 }
 
-/// Percent-encodes all bytes except printable ASCII. Also encodes `%` itself (gRPC over HTTP/2,
+/// Percent-encodes `%` and all bytes that are not printable ASCII (gRPC over HTTP/2,
 /// "Percent-Encoded").
 fn percent_encoded(text: &str) -> String {
     use std::fmt::Write as _;

@@ -1,8 +1,8 @@
 //! A tunnel: forwards bytes between a caller and a service that has switched protocols.
 //!
 //! A tunnel over HTTP/1.1 runs in the task of the caller's connection, and therefore ends with the
-//! connection. A tunnel over HTTP/2 runs in a task of its own. It ends with its stream, or as soon
-//! as the connection is cut or ends.
+//! connection. A tunnel over HTTP/2 runs in a task of its own. It ends with its HTTP/2 stream, or
+//! as soon as the caller's connection is cut or ends.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -47,8 +47,8 @@ pub(crate) struct Switched {
 
 impl Switched {
     /// Makes the response that confirms the switch to the caller. Over HTTP/2, also starts the
-    /// tunnel. Over HTTP/1.1, stores the tunnel in the response's extensions until the 101 was
-    /// sent.
+    /// tunnel. Over HTTP/1.1, stores the tunnel in the response's extensions, because it begins
+    /// only after the 101 response was sent.
     pub(crate) fn into_response(
         self,
         connection: &Arc<Connection>,
@@ -59,8 +59,8 @@ impl Switched {
         headers::strip_response(&mut parts.headers);
         parts.extensions.clear();
         parts.version = Version::default();
-        // A Content-Length in the response to an extended CONNECT would be read as the length of
-        // the tunnel's data.
+        // The caller would read a Content-Length in the response to an extended CONNECT as the
+        // length of the tunnel's data.
         parts.headers.remove(CONTENT_LENGTH);
         if self.upgrade.stream.is_some() {
             parts.status = StatusCode::OK;
@@ -93,8 +93,8 @@ impl Switched {
                         }
                     };
                     tokio::select! {
-                        // After a cut, no more bytes are forwarded, not even bytes that h2 has
-                        // already read.
+                        // The end is polled first, so that after a cut no more bytes are forwarded,
+                        // not even bytes that h2 has already read.
                         biased;
                         () = connection.ended() => {}
                         () = passing => {}
@@ -134,8 +134,8 @@ pub(crate) struct Tunnel {
     record: AuditRecord,
     idle_timeout: Duration,
     in_flight: InFlightRequest,
-    /// As long as the lease exists, the tunnel counts as a connection and a request of its
-    /// endpoint.
+    /// As long as the lease exists, the tunnel counts as a connection to its endpoint and as a
+    /// request in progress there.
     lease: Option<Lease<RequestBody>>,
 }
 
@@ -166,7 +166,8 @@ impl Tunnel {
                 self.record
                     .refused(ReasonCode::Timeout, "nothing was said for too long");
             }
-            // One side has closed its connection without a regular end. Most tunnels end like this.
+            // One side has closed its connection without a regular end. Most tunnels end like this,
+            // so it is no error.
             Err(_) => {}
         }
     }
@@ -201,7 +202,8 @@ pub(crate) async fn serve(
             tokio::select! {
                 () = running.as_mut() => break None,
                 ending = lifetime.ending(connection) => match ending {
-                    // The tunnel may continue until `drain_timeout` has passed.
+                    // While the gateway stops, the tunnel may continue until `drain_timeout` has
+                    // passed.
                     Ending::Drain => {}
                     Ending::Cut(denial) => break Some(denial),
                 },
@@ -247,7 +249,8 @@ async fn pass_on(
     }
 }
 
-/// Counts reads and writes, so that a single idle timer covers both directions.
+/// Counts the reads and writes of a stream in `operations`. Both directions of a tunnel share the
+/// counter, so that one idle timer covers both.
 struct CountingIo<'a, S> {
     inner: S,
     operations: &'a AtomicU64,
