@@ -16,8 +16,8 @@ pub(crate) fn check(
     framing_error: Option<FramingError>,
 ) -> Result<(), Refusal> {
     match (framing_error, connection.cut_reason()) {
-        // In HTTP/2 the caller may open further streams after the gateway decided to cut the
-        // connection, and before the connection is closed.
+        // The connection was cut, but is not closed yet. In HTTP/2 the caller may still open
+        // streams on it in this time.
         (_, Some(denial)) => Err(denial.clone().into()),
         (Some(error), None) => Err(framing_refusal(error)),
         (None, None) if connection.is_stopping() => Err(Refusal::new(

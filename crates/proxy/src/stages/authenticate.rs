@@ -45,8 +45,8 @@ pub(super) fn by_certificate(
     }
 }
 
-/// Returns a denial if the route authenticates callers by certificate and the caller that the
-/// certificate names may not use the route. The caller's other credentials cannot change that.
+/// Returns a denial if the route authenticates callers by certificate and does not allow the caller
+/// that the certificate names. No token or API key of the caller can change this denial.
 pub(super) fn not_allowed_by_certificate(
     proof: Option<&ConnectionProof>,
     route: &Route,
@@ -62,8 +62,8 @@ pub(super) fn not_allowed_by_certificate(
     }
 }
 
-/// Authenticates with the route's authenticators. An authenticator may send a request to a token
-/// issuer.
+/// Authenticates with the route's authenticators. If an authenticator asks a token issuer about a
+/// token, waits for the issuer's response.
 pub(super) async fn by_credentials(
     evidence: &Evidence<'_>,
     route: &Route,

@@ -12,15 +12,15 @@ use crate::route::Route;
 use crate::telemetry::record::AuditRecord;
 use crate::wire::refusal::Refusal;
 
-/// A decision about a request. It is `Later` only if the route has authenticators. On other routes,
-/// the request's future needs no space for the future of a later decision.
+/// A decision about a request. It is `Later` only if the route has authenticators. On other routes
+/// no future for the decision is allocated.
 pub type Decision<'a> = NowOrLater<'a, Result<Permit, Refusal>>;
 
-/// Authenticates the caller and decides by the route's rule.
+/// Authenticates the caller, and decides by the route's rule whether the caller may use the route.
 pub fn decide<'a>(evidence: &'a Evidence<'a>, route: &'a Route) -> Decision<'a> {
     if !route.authenticators.is_empty() {
         // If the route does not allow the caller that the certificate names, no token can change
-        // that. The token issuer is therefore not asked about the token.
+        // this denial. The token is therefore not checked, and the token issuer gets no request.
         if let Some(denial) = authenticate::not_allowed_by_certificate(evidence.proof, route) {
             return Decision::Now(Err(denial.into()));
         }

@@ -20,7 +20,7 @@ use crate::wire::head::content_length;
 use crate::wire::headers::RequestTrailers;
 use crate::wire::refusal::Refusal;
 
-/// Reads `Content-Length` and checks it against the limit.
+/// Reads `Content-Length`, and refuses a length above `max_bytes`.
 ///
 /// Writes a length with leading zeros again without them, because some services read a number with
 /// a leading zero as octal.
@@ -50,8 +50,8 @@ pub(crate) fn declared_length(
 }
 
 /// If `Content-Length` is 0, waits for the end of the body. Over HTTP/2 the end may arrive in a
-/// DATA frame after the head. Without this wait, the gateway would forward the request as one with
-/// a body.
+/// DATA frame after the head. Without this wait, the gateway would forward the request as a request
+/// with a body.
 pub(crate) async fn await_declared_end(
     context: RequestContext<'_>,
     mut incoming: CallerBody,
@@ -71,7 +71,7 @@ pub(crate) async fn await_declared_end(
                 None => return Ok(()),
                 Some(Ok(frame)) if frame.data_ref().is_none_or(Bytes::is_empty) => {}
                 Some(Ok(_)) => return Err(not_empty()),
-                // h2 compares the body with `Content-Length` and resets the stream if they differ.
+                // If the length of the body differs from `Content-Length`, h2 resets the stream.
                 Some(Err(error)) if is_protocol_error(&error) => return Err(not_empty()),
                 Some(Err(error)) => return Err(RequestBody::read_error(&error).into()),
             }
@@ -94,8 +94,8 @@ fn is_protocol_error(error: &hyper::Error) -> bool {
     })
 }
 
-/// Makes a body that is streamed to the service. If `may_stall` is true, no timeout applies to the
-/// caller's pauses.
+/// Makes a body that is streamed to the service. If `may_stall` is true, the caller may pause
+/// without limit.
 pub(crate) fn streamed(
     context: RequestContext<'_>,
     route: &Route,

@@ -26,12 +26,12 @@ pub(super) struct RouteLimits<'a> {
     pub(super) address: IpAddr,
 }
 
-/// The result of a limit check. The result is known now, or after a request to the shared store of
-/// counts.
+/// The result of a limit check. It is `Later` if a shared store of request counts must be asked.
 pub(super) type LimitCheck<'a> = NowOrLater<'a, Result<(), Refusal>>;
 
 impl<'a> RouteLimits<'a> {
-    /// Counts the request under the limits whose key is known before authentication.
+    /// Counts the request under the limits whose key is known before authentication. Refuses it if
+    /// too many authentications have failed under its key.
     pub(super) fn before_authentication(&'a self) -> LimitCheck<'a> {
         if !self.route.authenticators.is_empty()
             && let Err(limited) = self.limiter.may_authenticate(self.attempts_key())
@@ -47,7 +47,8 @@ impl<'a> RouteLimits<'a> {
         principal: Option<&'a Principal>,
     ) -> LimitCheck<'a> {
         self.count(move |limit| match self.early_key(limit.per) {
-            // `before_authentication` has counted this limit.
+            // The key was known before authentication, so `before_authentication` has counted the
+            // request.
             Some(_) => None,
             // A limit for the whole route is counted only after authorization. Callers that may not
             // use the route then cannot exhaust the limit.
@@ -63,9 +64,9 @@ impl<'a> RouteLimits<'a> {
         let is_refused = reason.category() == Category::Token
             && reason.status() == 401
             && reason != ReasonCode::TokenMissing;
-        // Too many checks at the same time count as a failure of a caller with a certificate. They
-        // never count as a failure of an address: many callers may share the address, and their
-        // tokens may be valid.
+        // A refusal for too many checks at the same time counts as a failed authentication only if
+        // it is counted under a certificate's caller. It never counts under an address, because
+        // many callers with valid tokens may share the address.
         let is_callers_own = reason == ReasonCode::CallerLimit && self.proof.is_some();
         let failed = is_refused || is_callers_own;
         if failed && !self.route.authenticators.is_empty() {
@@ -91,8 +92,8 @@ impl<'a> RouteLimits<'a> {
         }
     }
 
-    /// Returns the caller that the certificate names, if the route accepts certificates as a
-    /// credential.
+    /// Returns the caller that the certificate names. Returns `None` if there is no certificate or
+    /// if the route does not accept certificates.
     fn certified_caller(&self) -> Option<&'a CallerName> {
         let methods = self.route.rule.authentication.methods();
         let proof = self.proof.filter(|_| methods.contains(Method::Certificate));

@@ -14,8 +14,8 @@ use crate::wire::trace_context;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Adds the caller's access token again if the route is configured to forward it. All credentials
-/// were removed from `headers` before.
+/// If the route forwards access tokens, adds the caller's token to `headers`. All credentials were
+/// removed from `headers` before.
 pub(crate) fn add_token(
     headers: &mut HeaderMap,
     route: &Route,

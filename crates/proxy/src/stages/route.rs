@@ -20,8 +20,9 @@ pub fn select<'r>(
     let find = |path: &str| routes.select(&target.host, path, method);
     let selected = find(&target.decoded_path);
     if let Some(bare) = target::without_parameters(&target.decoded_path) {
-        // Some servers remove path parameters before they match a path, and other servers do not.
-        // The path with parameters and the path without them must therefore select the same route.
+        // Some servers remove path parameters (`;name=value`) before they match a path, and other
+        // servers do not. The path with parameters and the path without them must therefore select
+        // the same route.
         let same = match (&selected, &find(&bare)) {
             (Selected::Route(a), Selected::Route(b)) => Arc::ptr_eq(a, b),
             (Selected::Nothing, Selected::Nothing) => true,
@@ -57,8 +58,9 @@ pub fn select<'r>(
     }
 }
 
-/// Returns the authority that the service receives and that assertions contain. It is the `host` of
-/// the upstream if configured, or otherwise `requested`, the caller's authority.
+/// Returns the authority that the service receives and that assertions contain. If the upstream has
+/// a configured `host`, this is the authority. Otherwise it is `requested`, the authority in the
+/// caller's request.
 pub fn forwarded_authority<'a>(
     route: &'a Route,
     requested: &'a str,

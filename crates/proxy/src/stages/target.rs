@@ -68,13 +68,13 @@ impl Target {
     }
 }
 
-/// Returns the path and query, with `/` in place of an empty path. The absolute form may have a
-/// query and no path (RFC 9112 section 3.2.1). The gateway checks, signs and sends the returned
-/// text.
+/// Returns the path and query of the request target. An empty path is replaced by `/`. The absolute
+/// form may have a query and no path (RFC 9112 section 3.2.1). The gateway checks, signs and sends
+/// the returned text.
 fn normalized(path_and_query: Option<&PathAndQuery>) -> Result<PathAndQuery, Refusal> {
     match path_and_query {
-        // For an empty path, `as_str` returns `/`, but the `PathAndQuery` itself stays empty. It is
-        // replaced.
+        // For an empty path, `as_str` returns `/`, but the `PathAndQuery` itself is empty. It is
+        // replaced by one that contains `/`.
         None => Ok(PathAndQuery::from_static("/")),
         Some(found) if found.as_str() == "/" => Ok(PathAndQuery::from_static("/")),
         Some(found) if found.as_str().starts_with('?') => {
@@ -90,8 +90,8 @@ fn normalized(path_and_query: Option<&PathAndQuery>) -> Result<PathAndQuery, Ref
     }
 }
 
-/// Returns the authority that the caller asked for. It is the authority of the request target if
-/// there is one (HTTP/2, absolute form), or otherwise the Host field.
+/// Returns the authority that the caller asked for: the authority of the request target (HTTP/2,
+/// absolute form), or the Host field if the target has no authority.
 pub fn authority(parts: &request::Parts) -> Result<String, Refusal> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let host = hosts.next();

@@ -1,6 +1,6 @@
-//! Transactions that span several requests. A service that calls another service during a request
-//! sends along the assertion it received. The gateway's new assertion then keeps the `txn` claim of
-//! that assertion.
+//! Transactions that span several requests. During a request, a service may call another service
+//! through the gateway. It then sends along the assertion that it received. The gateway's new
+//! assertion then keeps the `txn` claim of that assertion.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -18,8 +18,8 @@ pub(crate) fn presented(headers: &HeaderMap, assertion: &HeaderName) -> Option<H
     }
 }
 
-/// Returns the `txn` claim of a presented assertion. Returns `None` unless this gateway issued the
-/// assertion to the service that is now the caller.
+/// Returns the `txn` claim of a presented assertion. Returns `None` if this gateway did not issue
+/// the assertion, or issued it to another service than the one that is now the caller.
 ///
 /// The assertion authenticates nothing here. If the assertion is not acceptable, the request is
 /// still accepted and begins a new transaction.
