@@ -2,7 +2,7 @@
 //!
 //! Each request wakes the connection's task several times. The connection's task also polls the
 //! future that waits for the end of the connection. That future is rarely ready, so `PollOnWake`
-//! skips the polls that another event caused.
+//! skips its polls if another event has woken the task.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -63,8 +63,8 @@ impl<F: Future + Unpin> Future for PollOnWake<F> {
             *task = Some(context.waker().clone());
         }
         drop(task);
-        // The waker is stored before the flag is read. If `wake_by_ref` sets the flag after this
-        // read, it finds the stored waker and wakes the task.
+        // The waker is stored before the flag is read. If `wake_by_ref` sets the flag after the
+        // read, `wake_by_ref` finds the stored waker and wakes the task.
         if !self.flag.is_set.swap(false, Ordering::AcqRel) {
             return Poll::Pending;
         }
