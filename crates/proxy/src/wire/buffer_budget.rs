@@ -2,8 +2,8 @@
 //! callers.
 //!
 //! No memory is reserved for callers without bodies. If memory is short, the gateway selects the
-//! caller that uses the most memory. It then ends the slowest of this caller's bodies that are
-//! still being read.
+//! caller that uses the most memory. Of this caller's bodies that are still being read, the gateway
+//! then ends the slowest.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,7 @@ use crate::reason::ReasonCode;
 #[derive(Debug, Default)]
 pub struct BufferBudget(Mutex<Holders>);
 
-/// The memory that all callers use, and the part of each caller.
+/// The memory that the bodies of all callers use together, and the memory of each caller.
 #[derive(Debug, Default)]
 struct Holders {
     total: u64,
@@ -45,7 +45,7 @@ struct Holder {
 struct Reading {
     bytes: u64,
     since: Instant,
-    /// Notified when the budget ends the body.
+    /// Notified when the budget takes the body's memory for another body.
     ended: Arc<Notify>,
 }
 
@@ -138,7 +138,7 @@ impl BufferReservation {
         Err(self.refusal())
     }
 
-    /// Resolves when the body must end because another body needs its memory.
+    /// Resolves when the body must end, because another body needs this body's memory.
     pub(crate) async fn ended(&self) -> Refusal {
         self.ended.notified().await;
         self.refusal()
@@ -175,7 +175,7 @@ impl Drop for BufferReservation {
         if self.is_complete {
             holders.give_back(self.caller, self.bytes);
         } else {
-            // `end` does nothing if the budget has ended the body before.
+            // If the budget has ended the body before, `end` does nothing.
             holders.end(self.caller, self.id);
         }
     }
@@ -201,7 +201,7 @@ impl Holder {
 }
 
 impl Holders {
-    /// Returns the caller's entry and the number of bytes that all other callers use. Returns
+    /// Returns the entry of `caller`, and the number of bytes that all other callers use. Returns
     /// `None` if the body `id` is no longer being read.
     fn of(&mut self, caller: ShareKey, id: u64) -> Option<(&mut Holder, u64)> {
         let total = self.total;
@@ -212,7 +212,7 @@ impl Holders {
 
     /// Returns the body that must end so that `caller` gets `more` bytes. It is the slowest body of
     /// the caller that uses the most memory, which may be `caller` itself. Callers whose bodies are
-    /// all complete are skipped. Returns `None` if no caller remains.
+    /// all complete are skipped. Returns `None` if all bodies of all callers are complete.
     fn slowest_of_largest(&self, caller: ShareKey, more: u64) -> Option<(ShareKey, u64)> {
         let weight = |key: ShareKey, holder: &Holder| match key == caller {
             true => holder.bytes.saturating_add(more),
@@ -228,8 +228,8 @@ impl Holders {
         Some((largest.0, largest.2))
     }
 
-    /// Ends a body that is still being read. Its memory counts as free immediately, because its
-    /// reader drops the body as soon as the reader runs.
+    /// Ends a body that is still being read. The memory of the body counts as free immediately,
+    /// because the reader of the body drops it as soon as the reader runs.
     fn end(&mut self, caller: ShareKey, id: u64) {
         let Some(holder) = self.callers.get_mut(&caller) else {
             return;

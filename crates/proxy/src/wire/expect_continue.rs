@@ -1,5 +1,5 @@
-//! `Expect: 100-continue` from the caller to the service. The service decides whether the caller
-//! should send its body, not the gateway.
+//! `Expect: 100-continue` from the caller to the service. The service, not the gateway, decides
+//! whether the caller should send its body.
 //!
 //! The gateway does not read the caller's body until the service has sent a 100 (Continue). At the
 //! first read, hyper sends a 100 to the caller. If a service sends nothing for
@@ -38,12 +38,12 @@ impl Expectation {
     }
 
     /// Records that the service sent a final response. Returns `true` if the service had not asked
-    /// for the body before.
+    /// for the body, so that the body is not needed.
     pub(crate) fn final_response_received(&self) -> bool {
         self.decide(UNWANTED)
     }
 
-    /// Sets the decision, unless there is a decision already. Returns whether it was set.
+    /// Stores `state`, unless the service has decided before. Returns whether `state` was stored.
     fn decide(&self, state: u8) -> bool {
         let decided =
             self.state
@@ -52,7 +52,8 @@ impl Expectation {
         decided.is_ok()
     }
 
-    /// Resolves when the body should be sent. Never resolves if the service does not need it.
+    /// Resolves when the body should be sent: after a 100, or after [`CONTINUE_TIMEOUT`]. Never
+    /// resolves if the service sends a final response first.
     pub(crate) async fn met(self: Arc<Self>) {
         if tokio::time::timeout(CONTINUE_TIMEOUT, self.decided.notified())
             .await

@@ -1,9 +1,9 @@
 //! The framing guard: tracks HTTP/1.1 message boundaries on the raw bytes.
 //!
-//! The framing guard runs below hyper's HTTP/1.1 server, and rejects input that hyper would
-//! normalize or accept. If two parsers disagree about the end of a message, a caller can smuggle
-//! requests (RFC 9112 section 11.2). This file contains only the state machine. `framing_io`
-//! connects the state machine to a connection, and [`super::head`] checks lines.
+//! The framing guard runs below hyper's HTTP/1.1 server, and rejects ambiguous input that hyper
+//! would normalize or accept. If two parsers disagree about the end of a message, a caller can
+//! smuggle requests (RFC 9112 section 11.2). This file contains only the state machine.
+//! `framing_io` connects the state machine to a connection, and [`super::head`] checks lines.
 
 use std::ops::Range;
 
@@ -19,7 +19,8 @@ const MAX_CHUNK_LINE: usize = 256;
 /// Maximum size of a request's trailer section in bytes.
 const MAX_TRAILERS: usize = 8 * 1024;
 
-/// The part of a message that the next byte belongs to. The numbers are remaining bytes.
+/// The part of a message that the next byte belongs to. The numbers are the bytes that remain of
+/// this part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Head,
@@ -36,7 +37,8 @@ pub struct FramingMachine {
     state: State,
     /// The beginning of an incomplete head, chunk line or trailer line.
     held: Vec<u8>,
-    /// Number of bytes of `held` in which no end of the head was found.
+    /// Number of bytes at the start of `held` that were searched for the end of the head without
+    /// success.
     searched: usize,
     trailer_bytes: usize,
     max_head: usize,
@@ -46,9 +48,10 @@ pub struct FramingMachine {
 /// The result of one call of [`FramingMachine::advance`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Step {
-    /// A complete head that began in an earlier input. It is passed on before `pass`.
+    /// A complete head that began in an earlier input. The reader receives it before the bytes of
+    /// `pass`.
     pub released: Option<Vec<u8>>,
-    /// The part of the input that is passed on.
+    /// The part of the input that the reader receives.
     pub pass: Range<usize>,
     /// The reason why the machine rejects the bytes after `pass`. `None` if it rejects none.
     pub error: Option<FramingError>,
@@ -80,7 +83,8 @@ impl FramingMachine {
         self.state == State::Head && !self.held.is_empty()
     }
 
-    /// Returns whether the next byte belongs to a request's head.
+    /// Returns whether the next byte belongs to a request's head, including the first byte of a
+    /// head.
     #[must_use]
     pub fn is_at_head(&self) -> bool {
         self.state == State::Head
@@ -99,8 +103,8 @@ impl FramingMachine {
         while let Some(rest) = input.get(step.pass.end..).filter(|rest| !rest.is_empty()) {
             match self.step(rest) {
                 Ok(Advance::Pass(count)) => step.pass.end += count,
-                // `step` releases only a head that began in an earlier input. No other part of this
-                // input can have been passed on before such a head.
+                // Only a head that began in an earlier input is released. It ends before all other
+                // parts of this input, so no byte of this input was passed on before it.
                 Ok(Advance::Release(head, count)) => {
                     step.released = Some(head);
                     step.pass = count..count;
@@ -155,7 +159,7 @@ impl FramingMachine {
             };
         }
         let before = self.held.len();
-        // One byte above the limit is enough to reject the head.
+        // Holds at most one byte more than the limit, which is enough to reject the head.
         let wanted = self.max_head.saturating_sub(before) + 1;
         self.held
             .extend_from_slice(rest.get(..wanted.min(rest.len())).unwrap_or_default());
@@ -204,8 +208,8 @@ impl FramingMachine {
         Ok(())
     }
 
-    /// Reads a chunk's size line. The bytes of the line are passed on as they arrive. `held`
-    /// contains a copy.
+    /// Reads a chunk's size line. The bytes of the line are passed on as they arrive. `held` keeps
+    /// a copy, from which the size is parsed when the line is complete.
     fn chunk_size(&mut self, rest: &[u8]) -> Result<Advance, FramingError> {
         let (count, complete) = self.collect_line(rest, MAX_CHUNK_LINE)?;
         if complete {

@@ -27,12 +27,13 @@ const REPLACEMENT: &[u8] = b"GET / HTTP/1.1\r\nhost: refused.invalid\r\nconnecti
 /// together with `close_notify`.
 const MAX_HELD: usize = 4 * 1024;
 
-/// The state that a connection's `FramingIo` and its HTTP server share.
+/// The state that the `FramingIo` of a connection shares with the task that runs hyper's HTTP
+/// server on it.
 #[derive(Debug, Default)]
 pub(crate) struct FramingState {
     /// The position of the first rejected request, and its error.
     refused: OnceLock<(u64, FramingError)>,
-    /// The response in progress is a 101, so that no more HTTP is read.
+    /// The response in progress is a 101, so no more HTTP is read.
     switching: AtomicBool,
     /// The last read found no bytes, and no request was incomplete.
     waiting_for_request: AtomicBool,
@@ -42,7 +43,8 @@ pub(crate) struct FramingState {
     pending_write: AtomicBool,
     /// The connection closes after the response in progress.
     closing: AtomicBool,
-    /// Bytes are held, because they may be the end of the last response.
+    /// Bytes in `FramingIo::held` wait to be sent together with `close_notify`, because they may be
+    /// the end of the last response.
     holding: AtomicBool,
 }
 
@@ -55,26 +57,27 @@ impl FramingState {
             .map(|(_, error)| *error)
     }
 
-    /// Stops reading, because the response in progress is a 101. The caller does not send HTTP
-    /// after a 101.
+    /// Stops reading, because the response in progress is a 101. What the caller sends after a 101
+    /// is not HTTP.
     pub(crate) fn set_switching(&self) {
         self.switching.store(true, Ordering::Relaxed);
     }
 
-    /// Allows `FramingIo` to hold the end of the response in progress. This is the connection's
-    /// last response, and its end can be sent together with `close_notify`.
+    /// Records that the response in progress is the last one of the connection. `FramingIo` then
+    /// holds the end of this response, so that it can be sent together with `close_notify`.
     pub(crate) fn set_closing(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
 
-    /// Called if the response continues: makes the next flush send the held bytes. Returns whether
-    /// bytes were held.
+    /// Makes the next flush send the held bytes. Called if hyper has not finished the response, so
+    /// that the held bytes are not its end. Returns whether bytes were held.
     pub(crate) fn release_held(&self) -> bool {
         self.holding.swap(false, Ordering::Relaxed)
     }
 
-    /// Returns whether a write or flush is pending. If hyper does not need the rest of a request,
-    /// it ends without waiting for the write. The end of the response would then be lost.
+    /// Returns whether the last write or flush was pending. If hyper does not need the rest of a
+    /// request, hyper ends without waiting for a pending write. The end of the response would then
+    /// be lost.
     pub(crate) fn has_pending_write(&self) -> bool {
         self.pending_write.load(Ordering::Relaxed)
     }
@@ -94,22 +97,23 @@ impl FramingState {
     }
 }
 
-/// A connection on which the framing guard checks all bytes that are read.
+/// A connection that passes all bytes that are read through the framing guard.
 pub(crate) struct FramingIo<S> {
     inner: S,
     machine: FramingMachine,
-    /// Bytes that hyper reads before bytes from the connection.
+    /// Bytes that hyper reads before further bytes of the connection: a released head, or the
+    /// replacement of a rejected request.
     queued: Vec<u8>,
     /// Number of bytes of `queued` that hyper has read.
     delivered: usize,
-    /// The error in a body. All further reads return this error.
+    /// The framing error in a request's body. All further reads return this error.
     body_error: Option<FramingError>,
     /// Bytes of the connection's last response that were written but are held.
     held: Vec<u8>,
-    /// The bytes that the TLS handshake left in the write buffer were flushed.
+    /// True if the bytes that the TLS handshake left in the write buffer were flushed.
     handshake_flushed: bool,
     state: Arc<FramingState>,
-    /// The time that a head may take from its first byte to its end.
+    /// Timeout for a request's head, from its first byte to its end.
     head_timeout: Duration,
     /// The timer that runs while a head is incomplete.
     deadline: Option<Pin<Box<Sleep>>>,
@@ -176,7 +180,7 @@ impl<S> FramingIo<S> {
         self.deadline = None;
     }
 
-    /// Passes the bytes of `buffer` from `before` on through the framing guard.
+    /// Runs the framing guard on the bytes in `buffer` after position `before`.
     fn check_input(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
         let input = buffer.filled().get(before..).unwrap_or_default();
         let in_head = self.machine.is_at_head();
@@ -283,8 +287,8 @@ impl<S: AsyncWrite + Unpin> FramingIo<S> {
     }
 
     fn flush_all(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Flushes only if bytes were written. The bytes that the TLS handshake left in the write
-        // buffer are then sent together with the first response.
+        // Flushes only if bytes were written since the last flush. Therefore the bytes that the TLS
+        // handshake left in the write buffer are sent together with the first response.
         if self.state.holding.load(Ordering::Relaxed)
             || !self.state.unflushed.load(Ordering::Relaxed)
         {
@@ -315,7 +319,8 @@ impl<S: AsyncWrite + Unpin> FramingIo<S> {
                 return Poll::Ready(Ok(length));
             }
             ready!(this.poll_held(context))?;
-            // The response is too long to be held. The rest is written and flushed as usual.
+            // The end of the response is too long to be held. Everything is written and flushed as
+            // usual.
             this.state.holding.store(false, Ordering::Relaxed);
         }
         Pin::new(&mut this.inner).poll_write_vectored(context, slices)
@@ -414,7 +419,7 @@ mod tests {
         io.write_all(b"the last").await.unwrap();
         io.flush().await.unwrap();
         assert_eq!(io.inner.flushes, 1);
-        // hyper's poll has ended, but the response continues.
+        // A poll of hyper has ended, but the response is not complete.
         assert!(state.release_held());
         io.flush().await.unwrap();
         assert_eq!(

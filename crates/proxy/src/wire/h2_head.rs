@@ -6,9 +6,9 @@ use http::{HeaderMap, HeaderValue, Request};
 
 use super::head::{FramingError, malformed, too_large};
 
-/// The number of bytes by which h2's header limit exceeds the gateway's limit. The gateway can then
-/// respond to a slightly too large head with a reason code. h2 itself rejects larger heads, without
-/// a reason code.
+/// h2's limit for a head is this number of bytes larger than the gateway's limit. If a head is only
+/// slightly too large, the gateway can then respond with a reason code. h2 itself rejects larger
+/// heads, without a reason code.
 pub(crate) const SLACK: usize = 64 * 1024;
 /// The overhead that each field adds to the size of its name and value (RFC 9113 section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;

@@ -1,8 +1,8 @@
 //! `MonitoredIo`: reads the frame headers of an HTTP/2 connection in both directions.
 //!
 //! h2 itself rejects heads that are too large or malformed, streams beyond the limit, and protocol
-//! errors. The handler never sees these requests. They are visible only in the frames.
-//! `MonitoredIo` counts them, so that the audit log contains them.
+//! errors. The handler never sees requests that h2 rejects. They are visible only in the frames.
+//! `MonitoredIo` counts these requests, so that the audit log contains their number.
 //!
 //! `MonitoredIo` also limits the number of frames that cost work but carry no content: resets,
 //! pings, settings and empty DATA frames.
@@ -52,12 +52,13 @@ pub(crate) struct H2Stats {
     sent: AtomicU64,
     /// Number of responses that were sent completely.
     responses: AtomicU64,
-    /// Whether there were too many frames without content. Stored here, because h2 reports only the
-    /// text of an I/O error.
+    /// Whether there were too many frames without content. Stored here, because h2 does not pass on
+    /// `FloodError`, but only its text.
     flooded: AtomicBool,
     /// The initial window of each stream in bytes, from the caller's last SETTINGS frame.
     stream_window: AtomicU32,
-    /// Total number of bytes that the connection's window has allowed since the connection began.
+    /// Total number of bytes that the connection's flow-control window has allowed the gateway to
+    /// send since the connection began.
     connection_window: AtomicU64,
     /// Number of response bytes that were passed to h2 and not yet sent or discarded.
     queued: AtomicU64,
@@ -94,8 +95,8 @@ impl H2Stats {
         self.flooded.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of bytes that earn credit: the content that was sent, and a fixed number
-    /// for each complete response.
+    /// Returns the number of bytes for which the connection has earned credit. It is the number of
+    /// sent content bytes, plus a fixed number for each complete response.
     fn earning_bytes(&self) -> u64 {
         let responses = self.responses.load(Ordering::Relaxed);
         let for_responses = responses.saturating_mul(CREDIT_PER_RESPONSE * BYTES_PER_CREDIT);
@@ -124,14 +125,15 @@ impl H2Stats {
 
     /// Returns whether none of the `streams` streams can send. This is so if the socket is full, or
     /// if the connection's window is used up. Each stream may have reserved one byte of the window
-    /// without using it, so a window with at most `streams` bytes counts as used up.
+    /// and not used it. Therefore a window with at most `streams` bytes left counts as used up.
     pub(crate) fn is_blocked(&self, streams: u64) -> bool {
         let window = self.connection_window.load(Ordering::Relaxed);
         window.saturating_sub(self.sent()) <= streams || self.socket_is_full.load(Ordering::Relaxed)
     }
 
     /// Returns whether the caller's windows have space for all bytes that were passed to h2.
-    /// `of_stream` is the total of the stream that asks.
+    /// `of_stream` is the total number of response bytes that were passed to h2 on the stream of
+    /// the caller of this function.
     ///
     /// Window updates of single streams are not tracked. For a response that is larger than the
     /// initial window, the result is therefore always `false`. This costs one more poll at the
@@ -143,8 +145,8 @@ impl H2Stats {
             && sent.saturating_add(queued) <= self.connection_window.load(Ordering::Relaxed)
     }
 
-    /// Describes the input that h2 itself has rejected. Returns `None` if there is none. `served`
-    /// is the number of requests that reached the handler.
+    /// Describes the requests and frames that h2 itself has rejected. Returns `None` if h2 has
+    /// rejected none. `served` is the number of requests that reached the handler.
     pub(crate) fn refusals(&self, served: u64) -> Option<String> {
         let unserved = self.opened.load(Ordering::Relaxed).saturating_sub(served);
         let reset = self.reset.load(Ordering::Relaxed);
@@ -194,15 +196,15 @@ const fn is_caller_error(code: u32) -> bool {
 #[derive(Debug)]
 struct Credit {
     left: u64,
-    /// The time up to which the earned credit was added to `left`.
+    /// The credit that time has earned until this moment was added to `left`.
     paid_until: Instant,
-    /// The number of earning bytes whose credit was added to `left`.
+    /// The credit that this number of bytes has earned was added to `left`.
     paid_bytes: u64,
 }
 
 impl Credit {
-    /// Spends `cost`. Returns whether there was enough credit. `earning_bytes` is the total of the
-    /// connection until now.
+    /// Spends `cost`. Returns whether there was enough credit. `earning_bytes` is the result of
+    /// `H2Stats::earning_bytes`.
     fn spend(&mut self, cost: u64, earning_bytes: u64, now: impl FnOnce() -> Instant) -> bool {
         // Reads the clock only if the credit is low.
         if self.left < MAX_CREDIT / 2 {
@@ -212,7 +214,8 @@ impl Credit {
                 .saturating_mul(CREDIT_PER_SECOND)
                 .saturating_add(for_bytes);
             self.left = self.left.saturating_add(earned).min(MAX_CREDIT);
-            // Only whole seconds and whole credits were added. The rest counts in the next call.
+            // Only whole seconds and whole credits were added to `left`. Fractions are added in a
+            // later call.
             self.paid_until += Duration::from_secs(seconds);
             self.paid_bytes = self.paid_bytes.saturating_add(for_bytes * BYTES_PER_CREDIT);
         }
@@ -259,7 +262,8 @@ impl<S> MonitoredIo<S> {
         self.incoming.advance(bytes, |frame| {
             let cost = match frame.kind {
                 HEADERS => {
-                    // HEADERS on a stream that was opened before contain trailers.
+                    // A HEADERS frame on a new stream opens the stream. On an older stream it
+                    // contains trailers.
                     if frame.stream > *last {
                         *last = frame.stream;
                         stats.opened.fetch_add(1, Ordering::Relaxed);
@@ -465,7 +469,8 @@ mod tests {
         theirs.read_exact(&mut [0; 100]).await.unwrap();
         monitored.write_all(&data).await.unwrap();
         assert!(!stats.is_blocked(9) && stats.sent() == 182);
-        // Nine bytes of the window remain. Nine streams may have reserved them, but eight cannot.
+        // Nine bytes of the window remain. Nine streams may have reserved all of them, but eight
+        // streams cannot.
         monitored.sent(&frame(DATA, 0, 1, &[0; 65_535 - 182 - 9]));
         assert!(stats.is_blocked(9) && !stats.is_blocked(8));
         let more = 1_u32.to_be_bytes();
@@ -538,7 +543,7 @@ mod tests {
             paid_bytes: 0,
         };
         // In each step of 100 ms, the connection spends slightly less credit than it earns in 100
-        // ms. Its content bytes earn a little more.
+        // ms. The content bytes that it sends earn a little more.
         let cost = CREDIT_PER_SECOND / 10 - 1;
         for step in 1..6000_u64 {
             let now = begin + Duration::from_millis(100 * step);

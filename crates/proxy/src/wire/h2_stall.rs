@@ -1,4 +1,4 @@
-//! `StallTimer`: limits the time in which the caller of an HTTP/2 stream takes no part of its
+//! `StallTimer`: limits how long the caller of an HTTP/2 stream may take no part of a waiting
 //! response.
 //!
 //! A stream can wait for its own window, which the caller must open. Or it can wait for other
@@ -8,9 +8,10 @@
 //! waits for its own window.
 //!
 //! Each stream has a timeout for one piece of [`MAX_PIECE`] bytes. While the connection is blocked,
-//! the timeout is added once more for each [`MAX_PIECE`] bytes that the connection sends. At this
-//! speed the caller would have read one piece of this stream in the same time. If the connection
-//! sends no or almost no bytes, the timeout is not extended.
+//! the timeout is added once more for each [`MAX_PIECE`] bytes that the connection sends. If the
+//! connection sends at this speed, the caller is reading, and could have read one piece of this
+//! stream in the same time. If the connection sends no or almost no bytes, the timeout is not
+//! extended.
 //!
 //! h2 serves waiting streams in turn. There is a limit for the bytes that all other streams may
 //! send before this stream has its turn. If the connection has sent more, only the stream's own
@@ -28,9 +29,9 @@ pub(crate) const MAX_PIECE: usize = 64 * 1024;
 /// no more data is passed to h2.
 pub(crate) const MAX_BACKLOG: u64 = 16 * 1024;
 
-/// Maximum number of bytes that another stream may send before a waiting piece. This is twice the
-/// data that may be queued for the stream. The factor is needed because hyper requests the first
-/// byte of a window before it passes on the rest.
+/// Maximum number of bytes that each other stream may send before a waiting piece of this stream.
+/// It is twice the data that may be queued for a stream. The factor 2 is needed because hyper first
+/// requests one byte of the window, and passes on the rest only after that.
 const MAX_PER_TURN: u64 = 2 * (MAX_PIECE as u64 + MAX_BACKLOG);
 
 /// The state of a connection when its streams are checked.
@@ -39,7 +40,8 @@ pub(crate) struct Sample {
     pub(crate) now: Instant,
     /// Number of content bytes that the connection has sent until now.
     pub(crate) sent: u64,
-    /// Whether the connection is blocked, or was blocked at the last check.
+    /// Whether the connection is blocked now, or was blocked at the check before
+    /// (`H2Stats::is_blocked`).
     pub(crate) is_blocked: bool,
     /// Number of open streams.
     pub(crate) streams: u64,
@@ -49,7 +51,7 @@ pub(crate) struct Sample {
 #[derive(Debug)]
 pub(crate) struct StallTimer {
     since: Instant,
-    /// The value of `Sample::sent` at the last check.
+    /// The value of `Sample::sent` at the check before.
     sent: u64,
     /// Number of bytes that the connection has sent since `since` while it was blocked.
     passed: u64,
@@ -81,7 +83,8 @@ impl StallTimer {
         stalled >= timeout.saturating_add(self.extension(timeout))
     }
 
-    /// Returns the time by which the timeout is extended.
+    /// Returns the time by which `timeout` is extended, because other streams were sent in the
+    /// meantime.
     fn extension(&self, timeout: Duration) -> Duration {
         if self.passed > self.max_streams.saturating_mul(MAX_PER_TURN) {
             return Duration::ZERO;
@@ -129,8 +132,9 @@ mod tests {
 
     #[test]
     fn a_stream_waits_for_its_turn() {
-        // The other 99 streams send two pieces each before this stream, at the lowest allowed speed
-        // and at twice this speed.
+        // The other 99 streams send two pieces each before this stream has its turn. The connection
+        // sends at the lowest speed at which the timeout keeps being extended, and at twice this
+        // speed.
         for each in [PIECE / 4, PIECE / 2] {
             let all = MINUTE / 4 * u32::try_from(200 * PIECE / each).unwrap();
             assert!(lasts(100, each, true).is_none_or(|waited| waited > all));
@@ -139,9 +143,11 @@ mod tests {
 
     #[test]
     fn it_does_not_wait_for_what_passes_it_by() {
-        // If the connection is not blocked, the stream waits for its own window.
+        // If the connection is not blocked, the stream waits for its own window, and the timeout is
+        // not extended.
         assert_eq!(lasts(100, PIECE, false), Some(MINUTE));
-        // If the connection is blocked, the same is true after each other stream has had its turn.
+        // If the connection is blocked, the timeout is not extended after each other stream has had
+        // its turn.
         assert_eq!(lasts(1, PIECE, true), Some(MINUTE));
         assert_eq!(lasts(2, 2 * PIECE, true), Some(MINUTE));
         for streams in [2, 10, 100] {

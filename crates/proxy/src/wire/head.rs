@@ -34,7 +34,7 @@ pub(super) const fn too_large(detail: &'static str) -> FramingError {
     }
 }
 
-/// How the end of a request's body is found.
+/// How the gateway finds the end of a request's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
     Length(u64),
@@ -106,7 +106,8 @@ fn request_line(line: &[u8]) -> Result<RequestLine<'_>, FramingError> {
             "the request target has characters it must not have",
         ));
     }
-    // Checked here, because hyper would reject it later with a response without a reason code.
+    // The request target is parsed here, because hyper would reject a malformed one later, with a
+    // response without a reason code.
     if http::Uri::try_from(target).is_err() {
         return Err(malformed(
             "the request target has characters that must be percent-encoded, or a malformed host",
@@ -223,7 +224,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Splits a field line into name and value, and checks every byte (RFC 9112 section 5).
+/// Splits a field line into name and value, and checks every byte of both (RFC 9112 section 5).
 pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), FramingError> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(malformed("a header field is folded over two lines"));
@@ -274,7 +275,7 @@ pub(super) fn chunk_size(line: &[u8]) -> Result<u64, FramingError> {
     if digits.is_empty() || digits.len() > 15 || !digits.iter().all(u8::is_ascii_hexdigit) {
         return Err(bad);
     }
-    // RFC 9112 section 7.1.1: a name must follow the semicolon.
+    // RFC 9112 section 7.1.1: the semicolon of a chunk extension must be followed by a name.
     if extension
         .strip_prefix(b";")
         .is_some_and(|name| name.trim_ascii().is_empty())
@@ -320,8 +321,8 @@ const fn is_authority(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']')
 }
 
-/// Returns the position after the empty line that ends a head. The search begins at `from`. Every
-/// line must end with CRLF.
+/// Returns the position after the empty line that ends a head. Returns `None` if there is no such
+/// line yet. The search begins at `from`. Every line must end with CRLF.
 pub(super) fn find_head_end(bytes: &[u8], from: usize) -> Result<Option<usize>, FramingError> {
     let mut position = from;
     while let Some(found) = memchr(b'\n', bytes.get(position..).unwrap_or_default()) {

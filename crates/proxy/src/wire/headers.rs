@@ -14,8 +14,8 @@ use crate::reason::ReasonCode;
 use crate::upstream::forgeable::{is_forgeable, is_spelling_of};
 use crate::upstream::header_rules::HeaderRules;
 
-/// The changes that a request's fields need. One pass over the names collects them, because most
-/// requests need no change.
+/// The changes that the gateway must make to a request's fields. One pass over the field names
+/// finds all changes, because most requests need none.
 #[derive(Default)]
 struct RequestFields {
     /// Whether there are hop-by-hop fields.
@@ -60,12 +60,13 @@ impl RequestFields {
 }
 
 /// Removes hop-by-hop fields, credentials, and the fields that a caller could have forged. If
-/// `keep` is true, returns the forgeable fields, for [`HeaderRules::apply`]. Otherwise returns an
-/// empty map.
+/// `keep` is true, returns the removed forgeable fields, because [`HeaderRules::apply`] may put
+/// some of them back. Otherwise returns an empty map.
 ///
 /// # Errors
-/// Returns a denial for ambiguous framing. Also returns a denial for an upgrade to HTTP/2 on this
-/// connection, because requests after the upgrade would not be checked.
+/// Returns a denial for ambiguous framing. Also returns a denial if the request asks to upgrade
+/// this connection to HTTP/2 (h2c), because the gateway could not check the requests after such an
+/// upgrade.
 pub fn strip_request(
     headers: &mut HeaderMap,
     assertion: &HeaderName,
@@ -148,7 +149,7 @@ pub fn strip_response(headers: &mut HeaderMap) {
     }
 }
 
-/// Returns whether only the gateway may set this response field.
+/// Returns whether `name` is a response field that only the gateway may set.
 fn is_reserved(name: &str) -> bool {
     name.starts_with('c')
         && name
@@ -156,9 +157,9 @@ fn is_reserved(name: &str) -> bool {
             .is_some_and(|start| is_spelling_of(start, "countersign-"))
 }
 
-/// Replaces `Vary` by `*` if it names a certificate field, so that the response is not cached. The
-/// gateway adds the certificate fields, and callers do not send them. A cache could therefore not
-/// distinguish the responses for different callers (RFC 9440 section 2.4).
+/// If `Vary` names a certificate field, replaces the value of `Vary` by `*`, so that the response
+/// is not cached. The gateway adds the certificate fields, and callers do not send them. A cache
+/// could therefore not distinguish the responses for different callers (RFC 9440 section 2.4).
 pub(crate) fn widen_vary(headers: &mut HeaderMap) {
     let depends = [
         "client-cert",
@@ -172,7 +173,7 @@ pub(crate) fn widen_vary(headers: &mut HeaderMap) {
     }
 }
 
-/// Decides which trailers of a request are forwarded.
+/// Filters the trailers of a request before they are forwarded.
 #[derive(Debug, Clone)]
 pub struct RequestTrailers {
     private: [HeaderName; 2],
@@ -180,8 +181,8 @@ pub struct RequestTrailers {
 }
 
 impl RequestTrailers {
-    /// Creates the filter. `private` are the names of the assertion's and the API key's field.
-    /// `rules` are the header rules of the upstream.
+    /// Creates the filter. `private` contains the names of the two fields that carry the assertion
+    /// and the API key. `rules` are the header rules of the upstream.
     #[must_use]
     pub const fn new(private: [HeaderName; 2], rules: Arc<HeaderRules>) -> Self {
         Self { private, rules }
@@ -213,8 +214,8 @@ pub(crate) fn declared_trailers(headers: &HeaderMap) -> Option<HeaderMap> {
     Some(named)
 }
 
-/// Makes the Trailer field for declared trailers (RFC 9110 section 6.6.2). In HTTP/1.1 hyper sends
-/// only declared trailers.
+/// Makes the Trailer field that declares the trailers with the names in `declared` (RFC 9110
+/// section 6.6.2). In HTTP/1.1 hyper sends only declared trailers.
 pub(crate) fn trailer_field(declared: &HeaderMap) -> Option<HeaderValue> {
     let names: Vec<&str> = declared.keys().map(HeaderName::as_str).collect();
     (!names.is_empty())
@@ -250,9 +251,9 @@ const NOT_IN_TRAILERS: [&str; 22] = [
     "www-authenticate",
 ];
 
-/// Removes the fields that must not be trailers in either direction, in every spelling. `private`
-/// are the fields that only the gateway may set or see. All other trailers remain, for example gRPC
-/// metadata.
+/// Removes the fields that must not be trailers of a request or a response, in every spelling.
+/// `private` contains the names of the fields that only the gateway may set or see. All other
+/// trailers remain, for example gRPC metadata.
 pub fn strip_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
     strip_response(trailers);
     remove_matching(trailers, |name| {
@@ -266,14 +267,15 @@ pub fn strip_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
     });
 }
 
-/// Does the same as [`strip_trailers`] for a response. Also removes the fields that gateways set
-/// for services. The caller may itself be a gateway that trusts such fields.
+/// Does the same as [`strip_trailers`], for the trailers of a response. Also removes the fields
+/// that gateways set for services, because the caller may itself be a gateway that trusts such
+/// fields.
 pub fn strip_response_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
     strip_trailers(trailers, private);
     remove_matching(trailers, is_forgeable);
 }
 
-/// Returns whether a field is hop-by-hop even if Connection does not name it.
+/// Returns whether a field is always hop-by-hop, even if the Connection field does not name it.
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
@@ -293,8 +295,8 @@ fn is_hop_by_hop(name: &str) -> bool {
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = items(headers, &CONNECTION)
-            // A shortcut for the most frequent option. `is_hop_by_hop` removes Keep-Alive in any
-            // case.
+            // Keep-Alive is the most frequent option. It is skipped here to save time, because the
+            // code below removes it in any case (`is_hop_by_hop`).
             .filter(|name| !name.eq_ignore_ascii_case(b"keep-alive"))
             .filter_map(|name| HeaderName::from_bytes(name).ok())
             // Host and Content-Length stay, because the message would have another meaning without
@@ -331,8 +333,9 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> boo
     items(headers, name).any(|item| item.eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
-/// Returns the members of the comma-separated list in a field, as bytes. A member that is not text
-/// must not prevent the check of the other members, because a service may still read them.
+/// Returns the members of the comma-separated list in a field, as bytes. They are not converted to
+/// text: a field with invalid text would then have no members here, but a service may still read
+/// its valid members.
 fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(name)

@@ -2,8 +2,8 @@
 //! the caller whose connection it forwards.
 //!
 //! The gateway reads the header before TLS, and only from peers that the configuration lists. A
-//! listed peer must send the header. Otherwise a caller could omit the header, and its connection
-//! would count as the balancer's own.
+//! listed peer must send the header. Otherwise a balancer that forwards a connection without a
+//! header would be taken for the caller.
 //!
 //! The address is used in audit lines, rate limits and `Forwarded`. It proves no identity. The
 //! gateway reads no bytes beyond the header.
@@ -17,14 +17,14 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// The first byte of the signature. No TLS record and no HTTP request begins with it.
 pub(super) const FIRST_BYTE: u8 = b'\r';
-/// Length in bytes of the fixed part: signature, version and command, family, and length.
+/// Length in bytes of the header's fixed part: signature, version and command, family, and length.
 const FIXED: usize = 16;
-/// Maximum length in bytes of the variable part: addresses and additional fields (TLVs).
+/// Maximum length in bytes of the header's variable part: addresses and additional fields (TLVs).
 const MAX_LENGTH: usize = 4096;
 /// The type of the checksum field: PP2_TYPE_CRC32C (section 2.2.3).
 const CHECKSUM: u8 = 3;
 
-/// The reason why a header is rejected.
+/// The reason why a PROXY header is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
     /// The peer closed the connection before it sent a byte.
@@ -38,8 +38,8 @@ pub enum HeaderError {
     Malformed(&'static str),
 }
 
-/// Reads a header. Returns the address of the caller. Returns `None` if the balancer does not know
-/// the address, or if it connects for itself, for example for a health check.
+/// Reads a PROXY header. Returns the address of the caller. Returns `None` if the balancer does not
+/// know this address, or if the balancer itself is the caller, for example for a health check.
 ///
 /// # Errors
 /// Returns an error if no byte arrives, the stream fails, or the bytes are no usable header.
@@ -60,7 +60,7 @@ pub async fn read(
     parse(&header)
 }
 
-/// Returns the number of bytes that follow the fixed part.
+/// Returns the number of header bytes that follow the fixed part.
 fn length(fixed: &[u8]) -> Result<usize, HeaderError> {
     let (signature, rest) = fixed
         .split_first_chunk::<12>()
@@ -91,14 +91,14 @@ fn parse(header: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
         _ => return Err(HeaderError::Malformed("it is too short")),
     };
     match command {
-        // LOCAL: the rest of the header must be ignored.
+        // Command LOCAL: the balancer itself is the caller. The rest of the header must be ignored.
         0x20 => return Ok(None),
         0x21 => {}
         0x22..=0x2f => return Err(HeaderError::Malformed("its command is unknown")),
         _ => return Err(HeaderError::Malformed("its version is not 2")),
     }
     let (source, fields) = match family {
-        // UNSPEC: the balancer does not know the address.
+        // Family UNSPEC: the balancer does not know the caller's address.
         0x00 => (None, body),
         // TCP over IPv4: source address, destination address, and their ports.
         0x11 => {
@@ -162,7 +162,8 @@ fn check_fields(header: &[u8], mut fields: &[u8]) -> Result<(), HeaderError> {
     Ok(())
 }
 
-/// Computes CRC-32C (RFC 3720 appendix B.4). The bytes in the range `zeros` count as zero.
+/// Computes CRC-32C (RFC 3720 appendix B.4). The bytes in the range `zeros`, where the checksum
+/// itself is, count as zero.
 fn checksum(bytes: &[u8], zeros: std::ops::Range<usize>) -> u32 {
     let mut crc = u32::MAX;
     for (position, byte) in bytes.iter().enumerate() {

@@ -11,7 +11,7 @@ use crate::upstream::{ConnectError, ServiceError, Upstream, find_source};
 /// The reason why a request is not served. The gateway makes the response from it.
 #[derive(Debug)]
 pub struct Refusal {
-    /// The reason code and the detail.
+    /// The reason code and detail of the refusal.
     pub denial: Denial,
     /// The status of the response. `None` selects the default status of the reason code.
     pub status: Option<StatusCode>,
@@ -38,7 +38,7 @@ impl Refusal {
         Denial::new(reason, detail).into()
     }
 
-    /// Returns the status of the response.
+    /// Returns `status`, or the default status of the reason code.
     pub fn status(&self) -> StatusCode {
         self.status.unwrap_or_else(|| {
             StatusCode::from_u16(self.denial.reason.status())
@@ -46,7 +46,7 @@ impl Refusal {
         })
     }
 
-    /// Creates the refusal if the gateway could not connect to the upstream.
+    /// Creates the refusal of a request for which the gateway could not connect to the upstream.
     pub fn not_connected(upstream: &Upstream, error: &ConnectError) -> Self {
         let reason = match error {
             ConnectError::Full | ConnectError::NoDescriptor => ReasonCode::Overloaded,
@@ -78,7 +78,7 @@ impl Refusal {
         Self::new(reason, format!("no connection to {}", upstream.name()))
     }
 
-    /// Creates the refusal if the assertion for a request could not be signed.
+    /// Creates the refusal of a request for which no assertion could be signed.
     pub fn not_signed(error: SignError) -> Self {
         match error {
             SignError::Expired => Self::new(

@@ -8,7 +8,8 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use super::head::content_length;
 use super::upload_progress::UploadProgress;
 
-/// The reason why a response is rejected. The text follows the upstream's name in a sentence.
+/// The reason why a response is rejected. The text is the second half of a sentence that begins
+/// with the upstream's name.
 #[derive(Debug)]
 pub(crate) struct ResponseFramingError(pub(crate) &'static str);
 
@@ -18,17 +19,17 @@ pub(crate) struct ResponseFraming {
     content_length: ContentLength,
     /// The connection must not be used for another request.
     pub(crate) prevents_reuse: bool,
-    /// True if the status allows no content (RFC 9110 section 6.4.1). The service's content is then
-    /// not sent to the caller.
+    /// True if the status allows no content (RFC 9110 section 6.4.1). If true, the service's
+    /// content is not sent to the caller.
     pub(crate) has_no_content: bool,
 }
 
-/// How the gateway must change `Content-Length`.
+/// How the gateway must change the `Content-Length` field of the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ContentLength {
     /// The field is canonical or absent and needs no change.
     Keep,
-    /// Write one field with this value.
+    /// Replace the field, or several equal fields, by one field with this value.
     Set(u64),
     /// Remove the field (RFC 9110 section 8.6).
     Remove,
@@ -40,7 +41,7 @@ pub(crate) fn accept<B>(
     upload: &UploadProgress,
 ) -> Result<ResponseFraming, ResponseFramingError> {
     let version = response.version();
-    // hyper silently omits the request body if it believes that the service uses HTTP/1.0.
+    // If hyper believes that the service uses HTTP/1.0, it silently omits the request body.
     if version != Version::HTTP_2 && upload.was_omitted() {
         return Err(ResponseFramingError(
             "was not sent the body that the request has",
@@ -93,8 +94,8 @@ fn check(
     }
     let forbids_length = status == StatusCode::NO_CONTENT || status.is_informational();
     let has_no_content = forbids_length || status == StatusCode::NOT_MODIFIED;
-    // In a 304, Content-Length announces no content. It is the length of what the caller has
-    // cached.
+    // In a 304, Content-Length does not announce content. Its value is the length of the response
+    // that the caller has cached.
     let announces_content = chunked || (forbids_length && length.is_some_and(|length| length > 0));
     Ok(ResponseFraming {
         content_length: match length {
@@ -102,15 +103,17 @@ fn check(
             Some(length) if !is_canonical => ContentLength::Set(length),
             _ => ContentLength::Keep,
         },
-        // An HTTP/1.0 service does not understand a chunked request. If a service announces content
-        // in a response that cannot have content, the gateway would read the content as the next
-        // response.
+        // A connection to an HTTP/1.0 service is not reused, because such a service does not
+        // understand a chunked request. A connection is also not reused after a response that
+        // announces content although its status allows none: the gateway would read the content as
+        // the next response.
         prevents_reuse: version == Version::HTTP_10 || (has_no_content && announces_content),
         has_no_content,
     })
 }
 
-/// Returns whether `value` contains only `item`, without leading zeros.
+/// Returns whether the field value `value` consists only of the number `item`, and `item` has no
+/// leading zeros.
 fn is_only_spelling(item: &[u8], value: &HeaderValue) -> bool {
     item.len() == value.len() && (item.len() == 1 || !item.starts_with(b"0"))
 }
@@ -255,7 +258,8 @@ mod tests {
     }
 
     proptest! {
-        /// The caller of every accepted response sees one canonical length, or chunks, or neither.
+        /// Every accepted response reaches the caller with one canonical length, or chunked, or
+        /// with neither.
         #[test]
         fn an_accepted_response_has_one_framing(
             fields in proptest::collection::vec(

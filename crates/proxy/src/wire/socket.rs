@@ -22,8 +22,8 @@ const APPLICATION_DATA: u8 = 0x17;
 /// Maximum size of an encrypted alert in bytes. Session tickets are always larger.
 const MAX_ALERT: usize = 64;
 
-/// Limits for the time and the bytes that a peer may still send after the gateway has closed its
-/// side of the connection.
+/// Limits after the gateway has closed its side of a connection: how long, and how many bytes, the
+/// peer may still send.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LingerLimits {
     time: Duration,
@@ -49,7 +49,7 @@ impl LingerLimits {
 pub(crate) enum SniffedProtocol {
     /// The peer has sent no byte yet.
     Unread,
-    /// The first byte does not belong to one of the other protocols.
+    /// Probably TLS: the first byte belongs to none of the other protocols.
     Tls,
     /// HTTP without TLS.
     PlainHttp,
@@ -67,9 +67,9 @@ impl SniffedProtocol {
     }
 }
 
-/// The progress of the handshake. A flight is all messages that a side sends before it waits for
-/// the other side. In TLS 1.3, the gateway sends the session ticket after the peer has answered its
-/// flight.
+/// The progress of the handshake. All messages that one side sends before it waits for the other
+/// side are a flight. In TLS 1.3, the gateway sends the session ticket after the peer has answered
+/// the gateway's flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HandshakeProgress {
     /// The gateway has not yet written a complete flight.
@@ -120,7 +120,8 @@ impl CallerSocket {
         }
     }
 
-    /// Returns the protocol of the peer. If it is not TLS, the first read returns an error.
+    /// Returns the protocol that the peer uses. If this protocol is not TLS, the first read returns
+    /// an error.
     pub(crate) const fn sniffed(&self) -> SniffedProtocol {
         self.sniffed
     }
@@ -131,7 +132,7 @@ impl CallerSocket {
         self.handshake = None;
     }
 
-    /// Returns whether `bytes` are the session ticket at the end of the handshake. An encrypted
+    /// Returns whether `bytes` is the session ticket at the end of the handshake. An encrypted
     /// alert has the same record type, but is shorter.
     fn is_ticket(&self, bytes: &[u8]) -> bool {
         self.handshake == Some(HandshakeProgress::Answered)
@@ -139,7 +140,7 @@ impl CallerSocket {
             && bytes.len() > MAX_ALERT
     }
 
-    /// Records whether a write has written the complete flight.
+    /// Records from the result of a write whether the gateway's flight is complete.
     fn record_write(&mut self, written: &Poll<io::Result<usize>>, length: usize) {
         if self.handshake.is_some() {
             self.handshake = Some(match written {
@@ -180,8 +181,8 @@ impl CallerSocket {
         }
     }
 
-    /// Returns the outcome of a write. If writes have been pending for longer than the timeout,
-    /// returns an error.
+    /// Returns the result of a write unchanged, unless writes have been pending for longer than the
+    /// timeout. Then returns an error.
     fn limit_stall(
         &mut self,
         context: &mut Context<'_>,
@@ -203,7 +204,8 @@ impl CallerSocket {
     }
 
     /// Makes the kernel send all later bytes together with the end of the stream, in a single
-    /// segment if they fit. The kernel sends them after at most 200 ms.
+    /// segment if they fit. Without an end of the stream, the kernel sends them after at most 200
+    /// ms.
     pub(crate) fn cork(&self) {
         // TCP_CORK exists only on Linux. Other systems send two segments.
         #[cfg(target_os = "linux")]
@@ -212,9 +214,9 @@ impl CallerSocket {
         }
     }
 
-    /// Closes the connection so that the peer can read the last bytes. If a socket is closed while
-    /// it has unread input, the kernel resets the connection. The peer would then lose the bytes
-    /// that it has not read.
+    /// Closes the connection so that the peer can read the last bytes. Before that, reads the
+    /// peer's input within `limits`. If a socket is closed while it has unread input, the kernel
+    /// resets the connection, and the peer may lose bytes that it has not read.
     pub(crate) async fn linger(mut self, limits: LingerLimits) {
         if !self.shut_down && self.shutdown().await.is_err() {
             return;
@@ -231,13 +233,14 @@ impl CallerSocket {
         let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
     }
 
-    /// Waits until the peer has sent bytes or closed its side.
+    /// Waits until the peer has sent bytes or has closed its side of the connection.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         self.stream.readable().await
     }
 }
 
-/// Replaces the alert `certificate_required`, which TLS 1.2 does not have.
+/// Replaces the alert `certificate_required`, which TLS 1.2 does not have, by `handshake_failure`.
+/// Returns all other bytes unchanged.
 fn replace_alert(bytes: &[u8]) -> &[u8] {
     if bytes == REQUIRED_TLS12 {
         &FAILURE_TLS12

@@ -62,11 +62,11 @@ fn check_port(port: &str) -> Result<(), Denial> {
     }
 }
 
-/// Checks a path, and decodes it so that routes can be matched.
+/// Checks a path, and returns it percent-decoded, for matching against routes.
 ///
 /// Rejects dot segments in any encoding, an encoded slash or backslash, a backslash, control
-/// characters, and bytes outside ASCII. Also rejects empty segments other than the last one, and
-/// incomplete or double percent-encodings.
+/// characters, and bytes outside ASCII. Also rejects incomplete and double percent-encodings, and
+/// empty segments. Only the last segment may be empty.
 ///
 /// # Errors
 /// Returns a `malformed-request` denial that names the violated rule.
@@ -87,8 +87,8 @@ pub fn checked_path(path: &str) -> Result<Cow<'_, str>, Denial> {
     } else {
         Cow::Borrowed(path)
     };
-    // Compares bytes, because this is faster. In UTF-8 no other character contains the byte of a
-    // separator.
+    // The path is split as bytes, because this is faster. In UTF-8 the bytes `/` and `;` occur in
+    // no other character.
     let mut segments = decoded
         .as_bytes()
         .split(|byte| *byte == b'/')

@@ -11,7 +11,7 @@ use super::socket::{CallerSocket, LingerLimits};
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Closes a connection so that the caller can read the last bytes, even if the caller is still
-/// sending.
+/// sending a request.
 pub(crate) async fn close_gracefully(mut stream: TlsStream<CallerSocket>) {
     stream.get_ref().0.cork();
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;

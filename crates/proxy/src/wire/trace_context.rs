@@ -1,8 +1,8 @@
 //! W3C Trace Context: continues a caller's trace, or begins a new trace.
 //!
-//! The gateway reports no spans. A span of the gateway would be a parent that is never reported,
-//! which would break the trace. The gateway therefore forwards the caller's `traceparent`
-//! unchanged. The audit line contains the trace identifier.
+//! The gateway reports no spans. If it added a span to the trace, this span would be the parent of
+//! other spans, but would never be reported. The trace would then be broken. The gateway therefore
+//! forwards the caller's `traceparent` unchanged. The audit line contains the trace identifier.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -54,7 +54,8 @@ pub(crate) fn propagate(
 
 /// A valid `traceparent`.
 struct TraceParent<'a> {
-    /// The part that version 00 defines, with the version number of the received field.
+    /// The part of the received field that version 00 defines. It begins with the version number of
+    /// the received field.
     known: &'a [u8],
     trace: TraceId,
     is_version_00: bool,
@@ -117,8 +118,8 @@ fn begin(seed: [u8; 16]) -> Option<(HeaderValue, TraceId)> {
     let trace = bytes.get_mut(3..35)?;
     write_hex(trace, &seed);
     let id = TraceId::from_hex((&*trace).try_into().ok()?);
-    // The span identifier is derived from the same random bytes. It need not be unique, because it
-    // is the only span of the gateway in a new trace.
+    // The span identifier is derived from the same random bytes. This is enough, because it is the
+    // only span identifier that the gateway makes for this trace.
     let (high, low) = seed.split_at(8);
     let mut span = [0_u8; 8];
     for (byte, (high, low)) in span.iter_mut().zip(high.iter().zip(low)) {

@@ -1,7 +1,8 @@
 //! `UploadProgress`: tracks how much of a request's body was sent to the service.
 //!
-//! The body knows when it waits for the caller. The task that waits for the response must know this
-//! too, because this time does not count toward the service's timeout.
+//! The request body knows when it waits for more data from the caller. The task that waits for the
+//! service's response must know this too, because such a wait does not count toward the service's
+//! timeout.
 
 use std::future::Future;
 use std::pin::pin;
@@ -25,10 +26,10 @@ pub(crate) struct UploadProgress {
     waits_for_caller: AtomicBool,
     /// The time when the service last accepted a frame.
     last_progress: Mutex<Option<Instant>>,
-    /// The error of the caller's body. Stored here, because h2's error for the connection to the
-    /// service does not contain it.
+    /// The error with which the caller's body ended. Stored here, because h2's error for the
+    /// connection to the service does not contain it.
     fault: OnceLock<Denial>,
-    /// The response has ended, so that the rest of the request body is not sent.
+    /// The response has ended, so the rest of the request body is not sent.
     abandoned: AtomicBool,
     /// The task that sends the body, while it waits for the caller. `abandon` wakes the task.
     sender: Mutex<Option<Waker>>,
@@ -58,7 +59,8 @@ impl UploadProgress {
         self.started.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether hyper sent the request without its body, although it has a body.
+    /// Returns whether hyper sent a request without its body: the body is not complete, but was
+    /// never polled.
     pub(super) fn was_omitted(&self) -> bool {
         !self.is_complete() && !self.started.load(Ordering::Relaxed)
     }
@@ -73,8 +75,8 @@ impl UploadProgress {
         }
     }
 
-    /// Ends the request body with an error, because the response is over. Otherwise the stream of
-    /// the body on a shared HTTP/2 connection would stay open as long as the caller sends.
+    /// Ends the request body with an error, because the response has ended. Otherwise, on a shared
+    /// HTTP/2 connection to the service, the stream would stay open as long as the caller sends.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
         let sender = self
@@ -110,7 +112,7 @@ impl UploadProgress {
     }
 
     /// Waits for the response for at most `timeout`. Each frame that the service accepts starts the
-    /// timeout again. Time in which the request waits for its caller does not count.
+    /// timeout again. Time in which the upload waits for data from the caller does not count.
     pub(crate) async fn response_within<T>(
         &self,
         timeout: Duration,
@@ -127,7 +129,8 @@ impl UploadProgress {
     }
 
     fn time_left(&self, timeout: Duration, now: Instant) -> Result<Duration, ResponseTimeout> {
-        // `RequestBody` itself limits the time that the caller may pause.
+        // The service's timeout does not run while the upload waits for the caller. `RequestBody`
+        // itself limits this wait.
         if !self.is_complete() && self.waits_for_caller.load(Ordering::Relaxed) {
             return Ok(timeout);
         }
@@ -166,13 +169,15 @@ mod tests {
                 .is_err()
         );
 
-        // While the caller pauses, the service need not respond.
+        // While the upload waits for the caller, the service need not respond, so the timeout does
+        // not run.
         let upload = UploadProgress::new(false);
         upload.set_waiting_for_caller(Waker::noop());
         assert_eq!(upload.time_left(timeout, at(10)).unwrap(), timeout);
         assert_eq!(upload.time_left(timeout, at(1000)).unwrap(), timeout);
 
-        // The timeout of the service starts at the last frame, even if the body is not complete.
+        // The service's timeout starts when the service accepts a frame, even if the body is not
+        // complete.
         upload.record_progress();
         let moved = upload.last_progress.lock().unwrap().unwrap();
         assert_eq!(

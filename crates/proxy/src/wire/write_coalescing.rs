@@ -1,8 +1,9 @@
-//! `CoalescingIo`: sends all bytes that an HTTP/2 connection writes in one poll together.
+//! `CoalescingIo`: collects all bytes that an HTTP/2 connection writes in one poll, and sends them
+//! together.
 //!
-//! h2 flushes after each DATA frame that it does not copy. Each response would then cost a system
-//! call and a TLS record, even if many responses are ready at the same time. `CoalescingIo`
-//! therefore buffers frames until the poll ends.
+//! h2 flushes after each DATA frame that it does not copy. Without `CoalescingIo`, each response
+//! would therefore cost a system call and a TLS record, even if many responses are ready at the
+//! same time. `CoalescingIo` buffers the frames until the poll ends.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -12,7 +13,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Maximum number of buffered bytes. One TLS record can contain them.
+/// Maximum number of buffered bytes. It is also the maximum content of one TLS record.
 const MAX_BUFFERED: usize = 16 * 1024;
 /// Size in bytes from which a write is not buffered, because a copy would cost too much.
 const LARGE: usize = 4 * 1024;
@@ -22,7 +23,8 @@ struct Inner<S> {
     buffered: Vec<u8>,
     /// Number of bytes of `buffered` that were written to the stream.
     taken: usize,
-    /// The error of the last attempt to send, if it failed.
+    /// The error of the last attempt to send the buffered bytes. `None` if this attempt did not
+    /// fail.
     failed: Option<io::ErrorKind>,
 }
 
@@ -130,7 +132,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingIo<S> {
     }
 }
 
-/// The other handle of a [`CoalescingIo`]. It sends the buffered bytes.
+/// The second handle to the buffer of a [`CoalescingIo`]. [`SendEachPoll`] uses it to send the
+/// buffered bytes.
 pub(crate) struct CoalescedWrites<S>(Arc<Mutex<Inner<S>>>);
 
 impl<S> CoalescedWrites<S> {
@@ -179,7 +182,8 @@ impl<C: Future + Unpin, S: AsyncWrite + Unpin> Future for SendEachPoll<'_, C, S>
             let mut inner = (self.writes.0.lock()).unwrap_or_else(PoisonError::into_inner);
             let sent = inner.poll_send(context);
             match (polled, sent) {
-                // Polls the connection again, so that its next flush returns the error.
+                // The error is stored and the connection is polled again, so that its next flush
+                // returns the error.
                 (Poll::Pending, Poll::Ready(Err(error))) if inner.failed.is_none() => {
                     inner.failed = Some(error.kind());
                 }
