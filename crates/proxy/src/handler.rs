@@ -45,8 +45,8 @@ use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::{HttpProtocol, Upstream};
 
-/// Time after a gRPC caller's deadline in which the service can still report that the deadline has
-/// passed.
+/// Time that the gateway waits after a gRPC caller's deadline. In this time the service can report
+/// that the deadline has passed.
 const GRPC_GRACE: Duration = Duration::from_secs(1);
 
 /// Responds to one request. If `framing_error` is `Some`, the request's head is malformed. Over
@@ -160,8 +160,8 @@ fn local_response(
 ) -> Response<GatewayBody> {
     record.answered(response.status().as_u16());
     match H2Stream::current() {
-        // Over HTTP/2, a body is complete only when the caller has taken it. The stream completes
-        // the record then.
+        // Over HTTP/2, a body is complete only when the caller has taken it. `stream` completes the
+        // record at that time.
         Some(stream) if !response.body().is_end_stream() => {
             stream.attach_audit(ResponseAudit::local(record, Arc::clone(connection)));
         }
@@ -213,7 +213,8 @@ async fn serve(
         &target.host,
     )?;
     if let Some(response) = serve_locally(context, &parts.method, &target, record) {
-        // A caller that used extended CONNECT would read a 2xx response as an open tunnel.
+        // The gateway's own paths refuse extended CONNECT, because its caller would read a 2xx
+        // response as an open tunnel.
         if upgrade.as_ref().is_some_and(|asked| asked.stream.is_some()) {
             return Err(Refusal::new(
                 ReasonCode::MalformedRequest,
@@ -266,7 +267,7 @@ fn serve_locally(
         .then(|| protected_resource::respond(context.snapshot, method, target, record))
 }
 
-/// A request that policy has permitted, with the values that forwarding it needs.
+/// A permitted request, with the values that are needed to forward it.
 struct Permitted<'a> {
     context: RequestContext<'a>,
     forwarding: ForwardContext<'a>,
@@ -365,7 +366,8 @@ async fn forward_permitted(
     }))
 }
 
-/// Returns the signal that ends the response if another caller needs its upstream connection.
+/// Returns the signal that ends the response if another caller needs the response's upstream
+/// connection.
 fn ends_for_another(upstream: &Upstream, sent: &UpstreamResponse) -> Option<EndsForAnother> {
     let preemption = sent.lease.preemption()?;
     let denial = forward::preemption_denial(upstream.name());
@@ -404,9 +406,9 @@ fn write_request(
 }
 
 /// Returns the time by which the response must be complete: after `total_timeout`, or after the
-/// gRPC caller's own deadline if it is earlier. A gRPC caller cancels its request at its deadline.
-/// The gateway enforces the deadline as well, because a caller may disappear without a reset of the
-/// stream.
+/// gRPC caller's own deadline if this deadline is earlier. A gRPC caller cancels its request at its
+/// deadline. The gateway enforces the deadline as well, because a caller may disappear without a
+/// reset of the stream.
 fn deadline(total: Option<Duration>, grpc: Option<Duration>) -> Option<Instant> {
     let grpc = grpc.map(|timeout| timeout.saturating_add(GRPC_GRACE));
     let timeout = match (total, grpc) {

@@ -51,7 +51,7 @@ pub(crate) async fn serve(
     }
 }
 
-/// A connection after its handshake, with the state that serving it needs.
+/// A connection after its handshake, with the state that is needed to serve it.
 struct Established {
     connection: Arc<Connection>,
     limits: Limits,
@@ -109,8 +109,8 @@ async fn establish(
                 elapsed: accepted_at.elapsed(),
             };
             let error = match error.is_eviction() {
-                // An evicted connection no longer owns its slot. Its guard is dropped before `note`
-                // waits.
+                // An evicted connection no longer owns its slot. Its guard is dropped before the
+                // await of `note`, which may take some time.
                 true => {
                     drop((guard, snapshot));
                     let count = worker.shared().evictions.note().await?;
@@ -122,7 +122,7 @@ async fn establish(
             return None;
         }
     };
-    // The limits are cloned, because a connection must not keep an old snapshot in memory.
+    // Only the limits are cloned, because a connection must not keep an old snapshot in memory.
     let limits = snapshot.limits.clone();
     drop(snapshot);
     worker.shared().metrics.handshake_succeeded();
@@ -155,8 +155,8 @@ async fn establish(
     }))
 }
 
-/// Performs the handshake. Fails if the handshake takes too long, or if the connection is evicted
-/// for a newer connection.
+/// Performs the handshake. Fails if the handshake takes longer than `handshake_timeout`, or if the
+/// connection is evicted for a newer connection.
 async fn perform_in_time(
     guarding: Guarding<'_>,
     stream: TcpStream,
@@ -236,8 +236,9 @@ async fn perform(
     let Some(entry) = snapshot.server_names.select(requested_name.as_deref()) else {
         return Err(HandshakeError::unknown_name(requested_name));
     };
-    // `with_notes` collects what the verifier and the tickets note in `into_stream`. rustls
-    // decrypts a session ticket as soon as it has its configuration.
+    // `with_notes` collects what the certificate verifier and the ticket decryption record during
+    // the handshake. `into_stream` is already part of it, because rustls decrypts a session ticket
+    // as soon as `into_stream` has set the TLS configuration.
     let accepting = async {
         start
             .into_stream(Arc::clone(entry.tls()))

@@ -70,7 +70,7 @@ impl HandshakeError {
         }
     }
 
-    /// Creates the error for a PROXY header that the gateway could not read.
+    /// Creates the error for a PROXY header that did not arrive or is malformed.
     pub(super) fn proxy_header(error: HeaderError) -> Self {
         match error {
             HeaderError::Gone => Self::gone(),
@@ -79,7 +79,7 @@ impl HandshakeError {
     }
 
     /// Creates the error for a peer that sent a PROXY header, or the beginning of one, in place of
-    /// TLS. `has_header` is true if a PROXY header was read before.
+    /// TLS. `has_header` is true if the gateway has read another PROXY header before.
     pub(super) fn unexpected_header(has_header: bool) -> Self {
         Self::new(
             ReasonCode::MalformedRequest,
@@ -110,7 +110,8 @@ impl HandshakeError {
         self.is_eviction
     }
 
-    /// Makes one record for `count` evicted connections: all evictions since the last record.
+    /// Makes one record for `count` evicted connections, which are all evictions since the last
+    /// such record.
     pub(super) fn of_many(self, count: NonZeroU64) -> Self {
         Self {
             detail: format!("{EVICTED}; {count} did since this was last recorded"),
@@ -188,7 +189,7 @@ impl HandshakeError {
         }
     }
 
-    /// Writes the audit line and closes the connection.
+    /// Writes the audit line of the failed handshake and closes the connection.
     pub(super) async fn conclude(mut self, worker: &Worker, context: &FailureContext<'_>) {
         let socket = self.socket.take();
         let response = self.response;

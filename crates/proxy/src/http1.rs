@@ -37,9 +37,9 @@ use crate::snapshot::Limits;
 /// (see [`next_check`]). If the connection is idle, hyper stops serving it.
 const IDLE_AFTER: Duration = Duration::from_millis(50);
 
-/// The start of the common check times. All connections check for idleness at multiples of
-/// [`IDLE_AFTER`] after this time. A new timer costs a system call only if it expires before all
-/// other timers, which is rare with common check times.
+/// All connections check for idleness at the same times, which are multiples of [`IDLE_AFTER`]
+/// after this time. A new timer costs a system call only if it expires before all other timers.
+/// This is rare if all connections use the same times.
 static CHECKS_FROM: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Returns the first check time that is at least [`IDLE_AFTER`] from now.
@@ -53,16 +53,17 @@ fn next_check() -> Instant {
 /// Each future would otherwise need space for the whole value.
 type Io = Box<FramingIo<TlsStream<CallerSocket>>>;
 
-/// Counts the requests of a connection. It is kept while hyper does not serve the connection.
+/// Counts the requests of a connection, also over periods in which hyper does not serve it.
 struct Activity {
     framing: Arc<FramingState>,
-    /// Number of requests that have begun. The number is also the position of the next request.
+    /// Number of requests that have begun. This number is also the position of the next request on
+    /// the connection.
     begun: AtomicU64,
     /// Number of handlers that run now.
     running: AtomicUsize,
     /// Whether the last request was HTTP/1.0. In HTTP/1.0 the end of the connection may mark the
-    /// end of the response. The caller can then tell only from the kind of close whether the
-    /// response is complete (RFC 9112 section 9.8).
+    /// end of the response. The caller can then only see from the kind of close (regular or reset)
+    /// whether the response is complete (RFC 9112 section 9.8).
     is_http_10: AtomicBool,
     /// The tunnel that begins after its 101 response was sent.
     tunnel: Mutex<Option<Box<Tunnel>>>,
@@ -89,8 +90,8 @@ impl Activity {
         self.tunnel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves when no request has begun between two checks, no request is in progress, and all
-    /// written bytes are flushed.
+    /// Resolves when the connection is idle: no request has begun between two checks, no request is
+    /// in progress, and all written bytes are flushed.
     async fn idle(&self, connection: &Connection) {
         loop {
             let begun = self.begun.load(Ordering::Relaxed);
@@ -108,8 +109,8 @@ impl Activity {
 
 /// The reason why hyper stopped serving a connection.
 enum Stopped {
-    /// HTTP has ended on the connection. `early` is true if hyper or the guard has read bytes that
-    /// belong to no request.
+    /// HTTP has ended on the connection. `early` is true if hyper or the framing guard has read
+    /// bytes after the last request.
     Ended {
         ended: Result<(), hyper::Error>,
         io: Io,
@@ -153,8 +154,8 @@ async fn serve_until_end(
     activity: Arc<Activity>,
     mut lifetime: Lifetime,
 ) -> Result<(), hyper::Error> {
-    // `begun` is the number of requests when the connection last became idle after a request.
-    // `since` is that time.
+    // `since` is the time when the connection last became idle after a request. `begun` is the
+    // number of requests that had begun at that time.
     let (mut begun, mut since) = (0, Instant::now());
     let (ended, io, early) = loop {
         // Boxed, so that an idle connection needs no space for this future.
@@ -240,7 +241,8 @@ async fn close(
                 false => stream.flush().await,
             }
         };
-        // The caller may read slowly, as long as its identity is valid.
+        // There is no timeout for the whole write: the caller may read slowly as long as its
+        // identity is valid.
         let sent = tokio::select! {
             biased;
             sent = sending => sent,
@@ -258,8 +260,8 @@ async fn close(
     }
 }
 
-/// Ends a connection during a response. In HTTP/1.0 the connection is reset, because the caller
-/// would read any other close as the end of the response.
+/// Ends a connection while a response may be in progress. In HTTP/1.0 the connection is reset,
+/// because the caller would read any other close as the end of the response.
 fn abort(stream: TlsStream<CallerSocket>, is_http_10: bool) {
     if is_http_10 {
         stream.into_inner().0.reset();
@@ -303,8 +305,8 @@ async fn serve_active(
     });
     let mut builder = http1::Builder::new();
     builder
-        // Not needed, because the framing guard enforces the header timeout, and hyper does not
-        // serve idle connections.
+        // hyper's own timeout is not needed, because the framing guard enforces the header timeout,
+        // and hyper does not serve idle connections.
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes.max(64 * 1024) + 1024);
     let mut http = builder.serve_connection(TokioIo::new(io), service);
@@ -315,8 +317,9 @@ async fn serve_active(
         let ending = tokio::select! {
             ended = poll_fn(|context| loop {
                 let polled = http.poll_without_shutdown(context);
-                // hyper ends without a flush if it does not need the unread part of a request.
-                // `Pending` keeps the loop waiting until all bytes are written.
+                // If hyper does not need the unread part of a request, it ends without a flush. The
+                // result is then replaced by `Pending`, so that the connection is polled until all
+                // bytes are written.
                 if matches!(polled, Poll::Ready(Ok(()))) && activity.framing.has_pending_write() {
                     break Poll::Pending;
                 }
@@ -335,7 +338,8 @@ async fn serve_active(
                 Pin::new(&mut http).graceful_shutdown();
             }
             Ending::Cut(denial) => {
-                // The response in progress ends here without its last chunk.
+                // The connection ends while a response may be in progress. That response then has
+                // no last chunk.
                 connection.cut(denial);
                 let (stream, _) = http.into_parts().io.into_inner().into_parts();
                 abort(stream, activity.is_http_10.load(Ordering::Relaxed));
@@ -348,8 +352,8 @@ async fn serve_active(
     let early = !io.is_between_requests() || !parts.read_buf.is_empty();
     match ended {
         Some(ended) => Stopped::Ended { ended, io, early },
-        // Should not happen, because no bytes were read on an idle connection. Read bytes cannot be
-        // given back to hyper, so the connection must end.
+        // Should not happen, because no bytes were read on an idle connection. If bytes were read,
+        // they cannot be given back to hyper, so the connection must end.
         None if early => Stopped::Ended {
             ended: Ok(()),
             io,

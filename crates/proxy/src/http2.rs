@@ -30,12 +30,13 @@ use crate::reason::ReasonCode;
 use crate::snapshot::Limits;
 
 /// The detail in the audit line of a connection that is closed because its caller does not take a
-/// response. Used if a stream reset cannot end the stream any more.
+/// response. The gateway closes the connection if it cannot reset the stream of that response any
+/// more.
 const UNREAD: &str = "the caller did not take an answer for too long";
 /// Time after GOAWAY in which streams may still make progress, before the connection ends.
 const GOAWAY_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// Signals to the connection's streams and tunnels that the connection has ended, on drop.
+/// When dropped, signals to the connection's streams and tunnels that the connection has ended.
 struct EndOnDrop<'a>(&'a Connection);
 
 impl Drop for EndOnDrop<'_> {
@@ -45,12 +46,13 @@ impl Drop for EndOnDrop<'_> {
 }
 
 /// Maximum number of bytes that h2 buffers for one response, in addition to one chunk of the body.
-/// The buffer fills if the caller's window has space but its socket is full.
+/// The buffer fills if the caller's flow-control window has space but the socket's send buffer is
+/// full.
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// The reason why serving stopped.
 enum Stopped {
-    /// HTTP has ended. The caller may still read the last bytes that were sent.
+    /// HTTP/2 has ended on the connection. The caller may not have read the last bytes yet.
     Ended(Result<(), hyper::Error>),
     /// The connection was cut.
     Cut,
@@ -152,8 +154,8 @@ async fn serve_streams(
     }
 }
 
-/// Records, at the end of a connection that was not cut, which requests and frames h2 itself has
-/// refused.
+/// When dropped, records which requests and frames the h2 library has refused. Records nothing if
+/// the connection was cut.
 struct RecordH2Refusals<'a> {
     connection: &'a Connection,
     stats: Arc<H2Stats>,
@@ -172,8 +174,8 @@ impl Drop for RecordH2Refusals<'_> {
     }
 }
 
-/// Resolves after a period of length `timeout` without activity: no request has begun or is in
-/// progress, and no response is being sent. A connection that never sends a request is idle from
+/// Resolves when the connection was idle for `timeout`: in this time no request has begun or was in
+/// progress, and no response was being sent. A connection that never sends a request is idle from
 /// its beginning.
 async fn idle(connection: &Connection, started: &AtomicU64, stats: &H2Stats, timeout: Duration) {
     let mut before = u64::MAX;

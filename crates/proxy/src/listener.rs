@@ -36,8 +36,8 @@ const MIN_BACKOFF: Duration = Duration::from_millis(5);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 /// Length of the kernel's accept queue.
 const BACKLOG: i32 = 1024;
-/// If each worker has at least this number of connections, a load difference of one connection
-/// counts as balanced.
+/// If each worker has at least this number of connections, the load counts as balanced even if one
+/// worker has one connection more than another.
 const BALANCED_FROM: usize = 4;
 /// Maximum time between two sweeps of the upstream pool.
 const MAX_SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -60,8 +60,8 @@ struct AcceptedConnection {
     guard: ConnectionGuard,
 }
 
-/// An accepted socket. It is `Unregistered` if the worker that serves it is not the worker that
-/// accepted it. The serving worker then registers it with its runtime.
+/// An accepted socket. It is `Unregistered` if another worker than the accepting one will serve it.
+/// The serving worker registers the socket with its own runtime.
 enum Socket {
     Registered(TcpStream),
     Unregistered(std::net::TcpStream),
@@ -86,8 +86,8 @@ struct Dispatcher {
     workers: Vec<WorkerHandle>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
-    /// The prefix of all connection identifiers of this process. Each start makes a new random
-    /// prefix, so that no identifier is used twice.
+    /// The prefix of all connection identifiers of this process. Each start of the process makes a
+    /// new random prefix, so that no identifier is used twice.
     id_prefix: String,
     next_id: AtomicU64,
 }
@@ -100,7 +100,8 @@ struct Acceptor {
     dispatcher: Arc<Dispatcher>,
     /// Index of the worker in `Dispatcher::workers`.
     worker: usize,
-    /// Dropped when this acceptor ends. [`Workers::accept`] waits until all are dropped.
+    /// Dropped when this acceptor ends. [`Workers::accept`] waits until all acceptors have dropped
+    /// their senders.
     _open: mpsc::Sender<()>,
 }
 
@@ -227,7 +228,7 @@ impl Workers {
     }
 
     /// Waits until all worker threads have ended. A worker ends when no acceptor runs any more and
-    /// all its connections have closed.
+    /// all connections of the worker have closed.
     pub fn join(self) {
         drop(self.dispatcher);
         for thread in self.threads {
@@ -334,8 +335,8 @@ impl Dispatcher {
     }
 
     /// Chooses the worker with the least load. If all workers have at least `BALANCED_FROM`
-    /// connections, prefers worker `own` even if it has one connection more. A different worker
-    /// would have to be woken first.
+    /// connections, chooses worker `own` even if it has one connection more than the worker with
+    /// the least load, because that worker would have to be woken first.
     fn choose(&self, own: usize) -> Option<(usize, &WorkerHandle)> {
         let load = |worker: &WorkerHandle| worker.load.load(Ordering::Relaxed);
         let (index, idlest) = self
@@ -414,9 +415,9 @@ async fn run<S, F>(
     }
 }
 
-/// Regularly closes pooled connections that services have closed. Also closes connections that were
-/// idle for `idle_timeout` or slightly longer. Runs until the worker's runtime ends, even if no
-/// request arrives.
+/// Regularly closes pooled connections that services have closed. Also closes pooled connections
+/// that were idle for `idle_timeout` or slightly longer. Runs until the worker's runtime ends, even
+/// if no request arrives.
 async fn sweep(worker: Arc<Worker>) {
     loop {
         let snapshot = worker.shared().snapshot.load_full();
