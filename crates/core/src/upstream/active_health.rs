@@ -51,8 +51,8 @@ pub async fn check(upstream: Arc<Upstream>, index: usize, metrics: Arc<Metrics>)
         ticks.tick().await;
         let asked = tokio::time::timeout(check.timeout, ask(&upstream, index, &check)).await;
         let outcome = asked.unwrap_or(Err(CheckError::Late(check.timeout)));
-        // If the gateway has no free file descriptor for the check, the endpoint is not the cause,
-        // so the outcome does not count.
+        // If the gateway has no free file descriptor for the check, the endpoint is not the cause
+        // of the failure, so this outcome does not count.
         if matches!(
             &outcome,
             Err(CheckError::Connect(ConnectError::NoDescriptor))
@@ -81,14 +81,15 @@ pub async fn check(upstream: Arc<Upstream>, index: usize, metrics: Arc<Metrics>)
 struct Streak {
     good: u32,
     bad: u32,
-    /// Whether the endpoint was checked before. The first check decides the health alone. Later a
-    /// streak of equal outcomes is needed to change the health.
+    /// Whether the endpoint was checked before. The outcome of the first check alone decides the
+    /// health. Later the health changes only after several equal outcomes in a row.
     decided: bool,
 }
 
 impl Streak {
-    /// Counts the outcome of one check: `well` is true if the check succeeded. Returns the health
-    /// if the outcome decides it: the first outcome does, and so does one that completes a streak.
+    /// Counts the outcome of one check. `well` is true if the check succeeded. Returns whether the
+    /// endpoint is healthy, if this is the first check or if enough outcomes in a row were equal.
+    /// Otherwise returns `None`, and the health does not change.
     fn count(&mut self, well: bool, check: &HealthCheck) -> Option<bool> {
         let (same, other, enough) = if well {
             (&mut self.good, &mut self.bad, check.healthy)

@@ -1,5 +1,5 @@
-//! The services behind the gateway. This module selects endpoints and pools connections. The module
-//! `proxy` decides what is sent to them.
+//! The services behind the gateway. This module selects endpoints and pools connections. The crate
+//! `proxy` decides what is sent to the services.
 //!
 //! On top:
 //!
@@ -8,7 +8,7 @@
 //! Below, from top to bottom; a module imports only from the modules below it:
 //!
 //! - `pool`: leases connections to requests, and keeps idle connections
-//! - `balance`: selects endpoints and remembers which of them fail
+//! - `balance`: selects endpoints, and remembers which endpoints fail
 //! - `connection`: opens one connection and speaks HTTP on it
 //! - `limits`: limits on connections and requests
 //! - `config`: the configuration of an upstream

@@ -15,7 +15,7 @@ fn upstream() -> Upstream {
     })
 }
 
-/// Whether requests go to the endpoint `index` while the other endpoint is available too.
+/// Returns whether requests go to the endpoint `index` while the other endpoint is available too.
 fn is_used(upstream: &Upstream, index: usize) -> bool {
     let none = Tried::default();
     (0..4).any(|_| upstream.pick(Affinity::default(), &none) == Some(index))
@@ -27,8 +27,8 @@ fn pass(upstream: &mut Upstream, time: Duration) {
     state.since = state.since.checked_sub(time).unwrap();
 }
 
-/// Records a failure of the first endpoint. Returns the bounds of its ejection time in
-/// milliseconds: minimum and maximum, because the test itself takes time.
+/// Records a failure of the first endpoint. Returns the minimum and maximum of the resulting
+/// ejection time in milliseconds. The exact time is unknown, because the test itself takes time.
 fn pause_of_next_failure(upstream: &Upstream) -> (u64, u64) {
     let state = &upstream.states[0];
     let now = || u64::try_from(state.since.elapsed().as_millis()).unwrap();

@@ -1,7 +1,7 @@
 //! `EndpointState`: the health and load of one endpoint, and how long it is ejected.
 //!
-//! All workers share the state, so every field that changes is an atomic. A lost update can only
-//! make the choice for one request worse.
+//! All workers share the state, so every field that changes is an atomic. If an update is lost, the
+//! only effect is a worse choice of an endpoint for one request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -18,10 +18,10 @@ use crate::upstream::limits::connection_limit::ConnectionLimit;
 /// How long an endpoint is ejected after its first failure. Each further failure doubles the
 /// time.
 const FIRST_EJECTION: Duration = Duration::from_millis(500);
-/// Maximum time of one ejection, however many failures there were.
+/// Maximum time of one ejection, after any number of failures.
 const MAX_EJECTION: Duration = Duration::from_secs(60);
-/// If a service speaks h2 without extended CONNECT, no tunnel over h2 is tried for this time,
-/// because each attempt costs a connection.
+/// Time for which the gateway tries no tunnel over h2 to an endpoint, after the endpoint spoke h2
+/// without extended CONNECT. Each such attempt costs a connection.
 const NO_TUNNELS_TIME: Duration = Duration::from_secs(30);
 
 /// The health and load of one endpoint, shared by all workers.
@@ -34,12 +34,12 @@ pub(super) struct EndpointState {
     pub(super) unhealthy: AtomicBool,
     pub(super) hash: u64,
     pub(super) in_progress: AtomicUsize,
-    /// Whether the endpoint has failed since its last response. If false, the failure counts and
-    /// `ejected_until` have no meaning.
+    /// Whether the endpoint has failed since its last response. If false, `failures`, `unanswered`
+    /// and `ejected_until` have no meaning.
     has_failed: AtomicBool,
     failures: AtomicU32,
     unanswered: UnansweredRequests,
-    /// The end of the ejection for all callers, in milliseconds after `since`.
+    /// The end of the endpoint's ejection for all callers, in milliseconds after `since`.
     pub(super) ejected_until: AtomicU64,
     /// The time until which no tunnel over h2 is opened to the endpoint, in milliseconds after
     /// `since`.
@@ -87,7 +87,7 @@ impl EndpointState {
     }
 
     /// Ejects the endpoint and stores the end of the ejection in `until`. `before` is the number of
-    /// earlier ejections; each of them doubles the time.
+    /// earlier ejections. Each of them doubles the time of this ejection.
     fn eject(&self, until: &AtomicU64, before: u32) {
         let time = FIRST_EJECTION
             .saturating_mul(1 << before.min(16))
@@ -105,14 +105,16 @@ impl EndpointState {
         match self.unanswered.note(caller) {
             EjectionScope::AllCallers => self.record_failure(),
             EjectionScope::Caller(own, before) => self.eject(&own.ejected_until, before),
-            // One slow or broken request is not enough evidence that the service fails.
+            // The endpoint is not ejected: one slow or broken request is not enough evidence that
+            // it fails.
             EjectionScope::None => {}
         }
         self.has_failed.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn record_response(&self) {
-        // The load avoids a store for each response: atomic loads are cheap while no thread writes.
+        // `has_failed` is loaded first, so that most responses need no store. Atomic loads are
+        // cheap as long as no thread writes.
         if self.has_failed.load(Ordering::Relaxed) {
             self.has_failed.store(false, Ordering::Relaxed);
             self.failures.store(0, Ordering::Relaxed);

@@ -51,12 +51,13 @@ pub struct Affinity<'a> {
     /// The caller whose failures can eject an endpoint for this caller alone. `None` if the caller
     /// has no name.
     caller: Option<&'a CallerName>,
-    /// The caller for which the request's connection is counted. `None` means one common count for
-    /// all callers.
+    /// The caller under whose key the request's connection is counted. `None` means one common
+    /// count for all callers.
     pub(in crate::upstream) share: Option<ShareKey>,
 }
 
-/// The endpoints that the request must not use any more, for example because connecting failed.
+/// The endpoints that one request must not use any more, for example because connecting to them
+/// failed.
 #[derive(Debug, Default)]
 pub(in crate::upstream) struct Tried {
     indices: [usize; MAX_ATTEMPTS],
@@ -91,7 +92,7 @@ impl Tried {
     }
 }
 
-/// Counts a request as in progress at an endpoint until the guard is dropped.
+/// Counts a request as in progress at an endpoint until this value is dropped.
 #[derive(Debug)]
 pub struct InProgress {
     upstream: Arc<Upstream>,
@@ -113,8 +114,8 @@ impl Upstream {
         Self::following(config, None)
     }
 
-    /// Creates an upstream that replaces `earlier` after a reload. Endpoints that are in both keep
-    /// their connections, failures and health.
+    /// Creates an upstream that replaces `earlier` after a reload. Endpoints that are also in
+    /// `earlier` keep their connections, failures and health.
     #[must_use]
     pub fn following(config: UpstreamConfig, earlier: Option<&Self>) -> Self {
         let same_checks = earlier.is_some_and(|earlier| {
@@ -154,8 +155,8 @@ impl Upstream {
         }
     }
 
-    /// Whether health checks have found an endpoint healthy. Returns true if no checks are
-    /// configured.
+    /// Returns whether health checks have found an endpoint healthy. Returns true if no health
+    /// checks are configured.
     #[must_use]
     pub fn is_healthy(&self, index: usize) -> bool {
         self.states
@@ -163,7 +164,7 @@ impl Upstream {
             .is_none_or(|state| !state.is_unhealthy())
     }
 
-    /// Returns the addresses of an endpoint and its host and port.
+    /// Returns the addresses of an endpoint, and the endpoint's host and port.
     pub(in crate::upstream) fn location(
         &self,
         index: usize,
@@ -172,7 +173,7 @@ impl Upstream {
         Some((&state.addresses, &state.target.endpoint))
     }
 
-    /// Returns the limit on connections to an endpoint.
+    /// Returns the object that limits the connections to an endpoint.
     pub(in crate::upstream) fn connection_limit(
         &self,
         index: usize,
@@ -220,7 +221,7 @@ impl Upstream {
     }
 
     /// Records that a service has ended an h2 connection with GOAWAY and the error `code`. `cause`
-    /// describes what was unusual about the caller's requests, if anything.
+    /// describes what was unusual about the caller's requests. `None` if nothing was unusual.
     pub(in crate::upstream) fn record_goaway(
         &self,
         endpoint: usize,
@@ -252,12 +253,12 @@ impl Upstream {
         self.requests.enter(caller, self.place_limits(share))
     }
 
-    /// Waits until another request of the same caller ends, or the part that the caller may use has
-    /// grown. Then admits this request.
+    /// Waits until another request of the same caller ends, or until the caller may have more
+    /// requests in progress because its share has grown. Then admits this request.
     ///
     /// # Errors
-    /// If the wait takes longer than `connect_timeout`, or `max_pending` requests of the caller
-    /// already wait.
+    /// Returns an error if the wait takes longer than `connect_timeout`, or if `max_pending`
+    /// requests of the caller already wait.
     pub async fn admit_later(&self, caller: ShareKey, share: Share) -> Result<Place, NoPlace> {
         let (timeout, max_pending) = (self.config.connect_timeout, self.config.max_pending);
         self.requests
@@ -265,9 +266,9 @@ impl Upstream {
             .await
     }
 
-    /// Returns how many requests may be in progress at the upstream, and which part one caller may
-    /// use. Over HTTP/1.1 each request needs its own connection, so callers compete for
-    /// connections.
+    /// Returns how many requests may be in progress at the upstream, and how many of them may
+    /// belong to one caller. Over HTTP/1.1 each request needs its own connection, so callers
+    /// compete for connections.
     fn place_limits(&self, share: Share) -> PlaceLimits {
         let max = self.config.max_requests;
         let connections = self
@@ -286,7 +287,8 @@ impl Upstream {
         }
     }
 
-    /// Whether the retry budget allows that a request is sent again. If so, counts the retry.
+    /// Returns whether the retry budget allows that a request is sent again. If it does, counts the
+    /// retry.
     #[must_use]
     pub fn may_retry(&self) -> bool {
         let may = self.budget.spend();
@@ -297,7 +299,7 @@ impl Upstream {
     }
 
     /// Returns the properties of a request that affect which endpoint is selected. `share` is the
-    /// caller for which the request's connection is counted.
+    /// key of the caller for which the request's connection is counted.
     #[must_use]
     pub fn affinity<'a>(&self, caller: Option<&'a CallerName>, share: ShareKey) -> Affinity<'a> {
         let together = caller.filter(|_| self.config.balance == Balance::Caller);
@@ -308,8 +310,7 @@ impl Upstream {
         }
     }
 
-    /// Records that an endpoint responded within the timeout. This ends the ejection of the
-    /// endpoint.
+    /// Records that an endpoint responded within the timeout. This ends the endpoint's ejections.
     pub fn record_response(&self, index: usize) {
         if let Some(state) = self.states.get(index) {
             state.record_response();
@@ -339,7 +340,8 @@ impl Upstream {
         }
     }
 
-    /// Whether a healthy endpoint recently announced h2 without extended CONNECT.
+    /// Returns whether one of the healthy endpoints was recently found to speak h2 without extended
+    /// CONNECT.
     pub(in crate::upstream) fn has_endpoint_without_tunnels(&self) -> bool {
         let mut healthy = self.states.iter().filter(|state| !state.is_unhealthy());
         healthy.any(|state| state.has_no_tunnels())
@@ -366,8 +368,8 @@ impl Upstream {
     }
 
     /// Selects the next endpoint that the request has not tried yet. If all healthy endpoints are
-    /// ejected, selects an ejected one, because it may still respond. Never selects an unhealthy
-    /// endpoint.
+    /// ejected, selects an ejected one, because it may still respond. Never selects an endpoint
+    /// that health checks have found unhealthy.
     pub(in crate::upstream) fn pick(&self, affinity: Affinity<'_>, tried: &Tried) -> Option<usize> {
         self.pick_among(affinity, tried, |_| true)
     }
@@ -547,7 +549,7 @@ mod tests {
         assert!(!is_used(one) && is_used(two) && is_used(four));
         assert!(is_used(Affinity::default()));
         // A response to any caller shows that the endpoint works, so it ends the ejections for all
-        // callers and clears the counts.
+        // callers and sets the counts of unanswered requests to zero.
         upstream.record_response(0);
         assert!(is_used(one));
         for whose in [one, two] {

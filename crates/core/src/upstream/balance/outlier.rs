@@ -1,7 +1,7 @@
-//! `UnansweredRequests`: the callers whose requests an endpoint has left without a response since
-//! its last response.
+//! `UnansweredRequests`: the requests that an endpoint has left without a response since it last
+//! sent a response, counted for each caller.
 //!
-//! A caller can send requests that a service cannot handle, even on purpose. The caller may then be
+//! A caller can send requests that a service cannot handle, even on purpose. Such a caller may be
 //! the cause of broken connections and missing responses. Failures of one caller therefore eject an
 //! endpoint for that caller only. Failures of several callers eject the endpoint for all callers.
 //! One response to any caller ends all ejections.
@@ -19,7 +19,8 @@ const REQUESTS: u32 = 3;
 /// Requests that an endpoint left without a response, with one entry for each caller.
 #[derive(Debug, Default)]
 pub(super) struct UnansweredRequests {
-    /// Randomly keyed, so that a caller cannot choose a name whose tag equals another caller's tag.
+    /// Makes the tags of callers. The hash has a random key, so that a caller cannot choose a name
+    /// whose tag equals another caller's tag.
     hasher: RandomState,
     callers: [CallerFailures; CALLERS],
 }
@@ -34,19 +35,19 @@ pub(super) struct CallerFailures {
     pub(super) ejected_until: AtomicU64,
 }
 
-/// The callers for which an endpoint has to be ejected.
+/// The callers for which an endpoint has to be ejected after a request without a response.
 #[derive(Debug)]
 pub(super) enum EjectionScope<'a> {
     None,
-    /// The endpoint is ejected for this caller only. The number counts the caller's earlier
-    /// ejections.
+    /// The endpoint is ejected for this caller only. The number says how often it was ejected for
+    /// this caller before.
     Caller(&'a CallerFailures, u32),
     AllCallers,
 }
 
 impl UnansweredRequests {
-    /// Returns the tag of a caller. All callers without a name share one tag, because one such
-    /// caller could otherwise appear as many.
+    /// Returns the tag of a caller. All callers without a name share one tag. Otherwise one caller
+    /// without a name could count as several callers.
     fn tag(&self, caller: Option<&CallerName>) -> u64 {
         self.hasher.hash_one(caller).max(1)
     }
@@ -73,8 +74,8 @@ impl UnansweredRequests {
         }
     }
 
-    /// Returns the entry of this caller, if the endpoint has left any of its requests without a
-    /// response.
+    /// Returns the entry of `caller`. Returns `None` if the endpoint has left no request of this
+    /// caller without a response.
     pub(super) fn of(&self, caller: Option<&CallerName>) -> Option<&CallerFailures> {
         let is_known = |entry: &&CallerFailures| entry.tag.load(Ordering::Relaxed) != 0;
         self.callers.iter().find(is_known)?;
@@ -101,7 +102,8 @@ mod tests {
     fn one_caller_counts_for_itself_and_three_for_all() {
         let [one, two, three] = ["one", "two", "three"].map(|name| CallerName::Dns(name.into()));
         let unanswered = UnansweredRequests::default();
-        // A named caller and a caller without a name each reach the limit `REQUESTS` alone.
+        // A caller with a name and a caller without a name are counted separately. Each reaches the
+        // limit `REQUESTS` by its own requests.
         for caller in [Some(&one), None] {
             for _ in 1..REQUESTS {
                 assert!(matches!(unanswered.note(caller), EjectionScope::None));

@@ -3,14 +3,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The budget in hundredths of a retry: `INITIAL` at the start, and at most `MAX_SAVED`. A new
-/// upstream can therefore retry ten times before it has earned any retries, and no upstream saves
-/// up more than a hundred.
+/// Amounts of the budget, in hundredths of a retry. A budget starts with `INITIAL` and never
+/// exceeds `MAX_SAVED`. Therefore ten retries are possible before a new upstream has received
+/// requests, and at most a hundred retries are saved.
 const INITIAL: u64 = 10 * ONE;
 const MAX_SAVED: u64 = 100 * ONE;
 const ONE: u64 = 100;
 
-/// Limits the retries of requests to an upstream. All workers share it.
+/// Limits the retries of requests to one upstream. All workers share the budget.
 #[derive(Debug)]
 pub(in crate::upstream) struct RetryBudget {
     saved: AtomicU64,
@@ -27,9 +27,9 @@ impl RetryBudget {
         }
     }
 
-    /// Adds what one request earns: `percent` hundredths of a retry.
+    /// Called for each request. Adds `percent` hundredths of a retry to the budget.
     pub(in crate::upstream) fn earn(&self) {
-        // The load avoids a store for most requests, because the budget is nearly always full.
+        // The budget is nearly always full, so this check saves the write for most requests.
         if self.saved.load(Ordering::Relaxed) < MAX_SAVED {
             self.saved.fetch_add(self.percent, Ordering::Relaxed);
         }

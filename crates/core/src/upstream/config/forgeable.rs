@@ -1,9 +1,9 @@
-//! Names of request fields that services trust, because they expect that a gateway or proxy wrote
-//! the fields. The gateway removes a caller's copy of such a field, unless the upstream keeps the
-//! field.
+//! Names of request fields that services trust, because services expect that only a gateway or
+//! proxy writes these fields. The gateway removes such a field from a caller's request, unless the
+//! upstream is configured to keep the field.
 //!
-//! Many servers read `_` or `.` as `-`. Every character that is neither a letter nor a digit
-//! therefore counts as a hyphen here.
+//! Many servers read `_` or `.` as `-`. When names are compared here, every character that is
+//! neither a letter nor a digit therefore counts as a hyphen.
 
 /// Whether the field `name` is removed by default, in any spelling. `name` must be in lower case,
 /// as all names of a [`http::HeaderMap`] are.
@@ -23,9 +23,9 @@ pub fn removed_by_default() -> impl Iterator<Item = &'static str> {
         .flat_map(|start| candidates(&start).iter().copied())
 }
 
-/// Returns the patterns that can match a name. The first character of the name selects them, or the
-/// third if the name starts with `x-`. This lookup must be fast, because it runs for every field of
-/// every request.
+/// Returns the patterns that can match `name`: those with the same first character, or with the
+/// same third character if `name` starts with `x-`. This lookup must be fast, because it runs for
+/// every field of every request.
 const fn candidates(name: &[u8]) -> &'static [&'static str] {
     match name {
         [b'c', ..] => &[
@@ -80,7 +80,8 @@ const fn candidates(name: &[u8]) -> &'static [&'static str] {
     }
 }
 
-/// Whether a server may read the field name `name` as `wanted`. Both names are in lower case.
+/// Whether a server may read the field name `name` as the name `wanted`. Both must be in lower
+/// case.
 #[must_use]
 pub fn is_spelling_of(name: &str, wanted: &str) -> bool {
     name.len() == wanted.len() && starts_with_spelling_of(name, wanted)

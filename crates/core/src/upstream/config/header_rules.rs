@@ -1,5 +1,5 @@
-//! `HeaderRules`: select which fields of a caller's request, trailers included, a service gets. The
-//! rules apply in addition to the rules that hold for all services.
+//! `HeaderRules`: select which header fields and trailers of a caller's request a service gets. The
+//! rules of an upstream apply in addition to the rules that hold for all services.
 
 use http::{HeaderMap, HeaderName};
 
@@ -31,8 +31,8 @@ pub const ALWAYS_PASSED: [&str; 21] = [
     "via",
 ];
 
-/// Fields that the gateway itself writes. The assertion's field is not in the list, because its
-/// name is configurable.
+/// Fields that the gateway itself writes. The field for the assertion is not in the list, because
+/// the name of this field is configurable.
 const WRITTEN: [&str; 10] = [
     "authorization",
     "client-cert",
@@ -46,7 +46,7 @@ const WRITTEN: [&str; 10] = [
     "x-request-id",
 ];
 
-/// Hop-by-hop fields, and fields that frame or address the message.
+/// Hop-by-hop fields, and fields that contain the framing or the host of a message.
 const OF_THE_CONNECTION: [&str; 15] = [
     "connection",
     "content-length",
@@ -73,11 +73,11 @@ pub enum TraceContext {
     Continue,
     /// Always starts a new trace.
     Restart,
-    /// Passes the fields on unchanged.
+    /// Passes the caller's fields on unchanged.
     Off,
 }
 
-/// The name of a field, or a prefix of names.
+/// The name of a field, or a prefix of field names that ends with `*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldPattern(Box<str>);
 
@@ -85,7 +85,7 @@ impl FieldPattern {
     /// Parses the name of a field, or a prefix of names followed by `*`.
     ///
     /// # Errors
-    /// Returns a text that says what to write instead.
+    /// Returns a text that tells the operator what to write instead.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let start = text.strip_suffix('*').unwrap_or(text);
         if start.is_empty() && !text.is_empty() {
@@ -104,7 +104,7 @@ impl FieldPattern {
         &self.0
     }
 
-    /// Whether the pattern is equal to a field name, or is a prefix of the name.
+    /// Whether the pattern matches the field name `name`: as the name itself, or as a prefix of it.
     fn matches(&self, name: &str) -> bool {
         match self.0.strip_suffix('*') {
             Some(start) => name.starts_with(start),
@@ -112,15 +112,14 @@ impl FieldPattern {
         }
     }
 
-    /// Whether there is a name that both patterns match.
+    /// Whether there is a field name that this pattern and the pattern `other` both match.
     fn overlaps(&self, other: &str) -> bool {
         let (own, others) = (self.0.trim_end_matches('*'), other.trim_end_matches('*'));
         is_spelling_of_pattern(own, other) || is_spelling_of_pattern(others, &self.0)
     }
 
-    /// Returns the name of the first field of the gateway that the pattern matches, if any. Fields
-    /// of the gateway are those in `WRITTEN` and those in `private`: the fields of assertions and
-    /// API keys.
+    /// Returns the first field that the pattern matches and that belongs to the gateway. These
+    /// fields are `WRITTEN` and `private`, which contains the fields for assertions and API keys.
     #[must_use]
     pub fn of_the_gateway<'a>(&self, private: &'a [HeaderName]) -> Option<&'a str> {
         let private = private.iter().map(HeaderName::as_str);
@@ -130,7 +129,8 @@ impl FieldPattern {
             .find(|field| self.overlaps(field))
     }
 
-    /// Returns the first hop-by-hop or framing field that the pattern matches, if any.
+    /// Returns the first field in `OF_THE_CONNECTION` that the pattern matches. Returns `None` if
+    /// it matches none of them.
     #[must_use]
     pub fn of_the_connection(&self) -> Option<&'static str> {
         OF_THE_CONNECTION
@@ -156,11 +156,11 @@ pub struct HeaderRules {
     pub pass: Option<Vec<FieldPattern>>,
     /// Fields that are never passed on, in any spelling.
     pub remove: Vec<FieldPattern>,
-    /// Fields that are passed on although the gateway removes them by default. Only this spelling
-    /// is passed on.
+    /// Fields that are passed on although the gateway removes them by default. Other spellings of
+    /// their names are still removed.
     pub keep: Vec<FieldPattern>,
-    /// How trace fields are handled. Unless the value is `Off`, the allow-list also passes the
-    /// trace fields.
+    /// How `traceparent` and `tracestate` are handled. Unless the value is `Off`, both pass even if
+    /// they are not in the allow-list.
     pub trace: TraceContext,
 }
 
@@ -172,7 +172,8 @@ impl HeaderRules {
     }
 
     /// Applies the rules to the fields of a request. `set_aside` contains the fields that the
-    /// gateway has removed by default; those that the rules keep are added again.
+    /// gateway has removed by default. Fields in it that the rules keep are added to `headers`
+    /// again.
     pub fn apply(&self, headers: &mut HeaderMap, set_aside: &HeaderMap) {
         if self.pass.is_some() || !self.remove.is_empty() {
             let removed: Vec<HeaderName> = headers
@@ -194,13 +195,14 @@ impl HeaderRules {
         }
     }
 
-    /// Whether the rules keep the field `name`, which is removed by default.
+    /// Whether the rules keep the field `name`. `name` must be a field that is removed by default.
     #[must_use]
     pub fn keeps(&self, name: &str) -> bool {
         self.keep.iter().any(|kept| kept.matches(name)) && !self.removes(name)
     }
 
-    /// Whether the rules pass the field `name`, which is not removed by default.
+    /// Whether the rules pass the field `name`. `name` must be a field that is not removed by
+    /// default.
     #[must_use]
     pub fn passes(&self, name: &str) -> bool {
         !self.removes(name)

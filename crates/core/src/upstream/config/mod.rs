@@ -24,7 +24,7 @@ use crate::tls::ClientTls;
 /// at least 100.
 pub(in crate::upstream) const MAX_STREAMS: usize = 100;
 
-/// How requests are spread over the endpoints.
+/// How the endpoint for each request is selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Balance {
     /// Each endpoint in turn.
@@ -37,14 +37,14 @@ pub enum Balance {
     Caller,
 }
 
-/// How the endpoints of an upstream are checked.
+/// The settings of active health checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
     /// The path and query of the GET request.
     pub path: PathAndQuery,
     /// The time between two checks.
     pub interval: Duration,
-    /// Maximum time until the response, including connecting.
+    /// Maximum time from the start of connecting until the head of the response.
     pub timeout: Duration,
     /// The response statuses that count as healthy.
     pub statuses: Vec<StatusCode>,
@@ -54,7 +54,7 @@ pub struct HealthCheck {
     pub unhealthy: u32,
 }
 
-/// The fields that tell a service how a caller reached the gateway.
+/// The fields that tell a service about the caller's connection to the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ForwardedFields {
     /// `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`.
@@ -75,8 +75,8 @@ pub enum Sharing {
     /// caller's requests end.
     #[default]
     Never,
-    /// Callers share a connection only if the endpoint has reached its connection limit. If a
-    /// service has recently ended a caller's connection with an error, that caller shares none.
+    /// Callers share a connection only if the endpoint has reached its connection limit. A caller
+    /// of which the service has recently ended a connection with an error shares no connections.
     WhenFull,
     /// All callers share connections.
     Always,
@@ -94,7 +94,7 @@ pub struct CertificateFields {
 }
 
 impl CertificateFields {
-    /// Whether any of these fields is sent.
+    /// Whether at least one of the three fields is sent.
     #[must_use]
     pub const fn any(self) -> bool {
         self.client_cert || self.client_cert_chain || self.xfcc
@@ -112,11 +112,11 @@ pub struct UpstreamConfig {
     pub protocol: HttpProtocol,
     /// The TLS settings for connections to the endpoints. `None` means plain TCP.
     pub tls: Option<Arc<ClientTls>>,
-    /// How requests are spread over the endpoints.
+    /// How the endpoint for each request is selected.
     pub balance: Balance,
-    /// The identity that the endpoints' certificates have to prove.
+    /// The identity that an endpoint's certificate must contain.
     pub identity: Option<IdentityPattern>,
-    /// The fields that tell a service how a caller reached the gateway.
+    /// The fields that tell a service about the caller's connection to the gateway.
     pub forwarded: ForwardedFields,
     /// How the gateway handles a caller's trace fields.
     pub trace: TraceContext,
@@ -132,7 +132,7 @@ pub struct UpstreamConfig {
     pub first_byte_timeout: Duration,
     /// Maximum time from the head of the request to the end of the response.
     pub total_timeout: Option<Duration>,
-    /// How the endpoints are checked. `None` means no checks.
+    /// The settings of active health checks. `None` means that there are no such checks.
     pub health_check: Option<HealthCheck>,
     /// The interval between two DNS look-ups of an endpoint's host name.
     pub dns_refresh: Duration,
@@ -152,8 +152,8 @@ pub struct UpstreamConfig {
     pub idle_timeout: Duration,
     /// If neither side of a tunnel sends data for this time, the tunnel is closed.
     pub tunnel_idle_timeout: Duration,
-    /// How long an h2 caller may leave a response unread. If `None`, the default of all routes
-    /// applies.
+    /// Timeout that ends a response over HTTP/2 if the caller takes no part of it. `None` selects
+    /// the gateway's default.
     pub stall_timeout: Option<Duration>,
     /// Whether a tunnel is opened over HTTP/1.1 if the service does not support tunnels over h2.
     pub http1_upgrades: bool,

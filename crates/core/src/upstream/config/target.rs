@@ -27,7 +27,8 @@ pub enum HttpProtocol {
     /// HTTP/1.1: one request at a time on each connection.
     #[default]
     Http1,
-    /// HTTP/2: with TLS, ALPN selects it; without TLS, the client starts with prior knowledge.
+    /// HTTP/2. With TLS, ALPN selects it. Without TLS, the gateway sends HTTP/2 without asking
+    /// first ("prior knowledge", RFC 9113 section 3.3).
     Http2,
 }
 
@@ -42,8 +43,8 @@ impl HttpProtocol {
     }
 }
 
-/// The properties that requests must have in common to use the same connection: address, protocol
-/// and TLS settings.
+/// The address, protocol and TLS settings of a connection. Requests can use the same connection
+/// only if their targets are equal.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(in crate::upstream) struct Target {
     pub(in crate::upstream) endpoint: Endpoint,

@@ -1,8 +1,8 @@
 //! `Addresses`: the addresses of an endpoint that is configured as a host name.
 //!
-//! A request that uses the endpoint starts a new look-up if the last look-up is too old. If a
-//! look-up fails, the last good result stays in use. If an address is no longer in the result,
-//! connections to the address get no further requests.
+//! When a request uses the endpoint, a new look-up starts if the last one is older than
+//! `dns_refresh`. If a look-up fails, the last good result stays in use. If an address is no longer
+//! in the result, connections to the address get no further requests.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use crate::identity::text::printable;
 use crate::upstream::config::target::Endpoint;
 
-/// Maximum number of addresses of one name.
+/// Maximum number of addresses that are used for one host name.
 const MAX_ADDRESSES: usize = 16;
-/// Maximum time for one look-up.
+/// Maximum time for one DNS look-up.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The addresses of one endpoint.
@@ -86,8 +86,8 @@ impl Addresses {
     }
 
     /// Returns all addresses of the endpoint. Each call starts with another address, so that
-    /// connections are spread over the addresses. Waits for a look-up only if no address is known
-    /// yet.
+    /// connections are spread over the addresses. Waits for a DNS look-up only if no address is
+    /// known yet.
     pub(in crate::upstream) async fn all(self: &Arc<Self>) -> io::Result<Vec<SocketAddr>> {
         let named = match &self.location {
             Location::Fixed(address) => return Ok(vec![*address]),

@@ -28,16 +28,16 @@ use crate::upstream::config::target::HttpProtocol;
 use crate::upstream::limits::connection_limit::Slot;
 
 /// Maximum number of bytes of one read from an HTTP/1.1 service. hyper's own limit of 400 KiB is
-/// too large: the data leaves the core's cache before it is encrypted.
+/// too large: the first bytes would leave the CPU cache before they are encrypted.
 const READ_BUFFER: usize = 64 * 1024;
 
-/// The sender of requests on a new connection.
+/// The handle that sends requests on a new connection.
 pub(in crate::upstream) enum Opened<B> {
     Http1(http1::SendRequest<B>, Driver),
     Http2(Client),
 }
 
-/// The sender of requests on a new connection that carries one tunnel.
+/// The handle that sends the request on a new connection for one tunnel.
 pub(in crate::upstream) enum OpenedDedicated<B> {
     Http1(http1::SendRequest<B>, Driver),
     /// An HTTP/2 connection with the tasks that drive it.
@@ -113,8 +113,8 @@ where
     })
 }
 
-/// Opens a TCP connection to the first address that accepts one. The timeout is divided equally
-/// among the addresses.
+/// Opens a TCP connection to the first address that accepts one. `timeout` is divided equally among
+/// the addresses.
 async fn reach(
     addresses: &Arc<Addresses>,
     timeout: Duration,
@@ -217,7 +217,8 @@ where
         .await
         .map_err(|error| ConnectError::Handshake(error.into()))?;
     let connection = async move {
-        // The request in flight receives the same error, so the driver ignores it.
+        // The request that uses the connection receives the same error, so the error is ignored
+        // here.
         let _ = connection.with_upgrades().await;
     };
     Ok((sender, Driver::new(connection, progress)))

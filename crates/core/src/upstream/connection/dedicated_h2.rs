@@ -1,9 +1,9 @@
 //! Connections in h2 that carry one tunnel and nothing else.
 //!
 //! RFC 8441 allows that a tunnel shares its connection with requests. The gateway nevertheless
-//! gives each tunnel its own connection, as in HTTP/1.1. Otherwise bytes that a stalled tunnel has
-//! not sent would stay in h2's buffers until the connection is closed. A closed tunnel must not
-//! leave such data behind.
+//! gives each tunnel its own connection, as in HTTP/1.1. On a shared connection, bytes that a
+//! stalled tunnel has not sent would stay in h2's buffers after the end of the tunnel, until the
+//! connection is closed.
 
 use std::future::Future;
 use std::io;
@@ -31,7 +31,7 @@ pub(super) enum Announcement {
 }
 
 impl Announcement {
-    /// Reads the announcement from the first frame of a service.
+    /// Makes the announcement from the first frame that a service sends.
     fn of(frame: &Frame) -> Self {
         let is_whole = usize::try_from(frame.length).is_ok_and(|length| length % SETTING == 0);
         if frame.kind != SETTINGS || frame.flags & ACK != 0 || frame.stream != 0 || !is_whole {
@@ -44,8 +44,8 @@ impl Announcement {
     }
 }
 
-/// Wraps a connection. Sends the [`Announcement`] of the service through `tell`, and holds
-/// `resources` until the connection is closed.
+/// Wraps a connection. When the first frame was read, sends the service's [`Announcement`] through
+/// `tell`. Holds `resources` until the connection is closed.
 pub(super) fn announcing<S>(
     connection: S,
     resources: HeldResources,
@@ -113,7 +113,7 @@ mod tests {
         crate::h2_frames::fixture::frame(kind, flags, stream, payload)
     }
 
-    /// Returns the announcement, and the number of bytes that were read until it was known.
+    /// Returns the announcement, and the number of bytes that were needed for it.
     fn announced(bytes: &[u8]) -> (Option<Announcement>, usize) {
         let mut scanner = FrameScanner::new(0);
         let mut said = None;

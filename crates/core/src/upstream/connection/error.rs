@@ -10,20 +10,20 @@ use http::Request;
 
 use crate::tls::TlsConnectError;
 
-/// The reason why there is no connection.
+/// The reason why a request got no connection to an endpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// No endpoint can be tried: all are unhealthy or unsuitable.
+    /// No endpoint can be tried: all are unhealthy, or unsuitable for the request.
     #[error("the upstream has no endpoint")]
     NoEndpoint,
     /// Connecting took longer than `connect_timeout`.
     #[error("connecting took longer than {0:?}")]
     Timeout(Duration),
-    /// All connections that the endpoint may have are in use, and no more requests may wait for a
-    /// connection.
+    /// The endpoint has reached its connection limit, all its connections are in use, and no more
+    /// requests may wait for one.
     #[error("all connections that the endpoint may have are in use")]
     Full,
-    /// The process has no free descriptor for another connection.
+    /// The process has no free file descriptor for another connection.
     #[error("all descriptors that there are for connections to services are in use")]
     NoDescriptor,
     /// The endpoint refused the connection or could not be reached.
@@ -35,7 +35,7 @@ pub enum ConnectError {
     /// The service speaks h2, but does not announce extended CONNECT (RFC 8441).
     #[error("the service does not announce extended CONNECT, which tunnels over h2 need")]
     NoTunnels,
-    /// The HTTP connection could not be set up.
+    /// The TCP or TLS connection is open, but HTTP could not be started on it.
     #[error("the connection failed at once: {0}")]
     Handshake(ServiceError),
 }
@@ -53,10 +53,10 @@ pub enum ServiceError {
     Silent,
     /// The request's body could not be read to its end, because the caller aborted it.
     Upload,
-    /// The head is larger than the service allows, and was therefore not sent.
+    /// The request's head is larger than the service allows, and was therefore not sent.
     HeadTooLarge {
         /// Length of the request's head in bytes, counted as in RFC 9113 section 6.5.2. If the
-        /// service announces no limit, the length of the longest field.
+        /// service announces no limit, this is the length of the longest field.
         size: usize,
         /// Maximum number of bytes that the service allows.
         max: usize,
@@ -164,7 +164,7 @@ pub fn h2_code_name(code: h2::Reason) -> &'static str {
 pub struct SendError<B> {
     /// The reason why there is no response.
     pub error: ServiceError,
-    /// The request itself, if no byte of it was sent and its body was not read. It can be sent
+    /// The request, if no byte of it was sent and its body was not read. This request can be sent
     /// again.
     pub unsent: Option<Box<Request<B>>>,
 }

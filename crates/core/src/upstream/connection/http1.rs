@@ -1,7 +1,7 @@
 //! `Driver`: moves the bytes of an HTTP/1.1 connection.
 //!
-//! The task that waits for a response also drives the connection. No second task has to be woken
-//! for each request, and data from the service wakes the waiting task directly. A separate task
+//! The task that waits for a response also drives the connection. Therefore data from the service
+//! wakes this task directly, and no second task must be woken for each request. A separate task
 //! drives the connection in two cases: the caller is still sending while the response arrives, or
 //! the protocol was switched.
 
@@ -20,10 +20,10 @@ use super::interim::flood;
 use super::resources::HeldResources;
 
 /// Maximum number of bytes that are read before the head of a response is complete. These bytes are
-/// the head itself and interim responses. A service could send interim responses without end (RFC
-/// 9110 section 15.2).
+/// the head itself and interim responses. The limit is needed because a service could send interim
+/// responses without end (RFC 9110 section 15.2).
 const MAX_BEFORE_RESPONSE: usize = 256 * 1024;
-/// The limit on reads while no response is awaited: none.
+/// The value of `readable` while the gateway waits for no response: reads are not limited.
 const UNBOUNDED: usize = usize::MAX;
 
 /// The state that a connection and its driver share.
@@ -44,8 +44,9 @@ impl Progress {
     }
 }
 
-/// A connection that records its [`Progress`], and holds its resources until it is dropped. After a
-/// protocol switch it outlives hyper's connection, because the tunnel uses it.
+/// A connection that records its [`Progress`], and holds its slot and file descriptor until it is
+/// dropped. After a protocol switch, it outlives hyper's connection object, because the tunnel uses
+/// it.
 pub(in crate::upstream) struct TrackedIo<S> {
     inner: S,
     progress: Progress,
@@ -117,7 +118,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedIo<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper flushes only after it has written all its data, so no unflushed bytes remain after
-        // a flush.
+        // this flush.
         let flushed = Pin::new(&mut self.inner).poll_flush(context);
         if flushed.is_ready() {
             self.progress.0.unflushed.store(false, Ordering::Relaxed);
@@ -155,7 +156,7 @@ impl Driver {
         self.may_read(MAX_BEFORE_RESPONSE);
     }
 
-    /// Stops limiting the number of read bytes, because the head of the response has arrived.
+    /// Ends the limit on read bytes, because the head of the response has arrived.
     pub(in crate::upstream) fn has_response(&self) {
         self.may_read(UNBOUNDED);
     }
@@ -166,8 +167,8 @@ impl Driver {
         }
     }
 
-    /// Makes all progress that is possible now. If more progress becomes possible later, the task
-    /// of `context` is woken.
+    /// Makes all progress that is possible now. When more progress becomes possible, the task of
+    /// `context` is woken.
     pub(in crate::upstream) fn drive(&mut self, context: &mut Context<'_>) {
         if let Self::Here(connection, _) = self
             && connection.as_mut().poll(context).is_ready()
@@ -179,8 +180,8 @@ impl Driver {
         }
     }
 
-    /// Lets an idle connection make progress, so that `has_ended` is true if the service has closed
-    /// it.
+    /// Polls an idle connection. If the service has closed it, `has_ended` returns true after this
+    /// call.
     pub(in crate::upstream) fn notice_end(&mut self) {
         self.drive(&mut Context::from_waker(Waker::noop()));
     }
@@ -204,8 +205,8 @@ impl Driver {
         };
     }
 
-    /// Prepares the connection for being idle. If the service has responded before the whole
-    /// request was sent, spawns a task that sends the rest.
+    /// Called before the connection returns to the pool. If the service has responded before the
+    /// whole request was sent, spawns a task that sends the rest of the request.
     pub(in crate::upstream) fn become_idle(&mut self) {
         if matches!(self, Self::Here(_, progress) if progress.is_unflushed()) {
             self.detach();

@@ -2,8 +2,9 @@
 //! before its response.
 //!
 //! hyper and h2 skip interim responses without a limit, so the gateway has to end the connection.
-//! In HTTP/1.1 the gateway limits the bytes before a response. An h2 connection carries the
-//! responses of many requests, so the gateway limits the number of heads for each request.
+//! In HTTP/1.1 the gateway limits the number of bytes before a response (`http1`). An h2 connection
+//! carries the responses to many requests, so the gateway limits the number of heads per request
+//! instead.
 
 use std::io;
 
@@ -17,13 +18,14 @@ pub(super) fn flood() -> io::Error {
     io::Error::new(FLOOD, "the service sends interim responses without end")
 }
 
-/// Limits on heads that do not end their stream. A connection starts with `FIRST_HEADS` credits,
-/// each new request adds `HEADS_EACH`, and the maximum is `MAX_HEADS`.
+/// Limits on heads that do not end their stream. Each such head costs one credit. A connection
+/// starts with `FIRST_HEADS` credits, each new request adds `HEADS_EACH`, and the maximum is
+/// `MAX_HEADS`.
 const FIRST_HEADS: u32 = 100;
 const HEADS_EACH: u32 = 8;
 const MAX_HEADS: u32 = 10_000;
 
-/// Counts the heads that a service sends in h2.
+/// Limits the heads that a service sends on an h2 connection.
 #[derive(Debug)]
 pub(super) struct Heads {
     /// The identifier of the newest stream that has received a head.
@@ -39,14 +41,14 @@ impl Heads {
         }
     }
 
-    /// Counts a frame. Returns false if the service has sent too many heads without the end of a
-    /// stream.
+    /// Counts a frame if it is a head that does not end its stream. Returns false if the service
+    /// has sent too many of these.
     pub(super) fn pass(&mut self, frame: &Frame) -> bool {
         frame.kind != HEADERS || frame.flags & END_STREAM != 0 || self.head(frame.stream)
     }
 
-    /// Counts a head that does not end its stream. The stream identifiers of a client differ by
-    /// two.
+    /// Counts a head that does not end its stream. Returns false if the credit is used up. Stream
+    /// identifiers of successive requests differ by two.
     fn head(&mut self, stream: u32) -> bool {
         let new = stream.saturating_sub(self.newest).div_ceil(2);
         self.newest = self.newest.max(stream);
@@ -56,7 +58,7 @@ impl Heads {
     }
 }
 
-/// Wraps an h2 connection. Reading fails if the service sends too many heads.
+/// Wraps an h2 connection. Reading fails if the service sends too many heads ([`Heads`]).
 pub(super) fn metered<S>(
     connection: S,
 ) -> ReadTap<S, impl FnMut(&[u8]) -> io::Result<()> + Send + Unpin + 'static> {
@@ -83,7 +85,7 @@ mod tests {
         found.unwrap()
     }
 
-    /// Returns how many times in a row the frame is accepted.
+    /// Returns how many times in a row `frame` is accepted, at most `max`.
     fn passes(heads: &mut Heads, frame: &Frame, max: usize) -> usize {
         (0..max).take_while(|_| heads.pass(frame)).count()
     }
@@ -97,8 +99,8 @@ mod tests {
     #[test]
     fn answers_never_are_a_flood() {
         let mut heads = Heads::new();
-        // 10,000 requests with seven interim responses, a response with a body, and trailers are no
-        // flood.
+        // It is no flood if each of 10,000 requests gets seven interim responses, a response with a
+        // body, and trailers.
         for request in 0..10_000 {
             let stream = 2 * request + 1;
             for _ in 0..7 {
@@ -107,14 +109,15 @@ mod tests {
             assert!(heads.pass(&frame(0, 0, stream)));
             assert!(heads.pass(&frame(HEADERS, 4 | END_STREAM, stream)));
         }
-        // 1,000 requests, of which the newest gets its response first, are no flood.
+        // It is no flood if 1,000 requests get their heads in reverse order, beginning with the
+        // newest request.
         let mut heads = Heads::new();
         for request in (0..1000).rev() {
             for _ in 0..4 {
                 assert!(heads.pass(&frame(HEADERS, 4, 2 * request + 1)));
             }
         }
-        // 19,000 requests with one head each save up the maximum of credit. It still does not allow
+        // 19,000 requests with one head each earn the maximum credit. This credit does not allow
         // 20,000 interim responses.
         for request in 1000..20_000 {
             assert!(heads.pass(&frame(HEADERS, 4, 2 * request + 1)));

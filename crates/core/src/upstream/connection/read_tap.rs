@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A connection that passes all received bytes to `observe`. If `observe` returns an error, the
-/// read fails with it.
+/// read fails with this error.
 #[derive(Debug)]
 pub(super) struct ReadTap<S, F> {
     inner: S,

@@ -1,10 +1,10 @@
-//! `HeldResources`: the slot and the descriptor that a connection holds until it is closed.
+//! `HeldResources`: the slot and the file descriptor that a connection holds until it is closed.
 
 use super::error::ConnectError;
 use crate::upstream::limits::connection_limit::Slot;
 use crate::upstream::limits::descriptors::{self, Descriptor};
 
-/// The slot and the descriptor of one connection.
+/// The slot and the file descriptor of one connection.
 pub(in crate::upstream) struct HeldResources {
     _slot: Option<Slot>,
     _descriptor: Descriptor,

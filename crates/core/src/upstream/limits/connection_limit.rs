@@ -2,9 +2,10 @@
 //! waiting request gets the next slot.
 //!
 //! A connection holds a slot until it is closed, even while it is idle. If all slots are taken, an
-//! idle connection is closed for a request that waits. A free slot goes to the caller that uses the
-//! fewest connections, so that a busy caller does not block the others. If a request waits too
-//! long, the caller that uses the most connections has to yield one of them.
+//! idle connection is closed for a request that waits. A returned slot goes to the waiting caller
+//! that uses the fewest connections, so that a busy caller does not block the others. If a request
+//! waits too long, one connection of the caller that uses the most connections has to *yield*: the
+//! requests on this connection are ended, so that its slot goes to a waiting request.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -17,8 +18,8 @@ use super::preemption::PreemptionSignal;
 use crate::identity::{ShareKey, ShareMap};
 use crate::upstream::config::target::Target;
 
-/// If a request waits this long, the caller that uses the most connections has to yield one.
-/// `MIN_USE` is the minimum time that this connection must have been in use.
+/// If a request waits this long for a slot, the caller that uses the most connections has to yield
+/// a connection. Only a connection that has been in use for at least `MIN_USE` has to yield.
 const WAIT_BEFORE_YIELD: Duration = Duration::from_millis(250);
 const MIN_USE: Duration = Duration::from_secs(1);
 
@@ -51,20 +52,20 @@ struct Queue {
 #[derive(Default)]
 struct Uses {
     count: usize,
-    /// The connections that may have to yield, because their use began when more than half of the
-    /// slots were in use.
+    /// The connections that may have to give their slots to waiting requests. These are the
+    /// connections whose use began while more than half of the slots were in use.
     late: Vec<Use>,
 }
 
 impl Uses {
-    /// Returns how many connections have not been asked to yield.
+    /// Returns how many of these connections have not been asked to yield.
     fn staying(&self) -> usize {
         let asked = self.late.iter().filter(|one| one.preemption.is_none());
         self.count.saturating_sub(asked.count())
     }
 
-    /// Returns the connection that has been in use for the longest time, among those that may have
-    /// to yield and were not asked yet. Ignores connections in use for less than `MIN_USE`.
+    /// Of the connections that may have to yield and were not asked to, returns the one that has
+    /// been in use for the longest time. Ignores connections in use for less than `MIN_USE`.
     fn oldest(&mut self, now: Instant) -> Option<&mut Use> {
         self.late
             .iter_mut()
@@ -74,11 +75,12 @@ impl Uses {
     }
 }
 
-/// A connection in use that may have to yield.
+/// A connection in use that may have to give its slot to a waiting request.
 struct Use {
     id: u64,
     since: Instant,
-    /// Asks the requests on the connection to end. `None` after the signal was sent.
+    /// The signal that asks the requests on the connection to end. `None` after the signal was
+    /// sent.
     preemption: Option<Arc<PreemptionSignal>>,
 }
 
@@ -100,7 +102,7 @@ impl Drop for Slot {
     }
 }
 
-/// Counts a connection as in use by a caller until the guard is dropped.
+/// Counts a connection as in use by a caller until this value is dropped.
 #[derive(Debug)]
 pub(in crate::upstream) struct InUse {
     limit: Arc<ConnectionLimit>,
@@ -110,8 +112,9 @@ pub(in crate::upstream) struct InUse {
 }
 
 impl InUse {
-    /// Returns the signal that asks the connection to yield to another caller. Returns `None` if
-    /// the connection never has to yield (see `begin_use`).
+    /// Returns the signal that asks the requests on the connection to end, because the connection
+    /// has to yield to another caller. Returns `None` if the connection never has to yield (see
+    /// `begin_use`).
     pub(in crate::upstream) fn preemption(&self) -> Option<Arc<PreemptionSignal>> {
         self.preemption.clone()
     }
@@ -159,9 +162,9 @@ impl Queue {
         Some(self.waiters.remove(index))
     }
 
-    /// Selects the connection that has to yield to the caller `key`: the oldest one of the caller
-    /// that uses the most connections. That caller must use more than an equal part, and at least
-    /// two connections more than `key`.
+    /// Selects the connection that has to yield to the caller `key`. It is the oldest connection of
+    /// the caller that uses the most. Only a caller that uses more than an equal part of the slots,
+    /// and at least two connections more than `key`, has to yield one.
     fn select_to_yield(
         &mut self,
         key: ShareKey,
@@ -199,8 +202,8 @@ impl ConnectionLimit {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a slot if one is free. A slot that is returned while requests wait goes to one of
-    /// them, and is never free.
+    /// Takes a slot if one is free. If requests wait, a returned slot goes to one of them and does
+    /// not become free.
     pub(in crate::upstream) fn take(self: &Arc<Self>) -> Option<Slot> {
         let mut queue = self.queue();
         if queue.taken >= self.max {
@@ -214,8 +217,8 @@ impl ConnectionLimit {
     pub(in crate::upstream) fn begin_use(self: &Arc<Self>, key: ShareKey) -> InUse {
         let mut queue = self.queue();
         queue.using += 1;
-        // A connection that all callers share does not yield to one of them. A connection that came
-        // into use while at least half of the slots were unused never has to yield.
+        // A connection that all callers share never has to yield. Neither does a connection whose
+        // use begins while at most half of the slots are in use, including its own.
         let may_have_to_yield = key != ShareKey::EVERYBODY && queue.using > self.max / 2;
         let preemption = may_have_to_yield.then(|| Arc::new(PreemptionSignal::default()));
         queue.next += 1;
@@ -244,8 +247,8 @@ impl ConnectionLimit {
         while let Some(waiter) = queue.next_waiter() {
             match waiter.slot.send(Slot(Some(Arc::clone(self)))) {
                 Ok(()) => return,
-                // The request no longer waits, so the slot goes to the next one. `None` prevents
-                // that dropping this `Slot` returns the slot a second time.
+                // This request does not wait any more, so the slot goes to the next waiting
+                // request. The `None` prevents that dropping `slot` returns the slot a second time.
                 Err(mut slot) => slot.0 = None,
             }
         }
@@ -262,7 +265,7 @@ impl ConnectionLimit {
         self.waiting() > 0
     }
 
-    /// Registers a pool that holds connections to the endpoint.
+    /// Registers a pool that may hold idle connections to the endpoint.
     pub(in crate::upstream) fn register(&self, holder: Weak<dyn IdleHolder>) {
         let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
         holders.retain(|known| known.strong_count() > 0);
@@ -271,7 +274,7 @@ impl ConnectionLimit {
         }
     }
 
-    /// Waits until this caller gets a slot.
+    /// Waits until the caller `key` gets a slot.
     pub(in crate::upstream) async fn wait(
         self: &Arc<Self>,
         target: &Target,
@@ -283,8 +286,8 @@ impl ConnectionLimit {
             self.queue().waiters.push(Waiter { key, slot: give });
             slot
         };
-        // From now on a returned slot can go to this request. A slot that was returned just before
-        // is still free. Taking and dropping it gives it to a waiting request.
+        // From here on, a returned slot can go to this request. A slot that was returned just
+        // before may be free. If it is taken and dropped, it goes to a waiting request.
         if let Some(free) = self.take() {
             drop(free);
         } else {
@@ -294,7 +297,7 @@ impl ConnectionLimit {
             match tokio::time::timeout(WAIT_BEFORE_YIELD, &mut slot).await {
                 Ok(slot) => return slot.ok(),
                 Err(_) => {
-                    // A connection may have become idle without a notification.
+                    // A connection may have become idle, although no slot was returned.
                     self.close_idle(target);
                     self.request_yield(key);
                 }
@@ -302,7 +305,8 @@ impl ConnectionLimit {
         }
     }
 
-    /// Asks the caller that uses the most connections to yield one of them to this caller.
+    /// If a connection of another caller has to yield to the caller `key`, asks the requests on it
+    /// to end.
     fn request_yield(&self, key: ShareKey) {
         let mut queue = self.queue();
         if let Some(preemption) = queue.select_to_yield(key, self.max, Instant::now()) {
@@ -310,7 +314,7 @@ impl ConnectionLimit {
         }
     }
 
-    /// Closes an idle connection of any pool, if there is one.
+    /// Closes an idle connection to `target` in one of the registered pools, if there is one.
     pub(in crate::upstream) fn close_idle(&self, target: &Target) {
         let holders: Vec<Arc<dyn IdleHolder>> = {
             let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
@@ -341,7 +345,7 @@ mod tests {
 
     use super::*;
 
-    /// A pool whose idle connections are plain slots.
+    /// A pool for tests. Its idle connections consist only of their slots.
     struct Idle(Mutex<Vec<Slot>>);
 
     impl IdleHolder for Idle {
@@ -374,7 +378,7 @@ mod tests {
         let target = Target::plain("service", 80);
         let third = limit.wait(&target, caller(1)).await.unwrap();
         assert!(idle.0.lock().unwrap().is_empty());
-        // No connection is idle now: the next request has to wait until one ends.
+        // No connection is idle now, so the next request has to wait until a connection ends.
         let (fourth, ()) = tokio::join!(limit.wait(&target, caller(1)), async {
             until(&limit, 1).await;
             drop(busy);
@@ -416,8 +420,8 @@ mod tests {
         let uses = [1, 1, 1, 2].map(|number| limit.begin_use(caller(number)));
         let mut queue = limit.queue();
         let later = Instant::now() + MIN_USE;
-        // At the time of `begin_use` no connection yields, because none has been in use for
-        // `MIN_USE`. A caller never has to yield to itself.
+        // Immediately after `begin_use` no connection has to yield, because none has been in use
+        // for `MIN_USE`. A caller never has to yield to itself.
         assert!(
             queue
                 .select_to_yield(caller(3), 4, Instant::now())
@@ -429,7 +433,7 @@ mod tests {
         assert!(uses[0].preemption.is_none() && uses[1].preemption.is_none());
         let told = queue.select_to_yield(caller(3), 4, later).unwrap();
         assert!(Arc::ptr_eq(&told, uses[2].preemption.as_ref().unwrap()));
-        // A connection is asked only once.
+        // A connection is asked to yield only once.
         assert!(queue.select_to_yield(caller(3), 4, later).is_none());
         drop(queue);
         // If all callers use equal parts, no caller has to yield.
@@ -437,7 +441,7 @@ mod tests {
         let uses = [1, 2, 1, 2].map(|number| limit.begin_use(caller(number)));
         let later = Instant::now() + MIN_USE;
         assert!(limit.queue().select_to_yield(caller(1), 4, later).is_none());
-        // A new caller may get one connection from the others.
+        // If a new caller waits, one of the others has to yield a connection to it.
         assert!(limit.queue().select_to_yield(caller(3), 4, later).is_some());
         drop(uses);
         assert!(limit.queue().in_use.is_empty() && limit.queue().using == 0);

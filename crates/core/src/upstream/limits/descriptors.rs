@@ -1,12 +1,13 @@
-//! Limits the connections to the services of all upstreams together. The process has a limited
-//! number of file descriptors, and keeps some of them for the operator.
+//! Limits the connections to the services of all upstreams together. This is needed because the
+//! process has a limited number of file descriptors, and keeps some of them free for operators'
+//! connections.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Maximum time until a closed connection has returned its descriptor.
+/// Maximum time until a closed connection has returned its file descriptor.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// A connection pool that may hold idle connections.
@@ -49,8 +50,8 @@ pub(in crate::upstream) fn register(pool: Weak<dyn IdleConnections>) {
     }
 }
 
-/// Reserves a descriptor for a new connection. If all are reserved, closes an idle connection.
-/// Returns `None` if no descriptor becomes free.
+/// Reserves a file descriptor for a new connection. If all descriptors are reserved, closes an idle
+/// connection. Returns `None` if no descriptor becomes free.
 pub(in crate::upstream) async fn take() -> Option<Descriptor> {
     let budget = budget();
     if let Ok(descriptor) = Arc::clone(&budget.free).try_acquire_owned() {

@@ -1,12 +1,13 @@
-//! `PreemptionSignal`: asks all requests on a connection to end, so that the connection can yield
-//! to another caller.
+//! `PreemptionSignal`: asks all requests on a connection to end, because another caller needs the
+//! connection's slot.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 
-/// Signals that a connection has to yield to another caller.
+/// Signals that all requests on a connection must end, because another caller needs the
+/// connection's slot.
 #[derive(Debug, Default)]
 pub struct PreemptionSignal {
     is_requested: AtomicBool,
@@ -20,7 +21,7 @@ impl PreemptionSignal {
         self.notify.notify_waiters();
     }
 
-    /// Waits until the connection has to yield.
+    /// Waits until the requests on the connection must end.
     pub async fn requested(&self) {
         let mut told = pin!(self.notify.notified());
         told.as_mut().enable();

@@ -1,4 +1,4 @@
-//! Gets a connection for a request: from the pool, by opening one, or by waiting for one.
+//! Gets a connection for a request: takes one from the pool, opens one, or waits for one.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,9 +21,11 @@ use crate::upstream::connection::http2::Client;
 use crate::upstream::limits::connection_limit::{IdleHolder, Slot};
 use crate::upstream::limits::descriptors::{self, IdleConnections};
 
-/// If no slot is free, and a caller has this many worn connections to one target in a worker, its
-/// next request uses a worn connection. A connection is worn after too many resets (see `is_worn`).
-/// It holds its slot until its last request has ended, and a caller could delay that end.
+/// Maximum number of slots that worn connections of one caller may occupy, for one target in one
+/// worker. A connection is worn if too many of its streams were reset ([`H2Connection::is_worn`]).
+/// It holds its slot until its last request has ended, and the caller can delay that end. If a
+/// caller has this many worn connections and no slot is free, the caller's next request uses a worn
+/// connection.
 const MAX_WORN: usize = 4;
 
 impl<B> PoolShard<B>
@@ -31,12 +33,13 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Leases a connection to one of the upstream's endpoints. Uses a pooled connection if there is
-    /// one and `fresh` is false; otherwise opens a new connection. If connecting to an endpoint
-    /// fails, tries the next endpoint. Uses the endpoint `avoid` only if there is no other.
+    /// Leases a connection to one of the upstream's endpoints. If `fresh` is false and the pool has
+    /// a connection, uses it. Otherwise opens a new connection. If connecting to an endpoint fails,
+    /// tries the next endpoint. Uses the endpoint with the index `avoid` only if there is no other
+    /// endpoint.
     ///
     /// # Errors
-    /// If there is no connection.
+    /// Returns an error if no connection could be leased.
     pub async fn lease(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -87,8 +90,8 @@ where
         .map_err(|_| ConnectError::Timeout(timeout))?
     }
 
-    /// Leases a stream of an h2 connection for this caller. Tries a connection of the caller first.
-    /// Without such a connection, takes one that any caller may use, or opens a new one.
+    /// Leases a stream of an h2 connection for this caller. Tries in this order: a connection that
+    /// the caller already uses, a connection that any caller may use, a new connection.
     async fn stream_for(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -110,13 +113,14 @@ where
         }
         let slot = self.slot(upstream, index).ok();
         if slot.is_none() {
-            // No slot is free, so the request has to use an existing connection.
+            // No slot is free for a new connection, so the request has to use an existing
+            // connection.
             if let Some(lease) = self.share_full(upstream, index, target, key) {
                 return Ok(lease);
             }
-            // If all callers share connections, this worker may have none although the limit is
-            // reached. Other workers have the connections, and may never return them. A new
-            // connection is therefore opened beyond the limit.
+            // If all callers share connections, other workers may have all connections that the
+            // limit allows, and may never close them. If this worker has none, it therefore opens a
+            // connection beyond the limit.
             if upstream.config().share != Sharing::Always {
                 return Err(ConnectError::Full);
             }
@@ -143,7 +147,7 @@ where
         None
     }
 
-    /// Takes a slot for a new connection.
+    /// Takes a slot for a new connection to the endpoint `index`.
     fn slot(self: &Arc<Self>, upstream: &Upstream, index: usize) -> Result<Slot, ConnectError> {
         let limit = upstream
             .connection_limit(index)
@@ -220,8 +224,8 @@ where
         Some(self.wrap_stream(upstream, index, target, begun))
     }
 
-    /// Leases a stream of a connection that any caller may use. From now on the connection belongs
-    /// to this caller.
+    /// Leases a stream of a connection that any caller may use. After that, the connection belongs
+    /// to the caller `key`.
     fn free_connection(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -236,18 +240,18 @@ where
         let free = pool.take_free(|one| addresses.still_has(one.meta.address))?;
         let begun = free.begin(key);
         pool.shared.entry(key).or_default().push(free);
-        // Other waiting requests of this caller can use this connection too.
+        // Other waiting requests of the caller `key` can use this connection too.
         pool.waiters.notify.notify_waiters();
         drop(targets);
         Some(self.wrap_stream(upstream, index, target, begun))
     }
 
     /// Leases a stream on an existing connection, because the endpoint has reached its connection
-    /// limit. A connection is worn after too many resets ([`H2Connection::is_worn`]). Tries in this
-    /// order:
+    /// limit. A connection is worn if too many of its streams were reset
+    /// ([`H2Connection::is_worn`]). Tries in this order:
     /// - a connection of the caller that is not worn, even if it already has `MAX_STREAMS` streams
-    /// - another caller's connection, if the upstream allows that and no service has recently ended
-    ///   a connection of either caller with an error
+    /// - another caller's connection, if the upstream allows sharing and the service has recently
+    ///   ended no connection of either caller with an error
     /// - a worn connection of the caller, if the caller has at least `MAX_WORN` of them
     fn share_full(
         self: &Arc<Self>,

@@ -16,13 +16,13 @@ use crate::upstream::connection::connect::{OpenedDedicated, connect_dedicated};
 use crate::upstream::connection::error::ConnectError;
 use crate::upstream::limits::connection_limit::IdleHolder;
 
-/// The kind of connection that a request needs.
+/// The kind of dedicated connection that a request needs.
 #[derive(Clone, Copy)]
 struct Wanted {
     protocol: HttpProtocol,
-    /// The caller for which the connection is counted.
+    /// The key of the caller for which the connection is counted.
     key: ShareKey,
-    /// Whether the request may wait until another connection is closed.
+    /// Whether the request may wait for a slot until another connection is closed.
     may_wait: bool,
 }
 
@@ -35,8 +35,8 @@ where
     /// connection never enters the pool. Over h2, the service must have announced extended CONNECT.
     ///
     /// # Errors
-    /// [`ConnectError::NoTunnels`] if no endpoint announces extended CONNECT, and other errors if
-    /// there is no connection.
+    /// Returns [`ConnectError::NoTunnels`] if no endpoint announces extended CONNECT, and another
+    /// error if no connection could be opened for another reason.
     pub async fn lease_dedicated(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -53,8 +53,8 @@ where
         if in_h2 && upstream.has_endpoint_without_tunnels() {
             search.last = ConnectError::NoTunnels;
         }
-        // An endpoint without tunnels does not count as an attempt, and `note_no_tunnels` excludes
-        // it from now on. One round for each endpoint is therefore enough.
+        // An endpoint without tunnels does not count as an attempt, but `note_no_tunnels` excludes
+        // it from later rounds. Therefore one round for each endpoint is enough.
         for _ in 0..upstream.config().endpoints.len() {
             let picked = match in_h2 {
                 true => upstream.pick_for_tunnel(affinity, &search.tried),
@@ -79,7 +79,7 @@ where
         }
     }
 
-    /// Opens a dedicated connection to this endpoint.
+    /// Opens a dedicated connection to the endpoint `index`.
     async fn dedicated_at(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,

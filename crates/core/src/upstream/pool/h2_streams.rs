@@ -1,4 +1,5 @@
-//! `Streams`: counts the streams of an h2 connection, and remembers whose streams they are.
+//! `Streams`: counts the streams of an h2 connection, and remembers which callers have used the
+//! connection.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,8 +13,8 @@ use crate::upstream::connection::http2::{Client, ConnectionState};
 use crate::upstream::limits::connection_limit::{ConnectionLimit, InUse};
 use crate::upstream::limits::preemption::PreemptionSignal;
 
-/// The open streams of one connection, and what is needed to release the connection after the last
-/// stream.
+/// The open streams of one connection, and the values that are needed to release the connection
+/// after its last stream.
 pub(super) struct Streams {
     now: Mutex<OpenStreams>,
     target: Arc<Target>,
@@ -26,16 +27,17 @@ struct OpenStreams {
     count: usize,
     /// Counts the connection as in use by its caller. `None` while the connection has no streams.
     in_use: Option<InUse>,
-    /// The time when the last stream ended. Meaningful only if `count` is zero.
+    /// The time when the connection's last stream ended. Meaningful only if `count` is zero.
     unused_since: Instant,
-    /// The callers whose requests could make the service end the connection: at most the last
-    /// [`MAX_SUSPECTS`]. The list is cleared when a new stream begins although any caller may use
-    /// the connection. There are several callers only if callers share connections.
+    /// The callers whose requests could make the service end the connection, at most the last
+    /// [`MAX_SUSPECTS`]. There are several only if callers share connections. The list is cleared
+    /// if a stream begins on a connection on which nothing can make the service end it
+    /// (`ConnectionState::is_unspent`).
     callers: VecDeque<ShareKey>,
 }
 
-/// Maximum number of callers that are remembered for one connection. As many callers can have a
-/// stream at the same time.
+/// Maximum number of callers that are remembered for one connection. It is the number of callers
+/// that can have a stream on the connection at the same time.
 const MAX_SUSPECTS: usize = MAX_STREAMS;
 
 impl Streams {
@@ -67,36 +69,39 @@ impl Streams {
         self.now().count
     }
 
-    /// Returns the callers whose requests may be the cause if the service ends the connection.
+    /// Returns the callers whose requests may be the cause if the service ends the connection with
+    /// an error.
     pub(super) fn suspects(&self) -> VecDeque<ShareKey> {
         self.now().callers.clone()
     }
 
-    /// Whether the condition is true for one of the callers that [`Self::suspects`] returns.
+    /// Whether `condition` is true for at least one of the callers that [`Self::suspects`] returns.
     pub(super) fn any_suspect(&self, condition: impl Fn(ShareKey) -> bool) -> bool {
         self.now().callers.iter().copied().any(condition)
     }
 
-    /// Returns since when the connection has had no streams. Returns `None` while it has any.
+    /// Returns the time since which the connection has had no streams. Returns `None` if it has a
+    /// stream.
     pub(super) fn unused_since(&self) -> Option<Instant> {
         let now = self.now();
         (now.count == 0).then_some(now.unused_since)
     }
 }
 
-/// Counts one stream of a connection until the value is dropped.
+/// Counts one stream of a connection until this value is dropped.
 pub(super) struct Stream {
     pub(super) streams: Arc<Streams>,
-    /// Signals that the connection has to yield to another caller.
+    /// Signals that the stream's request must end, because another caller needs the connection's
+    /// slot.
     pub(super) preemption: Option<Arc<PreemptionSignal>>,
 }
 
 impl Stream {
-    /// Starts a stream of this caller.
+    /// Counts a new stream of the caller `key`.
     pub(super) fn begin(streams: &Arc<Streams>, key: ShareKey) -> Self {
         let mut now = streams.now();
-        // Earlier callers stay in the list while data that they have sent may still make the
-        // service end the connection.
+        // Earlier callers stay in the list as long as their requests could make the service end the
+        // connection.
         if now.count == 0 && streams.state.is_unspent() {
             now.callers.clear();
         }
@@ -134,9 +139,9 @@ impl Drop for Stream {
             target,
             ..
         } = &*self.streams;
-        // A stream is first removed from the count, and then this check looks for waiting requests.
-        // A request first counts itself as waiting, and then looks at the streams. So one of the
-        // two sees the other.
+        // Here the stream is first removed from the count of streams, and then waiting requests are
+        // looked up. A waiting request does it the other way round: it first counts itself as
+        // waiting, and then looks at the streams. Therefore at least one of the two sees the other.
         if !limit.has_waiters() {
             return;
         }

@@ -24,7 +24,7 @@ use crate::upstream::connection::http2::Client;
 use crate::upstream::limits::connection_limit::InUse;
 use crate::upstream::limits::preemption::PreemptionSignal;
 
-/// Maximum number of idle HTTP/1.1 connections for each endpoint and worker.
+/// Maximum number of idle HTTP/1.1 connections to one endpoint in one worker's pool.
 const MAX_IDLE: usize = 64;
 
 /// A connection in use. After the bodies of the request and the response have ended,
@@ -36,7 +36,7 @@ pub struct Lease<B> {
     pub(super) idle_timeout: Duration,
     pub(super) meta: ConnectionMeta,
     pub(super) reused: bool,
-    /// Whether the connection is closed after this request instead of being used again.
+    /// If true, the connection is closed after this request and not used again.
     pub(super) last: bool,
     pub(super) shard: Arc<PoolShard<B>>,
     /// Counts the request as in progress at the endpoint until the lease is dropped.
@@ -59,7 +59,8 @@ where
     /// that head, calls `on_interim` with the status.
     ///
     /// # Errors
-    /// If there is no response. The error contains the request if no byte of it was sent.
+    /// Returns an error if there is no response. The error contains the request if no byte of it
+    /// was sent.
     pub async fn send(
         &mut self,
         mut request: Request<B>,
@@ -98,15 +99,15 @@ where
 }
 
 impl<B> Lease<B> {
-    /// Whether the connection has served a request before. The service may have closed such a
-    /// connection already.
+    /// Whether the connection has served a request before. The service may have closed a connection
+    /// that was idle in the meantime.
     #[must_use]
     pub const fn is_reused(&self) -> bool {
         self.reused
     }
 
-    /// Returns the signal that asks the connection to yield to another caller. Returns `None` if
-    /// the connection never has to yield.
+    /// Returns the signal that asks the request to end, because another caller needs the
+    /// connection's slot. Returns `None` if the connection never has to give up its slot.
     #[must_use]
     pub fn preemption(&self) -> Option<Arc<PreemptionSignal>> {
         match &self.sender {
@@ -115,7 +116,8 @@ impl<B> Lease<B> {
         }
     }
 
-    /// Returns the error with which the service has ended the connection, and the likely cause.
+    /// Returns the error with which the service has ended an h2 connection, and the likely cause of
+    /// this error.
     #[must_use]
     pub fn ended_with(&self) -> Option<(h2::Reason, Option<&'static str>)> {
         match &self.sender {
@@ -124,14 +126,14 @@ impl<B> Lease<B> {
         }
     }
 
-    /// Returns the index of the endpoint in the upstream's configuration.
+    /// Returns the index of the endpoint in the upstream's list of endpoints.
     #[must_use]
     pub const fn index(&self) -> usize {
         self.index
     }
 
     /// Drives the connection if no separate task drives it. Must be called before the response's
-    /// body is polled, in the same task. Returns false if this task has nothing to drive.
+    /// body is polled, in the same task. Returns false if a separate task drives the connection.
     pub fn drive(&mut self, context: &mut Context<'_>) -> bool {
         match &mut self.sender {
             Sender::Http1(_, driver, _) if !driver.has_task() => {
@@ -160,13 +162,13 @@ impl<B> Lease<B> {
         }
     }
 
-    /// Closes the connection after this request, so that no other request uses it. An h2 connection
-    /// that requests share stays in the pool.
+    /// Closes the connection after this request, so that no other request uses it. Has no effect on
+    /// an h2 connection in the pool, which other requests may use.
     pub const fn mark_last(&mut self) {
         self.last = true;
     }
 
-    /// Returns the connection to the pool, if another request can use it.
+    /// Returns an HTTP/1.1 connection to the pool, if another request can use it.
     pub fn release(self) {
         let (sender, mut driver) = match self.sender {
             Sender::Http1(sender, driver, _)
@@ -184,8 +186,9 @@ impl<B> Lease<B> {
         let mut targets = self.shard.targets();
         let pool = targets.entry(self.target).or_default();
         if self.meta.limit.has_waiters() {
-            // Closing the connection frees a slot for a request of another worker. If requests of
-            // this worker wait too, only every second connection is closed.
+            // If requests of other workers wait, the connection is closed here, which gives its
+            // slot to one of them. If requests of this worker wait too, only every second
+            // connection is closed.
             let here = pool.waiters.waiting();
             pool.yielded_last = !pool.yielded_last && self.meta.limit.waiting() > here;
             if here == 0 || pool.yielded_last {
@@ -217,7 +220,7 @@ impl<B> Lease<B> {
         }
     }
 
-    /// Removes the connection from the pool, because it does not accept requests any more.
+    /// Removes an h2 connection from the pool, because it does not accept requests any more.
     pub fn retire(self) {
         if let Sender::Http2(_, Stream { streams, .. }) = &self.sender
             && let Some(pool) = self.shard.targets().get_mut(&self.target)

@@ -13,19 +13,19 @@ pub(super) struct LocalWaiters {
 }
 
 impl LocalWaiters {
-    /// Returns how many requests wait.
+    /// Returns how many requests of this worker wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Counts one more waiting request until the returned guard is dropped.
+    /// Counts one more waiting request until the returned value is dropped.
     pub(super) fn begin_waiting(self: &Arc<Self>) -> Waiting {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         Waiting(Arc::clone(self))
     }
 }
 
-/// Counts one waiting request until the guard is dropped.
+/// Counts one waiting request until this value is dropped.
 pub(super) struct Waiting(Arc<LocalWaiters>);
 
 impl Drop for Waiting {

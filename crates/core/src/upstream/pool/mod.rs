@@ -1,15 +1,15 @@
 //! Pooled connections to endpoints, one shard for each worker.
 //!
 //! Each worker has its own shard, so that locks are rarely contended. An HTTP/1.1 connection leaves
-//! the pool while a request uses it. It returns when the response has been read to its end. An h2
-//! connection always stays in the pool. A connection stays open over a reload if address, protocol
-//! and TLS settings do not change.
+//! the pool while a request uses it. It returns to the pool when the response has been read to its
+//! end. An h2 connection always stays in the pool. A connection stays open over a reload if
+//! address, protocol and TLS settings do not change.
 //!
-//! By default an h2 connection carries requests of one caller at a time. The reason: a service that
-//! ends a connection ends all requests on it, and one caller could cause that for other callers. A
-//! connection becomes free when its last stream has ended and nothing that was sent on it could
-//! make the service end it. Any caller may use a free connection. The number of connections
-//! therefore follows the number of callers that are active at the same time.
+//! By default an h2 connection carries requests of one caller at a time. Otherwise a caller whose
+//! requests make the service end the connection would also end the requests of other callers. A
+//! connection becomes free for any caller when its last stream has ended and nothing that was sent
+//! on it could make the service end it. Therefore about as many connections are needed as callers
+//! are active at the same time.
 //!
 //! - `acquire`: gets a connection for a request
 //! - `dedicated`: connections that carry one tunnel only

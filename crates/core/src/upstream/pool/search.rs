@@ -3,13 +3,13 @@
 use crate::upstream::balance::{Tried, Upstream};
 use crate::upstream::connection::error::ConnectError;
 
-/// The endpoints that a request has tried, and the results.
+/// The endpoints that a request has tried, and the reasons why they gave no connection.
 pub(super) struct Search {
     pub(super) tried: Tried,
-    /// The first endpoint that has reached its connection limit. The request can wait for a
-    /// connection to this endpoint.
+    /// The first tried endpoint that has reached its connection limit. If all endpoints fail, the
+    /// request waits for a connection to this one.
     pub(super) full: Option<usize>,
-    /// The last error of an endpoint that has not reached its limit.
+    /// The last error of a tried endpoint that has not reached its connection limit.
     pub(super) last: ConnectError,
 }
 
@@ -23,7 +23,7 @@ impl Search {
     }
 
     /// Records that there is no connection to this endpoint. [`ConnectError::NoTunnels`] does not
-    /// affect the health of the endpoint; other code records it.
+    /// count as a failure of the endpoint. It is recorded elsewhere (`Upstream::note_no_tunnels`).
     pub(super) fn note(&mut self, upstream: &Upstream, index: usize, error: ConnectError) {
         if !matches!(error, ConnectError::NoTunnels) {
             self.tried.note(index);
@@ -35,8 +35,8 @@ impl Search {
             ConnectError::Full => {
                 self.full.get_or_insert(index);
             }
-            // Keeps the earlier error, because the failure of an endpoint that may carry tunnels
-            // explains more.
+            // An earlier error of another endpoint is kept, because it says more about why the
+            // tunnel failed.
             ConnectError::NoTunnels if !matches!(self.last, ConnectError::NoEndpoint) => {}
             ConnectError::NoTunnels => self.last = error,
             error => {

@@ -9,7 +9,7 @@ use crate::upstream::connection::addresses::Addresses;
 use crate::upstream::limits::connection_limit::{ConnectionLimit, IdleHolder};
 use crate::upstream::limits::descriptors::IdleConnections;
 
-/// The pool of one worker; `B` is the type of request bodies.
+/// The connection pool of one worker. `B` is the type of request bodies.
 pub struct PoolShard<B> {
     targets: Mutex<HashMap<Arc<Target>, TargetPool<B>>>,
 }
@@ -35,8 +35,8 @@ impl<B> PoolShard<B> {
         let mut targets = self.targets();
         let idle = &mut targets.get_mut(target)?.idle;
         while let Some(last) = idle.pop() {
-            // The list is sorted by the last use. If the most recently used connection is too old,
-            // all are.
+            // The list is sorted by the last use. If even the most recently used connection was
+            // idle for too long, all were.
             if last.since.elapsed() >= last.idle_timeout {
                 idle.clear();
                 return None;
@@ -48,7 +48,8 @@ impl<B> PoolShard<B> {
         None
     }
 
-    /// Drops connections that were idle for too long, and connections that the service has closed.
+    /// Closes connections that were idle for too long, and removes connections that the service has
+    /// closed.
     pub fn sweep(&self) {
         self.targets().retain(|_, pool| {
             pool.idle.retain_mut(|idle| {
@@ -80,8 +81,9 @@ impl<B: Send + 'static> IdleConnections for PoolShard<B> {
 
 impl<B: Send + 'static> IdleHolder for PoolShard<B> {
     fn close_idle(&self, target: &Target, limit: &ConnectionLimit) -> bool {
-        // Connections to one target may count against another limit: the limit of another upstream,
-        // or the former limit of the same upstream.
+        // Not all connections to `target` count against `limit`. Others count against the limit of
+        // another upstream with the same target, or against the limit that this upstream had before
+        // a reload.
         let is_of = |meta: &ConnectionMeta| std::ptr::eq(Arc::as_ptr(&meta.limit), limit);
         self.targets().get_mut(target).is_some_and(|pool| {
             // Closes the connection that was idle for the longest time, or an h2 connection without

@@ -19,31 +19,33 @@ use crate::upstream::connection::http1::Driver;
 use crate::upstream::connection::http2::Client;
 use crate::upstream::limits::connection_limit::ConnectionLimit;
 
-/// After a service has ended a connection of a caller with an error, that caller shares no
-/// connections for this time.
+/// If a service ends a connection of a caller with an error, this caller shares no connections with
+/// other callers for this time.
 const TROUBLED_FOR: Duration = Duration::from_secs(600);
 
-/// Maximum time until a pooled connection is ready.
+/// Maximum time until a pooled connection must be ready for a request.
 const READY_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// After this number of resets of incomplete responses, an h2 connection takes no more requests. A
-/// service ends a connection with too many resets (CVE-2023-44487). The lowest known limit of a
-/// service is several hundred.
+/// If this number of streams were reset before their responses were complete, an h2 connection gets
+/// no more requests. Services end a connection with too many resets (CVE-2023-44487). The lowest
+/// known limit of a service is several hundred resets.
 const MAX_RESETS: usize = 100;
 
 /// The connections of one worker to one target.
 pub(super) struct TargetPool<B> {
     pub(super) idle: Vec<IdleHttp1<B>>,
-    /// Connections in h2, by the caller that uses them or was the last to use them.
+    /// The h2 connections, by the key of the caller that uses them or was the last to use them.
     pub(super) shared: ShareMap<Vec<H2Connection>>,
     /// One lock for each caller. The lock is held while an h2 connection is opened for the caller,
-    /// so that the caller's other requests wait for this connection.
+    /// so that the caller's other requests wait for this connection and open none themselves.
     pub(super) opening: ShareMap<Arc<tokio::sync::Mutex<()>>>,
-    /// Callers whose connections were ended with an error, and the time of the last such end.
+    /// The callers of which a service has ended a connection with an error, and the time when this
+    /// last happened.
     pub(super) troubled: ShareMap<Instant>,
-    /// Requests that wait until a connection is returned.
+    /// The requests of this worker that wait for a connection to this target.
     pub(super) waiters: Arc<LocalWaiters>,
-    /// Whether the last returned connection was closed for a request of another worker.
+    /// Whether the connection that was returned last was closed, to give its slot to a request of
+    /// another worker.
     pub(super) yielded_last: bool,
 }
 
@@ -67,13 +69,13 @@ pub(super) struct H2Connection {
     pub(super) has_slot: bool,
 }
 
-/// What decides whether a connection can be used for another request.
+/// The properties of a connection that decide whether another request can use it.
 #[derive(Clone)]
 pub(super) struct ConnectionMeta {
     /// When the service's certificate expires, in seconds since the Unix epoch. `None` without TLS.
     pub(super) good_until: Option<i64>,
     pub(super) address: SocketAddr,
-    /// The connection limit that the connection counts against.
+    /// The limit against which the connection is counted.
     pub(super) limit: Arc<ConnectionLimit>,
 }
 
@@ -91,7 +93,8 @@ impl<B> Default for TargetPool<B> {
 }
 
 impl<B> TargetPool<B> {
-    /// Drops h2 connections that are not usable any more.
+    /// Drops h2 connections that are not usable any more, and outdated entries of `troubled` and
+    /// `opening`.
     pub(super) fn remove_closed(&mut self) {
         let troubled = &mut self.troubled;
         troubled.retain(|_, since| since.elapsed() < TROUBLED_FOR);
@@ -123,7 +126,7 @@ impl<B> TargetPool<B> {
         self.take_out(|one| one.is_unused() && suits(one)).is_some()
     }
 
-    /// Removes the connection that owns these streams.
+    /// Removes the connection to which `streams` belongs.
     pub(super) fn retire(&mut self, streams: &Arc<Streams>) {
         let is_it = |one: &H2Connection| Arc::ptr_eq(&one.streams, streams);
         if let Some(retired) = self.take_out(is_it) {
@@ -144,7 +147,8 @@ impl<B> TargetPool<B> {
         Some(taken)
     }
 
-    /// Whether a service has recently ended a connection of this caller with an error.
+    /// Whether the service has ended a connection of the caller `key` with an error during the last
+    /// [`TROUBLED_FOR`].
     pub(super) fn is_troubled(&self, key: ShareKey) -> bool {
         self.troubled
             .get(&key)
@@ -153,7 +157,7 @@ impl<B> TargetPool<B> {
 }
 
 impl ConnectionMeta {
-    /// Whether the service's certificate has not expired yet.
+    /// Whether the connection's server certificate has not expired yet. True without TLS.
     pub(super) fn is_good(&self) -> bool {
         let now = || clock::certificate_now();
         self.good_until
@@ -169,7 +173,8 @@ impl<B> IdleHttp1<B> {
 
 impl<B: Body + Send + Unpin + 'static> IdleHttp1<B> {
     /// Whether the connection accepts a request. A connection that a separate task drives may take
-    /// up to `READY_TIMEOUT` to become ready. Any other connection is ready now, or unusable.
+    /// up to `READY_TIMEOUT` to become ready. Any other connection is either ready immediately or
+    /// unusable.
     pub(super) async fn is_ready(&mut self) -> bool {
         let Self { sender, driver, .. } = self;
         let has_task = driver.has_task();
@@ -190,14 +195,14 @@ impl<B: Body + Send + Unpin + 'static> IdleHttp1<B> {
 
 impl H2Connection {
     /// If the service ended the connection with an error, returns the callers that may be the
-    /// cause, and the time. Otherwise returns nothing.
+    /// cause, each with the current time. Otherwise the iterator is empty.
     fn suspects(&self) -> impl Iterator<Item = (ShareKey, Instant)> + use<> {
         let ended = self.client.state().ended_with().is_some();
         let callers = ended.then(|| self.streams.suspects()).into_iter().flatten();
         callers.map(|caller| (caller, Instant::now()))
     }
 
-    /// Starts a stream of this caller.
+    /// Counts a new stream of the caller `key`, and returns the values that its lease needs.
     pub(super) fn begin(&self, key: ShareKey) -> (Client, Stream, ConnectionMeta) {
         let stream = Stream::begin(&self.streams, key);
         (self.client.clone(), stream, self.meta.clone())
@@ -222,14 +227,14 @@ impl H2Connection {
         !self.is_worn() && self.streams.open() < max
     }
 
-    /// Whether any caller may use the connection. It must have no streams, and nothing that was
-    /// sent on it so far could make the service end it.
+    /// Whether any caller may use the connection. That is so if the connection has no streams and
+    /// nothing that was sent on it could make the service end it.
     pub(super) fn is_free(&self) -> bool {
         self.is_unused() && self.client.state().is_unspent()
     }
 
-    /// Whether too many streams of the connection were reset. A worn connection gets no further
-    /// streams, and is closed after its last stream.
+    /// Whether the connection is worn: too many of its streams were reset. A worn connection
+    /// normally gets no further streams, and is closed after its last stream.
     pub(super) fn is_worn(&self) -> bool {
         self.client.state().resets() >= MAX_RESETS
     }

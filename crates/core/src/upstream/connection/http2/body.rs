@@ -11,7 +11,8 @@ use super::state::OpenStream;
 use super::upload::Upload;
 use crate::upstream::connection::error::ServiceError;
 
-/// Pieces of content with fewer bytes than this are combined with content that is also available.
+/// Pieces of content with fewer bytes than this are combined with following content that has
+/// already arrived.
 const SMALL: usize = 1024;
 /// Maximum size in bytes of combined content.
 const TOGETHER: usize = 16 * 1024;
@@ -24,13 +25,13 @@ pub(in crate::upstream) struct H2Body {
     upload: Upload,
     /// Counts the stream as open. `None` if `stream` is `None`.
     open: Option<OpenStream>,
-    /// Number of bytes that the response has announced and that have not arrived. `None` if no
-    /// length was announced.
+    /// Number of content bytes that are missing of the length that the response has announced.
+    /// `None` if no length was announced.
     left: Option<u64>,
     /// Whether all content has been read. Trailers may still follow.
     is_read: bool,
-    /// A frame or an error that was read while small pieces were combined, but does not belong to
-    /// the combined content.
+    /// A piece or an error that was read while small pieces were combined, but could not be
+    /// combined with them. It is returned next.
     next: Option<Result<Bytes, h2::Error>>,
 }
 
@@ -54,7 +55,8 @@ impl H2Body {
         }
     }
 
-    /// Returns the next content, and gives its length back to the flow-control windows.
+    /// Returns the next piece of content, and enlarges the flow-control windows by the length of
+    /// this piece.
     fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
         if let Some(next) = self.next.take() {
             return Poll::Ready(Some(next));
@@ -64,13 +66,14 @@ impl H2Body {
         };
         let polled = stream.poll_data(context);
         if let Poll::Ready(Some(Ok(data))) = &polled {
-            // The call fails if the stream has ended, because such a stream has no window.
+            // `release_capacity` fails if the stream has ended, because such a stream has no
+            // window.
             let _ = stream.flow_control().release_capacity(data.len());
         }
         polled
     }
 
-    /// Combines `first` with small content that is also available.
+    /// If `first` is small, combines it with following content that has already arrived.
     fn together(&mut self, first: Bytes, context: &mut Context<'_>) -> Bytes {
         if first.len() >= SMALL {
             return first;
@@ -167,7 +170,7 @@ impl Drop for H2Body {
             return;
         } else if self.left == Some(0) && self.next.is_none() {
             // All content has arrived, and only the frame that ends the stream is missing. The
-            // reader knew the length, so it did not wait for that frame.
+            // reader of the body knew the length of the content, so it did not wait for that frame.
             open.let_end(stream);
             return;
         }

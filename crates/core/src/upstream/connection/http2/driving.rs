@@ -16,9 +16,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::settings::{PING_INTERVAL, PING_TIMEOUT};
 use super::state::ConnectionState;
 
-/// Maximum number of resets before the next response to a PING. The response proves that the
-/// service has processed the resets. Some services end a connection after 20 resets of streams that
-/// they have not processed yet.
+/// Maximum number of streams that are reset before the service has responded to the next PING. The
+/// response proves that the service has processed these resets. Some services end a connection
+/// after 20 resets of streams that they have not processed yet.
 const RESETS_PER_ROUND_TRIP: usize = 8;
 
 /// Drives the connection until it ends.
@@ -58,7 +58,7 @@ where
     state.end(error);
 }
 
-/// What to do next, after the PINGs and timers were checked.
+/// What the driving task does next, after it has checked PINGs and timers.
 enum Step {
     /// Wait for data or the timer.
     Wait,
@@ -72,9 +72,9 @@ struct Pings {
     pings: PingPong,
     /// Whether a PING was sent and its response has not arrived.
     awaited: bool,
-    /// Number of resets that may be sent before the response to the next PING.
+    /// Number of resets that may be sent until the service has responded to the next PING.
     resets_left: usize,
-    /// The value of `ConnectionState::reads` at the last check.
+    /// The value of `ConnectionState::reads` when the timer last expired.
     reads: u64,
 }
 
@@ -105,7 +105,8 @@ impl Pings {
             let is_silent = std::mem::replace(&mut self.reads, reads) == reads;
             state.abandon_ending();
             // No client uses the connection, no stream is open, and the service has sent nothing
-            // since the last check. Data that is still unsent will probably never be read.
+            // since the timer last expired. The service will probably never read data that is still
+            // unsent, so the connection ends.
             if is_silent && state.has_no_clients() && !state.is_busy() {
                 return Step::End;
             }
@@ -118,13 +119,13 @@ impl Pings {
         step
     }
 
-    /// Resets as many abandoned streams as the limit allows now. Returns whether any stream was
+    /// Resets as many abandoned streams as `resets_left` allows. Returns whether any stream was
     /// reset.
     fn send_resets(&mut self, state: &ConnectionState) -> bool {
         let mut any = false;
         while self.resets_left > 0 {
-            // The lock of `state.task()` is released before the stream is dropped, because h2 takes
-            // its own lock for that.
+            // The lock of `state.task()` is released before `stream` is dropped, because h2 takes
+            // its own lock when a stream is dropped.
             let Some(stream) = state.task().abandoned.pop_front() else {
                 break;
             };
@@ -135,7 +136,8 @@ impl Pings {
         any
     }
 
-    /// Sends a PING and starts its timeout. Returns false if the PING could not be sent.
+    /// Sends a PING and starts the timeout for its response. Returns false if the PING could not be
+    /// sent.
     fn ask(&mut self, timer: Pin<&mut Sleep>) -> bool {
         self.awaited = self.pings.send_ping(Ping::opaque()).is_ok();
         if self.awaited {

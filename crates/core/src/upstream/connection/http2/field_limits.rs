@@ -1,19 +1,20 @@
-//! Refuses requests with fields so large that a service would end the whole connection.
+//! Refuses requests with fields that are so large that the service would end the whole connection.
 
 use http::HeaderMap;
 
 use super::state::ConnectionState;
 use crate::upstream::connection::error::ServiceError;
 
-/// Bytes that count for each field in addition to its name and value (RFC 9113 section 6.5.2).
+/// Number of bytes that are added to the size of each field's name and value (RFC 9113 section
+/// 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
 /// Maximum size in bytes of one field for a service that announces no limit. nginx has a buffer of
 /// this size for each field, and ends the connection if a field is longer.
 const FIELD_GUESS: usize = 8 * 1024;
 
-/// Refuses fields that are larger than the service allows. `fields` returns the lengths of names
-/// and values.
+/// Refuses fields that are larger than the service allows. `fields` returns the length of the name
+/// and of the value of each field.
 pub(super) fn check_fields<I: Iterator<Item = (usize, usize)>>(
     state: &ConnectionState,
     fields: impl Fn() -> I,

@@ -1,7 +1,7 @@
 //! The client side of HTTP/2 connections to services.
 //!
-//! The code uses the `h2` crate directly, because hyper cannot limit the effect of one caller on
-//! other callers. The code does the following for each connection:
+//! This module uses the `h2` crate directly, because with hyper one caller could harm other callers
+//! on a shared connection. For each connection, this module does the following:
 //!
 //! - It combines small pieces of a body before it sends them.
 //! - It limits the rate of resets.
@@ -45,18 +45,19 @@ use self::upload::Upload;
 use super::error::{SendError, ServiceError};
 use super::resources::HeldResources;
 
-/// Bytes of memory that h2 may use for its records about unread content. A service may fill the
-/// windows with small pieces while its caller does not read. h2's default allows fewer than 2,000
-/// pieces.
+/// Bytes of memory that h2 may use to manage small pieces of unread content. While a caller does
+/// not read its response, the service may fill the flow-control windows with small pieces. h2's
+/// default would allow fewer than 2,000 pieces.
 const SMALL_FRAME_BUDGET: usize = 16 * 1024 * 1024;
-/// Maximum number of bytes of requests that wait in memory until the service's windows have space.
+/// Maximum number of request bytes in h2's memory that wait until the service's flow-control
+/// windows have space.
 const SEND_BUFFER: usize = 1024 * 1024;
-/// Sends requests on a connection. The connection ends after the last clone is dropped and all
-/// streams have ended.
+/// Sends requests on a connection. The connection ends when the last clone of the `Client` was
+/// dropped and all streams have ended.
 #[derive(Clone)]
 pub(in crate::upstream) struct Client {
-    // Field order matters: `sender` must be dropped before `last`. `last` wakes the task that
-    // checks whether senders remain.
+    // Field order matters: `sender` must be dropped before `last`. Dropping the last clone of
+    // `last` wakes the driving task, which then checks whether senders remain.
     sender: SendRequest<Bytes>,
     last: Arc<WakeOnDrop>,
 }
@@ -73,7 +74,7 @@ impl Drop for WakeOnDrop {
 /// `resources` until it is closed.
 ///
 /// # Errors
-/// If the service does not start with its settings.
+/// Returns an error if the connection fails before the service has sent its SETTINGS frame.
 pub(super) async fn open<S>(stream: S, resources: HeldResources) -> Result<Client, ServiceError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -117,11 +118,12 @@ impl Client {
     }
 
     /// Sends a request and waits for the head of its response. For each interim response before
-    /// that head, calls `on_interim` with the status. If the future is dropped earlier, the stream
-    /// is reset.
+    /// that head, calls `on_interim` with the status. If the returned future is dropped before the
+    /// head has arrived, the stream is reset.
     ///
     /// # Errors
-    /// If there is no response. The error contains the request if no byte of it was sent.
+    /// Returns an error if there is no response. The error contains the request if no byte of it
+    /// was sent.
     pub(in crate::upstream) async fn send<B>(
         &mut self,
         request: Request<B>,
@@ -158,8 +160,8 @@ impl Client {
         answer.map_err(SendError::from)
     }
 
-    /// Refuses a head that is larger than the service accepts, because some services end the whole
-    /// connection because of such a head.
+    /// Refuses a head that is larger than the service accepts. Some services end the whole
+    /// connection if they receive such a head.
     fn check_head(&self, parts: &request::Parts) -> Result<(), ServiceError> {
         let fields = || {
             let pseudo = pseudo_headers(parts).into_iter();
@@ -169,7 +171,7 @@ impl Client {
     }
 }
 
-/// A request whose response has not started.
+/// A request that was sent, or is being sent, and has received no response head yet.
 struct Exchange {
     response: Option<ResponseFuture>,
     upload: Upload,
@@ -219,8 +221,8 @@ impl Drop for Exchange {
     }
 }
 
-/// Returns the value of `Content-Length`, if there is one. If a response has several different
-/// lengths, other code refuses its head.
+/// Returns the value of the first `Content-Length` field, if it is a number. A response with
+/// several different values is refused elsewhere.
 fn announced_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

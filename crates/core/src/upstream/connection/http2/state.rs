@@ -16,28 +16,29 @@ use crate::upstream::connection::error::ServiceError;
 use crate::upstream::connection::interim::{Heads, flood};
 use crate::upstream::connection::read_tap::ReadTap;
 
-/// Marks a setting that the service has not announced.
+/// The value in [`Said`] if the service has not announced the setting or code.
 const UNSAID: u32 = u32::MAX;
 
-/// If this many small DATA frames were sent on a connection, no other caller may use it. HTTP
-/// libraries count small frames that the service has not read. They end the connection after about
-/// a thousand.
+/// If this many small DATA frames were sent on a connection, no other caller may use it. The HTTP
+/// libraries of services count small frames that the service has not read. They end a connection
+/// with about a thousand such frames.
 const MAX_SMALL_FRAMES: usize = 256;
 
-/// A head with more bytes than this counts as long, because most services refuse longer heads by
-/// default.
+/// A request head with more bytes than this counts as long, because most services refuse longer
+/// heads by default.
 const LONG_HEAD: usize = 8 * 1024;
 
-/// Limits on empty DATA frames of a service. A connection starts with `FIRST_EMPTY` credits, each
-/// other frame adds `EMPTY_EACH`, and the maximum is `MAX_EMPTY`.
+/// Limits on empty DATA frames of a service. Each empty DATA frame costs one credit. A connection
+/// starts with `FIRST_EMPTY` credits, each frame of another kind adds `EMPTY_EACH`, and the maximum
+/// is `MAX_EMPTY`.
 const FIRST_EMPTY: u32 = 1_000;
 const EMPTY_EACH: u32 = 8;
 const MAX_EMPTY: u32 = 10_000;
 
-/// The receiving half of an abandoned stream. When the value is dropped, h2 resets the stream.
+/// The receiving half of an abandoned stream. When it is dropped, h2 resets the stream.
 pub(super) type Abandoned = Box<dyn Send>;
 
-/// Counts one open stream of a connection until the guard is dropped.
+/// Counts one open stream of a connection until this value is dropped.
 pub(super) struct OpenStream(Arc<ConnectionState>);
 
 impl OpenStream {
@@ -50,13 +51,14 @@ impl OpenStream {
         &self.0
     }
 
-    /// Abandons the stream. The driving task resets it when the limit on resets allows it.
+    /// Abandons the stream. The driving task resets the stream as soon as the limit on resets
+    /// allows that.
     pub(super) fn abandon(self, half: Abandoned) {
         let state = Arc::clone(&self.0);
         state.resets.fetch_add(1, Ordering::Relaxed);
         let mut task = state.task();
-        // Read under the lock of `task`, because no task empties the queue after the connection has
-        // ended.
+        // `has_ended` is read under the lock of `task`. After the connection has ended, no task
+        // empties the queue, so the stream must not be added to it.
         if state.has_ended.load(Ordering::Acquire) {
             drop(task);
             drop((half, self));
@@ -67,8 +69,8 @@ impl OpenStream {
         state.wake();
     }
 
-    /// Keeps the stream until the frame that ends it has arrived. All of its content was already
-    /// read.
+    /// Keeps the stream until the frame that ends the stream has arrived. All content of the stream
+    /// was already read.
     pub(super) fn let_end(self, stream: RecvStream) {
         let state = Arc::clone(&self.0);
         let mut task = state.task();
@@ -93,12 +95,12 @@ impl Drop for OpenStream {
 #[derive(Default)]
 pub(in crate::upstream) struct ConnectionState {
     has_ended: AtomicBool,
-    /// The error code of the GOAWAY that the service has sent.
+    /// The error code of the GOAWAY frame that the service has sent, if it has sent one.
     goaway: Said,
-    /// Maximum size in bytes of a head that the service accepts.
+    /// Maximum size in bytes of a request head that the service accepts, if it has announced one.
     head_limit: Said,
-    /// Number of reads from the connection. If it is the same at two checks of the driving task,
-    /// the service has sent nothing between them.
+    /// Number of reads from the connection. If the number is the same at two successive checks by
+    /// the driving task, the service has sent nothing between them.
     pub(super) reads: AtomicU64,
     /// Number of small DATA frames that were sent.
     small_frames: AtomicUsize,
@@ -106,24 +108,24 @@ pub(in crate::upstream) struct ConnectionState {
     max_head: AtomicUsize,
     /// Number of streams that were ended before their response was complete.
     resets: AtomicUsize,
-    /// Number of streams that have started and still count as open.
+    /// Number of streams that have started and have not ended ([`OpenStream`]).
     open: AtomicUsize,
-    /// Whether a response has ended while its request's body was still being sent. The unsent rest
-    /// still uses a part of the connection's window.
+    /// Whether a response has ended while its request's body was still being sent. In this case,
+    /// the rest of the body that h2 has not sent keeps using a part of the connection's window.
     has_unfinished_upload: AtomicBool,
-    /// Whether all clones of the [`Client`](super::Client) were dropped, so that no further stream
+    /// Whether all clones of the [`Client`](super::Client) were dropped. Then no further stream
     /// will be opened.
     has_no_clients: AtomicBool,
     /// Whether the service did not respond to a PING.
     is_silent: AtomicBool,
     /// Whether the service has sent its settings.
     has_settings: AtomicBool,
-    /// Notified when the settings arrive, and when the connection ends.
+    /// Notified when the service's settings arrive, and when the connection ends.
     begun: Notify,
     task: Mutex<Task>,
 }
 
-/// Work that the streams hand over to the task that drives the connection.
+/// Work that the streams pass to the task that drives the connection.
 #[derive(Default)]
 pub(super) struct Task {
     pub(super) waker: Option<Waker>,
@@ -177,7 +179,7 @@ impl ConnectionState {
         let mut task = self.task();
         self.has_ended.store(true, Ordering::Release);
         task.error = error;
-        // Drops the queued streams, because no resets can be sent any more.
+        // The queued streams are dropped, because no resets can be sent any more.
         let abandoned = (
             std::mem::take(&mut task.abandoned),
             std::mem::take(&mut task.ending),
@@ -209,7 +211,7 @@ impl ConnectionState {
         drop(ended);
     }
 
-    /// Abandons the streams whose last frame has not arrived.
+    /// Abandons the streams in `ending`, because their last frame has not arrived.
     pub(super) fn abandon_ending(&self) {
         let late = std::mem::take(&mut self.task().ending);
         for (stream, open) in late {
@@ -218,7 +220,7 @@ impl ConnectionState {
     }
 
     /// Waits for the service's SETTINGS frame, which must come first (RFC 9113 section 3.4). The
-    /// frame proves that the service is there, and contains its limits.
+    /// frame proves that the service speaks HTTP/2, and contains the service's limits.
     pub(super) async fn settings(&self) -> Result<(), ServiceError> {
         loop {
             let mut begun = pin!(self.begun.notified());
@@ -247,8 +249,8 @@ impl ConnectionState {
         self.has_ended.load(Ordering::Acquire) || self.goaway.get().is_some()
     }
 
-    /// Whether the connection has no open stream, and nothing was sent on it that could make the
-    /// service end it. Another caller may use the connection only if this is true.
+    /// Whether another caller may use the connection: it has no open stream, and nothing was sent
+    /// on it that could make the service end the connection.
     pub(in crate::upstream) fn is_unspent(&self) -> bool {
         self.resets.load(Ordering::Relaxed) == 0
             && !self.is_busy()
@@ -262,15 +264,16 @@ impl ConnectionState {
         self.resets.load(Ordering::Relaxed)
     }
 
-    /// Returns the error with which the service has ended the connection, and its likely cause.
-    /// Returns `None` if there was no error.
+    /// Returns the error with which the service has ended the connection, and the likely cause of
+    /// this error. Returns `None` if there was no error.
     pub(in crate::upstream) fn ended_with(&self) -> Option<(Reason, Option<&'static str>)> {
         let code = self.goaway.get()?;
         let reason = Reason::from(code);
         (reason != Reason::NO_ERROR).then(|| (reason, self.likely_cause()))
     }
 
-    /// Returns what was unusual about the requests on the connection, if anything.
+    /// Returns what was unusual about the requests on the connection. Returns `None` if nothing was
+    /// unusual.
     fn likely_cause(&self) -> Option<&'static str> {
         if self.resets() >= MANY_RESETS {
             Some("its caller broke many requests off")
@@ -334,25 +337,26 @@ impl ConnectionState {
 /// Whether the service has ended the stream with its last frame or a reset. All content of the
 /// stream must have been read before the call.
 fn has_ended(stream: &mut RecvStream) -> bool {
-    // No waker is needed, because new data on the connection wakes the calling task.
+    // No waker is needed, because the calling task drives the connection and is woken by new data.
     let mut context = Context::from_waker(Waker::noop());
     loop {
         match stream.poll_data(&mut context) {
             // The frame that ends the stream may follow an empty DATA frame.
             Poll::Ready(Some(Ok(data))) if data.is_empty() => {}
             Poll::Ready(None) => return true,
-            // An error means that the stream was reset, so it has ended. Further content is
-            // impossible, because h2 refuses more than the announced length.
+            // An error means that the stream was reset, so it has ended. Non-empty data cannot
+            // arrive here, because h2 refuses more content than the announced length.
             Poll::Ready(Some(_)) | Poll::Pending => return stream.is_end_stream(),
         }
     }
 }
 
-/// From this number of resets on, a connection counts as unusual.
+/// If at least this number of streams was reset, the resets are named as the likely cause of an
+/// error.
 const MANY_RESETS: usize = 8;
 
 /// Wraps a connection so that its frames are inspected before h2 reads them. Reading fails if the
-/// service sends too many heads or empty DATA frames.
+/// service sends too many interim responses or empty DATA frames.
 #[expect(
     clippy::type_complexity,
     reason = "the observer is a closure, which has no name"

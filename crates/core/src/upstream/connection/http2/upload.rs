@@ -1,9 +1,9 @@
 //! `Upload`: sends the body of a request to the service.
 //!
 //! A caller may send its body in pieces of a few bytes. Each piece would become a separate frame.
-//! Many services end a connection on which too many small frames wait for a slow handler. The
-//! upload therefore combines all pieces that are available. A stream that has sent many small
-//! frames also waits a short time for more content.
+//! Many services end a connection if too many small frames wait there to be processed. The upload
+//! therefore combines all pieces that have already arrived. If a stream has sent many small frames,
+//! the upload also waits a short time for more content.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,24 +22,26 @@ use super::field_limits::{check_fields, field_sizes};
 use super::state::ConnectionState;
 use crate::upstream::connection::error::ServiceError;
 
-/// Pieces of content with fewer bytes than this are combined with the next content.
+/// Pieces of content with fewer bytes than this are combined with the content that follows.
 const SMALL: usize = 1024;
-/// Number of small frames that a stream may send without delay, and the interval after which one
-/// more is allowed.
+/// Number of small frames that a stream may send without delay at its beginning, and the interval
+/// after which one more such frame is allowed.
 const SMALL_AT_ONCE: u32 = 64;
 const SMALL_EACH: Duration = Duration::from_millis(10);
-/// How long a small piece waits for more content, if the stream has sent too many small frames.
+/// How long a small piece of content waits for more content, if the stream has sent too many small
+/// frames.
 const SMALL_DELAY: Duration = Duration::from_millis(5);
 
 /// Sends a body to the service. Dropping the upload stops sending.
 pub(super) struct Upload {
     /// The task that sends the body, and the channel through which the task reports a failure.
+    /// `None` if no task is needed or the task has ended.
     task: Option<(AbortHandle, oneshot::Receiver<()>)>,
     failed: bool,
 }
 
 impl Upload {
-    /// Creates an upload that has nothing to send: there is no body, or the whole body was sent.
+    /// Creates an upload that has nothing to send.
     pub(super) const fn none() -> Self {
         Self {
             task: None,
@@ -47,8 +49,8 @@ impl Upload {
         }
     }
 
-    /// Starts to send `body`. If the stream cannot take the whole body now, a spawned task sends
-    /// the rest.
+    /// Starts to send `body`. If the body cannot be sent completely in one poll, a spawned task
+    /// sends the rest.
     pub(super) async fn begin<B>(
         stream: SendStream<Bytes>,
         body: B,
@@ -92,7 +94,8 @@ impl Upload {
         self.failed
     }
 
-    /// Whether the upload is over: the whole body was sent, or the service does not want the rest.
+    /// Whether the upload has ended without a failure: the whole body was sent, or the service does
+    /// not want the rest.
     pub(super) fn has_ended(&mut self) -> bool {
         let failed = self.poll_failed(&mut Context::from_waker(Waker::noop()));
         !failed && self.task.is_none()
@@ -114,7 +117,7 @@ struct UploadError;
 struct Sending<B> {
     stream: SendStream<Bytes>,
     body: B,
-    /// A small piece of content that waits for more.
+    /// Small pieces of content that wait for more content.
     held: BytesMut,
     small: SmallFrames,
     /// The timer after which `held` is sent. `None` if `held` does not have to wait.
@@ -129,7 +132,7 @@ struct SmallFrames {
 }
 
 impl SmallFrames {
-    /// Counts a small frame. Returns whether it may be sent without delay.
+    /// Counts a small frame if it may be sent without delay. Returns whether it may.
     fn take(&mut self, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.since);
         let earned = elapsed.as_nanos() / SMALL_EACH.as_nanos();
@@ -161,8 +164,8 @@ where
         }
     }
 
-    /// Waits until the service's windows have space. Returns `None` if the service has ended the
-    /// stream.
+    /// Waits until the service's flow-control windows have space. Returns `None` if the service has
+    /// ended the stream.
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Option<()>> {
         self.stream.reserve_capacity(1);
         while self.stream.capacity() == 0 {
@@ -191,8 +194,8 @@ where
         self.send(held, is_last)
     }
 
-    /// Sends content of the body, or holds it if it is small. Returns whether the content was the
-    /// end of the body.
+    /// Sends a piece of content, or holds it if it is small. Returns `true` if this was the last
+    /// piece, so that the body has ended.
     fn take(&mut self, data: Bytes) -> Result<bool, h2::Error> {
         let is_last = self.body.is_end_stream();
         if self.held.is_empty() && (is_last || data.len() >= SMALL) {
@@ -206,8 +209,8 @@ where
         Ok(is_last)
     }
 
-    /// Called if the body has no more content now. Sends the held bytes, unless the stream has sent
-    /// too many small frames: then they wait for more content.
+    /// Called while the body waits for more content. Sends the held bytes. If the stream has sent
+    /// too many small frames, first waits for [`SMALL_DELAY`].
     fn poll_held(&mut self, context: &mut Context<'_>) -> Result<(), h2::Error> {
         if self.held.is_empty() {
             return Ok(());
@@ -238,8 +241,8 @@ where
         loop {
             match this.poll_room(context) {
                 Poll::Ready(Some(())) => {}
-                // The service does not want the rest of the body. The task that awaits the response
-                // detects whether the service sends one.
+                // The service does not want the rest of the body. This is no failure: the task that
+                // waits for the response detects if there is none.
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending => return Poll::Pending,
             }
@@ -248,7 +251,8 @@ where
                     Ok(data) => this.take(data),
                     Err(other) => match this.finish(other) {
                         Ok(sent) => Ok(sent),
-                        // These trailers are so large that the service would end the connection.
+                        // The trailers are so large that the service would end the connection
+                        // because of them.
                         Err(ServiceError::HeadTooLarge { .. }) => {
                             return Poll::Ready(Err(UploadError));
                         }
@@ -274,8 +278,9 @@ where
 }
 
 impl<B> Sending<B> {
-    /// Ends the body with its trailers. If there are no trailer fields, sends no trailers frame,
-    /// because some services end the connection if that frame is empty.
+    /// Sends the held data, and then the trailers, which end the body. If there are no trailer
+    /// fields, the held data ends the body, because some services end the connection if the
+    /// trailers frame is empty. Returns `true`, because nothing follows.
     fn finish(&mut self, frame: Frame<Bytes>) -> Result<bool, ServiceError> {
         let held = self.held.split().freeze();
         match frame.into_trailers() {
