@@ -7,7 +7,7 @@ use super::share::CallerLimit;
 use crate::identity::{CallerName, Method, MethodSet, Principal};
 use crate::reason::ReasonCode;
 
-/// Proof that the policy allowed a request. An assertion can be signed only with a permit.
+/// Proof that the policy allowed a request. Without a permit no assertion can be signed.
 #[derive(Debug)]
 pub struct Permit {
     principal: Option<Principal>,
@@ -31,7 +31,7 @@ pub struct Denial {
     /// A note that the operator wrote, for example in the deny list. It appears in the audit log,
     /// but is never sent to the caller.
     pub note: Option<Box<str>>,
-    /// The limit that was reached, if the reason is `caller-limit`.
+    /// The limit that the caller has reached. `Some` only if the reason is `caller-limit`.
     pub limit: Option<CallerLimit>,
 }
 
@@ -54,7 +54,7 @@ impl Denial {
         }
     }
 
-    /// Returns the text for the audit log: the detail and the operator's note.
+    /// Returns the text for the audit log: the detail and, if there is one, the operator's note.
     #[must_use]
     pub fn recorded(&self) -> Cow<'_, str> {
         match &self.note {
@@ -64,17 +64,17 @@ impl Denial {
     }
 }
 
-/// Decides whether `principal` may use a route with this rule.
+/// Decides whether `principal` may use a route that has the rule `rule`.
 ///
 /// # Errors
-/// The [`Denial`] if the request is not permitted.
+/// Returns the [`Denial`] if the request is not permitted.
 pub fn decide(rule: &Rule, principal: Option<Principal>) -> Result<Permit, Denial> {
     if rule.authentication == Authentication::None {
         return Ok(Permit { principal: None });
     }
     let used = principal.as_ref().map(Principal::methods);
-    // The authenticators have already checked this. The check is repeated, so that no mistake there
-    // can allow a request.
+    // The authenticators have already checked that all required methods were used. The check is
+    // repeated, so that a mistake in an authenticator cannot allow a request.
     if let Some(method) = rule.authentication.missing(used.unwrap_or_default()) {
         return Err(missing(rule.authentication, method));
     }
@@ -87,7 +87,7 @@ pub fn decide(rule: &Rule, principal: Option<Principal>) -> Result<Permit, Denia
     }
 }
 
-/// Returns the denial for a caller that is not allowed on a route.
+/// Returns the denial for a caller that the rule of a route does not allow.
 #[must_use]
 pub fn not_allowed(caller: &CallerName) -> Denial {
     Denial::new(
@@ -96,7 +96,7 @@ pub fn not_allowed(caller: &CallerName) -> Denial {
     )
 }
 
-/// Returns the denial for a request without the credential of this method.
+/// Returns the denial for a request that has no credential of the type `method`.
 #[must_use]
 pub fn missing(authentication: Authentication, method: Method) -> Denial {
     if let Authentication::Any(methods) = authentication

@@ -1,11 +1,11 @@
 //! Authorization of callers: rules, decisions and limits.
 //!
-//! - `engine`: decides about a request by its rule and credentials
+//! - `engine`: decides about a request by the route's rule and the request's principal
 //! - `rule`: the requirements of a route
 //! - `revalidate`: verifies the certificate chain of a live connection again
 //! - `rate_limit`: limits the requests of a caller in a period of time
 //! - `redis_store`: counts the requests of several gateways together
-//! - `throttle`: limits requests, and failed authentications of a client
+//! - `throttle`: limits requests, and failed authentications of a caller or address
 //! - `share`: the part of a limited resource that one caller may hold
 
 pub mod engine;

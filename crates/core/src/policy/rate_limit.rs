@@ -1,14 +1,15 @@
 //! Rate limits: the generic cell rate algorithm (GCRA, ITU-T I.371) over a table of fixed size.
 //!
 //! The state of a key is one number, the *theoretical arrival time* of its next conforming request.
-//! There are no timers and no windows to clean up, and each key needs only its slot. The table is
-//! allocated once. Each bucket has 8 slots of 17 bytes and one lock. 1,000,000 keys need 17 MB, or
-//! 36 MB in a table that is half empty ([`RateTable::new`] doubles and rounds up to a power of
-//! two).
+//! There are no timers and no time windows to clean up. The table is allocated once and consists of
+//! buckets, each with 8 slots and one lock. A key needs one slot, which takes 17 bytes including
+//! its part of the lock. 1,000,000 slots need 17 MB. A table for 1,000,000 keys needs 36 MB,
+//! because [`RateTable::new`] doubles the number of slots and rounds it up to a power of two.
 //!
-//! If a bucket is full, the key that has used the least of its limit is evicted. An evicted key
-//! gets its full limit again. A flood of keys therefore helps only keys that have hardly used their
-//! limit. Memory and time for each request do not grow.
+//! If a bucket is full, a new key evicts the key that has used the least of its limit. An evicted
+//! key gets its full limit again. If an attacker floods the table with keys, this therefore gives
+//! requests only to keys that have hardly used their limit. Memory and time for each request do not
+//! grow.
 
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
@@ -25,7 +26,7 @@ pub struct RateLimit {
     burst: u32,
 }
 
-/// The error for a limit that would refuse everything, or that cannot be counted.
+/// The error for a limit that would refuse all requests, or that the algorithm cannot represent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadLimit {
     /// The limit would never allow a request.
@@ -47,10 +48,11 @@ impl RateLimit {
         burst: 60,
     };
 
-    /// Creates a limit of `requests` in `window`, of which up to `burst` may come at once.
+    /// Creates a limit of `requests` in each `window`. Up to `burst` requests may come immediately
+    /// after one another.
     ///
     /// # Errors
-    /// [`BadLimit`] if the limit makes no sense.
+    /// Returns [`BadLimit`] if the limit would refuse all requests or cannot be represented.
     pub fn new(requests: u32, window: Duration, burst: u32) -> Result<Self, BadLimit> {
         if requests == 0 || burst == 0 {
             return Err(BadLimit::Zero);
@@ -74,14 +76,14 @@ impl RateLimit {
         nanoseconds(self.window) / u64::from(self.requests)
     }
 
-    /// Returns how far the arrival time of a key may be in the future, in nanoseconds: the interval
-    /// multiplied by the burst.
+    /// Returns how far the theoretical arrival time of a key may be in the future, in nanoseconds.
+    /// It is the interval multiplied by the burst.
     pub(super) fn tolerance(&self) -> u64 {
         self.interval().saturating_mul(u64::from(self.burst))
     }
 }
 
-/// The decision about one request, and the state of its limit.
+/// The decision about one request, and the state of the limit after the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
     /// Whether the request is within the limit.
@@ -101,7 +103,8 @@ impl Verdict {
         seconds_up(self.retry_after).max(1)
     }
 
-    /// Returns the value of the `RateLimit` field (draft-ietf-httpapi-ratelimit-headers).
+    /// Returns the value of the `RateLimit` field (draft-ietf-httpapi-ratelimit-headers). `policy`
+    /// is the name of the limit.
     #[must_use]
     pub fn field(&self, policy: &str) -> String {
         let reset = seconds_up(self.reset);
@@ -110,7 +113,7 @@ impl Verdict {
 }
 
 impl RateLimit {
-    /// Returns the value of the `RateLimit-Policy` field.
+    /// Returns the value of the `RateLimit-Policy` field. `policy` is the name of the limit.
     #[must_use]
     pub fn policy_field(&self, policy: &str) -> String {
         let window = seconds_up(self.window).max(1);
@@ -120,7 +123,7 @@ impl RateLimit {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
-    /// The hash of the key with a secret of this process. 0 if the slot is free.
+    /// The hash of the key, computed with a secret of this process. 0 if the slot is free.
     key: u64,
     /// The theoretical arrival time of the key, in nanoseconds since `RateTable::origin`.
     arrival: u64,
@@ -130,7 +133,7 @@ struct Slot {
 #[derive(Debug)]
 pub struct RateTable {
     buckets: Box<[Mutex<[Slot; SLOTS]>]>,
-    /// Randomly keyed, so that callers cannot choose keys that share a bucket.
+    /// Hashes keys with a random secret, so that callers cannot choose keys that share a bucket.
     hasher: RandomState,
     origin: Instant,
 }
@@ -149,7 +152,7 @@ impl RateTable {
         }
     }
 
-    /// Returns how many slots a table for `keys` keys has.
+    /// Returns how many slots a table that is made for `keys` keys has.
     #[must_use]
     pub fn capacity_for(keys: usize) -> usize {
         let buckets = (keys.saturating_mul(2) / SLOTS).max(1).next_power_of_two();
@@ -168,14 +171,14 @@ impl RateTable {
         size_of::<Mutex<[Slot; SLOTS]>>().saturating_mul(self.buckets.len())
     }
 
-    /// Counts one request of `key` against `limit`. The calling code chooses what the key consists
-    /// of, for example a route and a caller. Different limits need different keys.
+    /// Counts one request of `key` against `limit`. The calling code chooses the parts of the key,
+    /// for example a limit's identifier and a caller. Keys of different limits must differ.
     pub fn take(&self, key: &impl Hash, limit: &RateLimit) -> Verdict {
         self.decide(key, limit, self.now(), true)
     }
 
-    /// Returns the result of [`Self::take`] without counting the request. Useful if only failures
-    /// are counted, to check the limit before the work is done.
+    /// Returns the result that [`Self::take`] would return, but counts no request. If only failures
+    /// are counted, this checks the limit before an attempt.
     pub fn peek(&self, key: &impl Hash, limit: &RateLimit) -> Verdict {
         self.decide(key, limit, self.now(), false)
     }
@@ -218,8 +221,8 @@ impl RateTable {
     }
 }
 
-/// Whether a request conforms, and the theoretical arrival time after it. All arguments must have
-/// the same unit.
+/// Returns whether a request conforms to its limit, and the key's theoretical arrival time after
+/// the request. All arguments must have the same unit.
 #[must_use]
 pub const fn conforms(arrival: u64, now: u64, interval: u64, tolerance: u64) -> (bool, u64) {
     let from = if arrival > now { arrival } else { now };
@@ -288,7 +291,8 @@ mod tests {
         assert!(!at(SECOND / 10 - 1).allowed);
         assert!(at(SECOND / 10).allowed);
         assert!(!at(SECOND / 10).allowed);
-        // Refused requests do not count: after two seconds the full burst is available again.
+        // Refused requests do not count. Therefore the full burst is available again after two
+        // seconds.
         assert_eq!(at(2 * SECOND).remaining, 4);
         assert!(table.decide(&"b", &limit, 0, true).allowed);
     }
@@ -354,7 +358,7 @@ mod tests {
             .filter(|key| table.peek(key, &limit).allowed)
             .count();
         assert!(forgotten < 30_000, "{forgotten}");
-        // In an optimized build, the goal is 0.5 µs.
+        // The goal for an optimized build is 0.5 µs. This limit also holds for test builds.
         assert!(each < Duration::from_micros(20), "{each:?}");
     }
 

@@ -1,9 +1,9 @@
 //! `RedisStore`: rate limits that several gateways count together, in Redis or Valkey.
 //!
-//! The algorithm is the same as [`super::rate_limit::conforms`], written in Lua. A count is
-//! therefore one atomic round trip. A test compares both versions. The store's clock is used, so
-//! that the gateways' clocks do not matter. After a failure the store is not used for `PAUSE`, so
-//! that requests do not wait for it.
+//! The store runs a Lua version of [`super::rate_limit::conforms`]. Counting a request is therefore
+//! atomic and needs one round trip. A test compares both versions. Times come from the store's
+//! clock, so that differences between the gateways' clocks have no effect. After a failure, the
+//! store is not used for `PAUSE`, so that requests do not wait for a store that is down.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,8 +19,8 @@ use super::throttle::{Asked, SharedStore, StoreFailed};
 use crate::crypto;
 use crate::secret::Secret;
 
-/// The algorithm in Lua. Times are in microseconds, which Lua's numbers represent exactly until the
-/// year 2255. In tests, a third argument replaces the clock.
+/// The algorithm in Lua. Times are in microseconds since the Unix epoch. Lua's numbers represent
+/// these times exactly until the year 2255. Tests pass the time as a third argument.
 const SCRIPT: &str = r"
 local interval, tolerance = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = tonumber(ARGV[3] or false)
@@ -36,7 +36,7 @@ redis.call('SET', KEYS[1], string.format('%.0f', next), 'PX', math.ceil((next - 
 return {1, next, now}
 ";
 
-/// After a failure, the store is not used for this time.
+/// Time for which the store is not used after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The settings of `[rate_limits.redis]`.
@@ -50,18 +50,18 @@ pub struct RedisSettings {
     pub password: Option<Secret>,
     /// The root certificates for the store's TLS certificate, in PEM.
     pub roots: Option<Vec<u8>>,
-    /// Maximum time of one count in the store.
+    /// Maximum time for counting one request in the store.
     pub timeout: Duration,
     /// The prefix of all key names in the store.
     pub prefix: String,
 }
 
-/// The settings are invalid, so no client can be created.
+/// The error for settings with which no client can be created.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadStore(String);
 
-/// A shared store of counts in Redis or Valkey.
+/// A store in Redis or Valkey in which several gateways count requests.
 #[derive(Clone)]
 pub struct RedisStore(Arc<Inner>);
 
@@ -82,11 +82,11 @@ impl RedisStore {
     /// Creates a store with these settings. Does not connect yet.
     ///
     /// # Errors
-    /// [`BadStore`] if the settings are invalid.
+    /// Returns [`BadStore`] if the settings are invalid.
     pub fn new(settings: RedisSettings) -> Result<Self, BadStore> {
         let bad = |error: redis::RedisError| BadStore(error.to_string());
-        // The redis library uses the default provider of the process, so the gateway's provider is
-        // installed as the default.
+        // The redis library uses the default cryptography provider of the process, so the gateway's
+        // provider is installed as the default.
         let _ = (*crypto::provider()).clone().install_default();
         let info = settings.url.as_str().into_connection_info().map_err(bad)?;
         let mut redis = info.redis_settings().clone();
@@ -137,8 +137,9 @@ impl Inner {
         Ok(self.connection.get_or_init(|| made).clone())
     }
 
-    /// Runs the script in the store. Returns whether the request is allowed, the theoretical
-    /// arrival time, and the store's time. Both times are in microseconds.
+    /// Runs the script in the store. Returns whether the request is allowed, the key's theoretical
+    /// arrival time after the request, and the store's current time. Both times are in
+    /// microseconds.
     async fn ask(
         &self,
         key: &[u8; 32],
@@ -169,7 +170,8 @@ impl Inner {
         self.note(counted.as_ref().err());
         let (allowed, arrival, now) = counted?;
         let nanoseconds = |microseconds: u64| microseconds.saturating_mul(1000);
-        // Both times come from the store's clock, so only their difference is used.
+        // Both times come from the store's clock, which may differ from this process's clock. Only
+        // their difference is used.
         let ahead = nanoseconds(arrival.saturating_sub(now));
         Ok(verdict(ahead, 0, limit, allowed))
     }

@@ -1,5 +1,5 @@
-//! Tests of `redis_store.rs` with a real server. If there is no server, they print a note and pass,
-//! unless `COUNTERSIGN_REQUIRE_TOOLS=1` is set.
+//! Tests of `redis_store.rs` with a real server. If no server is installed, the tests print a note
+//! and pass. If `COUNTERSIGN_REQUIRE_TOOLS=1` is set, they fail instead.
 
 use std::process::{Child, Command, Stdio};
 
@@ -102,8 +102,8 @@ fn both_forms_of_the_algorithm_agree() {
                 }
                 prop_assert_eq!((allowed, said), (expected, now));
                 prop_assert_eq!(theirs, arrival.max(now));
-                // Half of the pauses are shorter than the interval, so that some requests come too
-                // early.
+                // Half of the pauses between requests are shorter than the interval, so that some
+                // requests come too early.
                 now += if pause % 2 == 0 {
                     pause
                 } else {

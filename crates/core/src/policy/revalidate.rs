@@ -10,11 +10,12 @@ use crate::identity::PeerIdentity;
 use crate::reason::ReasonCode;
 use crate::trust::ClientTrust;
 
-/// Verifies a chain (leaf and intermediates) again that was accepted for the identity `before`.
-/// Returns the current identity, and until when it is valid, in seconds since the Unix epoch.
+/// Verifies a chain (leaf and intermediates) again. An earlier verification accepted it for the
+/// identity `before`. Returns the new identity, and the time until which it is valid, in seconds
+/// since the Unix epoch.
 ///
 /// # Errors
-/// Returns the reason why the chain is no longer accepted for that identity.
+/// Returns the reason why the chain is no longer accepted for the caller name in `before`.
 pub fn revalidate(
     trust: &ClientTrust,
     (leaf, intermediates): (&CertificateDer<'static>, &[CertificateDer<'static>]),
@@ -28,7 +29,7 @@ pub fn revalidate(
             ..Denial::new(refusal.reason, refusal.detail)
         })?;
     // The path cache stores a chain only after its handshake is complete. The handshake of this
-    // connection was completed earlier, so the chain is stored now.
+    // connection is already complete, so the chain is stored here.
     if let Some(pending) = admission.pending {
         pending.commit();
     }

@@ -4,14 +4,14 @@ use std::fmt;
 
 use crate::identity::{CallerName, IdentityPattern, Method, MethodSet};
 
-/// The credentials that a route accepts.
+/// The types of credentials that a route accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authentication {
     /// Only a client certificate. This is the usual case.
     Certificate,
-    /// All of these methods are required.
+    /// A request must use all of these methods.
     All(MethodSet),
-    /// At least one of these methods is required. If a request presents an invalid credential, it
+    /// A request must use at least one of these methods. If it presents an invalid credential, it
     /// is refused, even if another credential is valid.
     Any(MethodSet),
     /// No authentication. This must be configured explicitly. The gateway sends no assertion.
@@ -19,7 +19,7 @@ pub enum Authentication {
 }
 
 impl Authentication {
-    /// Returns the accepted methods.
+    /// Returns all methods that the route accepts.
     #[must_use]
     pub fn methods(self) -> MethodSet {
         match self {
@@ -37,7 +37,8 @@ impl Authentication {
             Self::None => None,
             Self::Certificate | Self::All(_) => absent(self.methods()),
             Self::Any(methods) if methods.iter().any(|method| used.contains(method)) => None,
-            // The last method is named, because its credential is the easiest to get.
+            // One of the methods must be named. The last one is chosen, because callers can get its
+            // credential most easily.
             Self::Any(methods) => methods.iter().last(),
         }
     }
@@ -66,7 +67,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Whether the rule allows this authenticated caller.
+    /// Whether the rule allows the authenticated caller `caller`.
     #[must_use]
     pub fn allows(&self, caller: &CallerName) -> bool {
         let any = |patterns: &[IdentityPattern]| patterns.iter().any(|p| p.matches(caller));

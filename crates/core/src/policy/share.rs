@@ -1,10 +1,11 @@
-//! `Share`: the part of a limited resource that one caller may hold. `Places`: counts the resource
-//! by caller.
+//! `Share`: the part of a limited resource that one caller may hold. `Places`: counts how many
+//! units of the resource each caller holds.
 //!
 //! A share is not a fixed limit. While at least half of the resource is free, every caller gets as
-//! much as it requests. A caller that is alone can get nearly all of it. The share counts only if
-//! several callers together hold more than half. It shrinks when less is free: even if many callers
-//! request as much as possible, a part stays free for the next caller.
+//! much as it requests. If only one caller needs the resource, it can get nearly all of it. A
+//! caller is limited to its share only if several callers together hold more than half of the
+//! resource. The less of the resource is free, the smaller the share becomes. Even if many callers
+//! request as much as possible, a part therefore stays free for the next caller.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,13 +18,14 @@ use tokio::time::Instant;
 
 use crate::identity::{ShareKey, ShareMap};
 
-/// A caller that is alone leaves one part in this number (an eighth) free for the next caller.
+/// The divisor for the reserved part: if only one caller holds the resource, one eighth of the
+/// resource stays free for the next caller.
 const RESERVED_PART: u64 = 8;
 
-/// The interval at which a waiting request checks whether its caller's share has grown.
+/// The interval at which a waiting request checks whether the share of its caller has grown.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// The counts are divided among this number of locks. A caller's key selects the lock.
+/// Number of locks that protect the counts of callers. The caller's key selects the lock.
 const SHARDS: usize = 16;
 
 /// The part of a resource that one caller may hold if several callers need the resource.
@@ -48,8 +50,8 @@ impl Share {
         plain.then_some(Self::Percent(percent))
     }
 
-    /// Returns the share of a resource with the size `bound`. It is at least 1, so that no caller
-    /// is excluded.
+    /// Returns how much of a resource with the size `bound` the share is. The result is at least 1,
+    /// so that no caller is excluded.
     #[must_use]
     pub fn of(self, bound: u64) -> u64 {
         match self {
@@ -59,7 +61,8 @@ impl Share {
         .max(1)
     }
 
-    /// Whether a caller may hold `own` of `bound` while all other callers together hold `others`.
+    /// Whether a caller may hold `own` units of a resource with the size `bound`, while all other
+    /// callers together hold `others` units.
     #[must_use]
     pub fn allows(self, bound: u64, own: u64, others: u64) -> bool {
         let total = own.saturating_add(others);
@@ -103,7 +106,7 @@ pub enum CallerLimit {
 }
 
 impl CallerLimit {
-    /// Returns the key of the limit in the configuration.
+    /// Returns the configuration key of the limit.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -117,14 +120,14 @@ impl CallerLimit {
     }
 }
 
-/// The number of places, and how callers share them. A place is one unit of the resource, for
-/// example one request in progress.
+/// How many places there are, and how callers share them. A place is one unit of a limited
+/// resource, for example one request in progress.
 #[derive(Debug, Clone, Copy)]
 pub struct PlaceLimits {
     /// Maximum number of places of all callers together.
     pub max: usize,
-    /// The number from which shares are computed. It is less than `max` if each place also needs
-    /// another resource that is scarcer, for example a connection.
+    /// The number of places of which `share` is a part. It is less than `max` if each place also
+    /// needs another, scarcer resource, for example a connection.
     pub shared: usize,
     /// The part of `shared` that one caller may hold.
     pub share: Share,
@@ -133,9 +136,9 @@ pub struct PlaceLimits {
 /// The reason why a caller gets no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoPlace {
-    /// The caller already holds as many places as it may.
+    /// The caller already holds as many places as its share allows.
     Caller,
-    /// All places are taken, and the caller has not used up its share.
+    /// All places are taken, although the caller has not used up its share.
     Full,
 }
 
@@ -150,7 +153,7 @@ pub struct Places {
 #[derive(Default)]
 struct Held {
     count: usize,
-    /// Requests of the caller that wait until one of its own places is free.
+    /// Requests of the caller that wait until the caller frees one of its places.
     waiting: VecDeque<(PlaceLimits, oneshot::Sender<Place>)>,
 }
 
@@ -159,13 +162,13 @@ struct Held {
 pub struct Place {
     places: Arc<Places>,
     key: ShareKey,
-    /// Whether dropping the place frees it. False if a waiting request did not take the place:
-    /// `leave` then passes it to the next request.
+    /// Whether dropping the place frees it. False if the place was offered to a waiting request
+    /// that did not take it. In this case `leave` offers it to the next request.
     is_counted: bool,
 }
 
 impl Places {
-    /// Takes one place of the resource, for example for one request of the caller `key`.
+    /// Takes one place for the caller `key`.
     ///
     /// # Errors
     /// Returns the reason why there is no place.
@@ -174,11 +177,11 @@ impl Places {
         self.take(&mut shard, key, limits)
     }
 
-    /// Takes a place, unless the caller has `max` places already. Ignores the places of other
-    /// callers.
+    /// Takes a place for the caller `key`, unless this caller already holds `max` places. Ignores
+    /// the places of other callers.
     ///
     /// # Errors
-    /// [`NoPlace::Caller`] if the caller has `max` places.
+    /// Returns [`NoPlace::Caller`] if the caller already holds `max` places.
     pub fn enter_below(self: &Arc<Self>, key: ShareKey, max: usize) -> Result<Place, NoPlace> {
         let mut shard = self.shard(key);
         if shard.get(&key).map_or(0, |held| held.count) >= max {
@@ -189,8 +192,8 @@ impl Places {
         Ok(self.place(key))
     }
 
-    /// Takes a place. If the caller has reached its maximum, waits until it frees one of its own
-    /// places, or its share has grown.
+    /// Takes a place for the caller `key`. If this caller holds as many places as its share allows,
+    /// waits until it frees one of its places, or until its share has grown.
     ///
     /// # Errors
     /// Fails immediately if all places are taken, or if `max_waiting` requests of the caller
@@ -224,7 +227,7 @@ impl Places {
         let deadline = Instant::now() + timeout;
         loop {
             // The caller's share also grows if other callers free their places. This task is not
-            // notified of that, so it checks the share at intervals.
+            // notified of other callers' places, so it checks the share at intervals.
             let pause = LOOK_AGAIN.min(deadline.saturating_duration_since(Instant::now()));
             match tokio::time::timeout(pause, &mut receiver).await {
                 Ok(Ok(place)) => return Ok(place),
@@ -233,8 +236,8 @@ impl Places {
             }
             let taken = {
                 let mut shard = self.shard(key);
-                // Another task may send a place through the channel at this moment. It is freed
-                // when the channel is dropped.
+                // Another task may send a place through the channel at this moment. This place is
+                // freed when the channel is dropped.
                 self.take(&mut shard, key, limits)
             };
             match taken {
@@ -259,7 +262,7 @@ impl Places {
         let before = shard.get(&key).map_or(0, |held| held.count);
         let total = self.total.fetch_add(1, Ordering::Relaxed) + 1;
         let others = total.saturating_sub(before + 1);
-        // For its first place, a caller needs only a free place, not a share.
+        // For its first place, a caller needs only a free place. The share does not matter.
         let is_allowed = before == 0 || is_allowed(limits, before + 1, others);
         if total > limits.max || !is_allowed {
             self.total.fetch_sub(1, Ordering::Relaxed);
@@ -282,7 +285,7 @@ impl Places {
         }
     }
 
-    /// Frees a place, or passes it to a waiting request of the same caller.
+    /// Frees a place of the caller `key`, or passes it to a waiting request of this caller.
     fn leave(self: &Arc<Self>, key: ShareKey) {
         loop {
             let sender = {
@@ -297,8 +300,8 @@ impl Places {
                     None => {
                         held.count = held.count.saturating_sub(1);
                         if held.count == 0 {
-                            // Removing the entry drops the senders of waiting requests, which ends
-                            // their wait.
+                            // If the caller has no place left, its entry is removed. This drops the
+                            // senders of its waiting requests, which ends their wait.
                             shard.remove(&key);
                         }
                         self.total.fetch_sub(1, Ordering::Relaxed);
@@ -306,8 +309,8 @@ impl Places {
                     }
                 }
             };
-            // The place is sent after the lock was released. If the receiver is dropped during the
-            // send, this thread drops the place, which takes the lock.
+            // The place is sent after the lock was released. If the receiver is gone, this thread
+            // drops the place, and dropping a place takes the lock.
             match sender.send(self.place(key)) {
                 Ok(()) => return,
                 Err(mut unclaimed) => unclaimed.is_counted = false,
@@ -327,8 +330,8 @@ impl Places {
 }
 
 fn is_allowed(limits: PlaceLimits, own: usize, others: usize) -> bool {
-    // If there are fewer than 8 places, none stays free: a caller that is alone may use all of
-    // them.
+    // If there are fewer than 8 places, an eighth is less than one place. The only caller may then
+    // take all places.
     let is_alone_on_few = others == 0 && limits.shared < 8;
     let shared = to_u64(limits.shared);
     is_alone_on_few || limits.share.allows(shared, to_u64(own), to_u64(others))

@@ -15,7 +15,7 @@ fn limits(max: usize) -> PlaceLimits {
     }
 }
 
-/// Takes as many places for a caller as it can get.
+/// Takes as many places for the caller `name` as this caller can get.
 fn take_all(places: &Arc<Places>, name: &str, limits: PlaceLimits) -> Vec<Place> {
     std::iter::from_fn(|| places.enter(caller(name), limits).ok()).collect()
 }
@@ -41,8 +41,8 @@ fn a_caller_that_is_alone_leaves_an_eighth() {
         places.enter(caller("mallory"), limits(1024)).unwrap_err(),
         NoPlace::Caller
     );
-    // Bob gets places from the rest that mallory has left free, and more after mallory has freed
-    // places.
+    // Bob gets places of the part that mallory has left free, and more places after mallory has
+    // freed hers.
     let bob = take_all(&places, "bob", limits(1024));
     assert_eq!(bob.len(), 42);
     drop(mallory);

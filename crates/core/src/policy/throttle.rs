@@ -1,9 +1,9 @@
-//! `Limiter`: limits the requests of each caller on a route, and the failed authentications of an
-//! address.
+//! `Limiter`: limits the requests of each caller on a route, and the failed authentications of each
+//! caller or address.
 //!
 //! Requests are counted in this process, or in a store that several gateways share. A request
-//! counts for a caller only after the caller's identity was proven. Otherwise a stranger could use
-//! up the limit of a caller by naming it.
+//! counts for a caller only after the caller's identity was proven. Otherwise an attacker could use
+//! up the limit of a caller by sending requests in the caller's name.
 
 use std::fmt;
 use std::hash::Hash;
@@ -18,23 +18,23 @@ use crate::identity::share_key::address_network;
 use crate::identity::{CallerName, Principal};
 use crate::reason::ReasonCode;
 
-/// The attribute by which requests are grouped for counting.
+/// The attribute by which requests are grouped for counting. Each group has a count of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Per {
-    /// Requests of one caller.
+    /// Each caller is a group.
     Caller,
-    /// Requests with tokens of one subject of one token issuer.
+    /// Each pair of a token issuer and a subject of its tokens is a group.
     Subject,
-    /// Requests with one API key.
+    /// Each API key is a group.
     ApiKey,
-    /// All requests of the route together.
+    /// All requests of the route are one group.
     Route,
-    /// Requests from one IPv4 address, or from one IPv6 network with a prefix of 64 bits.
+    /// Each IPv4 address, and each IPv6 network with a prefix of 64 bits, is a group.
     Address,
 }
 
 impl Per {
-    /// Returns the word used in the configuration.
+    /// Returns the word for this attribute in the configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -54,12 +54,13 @@ pub struct RouteLimit {
     pub per: Per,
     /// The number of requests that each group may make.
     pub limit: RateLimit,
-    /// Identifies the limit among all limits. It is the same in other gateways and after a reload.
+    /// Identifies the limit among all limits of all routes. The identifier is the same in other
+    /// gateways with the same limit, and after a reload.
     id: [u8; 32],
 }
 
 impl RouteLimit {
-    /// Creates a limit of the route with this name.
+    /// Creates a limit of the route with the name `route`.
     #[must_use]
     pub fn new(route: &str, per: Per, limit: RateLimit) -> Self {
         let id = crypto::sha256(format!("{route:?}|{per:?}|{limit:?}").as_bytes());
@@ -67,7 +68,7 @@ impl RouteLimit {
     }
 }
 
-/// The group that a request is counted for.
+/// The group for which a request is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Counted<'a> {
     /// All requests of this caller.
@@ -90,8 +91,8 @@ impl<'a> Counted<'a> {
         Self::Address(address_network(address))
     }
 
-    /// Returns the group of an authenticated request. Returns `None` if the request has no
-    /// credential of the required kind.
+    /// Returns the group of a request that was authenticated as `principal`. Returns `None` if the
+    /// attribute `per` is missing, for example because the caller used no token.
     #[must_use]
     pub fn of(per: Per, principal: &'a Principal) -> Option<Self> {
         match per {
@@ -129,27 +130,27 @@ pub enum OnStoreFailure {
     Deny,
 }
 
-/// The shared store does not respond.
+/// The error if the shared store does not respond. Contains the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the store of rate limits does not answer: {0}")]
 pub struct StoreFailed(pub String);
 
-/// The future result of a count in the store.
+/// The result of counting a request in the shared store, as a future.
 pub type Asked<'a> = Pin<Box<dyn Future<Output = Result<Verdict, StoreFailed>> + Send + 'a>>;
 
-/// A store in which several gateways count together.
+/// A store in which several gateways count requests together.
 pub trait SharedStore: fmt::Debug + Send + Sync {
     /// Counts one request of `key` against `limit`.
     fn take<'a>(&'a self, key: &'a [u8; 32], limit: &'a RateLimit) -> Asked<'a>;
 
-    /// Makes all further accesses to the store run on this runtime.
+    /// Makes all later accesses to the store run on `runtime`.
     fn run_on(&self, runtime: &tokio::runtime::Handle);
 
     /// Returns the reason why the store does not respond. Returns `None` if it works.
     fn problem(&self) -> Option<String>;
 }
 
-/// Counts requests and failed authentications.
+/// Limits the requests of routes, and failed authentications.
 #[derive(Debug)]
 pub struct Limiter {
     table: Arc<RateTable>,
@@ -157,18 +158,19 @@ pub struct Limiter {
     shared: Option<(Arc<dyn SharedStore>, OnStoreFailure)>,
 }
 
-/// A refusal by a limit.
+/// A refusal because of a rate limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitDenial {
     /// The denial for the request.
     pub denial: Box<Denial>,
-    /// The verdict, the limit and its name. `None` if the request could not be counted.
+    /// The verdict about the request, the limit, and the name of the limit. `None` if the request
+    /// could not be counted.
     pub verdict: Option<(Verdict, RateLimit, &'static str)>,
 }
 
 impl Limiter {
-    /// Creates a limiter that counts in `table`. `failed` limits the failed authentications of an
-    /// address.
+    /// Creates a limiter that counts in `table`. `failed` limits the failed authentications of each
+    /// caller or address.
     #[must_use]
     pub const fn new(table: Arc<RateTable>, failed: RateLimit) -> Self {
         Self {
@@ -185,8 +187,8 @@ impl Limiter {
         self
     }
 
-    /// Returns the table with the counts of this process. After a reload, the next limiter uses it
-    /// too.
+    /// Returns the table with the counts of this process. After a reload, the new limiter uses the
+    /// same table.
     #[must_use]
     pub const fn table(&self) -> &Arc<RateTable> {
         &self.table
@@ -201,18 +203,18 @@ impl Limiter {
     /// Counts a request in this process.
     ///
     /// # Errors
-    /// If the request exceeds the limit.
+    /// Returns a denial if the request exceeds the limit.
     pub fn count(&self, limit: &RouteLimit, key: Counted<'_>) -> Result<(), LimitDenial> {
         let verdict = self.table.take(&(limit.id, key), &limit.limit);
         judge(verdict, limit)
     }
 
-    /// Counts a request in the shared store. If there is none, counts it in this process. If the
-    /// store does not respond, does what [`OnStoreFailure`] says.
+    /// Counts a request in the shared store. If there is no shared store, counts the request in
+    /// this process. If the store does not respond, does what [`OnStoreFailure`] says.
     ///
     /// # Errors
-    /// If the request exceeds the limit, or if it cannot be counted and the setting is
-    /// [`OnStoreFailure::Deny`].
+    /// Returns a denial if the request exceeds the limit. Also returns a denial if the store does
+    /// not respond and the setting is [`OnStoreFailure::Deny`].
     pub async fn count_shared(
         &self,
         limit: &RouteLimit,
@@ -241,7 +243,7 @@ impl Limiter {
     /// Checks whether an address or caller may try to authenticate. Does not count the attempt.
     ///
     /// # Errors
-    /// If too many of its attempts have failed.
+    /// Returns a denial if too many authentications of this address or caller have failed.
     pub fn may_authenticate(&self, key: Counted<'_>) -> Result<(), LimitDenial> {
         let verdict = self.table.peek(&failed_key(key), &self.failed);
         if verdict.allowed {
@@ -259,15 +261,15 @@ impl Limiter {
         })
     }
 
-    /// Counts a failed authentication.
+    /// Counts a failed authentication of an address or caller.
     pub fn failed(&self, key: Counted<'_>) {
         self.table.take(&failed_key(key), &self.failed);
     }
 }
 
 impl Default for Limiter {
-    /// Creates a limiter with the smallest table and no shared store. It is sufficient if there are
-    /// no rate limits.
+    /// Creates a limiter with the smallest table and no shared store. This is sufficient if no rate
+    /// limits are configured.
     fn default() -> Self {
         Self::new(
             Arc::new(RateTable::new(1)),
