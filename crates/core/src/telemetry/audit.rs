@@ -1,9 +1,9 @@
 //! The audit log: one JSON line for each request and each failed handshake.
 //!
-//! A record enqueues its line when it is dropped, so that a cancelled request has a line too. Each
-//! worker has a buffer for its lines, and a writer thread writes the buffers to the log. A request
-//! therefore never waits for a disk, or for a lock that another worker holds. Queries, credentials
-//! and tokens are never recorded.
+//! An `AuditRecord` enqueues its line when it is dropped, so that a cancelled request has a line
+//! too. Each worker has a buffer for its lines, and a writer thread writes the buffers to the log.
+//! A request therefore never waits for a disk, or for a lock that another worker holds. Queries,
+//! credentials and tokens are never recorded.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
@@ -19,18 +19,18 @@ use serde::Serialize;
 
 use crate::descriptors::open_with_spare;
 
-/// How long the writer collects lines before it writes them together.
+/// Time for which the writer thread collects lines before it writes them together.
 const GATHER: Duration = Duration::from_millis(10);
-/// Maximum size in bytes of a worker's buffer while the writer cannot write.
+/// Maximum size in bytes of a worker's buffer. Reached only if the writer thread cannot write.
 const MAX_BUFFERED: usize = 16 * 1024 * 1024;
 
-/// Maximum time for writing the remaining lines when the process ends.
+/// Maximum time for writing the lines that remain when the process ends.
 const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// Maximum number of bytes that an empty buffer keeps allocated.
 const MAX_SPARE: usize = 256 * 1024;
 
-/// Accepts the lines of one worker.
+/// Receives the audit lines of one worker.
 #[derive(Debug, Clone)]
 pub struct AuditSink {
     shard: Arc<Shard>,
@@ -50,7 +50,8 @@ struct Shared {
     writer: Thread,
 }
 
-/// Writes the audit log. Dropping it writes the remaining lines.
+/// Owns the thread that writes the audit log. When this value is dropped, the remaining lines are
+/// written.
 #[derive(Debug)]
 pub struct AuditWriter {
     shared: Arc<Shared>,
@@ -58,7 +59,7 @@ pub struct AuditWriter {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The destination of the lines.
+/// The destination of audit lines.
 enum Output {
     Stdout,
     File { path: PathBuf, file: File },
@@ -68,16 +69,16 @@ impl AuditWriter {
     /// Creates a writer to standard output.
     ///
     /// # Errors
-    /// If no thread can be started.
+    /// Returns an error if no thread can be started.
     pub fn to_stdout() -> io::Result<Self> {
         Self::start(Output::Stdout)
     }
 
     /// Creates a writer that appends to a file. A new file gets the mode 0640. If the file is
-    /// renamed or removed, its path is opened again, so that log rotation needs no signal.
+    /// renamed or removed, the writer opens `path` again, so that log rotation needs no signal.
     ///
     /// # Errors
-    /// If the file cannot be opened.
+    /// Returns an error if the file cannot be opened.
     pub fn to_file(path: &Path) -> io::Result<Self> {
         // If standard output is a pipe, opening it by its path would create a second writing end.
         if path == Path::new("/dev/stdout") {
@@ -155,7 +156,8 @@ impl AuditSink {
         }
     }
 
-    /// Enqueues one line. The function `line` appends the line to the buffer, without a line break.
+    /// Enqueues one line. `line` must append the text of the line to the string that it gets,
+    /// without a line break.
     pub(super) fn append(&self, line: impl FnOnce(&mut String)) {
         let mut buffer = lock(&self.shard.buffer);
         if buffer.len() > MAX_BUFFERED {
@@ -171,14 +173,16 @@ impl AuditSink {
     }
 }
 
-/// Ignores poisoning: after a panic, the buffer contains at most one incomplete line.
+/// Locks a buffer. Ignores poisoning, because after a panic the buffer contains at most one
+/// incomplete line.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output: &mut Output) {
     let mut batch = Batch::default();
-    // Swapped with the buffer of each worker, so that both strings keep their capacity.
+    // An empty string that is swapped with a worker's buffer, so that both strings keep their
+    // allocated memory.
     let mut spare = String::new();
     loop {
         let stopping = shared.stop.load(Ordering::SeqCst);
@@ -211,8 +215,8 @@ fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output:
                 if stopping {
                     return;
                 }
-                // The lines that were not written stay in the batch, and are tried again after a
-                // pause.
+                // The lines that were not written stay in `batch`. Another attempt to write them
+                // follows after a pause.
                 thread::park_timeout(Duration::from_secs(1));
                 shared.pending.store(true, Ordering::Release);
                 continue;
@@ -258,8 +262,8 @@ impl Batch {
         }
     }
 
-    /// Removes lines that were written completely. Keeps a line that was written in part: if the
-    /// log is opened again, the new file needs the whole line.
+    /// Removes lines that were written completely. Keeps a line of which only a part was written:
+    /// if another file is opened, it needs the whole line.
     fn drop_written_lines(&mut self) {
         let written = self.bytes.get(..self.written).unwrap_or_default();
         let lines = written
@@ -270,7 +274,8 @@ impl Batch {
         self.written -= lines;
     }
 
-    /// Discards all lines, except for the rest of a line that was written in part.
+    /// Discards all lines that were not written. If a line was written in part, keeps the rest of
+    /// this line.
     fn drop_unwritten(&mut self) {
         let rest = self.bytes.get(self.written..).unwrap_or_default();
         let end = rest.iter().position(|byte| *byte == b'\n');
@@ -300,14 +305,14 @@ impl Output {
     }
 }
 
-/// Appends a line break if the log does not end with one, because a process was killed while it
-/// wrote. Otherwise the next line would become part of the incomplete line.
+/// Appends a line break if the log ends with an incomplete line, because a process was killed while
+/// it wrote. Without a line break, the next line would become part of the incomplete line.
 fn end_last_line(path: &Path, mut file: &File) -> io::Result<()> {
     let Some(last) = file.metadata()?.len().checked_sub(1) else {
         return Ok(());
     };
-    // The log is open for appending only, so it is opened again to read its last byte. If that
-    // fails, no line break is added.
+    // The log is open for appending only, so it is opened a second time to read its last byte. If
+    // the byte cannot be read, no line break is added.
     let mut byte = [b'\n'];
     let is_read = open_with_spare(|| File::open(path))
         .and_then(|reader| reader.read_exact_at(&mut byte, last))
@@ -343,8 +348,8 @@ fn open(path: &Path) -> io::Result<File> {
         opened => opened?,
     };
     let file_type = file.metadata()?.file_type();
-    // A pipe is accepted only as a standard stream, because the program that started the gateway
-    // reads it.
+    // A pipe is accepted only under `/dev` or `/proc`, where it is a standard stream of this
+    // process. The program that started the gateway reads such a pipe.
     let is_stream = path.starts_with("/dev") || path.starts_with("/proc");
     if file_type.is_fifo() && !is_stream {
         return Err(refused("a named pipe"));
@@ -352,7 +357,7 @@ fn open(path: &Path) -> io::Result<File> {
     if file_type.is_file()
         && let Err(error) = end_last_line(path, &file)
     {
-        // A full disk must not prevent the gateway from starting.
+        // The error is only logged, because a full disk must not prevent the gateway from starting.
         tracing::error!(%error, "the last line of the audit log could not be ended");
     }
     Ok(file)
@@ -366,8 +371,8 @@ fn is_same_file(path: &Path, file: &File) -> bool {
     }
 }
 
-/// Appends [`timestamp`] in quotation marks. Each thread keeps the text of the last second, and
-/// formats a text only when the second changes.
+/// Appends [`timestamp`] in quotation marks. Each thread keeps the formatted text of the last
+/// second, and formats again only when the second changes.
 pub(super) fn push_timestamp(line: &mut String, since_epoch: Duration) {
     thread_local! {
         static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
@@ -377,7 +382,7 @@ pub(super) fn push_timestamp(line: &mut String, since_epoch: Duration) {
             *second = since_epoch.as_secs();
             *text = timestamp(Duration::from_secs(*second));
         }
-        // The text up to and including the dot before the milliseconds.
+        // The text before the milliseconds, including the dot.
         let whole = text.get(..text.len().saturating_sub(4)).unwrap_or_default();
         line.push('"');
         line.push_str(whole);
@@ -396,16 +401,16 @@ pub(super) fn push_three_digits(line: &mut String, number: u32) {
 /// The facts about a caller that are known when a line is written.
 #[derive(Debug, Default, Serialize)]
 pub struct AuditCaller {
-    /// The caller's name. Absent if none was verified.
+    /// The caller's name. Absent if no name was verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caller: Option<String>,
-    /// The trust domain of the identity.
+    /// The trust domain of the caller's identity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trust_domain: Option<String>,
     /// The serial number of the leaf certificate, in lower-case hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// The SHA-256 of the leaf certificate (`x5t#S256`).
+    /// The SHA-256 hash of the leaf certificate (`x5t#S256`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub thumbprint: Option<String>,
 }
@@ -423,7 +428,8 @@ pub struct HandshakeFailure<'a> {
     pub connection_id: &'a str,
     /// The address and port of the peer.
     pub peer: String,
-    /// The load balancer that sent the peer's address.
+    /// The address of the load balancer that sent the peer's address. Absent if the peer connected
+    /// directly.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
     /// The TLS server name of the handshake.
@@ -442,7 +448,7 @@ pub struct HandshakeFailure<'a> {
     pub serial: Option<String>,
     /// The issuer of the leaf certificate (RFC 4514).
     pub issuer: Option<String>,
-    /// The SHA-256 of the leaf certificate (`x5t#S256`).
+    /// The SHA-256 hash of the leaf certificate (`x5t#S256`).
     pub thumbprint: Option<String>,
     /// Whether the peer has proven possession of the leaf's private key.
     pub possession_proven: bool,
@@ -543,7 +549,7 @@ mod tests {
             same.write_to(&mut disk).unwrap();
             assert_eq!(disk.taken, b"first\nsecond\nthird\nfourth\n", "{room}");
 
-            // `drop_unwritten` keeps the rest of a line that is already partly in the log.
+            // A part of a line is already in the log. `drop_unwritten` keeps the rest of this line.
             let mut disk = Full {
                 taken: lines[..room].to_vec(),
                 room: usize::MAX,

@@ -1,10 +1,11 @@
 //! Keeps the certificate chains that callers presented, so that a decision can be repeated later.
 //! Each new chain is written once, to one of a limited number of files.
 //!
-//! A file contains PEM that `--cert` accepts. Lines before the first PEM block contain the server
-//! name and the decision. Admitted and refused chains have separate limits, so that a flood of
-//! refused chains evicts only refused ones. One thread writes the files, so that no handshake waits
-//! for a disk. If chains arrive faster than they can be written, some are not kept.
+//! A file contains a chain in PEM, which the command-line option `--cert` accepts. Lines before the
+//! first PEM block contain the server name and the verdict. Admitted and refused chains have
+//! separate limits, so that a flood of refused chains evicts only refused chains. One thread writes
+//! the files, so that no handshake waits for a disk. If chains arrive faster than they can be
+//! written, some are not kept.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
@@ -27,13 +28,13 @@ use crate::secret::{Existing, write_private};
 
 /// Maximum number of kept chains for each verdict.
 const MAX_CHAINS: [(Verdict, usize); 2] = [(Verdict::Admitted, 10_000), (Verdict::Refused, 1_000)];
-/// Maximum number of chains that wait to be written.
+/// Maximum number of chains in the queue to the writer thread.
 const WAITING: usize = 256;
 /// If a chain is presented again, the time in its file is updated at most once in this number of
 /// seconds.
 const NOTED_EVERY: u64 = 3600;
 
-/// The outcome of the handshake in which a chain was presented.
+/// The result of the handshake in which a chain was presented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// The handshake succeeded.
@@ -56,7 +57,7 @@ impl Verdict {
 pub struct ChainId(Arc<str>);
 
 impl ChainId {
-    /// Computes the identifier of a presented chain.
+    /// Computes the identifier of a chain from its certificates.
     #[must_use]
     pub fn of(chain: &[CertificateDer<'_>]) -> Self {
         let mut text = Vec::with_capacity(4096);
@@ -98,7 +99,7 @@ struct Note {
 /// Keeps presented chains in files.
 pub struct ChainKeeper {
     queue: SyncSender<Note>,
-    /// When each chain was last sent to the writer, in seconds since the Unix epoch.
+    /// When each chain was last sent to the writer thread, in seconds since the Unix epoch.
     noted: Cache<(ChainId, Verdict), u64>,
 }
 
@@ -120,7 +121,7 @@ impl ChainKeeper {
     /// necessary. The thread ends when the keeper is dropped.
     ///
     /// # Errors
-    /// If the directory cannot be created.
+    /// Returns an error if the directory cannot be created.
     pub fn start(directory: &Path) -> io::Result<Self> {
         let mut rooms = Vec::new();
         for (verdict, max) in MAX_CHAINS {
@@ -166,7 +167,7 @@ impl ChainKeeper {
         };
         match self.queue.try_send(note) {
             Ok(()) => self.noted.insert(key, now),
-            // The queue is full, so the chain is not kept now. The next handshake with the chain
+            // The queue is full, so the chain is not kept now. The next handshake with this chain
             // tries again.
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
@@ -244,10 +245,10 @@ impl Room {
     }
 }
 
-/// Reads a kept chain, of either verdict.
+/// Reads a kept chain, whatever its verdict is.
 ///
 /// # Errors
-/// [`io::ErrorKind::NotFound`] if the chain was not kept, or was removed later.
+/// Returns [`io::ErrorKind::NotFound`] if the chain was not kept, or was removed later.
 pub fn read(directory: &Path, id: &ChainId) -> io::Result<KeptChain> {
     let mut outcome = Err(io::ErrorKind::NotFound.into());
     for (verdict, _) in MAX_CHAINS {
@@ -260,11 +261,11 @@ pub fn read(directory: &Path, id: &ChainId) -> io::Result<KeptChain> {
     outcome
 }
 
-/// Returns at most `max` chains of admitted callers that were seen within `longest_ago`, latest
-/// first.
+/// Returns at most `max` chains of admitted callers that were presented within the time
+/// `longest_ago`, latest first.
 ///
 /// # Errors
-/// If the directory cannot be read.
+/// Returns an error if the directory cannot be read.
 pub fn admitted_since(
     directory: &Path,
     longest_ago: Duration,
@@ -285,8 +286,8 @@ pub fn admitted_since(
 fn read_file(path: &Path, id: ChainId) -> io::Result<KeptChain> {
     let text = fs::read_to_string(path)?;
     let malformed = || io::Error::from(io::ErrorKind::InvalidData);
-    // The server name comes from the caller. It is removed before PEM is parsed, so that it cannot
-    // be read as PEM.
+    // The server name comes from the caller. It is cut off before the rest is parsed as PEM, so
+    // that a name cannot be read as PEM.
     let (name, rest) = text
         .strip_prefix("server name: ")
         .and_then(|rest| rest.split_once('\n'))

@@ -1,5 +1,5 @@
-//! `EvictionLog`: counts evicted connections, and records the count at most once a second. One
-//! record for each connection of a flood would hide all other records.
+//! `EvictionLog`: counts evicted connections, so that their number is recorded at most once a
+//! second. In a flood of connections, one record for each connection would hide all other records.
 
 use std::num::NonZeroU64;
 use std::sync::{Mutex, PoisonError};
@@ -22,7 +22,7 @@ struct Count {
     awaited: bool,
 }
 
-/// What the task that counted an eviction does next.
+/// What a task does after it has counted an eviction.
 #[derive(Debug, PartialEq, Eq)]
 enum Noting {
     Now(Option<NonZeroU64>),
@@ -31,8 +31,9 @@ enum Noting {
 }
 
 impl EvictionLog {
-    /// Counts an eviction. If the calling task should write a record, returns the total since the
-    /// last record. This happens at most once a second.
+    /// Counts an eviction. Returns the number of evictions since the last record if the calling
+    /// task must write the next record. This happens at most once a second. Otherwise returns
+    /// `None`.
     pub async fn note(&self) -> Option<NonZeroU64> {
         let noting = self.count(|count| count.note(Instant::now()));
         match noting {
@@ -59,8 +60,8 @@ impl Count {
                 self.awaited = true;
                 Noting::At(next)
             }
-            // The interval is over. If a task had waited for its end, that task is late or was
-            // dropped.
+            // The pause since the last record is over. If a task was waiting for its end, that task
+            // is late or was dropped.
             _ => Noting::Now(self.written(now)),
         }
     }
@@ -83,7 +84,8 @@ mod tests {
         let mut count = Count::default();
         let begin = Instant::now();
         assert_eq!(count.note(begin), Noting::Now(NonZeroU64::new(1)));
-        // Only the first of these tasks waits; it records the evictions of all.
+        // Only the first of these tasks waits. It then records the evictions that all these tasks
+        // have counted.
         let next = begin + PAUSE;
         assert_eq!(count.note(begin), Noting::At(next));
         assert!((0..50).all(|_| count.note(begin) == Noting::Elsewhere));

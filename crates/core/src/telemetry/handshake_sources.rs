@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::identity::ShareKey;
 use crate::identity::share_key::address_network;
 
-/// The length of a counting period. The current period and the previous one are considered.
+/// The length of a counting period. Results are computed from the current and the previous period.
 const WINDOW: Duration = Duration::from_secs(30);
 /// Number of addresses that are counted. An address with more than half of the handshakes is always
 /// among them (Misra and Gries 1982).
@@ -36,8 +36,8 @@ struct Window {
 #[derive(Debug)]
 struct Counted {
     address: IpAddr,
-    /// A lower bound of the address's handshakes: handshakes of other addresses can reduce it
-    /// (Misra and Gries 1982).
+    /// A lower bound for the number of handshakes from this address. Handshakes from other
+    /// addresses can reduce the count (Misra and Gries 1982).
     count: u64,
     callers: Callers,
 }
@@ -65,20 +65,22 @@ impl Callers {
 pub struct BusiestAddress {
     /// The IPv4 address, or the IPv6 network with a prefix of 64 bits.
     pub address: IpAddr,
-    /// Number of handshakes from this address.
+    /// Number of handshakes from this address in the last minute. The real number may be higher.
     pub handshakes: u64,
-    /// Number of handshakes from all addresses.
+    /// Number of handshakes from all addresses in the last minute.
     pub of: u64,
 }
 
 impl HandshakeSources {
-    /// Counts a handshake, and the caller whose identity it has proven.
+    /// Counts a handshake from `address`. `caller` is the caller whose identity the handshake has
+    /// proven.
     pub fn note(&self, address: IpAddr, caller: Option<ShareKey>) {
         self.note_at(Instant::now(), address, caller);
     }
 
     /// Returns the address from which more than half of the handshakes come. Returns `None` if
-    /// these prove only one caller, or if there are fewer handshakes than `MIN_HANDSHAKES`.
+    /// there is no such address, if its handshakes prove only one caller, or if there are fewer
+    /// handshakes than `MIN_HANDSHAKES`.
     #[must_use]
     pub fn busiest(&self) -> Option<BusiestAddress> {
         self.busiest_at(Instant::now())

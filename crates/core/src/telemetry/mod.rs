@@ -3,9 +3,10 @@
 //! - `record`: the audit line of a request
 //! - `operator`: the audit line of an operator's action
 //! - `audit`: writes the audit log
-//! - `chains`: keeps the certificate chains of callers, so that a decision can be repeated
+//! - `chains`: keeps the certificate chains of callers, so that their verification can be repeated
+//!   later
 //! - `eviction_log`: counts evicted connections
-//! - `handshake_sources`: whether most handshakes come from one address
+//! - `handshake_sources`: detects whether most handshakes come from one address
 //! - `log`: the human-readable log on standard error
 //!
 //! Below:

@@ -14,11 +14,11 @@ use crate::reason::ReasonCode;
 /// The known facts about an operator or a refused peer.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct OperatorFacts {
-    /// The identity in the operator's certificate, or the local user on the private socket. Absent
-    /// if neither was verified.
+    /// The identity in the operator's certificate or, on the private socket, the local user. Absent
+    /// if no operator was verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
-    /// The trust domain of the identity.
+    /// The trust domain of the operator's identity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trust_domain: Option<String>,
     /// The address and port of the operator. Absent on the private socket.
@@ -33,13 +33,14 @@ pub struct OperatorFacts {
     /// The issuer of the leaf certificate (RFC 4514).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
-    /// The SHA-256 of the leaf certificate (`x5t#S256`).
+    /// The SHA-256 hash of the leaf certificate (`x5t#S256`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub thumbprint: Option<String>,
 }
 
 impl OperatorFacts {
-    /// Adds the facts in a leaf certificate, whether or not possession of its key was proven.
+    /// Adds the facts in a leaf certificate. The peer may not have proven possession of the
+    /// certificate's key.
     #[must_use]
     pub fn with_leaf(mut self, leaf: &LeafFacts) -> Self {
         self.sans = Some(leaf.sans.summary());
@@ -50,8 +51,8 @@ impl OperatorFacts {
     }
 }
 
-/// An audit line about an operator. Dropping it writes the line, so that each request has a line
-/// even if its client is gone.
+/// An audit line about an operator. The line is written when this value is dropped, so that each
+/// request has a line even if its client has disconnected.
 #[derive(Debug)]
 pub struct OperatorRecord {
     sink: AuditSink,
@@ -104,7 +105,7 @@ impl OperatorRecord {
         record
     }
 
-    /// Creates the line for a peer that is refused, or that is no longer an operator.
+    /// Creates the line for a peer that is refused because it is not, or no longer, an operator.
     #[must_use]
     pub fn refused(
         sink: &AuditSink,
@@ -119,14 +120,14 @@ impl OperatorRecord {
         record
     }
 
-    /// Changes the decision to `cut`, because the connection is closed.
+    /// Changes the decision to `cut`, because the operator's connection is closed.
     #[must_use]
     pub const fn cut(mut self) -> Self {
         self.line.decision = "cut";
         self
     }
 
-    /// Records the status of the response, and a detail.
+    /// Records the status of the response, and a detail for the audit line.
     pub fn answered(&mut self, status: u16, detail: &str) {
         self.line.status = Some(status);
         self.line.detail = printable(detail);

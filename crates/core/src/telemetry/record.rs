@@ -1,4 +1,5 @@
-//! `AuditRecord`: the facts about one request, and the decision.
+//! `AuditRecord`: the facts about one request and the gateway's decision, of which an audit line is
+//! made.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -22,9 +23,10 @@ pub struct ConnectionFacts {
     pub connection_id: Arc<str>,
     /// The address and port of the peer.
     pub peer: SocketAddr,
-    /// The load balancer that sent the peer's address.
+    /// The address of the load balancer that sent the peer's address. `None` if the peer connected
+    /// directly.
     pub proxy: Option<SocketAddr>,
-    /// The TLS server name of the handshake, safe to print.
+    /// The TLS server name of the handshake, with special characters escaped.
     pub sni: Option<Arc<str>>,
     /// Whether the connection's TLS session was resumed.
     pub resumed: bool,
@@ -34,7 +36,7 @@ pub struct ConnectionFacts {
 }
 
 impl ConnectionFacts {
-    /// Creates the facts of a new connection, whose ClientHello has not been read yet.
+    /// Creates the facts about a new connection. Its ClientHello has not been read yet.
     #[must_use]
     pub const fn new(connection_id: Arc<str>, peer: SocketAddr) -> Self {
         Self {
@@ -48,8 +50,8 @@ impl ConnectionFacts {
         }
     }
 
-    /// Returns the members of an audit line that describe the connection. They are formatted once,
-    /// so the facts must not change afterwards.
+    /// Returns the members of an audit line that describe the connection. The members are formatted
+    /// by the first call, so the facts must not change after it.
     fn json(&self) -> &str {
         self.json.get_or_init(|| {
             let mut json = String::from("\"connection_id\":");
@@ -101,7 +103,8 @@ enum Decision {
     Refused,
 }
 
-/// The facts about a request, and the decision. Dropping the record writes one audit line.
+/// The facts about a request, and the decision. When the record is dropped, it enqueues one audit
+/// line.
 ///
 /// This code runs for every request. Values that depend only on the connection, the caller's
 /// certificate or the route are converted to JSON once and then reused.
@@ -112,19 +115,22 @@ pub struct AuditRecord {
     request_id: Arc<str>,
     time: Duration,
     started: Instant,
-    /// The members `method`, `host` and `path` of the audit line. Empty if they are not known yet.
+    /// The members `method`, `host` and `path` of the audit line, as JSON. Empty until they are
+    /// known.
     asked: String,
     peer_identity: Option<Arc<PeerIdentity>>,
-    /// Names and hashes of credentials other than the certificate that authenticated the request.
+    /// Names and hashes of the credentials that authenticated the request. `None` if only a
+    /// certificate was used.
     credentials: Option<Box<CredentialFacts>>,
-    /// The name of the response that the gateway itself has sent, such as whoami.
+    /// The name of the gateway's own response, such as `whoami`. `None` if the response comes from
+    /// a service.
     answered_here: Option<&'static str>,
     decision: Decision,
     reason: Option<ReasonCode>,
     detail: Option<String>,
     status: Option<u16>,
     jti: Option<Box<str>>,
-    /// The `jti` of the assertions of earlier attempts.
+    /// The `jti` of each assertion that was sent in an earlier attempt.
     earlier: Vec<Box<str>>,
     trace: Option<TraceId>,
     attempts: u32,
@@ -150,8 +156,8 @@ struct CredentialFacts {
 }
 
 impl AuditRecord {
-    /// Opens a record for a request about which nothing is known yet. `counters` are the counters
-    /// of requests without a route.
+    /// Opens a record for a new request. `counters` are the counters of requests without a route,
+    /// which are used until [`Self::route`] is called.
     #[must_use]
     pub fn open(
         sink: AuditSink,
@@ -210,7 +216,7 @@ impl AuditRecord {
     }
 
     /// Records names and hashes of the credentials that authenticated the request. Called only on
-    /// routes that require more than a certificate.
+    /// routes that accept other credentials than certificates.
     pub fn credentials(&mut self, principal: &Principal) {
         let named = principal.peer().is_none();
         self.credentials = Some(Box::new(CredentialFacts {
@@ -221,22 +227,22 @@ impl AuditRecord {
         }));
     }
 
-    /// Records the counters of the selected route. They contain the names of the route and of its
-    /// upstream.
+    /// Records the selected route. `counters` are the route's counters, which contain the names of
+    /// the route and its upstream.
     pub fn route(&mut self, counters: Option<&Arc<RouteMetrics>>) {
         if let Some(counters) = counters {
             self.counters = Arc::clone(counters);
         }
     }
 
-    /// Records that the gateway itself responds, with a response of this name. The request is
-    /// counted as one without a route.
+    /// Records that the gateway itself responds. `name` is the name of the response. The request is
+    /// counted as a request without a route.
     pub const fn answered_here(&mut self, name: &'static str) {
         self.answered_here = Some(name);
     }
 
-    /// Records that the request is allowed. `jti` is the identifier of its assertion, if there is
-    /// one.
+    /// Records that the request is allowed. `jti` is the identifier of the request's assertion, if
+    /// there is an assertion.
     pub fn allowed(&mut self, jti: Option<&str>) {
         self.decision = Decision::Allowed;
         self.jti = jti.map(Into::into);
@@ -248,18 +254,18 @@ impl AuditRecord {
         self.earlier.extend(self.jti.take());
     }
 
-    /// Records the reason why no response can be sent any more.
+    /// Records in `detail` why no response can be sent any more.
     pub fn unanswered(&mut self, detail: &str) {
         self.detail = Some(printable(detail));
     }
 
-    /// Records the trace that the request belongs to.
+    /// Records the identifier of the trace to which the request belongs.
     pub const fn trace(&mut self, trace: Option<TraceId>) {
         self.trace = trace;
     }
 
-    /// Records the identifier of the transaction that the request continues. Without this call, the
-    /// request's own identifier is used.
+    /// Records the identifier of the transaction that the request continues. If this is not called,
+    /// the request's own identifier is recorded as the transaction.
     pub fn transaction(&mut self, transaction: &str) {
         self.transaction = Some(transaction.into());
     }
@@ -285,7 +291,7 @@ impl AuditRecord {
         }
     }
 
-    /// Records that the head of the upstream's response has arrived.
+    /// Records that the head of the upstream's response arrived after the time `after`.
     pub fn upstream_answered(&mut self, after: Duration) {
         self.upstream_duration = Some(after);
     }
@@ -393,7 +399,7 @@ impl AuditRecord {
     }
 }
 
-/// Appends the members of a JSON object, each preceded by a comma.
+/// Appends the members of `object` as JSON, each preceded by a comma.
 fn push_members(line: &mut String, object: &impl Serialize) {
     let json = serde_json::to_string(object).unwrap_or_default();
     let members = json
@@ -425,7 +431,7 @@ fn push_milliseconds(line: &mut String, name: &str, duration: Duration) {
     push_three_digits(line, duration.subsec_micros());
 }
 
-/// Formats the members that every line about this certificate contains.
+/// Formats the members that all audit lines about the same certificate contain.
 fn caller_json(identity: &PeerIdentity) -> String {
     let mut members = String::new();
     push_members(&mut members, &audit_caller(identity));
@@ -450,7 +456,7 @@ pub struct ConnectionCut<'a> {
 }
 
 impl<'a> ConnectionCut<'a> {
-    /// Creates the line for a connection that is being closed.
+    /// Creates the audit line for a connection that is being closed.
     #[must_use]
     pub fn new(
         facts: &'a ConnectionFacts,
@@ -474,8 +480,8 @@ impl<'a> ConnectionCut<'a> {
 }
 
 impl ConnectionCut<'_> {
-    /// Changes the decision to a refusal. Used if the connection stays open, and its requests were
-    /// refused before they had records.
+    /// Changes the decision to a refusal. Used if the connection stays open, but requests on it
+    /// were refused before they had an [`AuditRecord`].
     #[must_use]
     pub const fn refused(mut self) -> Self {
         self.decision = "refused";

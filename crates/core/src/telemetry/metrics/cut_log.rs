@@ -1,6 +1,6 @@
 //! `CutLog`: counts connections that were closed after a change of trust. It records when the last
-//! one was closed, and when the current snapshot came into service. Operators see from this whether
-//! a revocation is in effect.
+//! of these connections was closed, and when the current snapshot came into service. From these
+//! times, operators see whether a revocation is in effect.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +10,7 @@ use crate::reason::ReasonCode;
 /// Connections that were closed after a change of trust, since the start of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cuts {
-    /// Number of connections whose identity or permission was no longer valid.
+    /// Number of all these connections. Their identity or permission was no longer valid.
     pub total: u64,
     /// Number of connections whose certificate was revoked.
     pub revoked: u64,

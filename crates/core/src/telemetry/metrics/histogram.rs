@@ -1,4 +1,4 @@
-//! A histogram of durations for `metrics`, without locks.
+//! A histogram of request durations that takes no lock.
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ impl EncodeMetric for DurationHistogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
         let ends = BUCKETS_MICROS.iter().map(|micros| seconds(*micros));
         let counts = self.0.buckets.iter().chain([&self.0.beyond]);
-        // The encoder computes the cumulative counts itself.
+        // The counts are passed as they are, because the encoder computes the cumulative counts.
         let buckets: Vec<(f64, u64)> = ends
             .chain([f64::INFINITY])
             .zip(counts.map(|count| count.load(Ordering::Relaxed)))

@@ -47,7 +47,7 @@ pub use self::upstream::{EndpointMetrics, UpstreamMetrics};
 use crate::crypto;
 use crate::reason::ReasonCode;
 
-/// The media type of [`Metrics::encode`].
+/// The media type of the text that [`Metrics::encode`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All metrics of the gateway.
@@ -173,14 +173,14 @@ impl Metrics {
         self.cuts.note(reason);
     }
 
-    /// Returns how many connections were closed after a change of trust, and since when the current
-    /// snapshot is in service.
+    /// Returns how many connections were closed after a change of trust, and when the current
+    /// snapshot came into service.
     #[must_use]
     pub fn cuts(&self) -> Cuts {
         self.cuts.read()
     }
 
-    /// Counts an idle connection that has released its buffers, until the returned guard is
+    /// Counts an idle connection that has released its buffers, until the returned value is
     /// dropped.
     pub fn connection_rests(&self) -> impl Drop + use<> {
         struct Resting(Gauge);
@@ -198,8 +198,9 @@ impl Metrics {
         self.panics.inc();
     }
 
-    /// Counts that a limit was reached: a connection or request had to yield, wait or was refused.
-    /// `limit` is the key of the limit in the configuration, such as `limits.connections`.
+    /// Counts that a limit was reached, so that a connection or request was evicted or refused, or
+    /// had to wait. `limit` is the key of the limit in the configuration, such as
+    /// `limits.connections`.
     pub fn limit_reached(&self, limit: &'static str) {
         self.limits_reached
             .get_or_create_owned(&LimitLabels { limit })
@@ -234,7 +235,8 @@ impl Metrics {
         self.cuts.came_into_service();
     }
 
-    /// Counts a load of a unit of material, successful or not.
+    /// Counts a load of a unit of trust material (certificates, keys, CRLs, secrets), successful or
+    /// not.
     pub fn material_loaded(&self, successfully: bool) {
         let result = if successfully { "ok" } else { "refused" };
         self.material_loads
@@ -248,7 +250,7 @@ impl Metrics {
         self.connections_open.get()
     }
 
-    /// Sets how many CRLs of a trust domain have this freshness.
+    /// Sets how many CRLs of a trust domain have the state `freshness`.
     pub fn revocation_lists(&self, trust_domain: &str, freshness: &'static str, count: i64) {
         let labels = ListLabels {
             trust_domain: trust_domain.into(),
@@ -326,8 +328,9 @@ impl Metrics {
         }
     }
 
-    /// Sets the number of cached certificate paths. Also sets how often a path was found in the
-    /// cache or had to be verified, since the start of the process.
+    /// Sets the metrics of the path cache: the number of cached certificate paths (`kept`), and
+    /// since the start of the process how often a path was found in the cache (`known`) or had to
+    /// be verified (`verified`).
     pub fn chains(&self, kept: usize, known: u64, verified: u64) {
         let chains = &self.chains;
         chains.kept.set(i64::try_from(kept).unwrap_or(i64::MAX));
@@ -345,7 +348,7 @@ impl Metrics {
     }
 }
 
-/// The metrics of the path cache. The cache counts their values itself.
+/// The metrics of the certificate path cache. The cache itself counts their values.
 struct ChainMetrics {
     kept: Gauge,
     known: Counter,

@@ -93,7 +93,7 @@ pub struct EndpointMetrics {
 }
 
 impl EndpointMetrics {
-    /// Sets whether the endpoint is healthy.
+    /// Sets the gauge: 1 if the endpoint is healthy (`well`), otherwise 0.
     pub fn set(&self, well: bool) {
         let gauge = self.family.get_or_create_owned(&self.labels);
         gauge.set(i64::from(well));
