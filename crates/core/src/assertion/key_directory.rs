@@ -1,7 +1,7 @@
 //! Changes of a directory of assertion-signing keys: creates, revokes, lists and publishes keys.
 //!
-//! Each change holds the lock of the directory, and replaces `ring.json` in one step. `key_record`
-//! alone decides which key signs at which time. `key_files` reads and writes the files.
+//! Each change holds the lock of the directory, and replaces `ring.json` in one step. The rules
+//! which key signs at which time are in `key_record`. `key_files` reads and writes the files.
 
 use std::path::Path;
 use std::time::Duration;
@@ -21,8 +21,8 @@ use super::signing_key::{SigningAlgorithm, SigningKey, jwk_set};
 pub const PUBLISH_AHEAD: Duration = Duration::from_secs(3600);
 /// Minimum time for which a new key must be published before it signs.
 pub const MIN_PUBLISH_AHEAD: Duration = Duration::from_secs(15 * 60);
-/// Maximum time for which a new key can be published before it signs. It refuses times that were
-/// given in a wrong unit.
+/// Maximum time for which a new key can be published before it signs. The limit detects times that
+/// an operator gave in a wrong unit.
 pub const MAX_PUBLISH_AHEAD: Duration = Duration::from_secs(366 * 86_400);
 
 /// A key as `countersign keys list` shows it.
@@ -33,8 +33,8 @@ pub struct ListedKey {
     pub record: KeyRecord,
     /// The state of the key at the time of the listing.
     pub state: KeyState,
-    /// When the key leaves the published key set, in seconds since the Unix epoch. `None` if no
-    /// later key follows.
+    /// The time at which the key leaves the published key set, in seconds since the Unix epoch.
+    /// `None` if there is no later key of its algorithm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub published_until: Option<u64>,
 }
@@ -42,7 +42,8 @@ pub struct ListedKey {
 /// The result of a revocation.
 #[derive(Debug, Clone)]
 pub struct Revoked {
-    /// The `kid` of the key that signs instead, if the revoked key was the signing key.
+    /// The `kid` of the key that signs instead of the revoked key. `None` if the revoked key was
+    /// not the signing key.
     pub successor: Option<String>,
 }
 
@@ -50,7 +51,7 @@ pub struct Revoked {
 /// [`PUBLISH_AHEAD`].
 ///
 /// # Errors
-/// The same errors as [`add`].
+/// Returns the same errors as [`add`].
 pub fn generate(
     directory: &Path,
     algorithm: SigningAlgorithm,
@@ -64,8 +65,8 @@ pub fn generate(
 /// keys that have expired.
 ///
 /// # Errors
-/// If `active_in` is too short or too long, there are too many keys, or a file cannot be read or
-/// written.
+/// Returns an error if `active_in` is too short or too long, if there are too many keys, or if a
+/// file cannot be read or written.
 pub fn add(
     directory: &Path,
     algorithm: Option<SigningAlgorithm>,
@@ -105,18 +106,20 @@ pub fn add(
 }
 
 /// Revokes a key immediately and deletes its private key. If the revoked key is the signing key,
-/// another key signs instead: the next key if it has been published for [`MIN_PUBLISH_AHEAD`],
-/// otherwise the previous key. If there is no previous key, the next key signs although it is new.
+/// another key signs instead. This is the next key if it has been published for
+/// [`MIN_PUBLISH_AHEAD`]. Otherwise it is the previous key. If there is no previous key, it is the
+/// next key, although consumers may not know it yet.
 ///
 /// # Errors
-/// If there is no such key, or a file cannot be read or written. Also if the key is the only one of
-/// its algorithm and `force` is not set.
+/// Returns an error if there is no such key, or if a file cannot be read or written. Also returns
+/// an error if the key is the only usable one of its algorithm and `force` is false.
 pub fn revoke(directory: &Path, kid: &str, force: bool, now: u64) -> Result<Revoked, KeyRingError> {
     let unknown = || KeyRingError::UnknownKey {
         directory: directory.to_owned(),
         kid: kid.to_owned(),
     };
-    // If the directory has no keys, the command must create no file there, not even a lock file.
+    // Called before the lock is taken: if the directory has no keys, the command must create no
+    // file there, not even a lock file.
     existing_records(directory)?;
     let _lock = lock(directory)?;
     let mut records = existing_records(directory)?;
@@ -155,7 +158,7 @@ pub fn revoke(directory: &Path, kid: &str, force: bool, now: u64) -> Result<Revo
 /// Lists all recorded keys with their states at `now`.
 ///
 /// # Errors
-/// If there are no keys, or `ring.json` cannot be read.
+/// Returns an error if there are no keys, or if `ring.json` cannot be read.
 pub fn list(directory: &Path, now: u64) -> Result<Vec<ListedKey>, KeyRingError> {
     let records = existing_records(directory)?;
     tidy(directory, &records);
@@ -168,7 +171,8 @@ pub fn list(directory: &Path, now: u64) -> Result<Vec<ListedKey>, KeyRingError> 
 /// Returns the key set that a gateway with this directory publishes at `now`.
 ///
 /// # Errors
-/// If there are no keys, a file is unreadable, or the files contradict each other.
+/// Returns an error if there are no keys, if a file is unreadable, or if the files contradict each
+/// other.
 pub fn jwks(directory: &Path, now: u64) -> Result<serde_json::Value, KeyRingError> {
     tidy(directory, &existing_records(directory)?);
     let stored = load(directory)?;
@@ -181,8 +185,8 @@ pub fn jwks(directory: &Path, now: u64) -> Result<serde_json::Value, KeyRingErro
     Ok(jwk_set(stored.keys.iter().filter(is_published)))
 }
 
-/// Marks expired keys as retired and returns their `kid`s. If a key that follows an expired key is
-/// revoked later, the expired key could otherwise sign again.
+/// Marks expired keys as retired and returns their `kid`s. Without this mark, an expired key could
+/// sign again if the key that replaced it is revoked.
 fn retire_expired(records: &mut [KeyRecord], now: u64) -> Vec<String> {
     let expired: Vec<String> = records
         .iter()
@@ -199,8 +203,9 @@ fn retire_expired(records: &mut [KeyRecord], now: u64) -> Vec<String> {
     expired
 }
 
-/// Selects the key that signs after the signing key was revoked: a next key that consumers know
-/// from the published key set, else the previous key, else any next key.
+/// Selects the key that signs after the signing key was revoked. The first choice is a next key
+/// that consumers know from the published key set. The second choice is the previous key, and the
+/// last choice is any next key.
 fn choose_successor(
     records: &[KeyRecord],
     algorithm: SigningAlgorithm,

@@ -9,10 +9,10 @@ use super::signing_key::SigningAlgorithm;
 use crate::crypto::ProviderFailed;
 use crate::directory_lock::LockError;
 
-/// Maximum number of keys that are in use at the same time.
+/// Maximum number of keys of a directory that are in use at the same time.
 pub const MAX_KEYS: usize = 16;
 
-/// The reason why keys cannot be used or changed.
+/// The reason why assertion-signing keys cannot be used or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyRingError {
     /// The directory contains no usable key.
@@ -27,7 +27,7 @@ pub enum KeyRingError {
         /// The algorithm that the message suggests for a new key.
         algorithm: SigningAlgorithm,
     },
-    /// All keys are of other algorithms.
+    /// The directory contains keys, but none of the configured algorithm.
     #[error(
         "no assertion-signing key in {0} is for {algorithm}; make one with: \
          countersign keys generate --dir {0} --algorithm {algorithm}, or configure the other algorithm",
@@ -42,14 +42,14 @@ pub enum KeyRingError {
     /// An operation of the file system failed.
     #[error("cannot {act} {}: {error}", .path.display())]
     Io {
-        /// The operation that failed, as a verb.
+        /// The operation that failed, as a verb for the message.
         act: &'static str,
         /// The file or directory of the operation.
         path: PathBuf,
         /// The error of the operating system.
         error: io::Error,
     },
-    /// The path exists, but is not a regular file.
+    /// Something exists at the path, but it is not a regular file.
     #[error("cannot use {}: {error}; put the file there that belongs there", .path.display())]
     NotRegular {
         /// The path of the file.
@@ -65,7 +65,8 @@ pub enum KeyRingError {
         /// Describes why the content cannot be parsed.
         problem: String,
     },
-    /// The new key would sign too early, before consumers know it, or too late.
+    /// The time until the new key signs is too short, so that consumers may not know the key in
+    /// time, or it is too long.
     #[error(
         "a new key must be published at least 15 minutes, and at most 366 days, before it signs"
     )]
@@ -80,10 +81,11 @@ pub enum KeyRingError {
     UnknownKey {
         /// The directory of the keys.
         directory: PathBuf,
-        /// The identifier that the command names.
+        /// The key identifier in the command.
         kid: String,
     },
-    /// The key is the only usable one. Without it, no assertion could be signed.
+    /// The key to revoke is the only usable key of its algorithm. Without it, no assertion could be
+    /// signed.
     #[error(
         "{kid} is the only usable {algorithm} key: without it no assertion can be signed; \
          rotate first, or insist with --force"

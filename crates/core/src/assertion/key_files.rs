@@ -1,11 +1,11 @@
 //! The files of a directory of keys: `ring.json`, and one file `KID.key` for each key.
 //!
 //! `ring.json` is replaced in one step. A key's file is written before `ring.json` names the key,
-//! and removed after `ring.json` marks it as revoked or retired. Readers therefore need no lock,
-//! but commands that change the directory hold one. If a process is killed between two steps, an
-//! unused private key stays in the directory. The next command removes it ([`settle`]).
-//! `key_record` defines what the records mean, and `key_directory` defines which changes are
-//! allowed.
+//! and removed after `ring.json` marks it as revoked or retired. Therefore only commands that
+//! change the directory hold a lock, and readers need none. If a process is killed between two
+//! steps, an unused private key stays in the directory. The next command removes it ([`settle`]).
+//! The meaning of the records is defined in `key_record`, and the allowed changes in
+//! `key_directory`.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
@@ -31,11 +31,11 @@ const FORMAT_VERSION: u32 = 1;
 const KEY_LABEL: &str = "PRIVATE KEY";
 /// Maximum size in bytes of a file in the directory.
 const MAX_FILE: u64 = 1024 * 1024;
-/// The prefix of temporary files, which are renamed when they are complete.
+/// The prefix of the names of temporary files. A temporary file is renamed when it is complete.
 const ASIDE_PREFIX: &str = ".countersign-keys-";
-/// The prefix of the marker file for a key that is being created. A key that `ring.json` does not
-/// contain is removed only if its marker file exists. Without a marker file, an operator may be
-/// copying the directory, and `ring.json` may come last.
+/// The prefix of the name of a marker file. A marker file exists while a key is being created. If
+/// `ring.json` does not contain a key, the key's file is removed only if its marker file exists.
+/// Without a marker file, an operator may be copying the directory, and may copy `ring.json` last.
 const MAKING_PREFIX: &str = ".making-";
 
 /// The content of a directory of keys.
@@ -54,12 +54,11 @@ struct RingFile {
     keys: Vec<KeyRecord>,
 }
 
-/// Reads everything that signing and publishing need. If `ring.json` does not exist, there are no
-/// keys.
+/// Reads the records and keys of a directory. If `ring.json` does not exist, there are no keys.
 pub(super) fn load(directory: &Path) -> Result<Stored, KeyRingError> {
     match load_once(directory) {
-        // A key was revoked after `ring.json` was read, so its file is missing. The second read
-        // sees the new `ring.json`.
+        // A key was probably revoked after `ring.json` was read, so the key's file is missing. The
+        // second call reads the new `ring.json`.
         Err(error) if error.is_missing_file() => load_once(directory),
         other => other,
     }
@@ -127,7 +126,7 @@ pub(super) fn read_records(directory: &Path) -> Result<Option<Vec<KeyRecord>>, K
         return Err(KeyRingError::malformed(&path, problem));
     }
     for (index, record) in ring.keys.iter().enumerate() {
-        // The `kid` becomes a part of a path, so it must have the form of a thumbprint.
+        // The `kid` becomes a part of a file name, so it must have the form of a thumbprint.
         let is_thumbprint = record.kid.len() == 43
             && record
                 .kid
@@ -183,15 +182,15 @@ pub(super) fn write_new_key(
         .mode(0o600)
         .open(&path)
         .map_err(KeyRingError::io("create", &path))?;
-    // No separate sync is needed for the marker file: writing the key file syncs the directory of
-    // both.
+    // The marker file needs no sync of its own: writing the key file syncs the directory that
+    // contains both files.
     let path = key_path(directory, key.kid());
     write_private_by(&path, pem.as_bytes(), Existing::Refuse, ASIDE_PREFIX)
         .map_err(KeyRingError::io("write", &path))?;
     Ok(key.kid().to_owned())
 }
 
-/// Removes the marker file of a new key, because `ring.json` contains the key now.
+/// Removes the marker file of a new key. Called when `ring.json` contains the key.
 pub(super) fn key_is_recorded(directory: &Path, kid: &str) -> Result<(), KeyRingError> {
     remove(&making_path(directory, kid))
 }
@@ -230,7 +229,7 @@ fn read_file(path: &Path) -> Result<PrivateFile, KeyRingError> {
     })
 }
 
-/// Creates the directory, accessible for its owner only. Parent directories get the usual
+/// Creates a directory that only its owner can access. Missing parent directories get the usual
 /// permissions.
 pub(super) fn create_directory(path: &Path) -> Result<(), KeyRingError> {
     if let Some(parent) = path.parent() {
@@ -252,8 +251,9 @@ pub(super) fn lock(directory: &Path) -> Result<DirectoryLock, KeyRingError> {
     Ok(lock)
 }
 
-/// Removes the files that a killed process has left, for commands that only read. If another
-/// process holds the lock or a file cannot be removed, the next change removes the files.
+/// Removes the files that a killed process has left. Called by commands that only read. If another
+/// process holds the lock or a file cannot be removed, the next command that changes the directory
+/// removes the files.
 pub(super) fn tidy(directory: &Path, records: &[KeyRecord]) {
     if !leftovers(directory, records).is_empty()
         && let Ok(lock) = DirectoryLock::try_acquire(directory)
@@ -267,11 +267,11 @@ fn settle(leftovers: &[PathBuf], _: &DirectoryLock) -> Result<(), KeyRingError> 
     leftovers.iter().try_for_each(|path| remove(path))
 }
 
-/// Lists the files that a killed process has left. A key comes before its marker file, so that the
-/// marker file is removed last. The files are:
+/// Lists the files that a killed process has left. In the list, a key's file comes before the key's
+/// marker file, so that the marker file is removed last. The files are:
 /// - temporary files
-/// - keys that `ring.json` does not contain, and their marker files
-/// - revoked or retired keys
+/// - marker files, and the file of each marked key that `ring.json` does not contain
+/// - files of revoked or retired keys
 fn leftovers(directory: &Path, records: &[KeyRecord]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let Ok(entries) = std::fs::read_dir(directory) else {

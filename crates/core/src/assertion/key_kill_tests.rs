@@ -1,7 +1,8 @@
-//! Kills every change of a directory of keys at each point between two file operations. The next
-//! command must find the keys as they were before or after the change, and no useless private key.
+//! Kills the process of each change of a directory of keys, at each point between two file
+//! operations. The next command must find the keys as they were either before or after the change.
+//! It must find no private key that is not used.
 //!
-//! Child processes make the changes. They run the ignored tests at the end of this file.
+//! The changes are made by child processes, which run the ignored tests at the end of this file.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,8 @@ const START: u64 = 2_000_000_000;
 /// A time when the second key signs and the first key has expired.
 const LATER: u64 = START + 900 + RETIREMENT_SECONDS;
 
-/// Creates a directory with two keys. Returns it and the identifier of the first key.
+/// Creates a directory with two keys. Returns the directory that contains it, and the identifier of
+/// the first key.
 fn two_keys() -> (tempfile::TempDir, String) {
     let home = tempfile::tempdir().unwrap();
     let keys = home.path().join("keys");
@@ -30,7 +32,7 @@ fn copy(from: &Path, to: &Path) {
     assert!(status.unwrap().success());
 }
 
-/// Lists the keys as the next command does, and checks that no other files exist. Returns the
+/// Lists the keys as the next command would, and checks that no unexpected files exist. Returns the
 /// number of recorded keys, and the number of keys that have a private key.
 fn next_command(home: &Path, now: u64) -> (usize, usize) {
     let keys = home.join("keys");
@@ -63,7 +65,7 @@ fn a_first_key_is_made_or_not() {
             if has_one {
                 assert_eq!(next_command(home, START), (1, 1));
             }
-            // If no key was created, no list can be shown, so the next command is another
+            // If no key was created, `list` would fail. The next command is therefore another
             // `generate`.
             generate(&keys, Es256, START).unwrap();
             let count = 1 + usize::from(has_one);
@@ -74,7 +76,8 @@ fn a_first_key_is_made_or_not() {
     assert_eq!(made, [false, true]);
 }
 
-/// One of the two keys has expired, so that the change also removes a private key.
+/// The change creates a third key. One of the two earlier keys has expired, so that the change also
+/// removes its private key.
 #[test]
 fn a_further_key_is_made_or_not() {
     let (template, _) = two_keys();
@@ -105,8 +108,8 @@ fn a_key_is_revoked_or_not() {
     assert_eq!(found, [(2, 2), (2, 1)]);
 }
 
-/// A key without a marker file must stay: an operator may be copying the keys, and `ring.json`
-/// comes last.
+/// The file of a key without a marker file must stay: an operator may be copying the keys, and may
+/// copy `ring.json` last.
 #[test]
 fn a_key_that_nobody_was_making_stays() {
     let (home, _) = two_keys();

@@ -1,16 +1,16 @@
 //! `KeyRecord`: the recorded facts about a key, without the key itself. The state of a key at a
 //! given time is derived from these facts.
 //!
-//! All times are in seconds since the Unix epoch. The functions here read no clock and no file, so
-//! that tests can check every state.
+//! All times are in seconds since the Unix epoch. The functions of this file read no clock and no
+//! file, so that tests can check every state.
 
 use serde::{Deserialize, Serialize};
 
 use super::signing_key::SigningAlgorithm;
 
-/// How long a key stays published after another key has replaced it, in seconds. The sum of:
-/// maximum lifetime of an assertion (300 s), clock differences (30 s), caching of the key set by
-/// consumers (1 h).
+/// How long a key stays published after another key has replaced it, in seconds. This is the sum of
+/// the maximum lifetime of an assertion (300 s), the maximum clock difference (30 s), and the time
+/// for which consumers cache the key set (1 h).
 pub const RETIREMENT_SECONDS: u64 = 300 + 30 + 3600;
 
 /// The recorded facts about one key.
@@ -25,10 +25,10 @@ pub struct KeyRecord {
     pub created: u64,
     /// When the key starts to sign.
     pub active_from: u64,
-    /// When the expired key was retired, and its private key removed.
+    /// When the expired key was retired and its private key was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retired_at: Option<u64>,
-    /// When the key was revoked, and its private key removed.
+    /// When the key was revoked and its private key was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked_at: Option<u64>,
 }
@@ -70,7 +70,7 @@ impl KeyState {
         }
     }
 
-    /// Whether the key set contains a key in this state.
+    /// Whether the published key set contains keys in this state.
     #[must_use]
     pub const fn is_published(self) -> bool {
         matches!(self, Self::Next | Self::Current | Self::Retiring)
@@ -79,8 +79,9 @@ impl KeyState {
 
 /// Returns the state of `record` at `now`. `records` contains all records of the directory.
 ///
-/// Keys of different algorithms do not affect each other: only a later key of the same algorithm
-/// replaces a key. Keys of both algorithms can therefore be published during a change of algorithm.
+/// Keys of different algorithms do not affect each other: a key is replaced only by a later key of
+/// the same algorithm. While the algorithm is changed, keys of both algorithms can therefore be
+/// published.
 #[must_use]
 pub fn state(records: &[KeyRecord], record: &KeyRecord, now: u64) -> KeyState {
     if record.revoked_at.is_some() {
@@ -99,9 +100,9 @@ pub fn state(records: &[KeyRecord], record: &KeyRecord, now: u64) -> KeyState {
     }
 }
 
-/// Returns the key of an algorithm that signs at `now`: the latest key whose `active_from` has
-/// passed. If all keys are still in the future, because clocks differ, returns the first key. It is
-/// already published.
+/// Returns the key of `algorithm` that signs at `now`. This is the latest key whose `active_from`
+/// has passed. If the `active_from` of all keys is in the future, because clocks differ, returns
+/// the first key, which is already published.
 #[must_use]
 pub fn current(records: &[KeyRecord], algorithm: SigningAlgorithm, now: u64) -> Option<&KeyRecord> {
     let line = succession(records, algorithm);
@@ -112,7 +113,8 @@ pub fn current(records: &[KeyRecord], algorithm: SigningAlgorithm, now: u64) -> 
         .copied()
 }
 
-/// Returns when a key leaves the key set. Returns `None` if no later key follows.
+/// Returns the time at which a key leaves the published key set. Returns `None` if there is no
+/// later key of its algorithm.
 #[must_use]
 pub fn published_until(records: &[KeyRecord], record: &KeyRecord) -> Option<u64> {
     succession(records, record.algorithm)
@@ -225,7 +227,7 @@ mod tests {
                 let current_keys = states.iter().filter(|one| **one == Current).count();
                 let has_begun = line.iter().any(|one| one.active_from <= now);
                 prop_assert_eq!(current_keys, usize::from(has_begun));
-                // The states of keys in signing order never go back to an earlier state.
+                // If the keys are sorted in signing order, so are their states.
                 let age = |state: &KeyState| [Expired, Retiring, Current, Next, Revoked]
                     .iter()
                     .position(|one| one == state);

@@ -1,7 +1,7 @@
 //! `SigningKeyRing`: the next, current and retiring assertion-signing keys in memory.
 //!
-//! The time alone decides which key signs. A published next key therefore starts to sign in a
-//! running gateway without a reload. `key_files` reads the files, and `key_directory` changes them.
+//! Which key signs depends only on the time. A next key that is loaded therefore starts to sign at
+//! its time, without a reload. `key_files` reads the files, and `key_directory` changes them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +25,8 @@ pub struct SigningKeyRing {
 struct Entry {
     key: Arc<SigningKey>,
     active_from: u64,
-    /// When the key leaves the key set. `None` if no later key follows.
+    /// The time at which the key leaves the published key set. `None` if there is no later key of
+    /// its algorithm.
     published_until: Option<u64>,
 }
 
@@ -34,8 +35,8 @@ impl SigningKeyRing {
     /// so that consumers know them before a change of the algorithm.
     ///
     /// # Errors
-    /// If a file is unreadable, the files contradict each other, or there is no key of `algorithm`.
-    /// Messages name the file, or a command that helps.
+    /// Returns an error if a file is unreadable, if the files contradict each other, or if there is
+    /// no key of `algorithm`. The error's message names the file, or a command that helps.
     pub fn load(directory: &Path, algorithm: SigningAlgorithm) -> Result<Self, KeyRingError> {
         let stored = key_files::load(directory)?;
         let ring = Self::new(algorithm, &stored.records, stored.keys, stored.warnings);
@@ -81,15 +82,15 @@ impl SigningKeyRing {
         }
     }
 
-    /// Returns the algorithm that signs.
+    /// Returns the algorithm of the keys that sign.
     #[must_use]
     pub const fn algorithm(&self) -> SigningAlgorithm {
         self.algorithm
     }
 
     /// Returns the key that signs at `now` (seconds since the Unix epoch), by the rule of
-    /// [`key_record::current`]. Called for every request, so it only scans a few entries, and
-    /// neither allocates nor locks.
+    /// [`key_record::current`]. This is called for every request. It therefore only scans a few
+    /// entries, and neither allocates memory nor takes a lock.
     #[must_use]
     pub fn current(&self, now: u64) -> Option<&Arc<SigningKey>> {
         let mut line = self.entries.iter().filter(|e| e.signs(self.algorithm));
@@ -100,7 +101,7 @@ impl SigningKeyRing {
             .map(|entry| &entry.key)
     }
 
-    /// Returns the keys in the key set at `now`, oldest first.
+    /// Returns the keys that are published at `now`, in the order in which they sign.
     pub fn published(&self, now: u64) -> impl Iterator<Item = &Arc<SigningKey>> {
         self.entries
             .iter()
@@ -108,13 +109,13 @@ impl SigningKeyRing {
             .map(|entry| &entry.key)
     }
 
-    /// Returns the key set at `now` as JSON.
+    /// Returns the published key set at `now` as JSON.
     #[must_use]
     pub fn jwks(&self, now: u64) -> String {
         jwk_set(self.published(now).map(Arc::as_ref)).to_string()
     }
 
-    /// Returns warnings about keys that are usable, but have a problem.
+    /// Returns warnings about problems of keys that do not prevent the use of these keys.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings

@@ -1,5 +1,5 @@
-//! Verifies assertions of this gateway. A service that calls another service through the gateway
-//! presents the assertion that it received.
+//! Verifies assertions of this gateway. Such an assertion comes from a service that has received it
+//! and now calls another service through the gateway.
 
 use countersign_verify::Assertion;
 use countersign_verify::claims::{MAX_ASSERTION_BYTES, MAX_LIFETIME_SECONDS, TYP};
@@ -7,13 +7,14 @@ use countersign_verify::jose::{CompactJws, refuse_duplicate_members};
 
 use super::AssertionSigner;
 
-/// Maximum time in seconds that the clock of another gateway instance with the same keys may be
-/// ahead.
+/// Maximum number of seconds by which the clock of another gateway with the same keys may be ahead
+/// of this gateway's clock.
 const SKEW_SECONDS: u64 = 30;
 
 impl AssertionSigner {
-    /// Returns the claims of an assertion about one request. Returns `None` unless a key that is
-    /// published at `now` (seconds since the Unix epoch) has signed it and it has not expired.
+    /// Returns the claims of `token`, an assertion about one request. Returns `None` if it has
+    /// expired, or if no key that is published at `now` (seconds since the Unix epoch) has signed
+    /// it.
     #[must_use]
     pub fn verify_own(&self, token: &str, now: u64) -> Option<Assertion> {
         let jws = CompactJws::parse(token, MAX_ASSERTION_BYTES).ok()?;

@@ -1,7 +1,8 @@
 //! The documents that the gateway publishes about its keys: the key set and the metadata.
 //!
-//! The documents are kept until the set of published keys changes. Each has an entity tag, so that
-//! consumers can ask whether it has changed. The module `admin` serves the documents.
+//! The documents are kept in memory until the set of published keys or the settings change. Each
+//! document has an entity tag, so that consumers can ask whether the document has changed. The
+//! module `admin` serves the documents.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,7 +15,7 @@ use super::signer::AssertionSettings;
 use super::signing_key::jwk_set;
 use crate::crypto;
 
-/// Path of the key set, relative to the issuer.
+/// Path of the key set, relative to the issuer's URL.
 pub const JWKS_PATH: &str = "/.well-known/jwks.json";
 /// Path of the metadata (RFC 8414 section 3).
 pub const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
@@ -35,16 +36,16 @@ pub struct Document {
 pub struct Documents {
     /// The key set as a JWK Set.
     pub jwks: Arc<Document>,
-    /// The metadata of the authorization server.
+    /// The metadata of the gateway, in the form of authorization server metadata (RFC 8414).
     pub metadata: Arc<Document>,
-    /// The identifiers of the published keys. With `issuer` and `header`, they determine the
-    /// documents.
+    /// The identifiers of the published keys. These identifiers, `issuer` and `header` together
+    /// determine the content of the documents.
     kids: Vec<String>,
     issuer: String,
     header: String,
 }
 
-/// Creates the documents, and keeps them until they change.
+/// A cache of the documents. Creates them again when their content changes.
 #[derive(Debug, Default)]
 pub struct Published {
     kept: Mutex<Option<Arc<Documents>>>,
@@ -66,7 +67,7 @@ impl Published {
         ring: &SigningKeyRing,
         now: u64,
     ) -> Arc<Documents> {
-        // A poisoned lock is safe to use, because the documents are only replaced as a whole.
+        // A poisoned lock is safe to use, because the documents are always replaced as a whole.
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         match &*kept {
             Some(documents) if documents.are_of(settings, ring, now) => Arc::clone(documents),
@@ -100,8 +101,8 @@ impl Documents {
         }
     }
 
-    /// Whether the documents are up to date for the settings and the keys at `now`. Comparing
-    /// thumbprints is enough, because they depend on everything that is published about a key.
+    /// Whether the documents are up to date for `settings` and for the keys that are published at
+    /// `now`. The keys are compared by their thumbprints, which are hashes of the public keys.
     fn are_of(&self, settings: &AssertionSettings, ring: &SigningKeyRing, now: u64) -> bool {
         self.issuer == settings.issuer
             && self.header == settings.header.as_str()

@@ -1,8 +1,9 @@
 //! `AssertionSigner`: signs claims about one request.
 //!
-//! This code runs for every request, so it writes the claims of `countersign_verify::claims` as
-//! text. The claims that depend only on the caller's certificate are written once for each
-//! certificate and then reused. A test compares the text with the serialization of the serde types.
+//! This code runs for every request. For speed, it writes the claims directly as JSON text, without
+//! the serde types of `countersign_verify::claims`. A test compares the text with the serialization
+//! of these types. The claims that depend only on the caller's certificate are written once for
+//! each certificate and then reused.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::policy::Permit;
 /// The settings of `[assertion]`.
 #[derive(Debug, Clone)]
 pub struct AssertionSettings {
-    /// The assertion's `iss`.
+    /// The `iss` claim of assertions.
     pub issuer: String,
     /// The header field that carries the assertion.
     pub header: http::HeaderName,
@@ -32,7 +33,7 @@ pub struct AssertionSettings {
     pub lifetime: Duration,
 }
 
-/// The properties of the forwarded request that an assertion is bound to.
+/// The properties of a forwarded request that its assertion contains.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestBinding<'a> {
     /// The request method.
@@ -43,9 +44,9 @@ pub struct RequestBinding<'a> {
     pub path: &'a str,
     /// The query without the `?`, if there is one.
     pub query: Option<&'a str>,
-    /// SHA-256 of the body, if the gateway has read the whole body.
+    /// The SHA-256 hash of the body. `None` if the assertion is not bound to the body.
     pub body_hash: Option<&'a [u8; 32]>,
-    /// An identifier that services use to correlate the requests of one transaction. It
+    /// The `txn` claim: an identifier by which services find the requests of one transaction. It
     /// authenticates nothing.
     pub transaction: &'a str,
 }
@@ -73,8 +74,8 @@ pub enum SignError {
     Failed,
 }
 
-/// A signed assertion, ready to send. Forwarding an authenticated caller's request needs this
-/// value.
+/// A signed assertion, ready to send. A request of an authenticated caller can be forwarded only
+/// with this value.
 #[derive(Debug, Clone)]
 pub struct SignedAssertion {
     wire: HeaderValue,
@@ -89,26 +90,26 @@ impl SignedAssertion {
         &self.wire
     }
 
-    /// Returns the `jti`. Returns `None` if the assertion is bound to the caller instead of to one
-    /// request.
+    /// Returns the `jti` claim. Returns `None` if the assertion is not about one request, but about
+    /// the caller (`binding = "caller"`).
     #[must_use]
     pub fn jti(&self) -> Option<&str> {
         self.jti.as_deref()
     }
 
-    /// Returns `exp`, in seconds since the Unix epoch.
+    /// Returns the `exp` claim, in seconds since the Unix epoch.
     #[must_use]
     pub const fn expires(&self) -> u64 {
         self.expires
     }
 }
 
-/// Signs assertions with the keys of a ring.
+/// Signs assertions with the keys of a [`SigningKeyRing`].
 #[derive(Debug)]
 pub struct AssertionSigner {
     settings: AssertionSettings,
     keys: Arc<SigningKeyRing>,
-    /// The start of every payload: `{"iss":"…"` as JSON.
+    /// The beginning of the JSON of every assertion: `{"iss":"…"`.
     issuer_json: String,
 }
 
@@ -131,7 +132,7 @@ impl AssertionSigner {
         &self.settings
     }
 
-    /// Returns the keys.
+    /// Returns the keys of the signer.
     #[must_use]
     pub const fn keys(&self) -> &Arc<SigningKeyRing> {
         &self.keys
@@ -140,7 +141,7 @@ impl AssertionSigner {
     /// Signs an assertion about one request. `now` is in seconds since the Unix epoch.
     ///
     /// # Errors
-    /// See [`SignError`]. In all cases the request must not be forwarded.
+    /// Returns a [`SignError`]. In all cases the request must not be forwarded.
     pub fn sign_request(
         &self,
         permit: &Permit,
@@ -175,10 +176,11 @@ impl AssertionSigner {
         seal(&key, &claims, Some(jti.into()), expires)
     }
 
-    /// Signs an assertion about the caller, which is valid for any request to one audience.
+    /// Signs an assertion about the caller (`binding = "caller"`). It is valid for any request of
+    /// this caller to the audience `audience`.
     ///
     /// # Errors
-    /// See [`SignError`]. In all cases the request must not be forwarded.
+    /// Returns a [`SignError`]. In all cases the request must not be forwarded.
     pub fn sign_caller(
         &self,
         permit: &Permit,
@@ -203,8 +205,9 @@ impl AssertionSigner {
             if clock::certificate_is_over(end, i64::try_from(now).unwrap_or(i64::MAX)) {
                 return Err(SignError::Expired);
             }
-            // `notAfter` is the last valid second, but `exp` is the first invalid one. In the last
-            // second of the certificate, the assertion is therefore valid for that second.
+            // `notAfter` is the last second in which the certificate is valid, but `exp` is the
+            // first second in which the assertion is not valid. An assertion that is signed in the
+            // certificate's last second therefore gets an `exp` one second later.
             let end = u64::try_from(end).unwrap_or(0);
             expires = expires.min(end.max(now.saturating_add(1)));
         }
@@ -232,15 +235,16 @@ impl AssertionSigner {
     }
 }
 
-/// Creates a new identifier: 128 random bits as 22 base64url characters.
+/// Creates a random identifier, for example for a request or a `jti`. It consists of 128 bits,
+/// written as 22 base64url characters.
 ///
 /// # Errors
-/// If the system's random number generator fails.
+/// Returns an error if the system's random number generator fails.
 pub fn token_id() -> Result<String, crypto::NoRandomness> {
     crypto::random_id().map(|bytes| URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// Decodes an identifier that [`token_id`] has created.
+/// Decodes an identifier that [`token_id`] has created. Returns `None` if `id` has another form.
 #[must_use]
 pub fn token_octets(id: &str) -> Option<[u8; 16]> {
     let mut bytes = [0; 16];
@@ -296,7 +300,7 @@ fn finish(claims: &mut String, principal: &Principal) {
         claims.push_str(peer.memo(caller_json));
         claims.push(',');
     } else {
-        // Without a certificate there are fewer details about the authentication.
+        // Without a certificate, the claims contain fewer details about the authentication.
         claims.push_str(",\"sub\":");
         push_json(claims, &principal.caller().to_string());
         claims.push_str(",\"authn\":{");
@@ -341,8 +345,7 @@ fn seal(
     Ok(SignedAssertion { wire, jti, expires })
 }
 
-/// Appends bytes in base64. The bytes are not secret, so a fast encoder that is not constant-time
-/// may be used.
+/// Appends bytes in base64. The bytes are not secret, so the encoder need not run in constant time.
 fn push_base64(text: &mut String, bytes: &[u8]) {
     URL_SAFE_NO_PAD.encode_string(bytes, text);
 }

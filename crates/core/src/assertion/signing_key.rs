@@ -1,7 +1,7 @@
 //! `SigningKey`: one assertion-signing key, ready to sign.
 //!
-//! The JOSE header is the same in all assertions of a key, so it is encoded only once. Other
-//! modules read the files and choose the key.
+//! The JOSE header is the same in all assertions of a key, so it is encoded only once. Key files
+//! are read in `key_files`, and `key_ring` selects the key.
 
 use std::fmt;
 
@@ -35,7 +35,7 @@ impl SigningAlgorithm {
         }
     }
 
-    /// Finds an algorithm by its JOSE name.
+    /// Finds an algorithm by its JOSE name. Returns `None` if `name` names no such algorithm.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL
@@ -73,7 +73,7 @@ impl SigningKey {
     /// Reads a key from PKCS#8 in DER.
     ///
     /// # Errors
-    /// [`KeyRefused`] if the key is damaged or is for another algorithm.
+    /// Returns [`KeyRefused`] if the key is damaged or is for another algorithm.
     pub fn from_pkcs8(algorithm: SigningAlgorithm, document: &[u8]) -> Result<Self, KeyRefused> {
         let pair = SigningKeyPair::from_pkcs8(algorithm.scheme(), document)?;
         let public = match algorithm {
@@ -85,8 +85,8 @@ impl SigningKey {
             }
         };
         let kid = public.key_id().ok_or(KeyRefused)?.to_owned();
-        // Written as text instead of with `json!`, because these bytes are in every assertion.
-        // Their order should not depend on a map.
+        // The header is written as text and not with `json!`, because it is in every assertion, and
+        // the order of its members should not depend on a map.
         let header = format!(r#"{{"alg":"{algorithm}","kid":"{kid}","typ":"{TYP}"}}"#);
         Ok(Self {
             kid,
@@ -115,7 +115,7 @@ impl SigningKey {
         &self.header
     }
 
-    /// Returns the public key as it is published, without private members.
+    /// Returns the public key as JSON, as it is published.
     #[must_use]
     pub fn public_jwk(&self) -> Value {
         self.public.to_json()
@@ -130,13 +130,13 @@ impl SigningKey {
     /// Signs the JWS signing input. Returns `r ‖ s` (RFC 7518 section 3.4) or an Ed25519 signature.
     ///
     /// # Errors
-    /// [`ProviderFailed`] if the system provides no random bytes.
+    /// Returns [`ProviderFailed`] if the system provides no random bytes.
     pub fn sign(&self, signing_input: &[u8]) -> Result<[u8; 64], ProviderFailed> {
         self.pair.sign(signing_input)
     }
 }
 
-/// Returns a JWK Set (RFC 7517 section 5) of the public keys.
+/// Returns a JWK Set (RFC 7517 section 5) with the public keys of `keys`.
 pub(super) fn jwk_set<'a>(keys: impl IntoIterator<Item = &'a SigningKey>) -> Value {
     let keys: Vec<Value> = keys.into_iter().map(SigningKey::public_jwk).collect();
     json!({ "keys": keys })

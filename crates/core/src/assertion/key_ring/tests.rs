@@ -1,4 +1,5 @@
-//! Tests of the ring and its directory: which key signs when, revocation, invalid files.
+//! Tests of the key ring and its directory: which key signs at which time, revocation, invalid
+//! files.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -287,8 +288,7 @@ fn the_only_key_is_revoked_only_by_force() {
 
 #[test]
 fn after_revoking_the_current_key_a_known_one_signs() {
-    // When the first key is revoked, the second key signs, because it has been published long
-    // enough.
+    // When the first key is revoked, the second key signs, because consumers know it already.
     let (_root, path) = directory();
     let first = new_key(&path, START);
     let second = new_key(&path, START);
@@ -299,7 +299,7 @@ fn after_revoking_the_current_key_a_known_one_signs() {
     assert_eq!(published(&ring, START + 900), [&*second]);
 
     // When the third key is revoked, the fourth key has been published for a minute only. The
-    // second key signs again, because it is still in the key set.
+    // second key signs again, because it is still in the published key set.
     let third = new_key(&path, START + 900);
     let takeover = START + 900 + HOUR;
     let fourth = new_key(&path, takeover);
