@@ -1,8 +1,8 @@
 //! `PathRewrite`: the only change of a path that a route can make.
 //!
-//! The start of the path is replaced, in whole segments. This happens after the policy decision and
-//! before signing, so that the assertion contains the path that the service receives. The rest of
-//! the path does not change.
+//! The first segments of the path are replaced by other segments. This happens after the policy
+//! decision and before signing, so that the assertion contains the path that the service receives.
+//! The rest of the path does not change.
 
 use std::fmt::{self, Write as _};
 
@@ -11,15 +11,16 @@ use http::uri::PathAndQuery;
 
 use crate::identity::pattern::{PathPattern, Segment};
 
-/// Replaces the start of a path by another one.
+/// Replaces the first segments of a path by other segments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathRewrite {
     from: Vec<Box<str>>,
-    /// The replacement without a trailing slash. Empty for the root.
+    /// The replacement for these segments, without a trailing slash. Empty if they are only
+    /// removed.
     to: Box<str>,
 }
 
-/// The reason why two texts do not form a rewrite.
+/// The reason why no rewrite can be made of two texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RewriteError {
     /// `from` cannot be the start of a path.
@@ -31,11 +32,12 @@ pub enum RewriteError {
 }
 
 impl PathRewrite {
-    /// Creates a rewrite of `from` to `to`. `"/"` means no segments.
+    /// Creates a rewrite that replaces the segments `from` by the segments `to`. `"/"` means no
+    /// segments.
     ///
     /// # Errors
-    /// If one of the texts has an empty segment, a dot segment, a trailing slash, or characters
-    /// that other programs might interpret differently.
+    /// Returns an error if one of the texts has an empty segment, a dot segment, a trailing slash,
+    /// or characters that other programs might interpret differently.
     pub fn new(from: &str, to: &str) -> Result<Self, RewriteError> {
         let from = plain_segments(from).ok_or(RewriteError::From)?;
         plain_segments(to).ok_or(RewriteError::To)?;
@@ -45,7 +47,7 @@ impl PathRewrite {
         })
     }
 
-    /// Whether all paths that the pattern matches start with `from`.
+    /// Whether all paths that `pattern` matches start with the segments `from`.
     #[must_use]
     pub fn covers(&self, pattern: &PathPattern) -> bool {
         let mut segments = pattern.segments().iter();
@@ -54,9 +56,9 @@ impl PathRewrite {
         )
     }
 
-    /// Returns the path to forward. The received path must match a pattern for which
-    /// [`Self::covers`] is true. The query does not change. Returns `None` if the path has too few
-    /// segments, which such a pattern does not match.
+    /// Returns the rewritten path with the unchanged query. The path of `target` must match a
+    /// pattern for which [`Self::covers`] is true. Returns `None` if the path has fewer segments
+    /// than `from`, so that it matches no such pattern.
     #[must_use]
     pub fn apply(&self, target: &PathAndQuery) -> Option<PathAndQuery> {
         let mut rest = target.path();
@@ -103,7 +105,8 @@ impl fmt::Display for PathRewrite {
     }
 }
 
-/// Returns the segments of an absolute path that is plain and has no trailing slash.
+/// Returns the segments of an absolute path. Returns `None` if the path has a trailing slash, or
+/// segments that are not plain.
 fn plain_segments(path: &str) -> Option<Vec<&str>> {
     let rest = path.strip_prefix('/')?;
     if rest.is_empty() {
@@ -185,8 +188,8 @@ mod tests {
     }
 
     proptest! {
-        /// A rewrite must not create an empty or a dot segment, and must not change any byte after
-        /// the prefix.
+        /// A rewrite must not create an empty segment or a dot segment, and must not change any
+        /// byte after the replaced segments.
         #[test]
         fn only_the_beginning_changes(
             from in "(/[a-z.]{1,3}x){0,3}",

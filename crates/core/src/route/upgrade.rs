@@ -1,33 +1,33 @@
 //! `UpgradeProtocol`: a protocol to which a connection may be upgraded.
 
-/// Protocols that carry further HTTP requests. They are refused, because no rule would check those
-/// requests.
+/// Protocols that carry further HTTP requests. The gateway does not allow them, because it could
+/// not check those requests.
 const REFUSED: [&str; 4] = ["h2c", "h2", "http", "tls"];
 
-/// The name of a protocol in `Upgrade` (RFC 9110 section 7.8), in lower case.
+/// The name of a protocol in the `Upgrade` field (RFC 9110 section 7.8), in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpgradeProtocol(Box<str>);
 
-/// The reason why a text does not name a protocol that may be tunnelled.
+/// The reason why a text in the configuration is not the name of an allowed protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UpgradeProtocolError {
     /// The text is not a valid protocol name.
     #[error("write a name, or name/version, for example \"websocket\"")]
     Malformed,
-    /// The protocol carries HTTP requests.
+    /// The protocol carries further HTTP requests, so it is not allowed.
     #[error("HTTP and TLS cannot be tunnelled: their requests would pass the gateway's checks by")]
     CarriesRequests,
 }
 
 impl UpgradeProtocol {
-    /// WebSocket.
+    /// The name of the protocol WebSocket.
     pub const WEBSOCKET: &str = "websocket";
 
     /// Parses the name of a protocol.
     ///
     /// # Errors
-    /// [`UpgradeProtocolError`] if the text is not a valid name, or if the protocol carries HTTP
-    /// requests.
+    /// Returns [`UpgradeProtocolError`] if the text is not a valid name, or if the protocol carries
+    /// HTTP requests.
     pub fn parse(text: &str) -> Result<Self, UpgradeProtocolError> {
         let mut parts = text.split('/');
         let is_name = parts.clone().count() <= 2 && parts.clone().all(is_token);
@@ -48,7 +48,7 @@ impl UpgradeProtocol {
     }
 }
 
-/// Whether the protocol with this name carries HTTP requests itself.
+/// Whether the protocol with the name `name` carries further HTTP requests.
 #[must_use]
 pub fn carries_requests(name: &str) -> bool {
     REFUSED.iter().any(|other| name.eq_ignore_ascii_case(other))
