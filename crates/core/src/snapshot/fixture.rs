@@ -1,5 +1,5 @@
-//! Builds a snapshot for unit tests. It has its own signing keys, and no routes that callers could
-//! use.
+//! Builds a snapshot for unit tests. The snapshot has new signing keys, and no routes that callers
+//! could use.
 #![allow(
     clippy::unwrap_used,
     reason = "only tests use this, but a crate above is no test of this one"
@@ -18,7 +18,7 @@ use crate::policy::throttle::Limiter;
 use crate::route::RouteTable;
 use crate::tls::{ServerNames, TicketSource};
 
-/// The issuer of the snapshot's assertions.
+/// The issuer in assertions of this snapshot.
 pub const ISSUER: &str = "https://gateway.example.org:9080";
 
 /// Creates a snapshot with generation 7, and with new signing keys in the directory `keys`.
