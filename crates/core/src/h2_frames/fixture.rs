@@ -1,4 +1,4 @@
-//! Frames for unit tests, also for those of the crates above this one.
+//! Frames for unit tests of this crate and of the crates that use it.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,13 +1,13 @@
-//! `MergedData`: an HTTP/2 connection with larger DATA frames for its reader. It merges small DATA
-//! frames and removes empty ones.
+//! `MergedData`: an HTTP/2 connection whose reader gets fewer and larger DATA frames. It merges
+//! small DATA frames and removes empty ones.
 //!
 //! The boundaries of DATA frames have no meaning (RFC 9113 section 6.1). An empty DATA frame that
 //! does not end its stream has no effect. h2 closes a connection after a hundred empty DATA frames,
-//! or if about a thousand small DATA frames wait to be read. But peers do send such frames: servers
-//! that flush each piece, proxies that forward frames as they arrive, and attackers.
+//! or if about a thousand small DATA frames wait to be read. But many peers send such frames:
+//! servers that flush each piece, proxies that forward frames as they arrive, and attackers.
 //!
-//! This module limits nothing. The code that uses this module counts the frames before they reach
-//! it, and decides how many are too many.
+//! This module does not limit the number of frames. The code that uses it must count the frames
+//! before they reach this module, and reject too many of them.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -19,8 +19,8 @@ use super::{DATA, END_STREAM};
 
 /// Length of a frame header in bytes.
 const HEADER: usize = 9;
-/// Flag of a DATA frame with padding. Such a frame cannot be removed, because padding counts
-/// towards the windows (RFC 9113 section 6.1).
+/// Flag of a DATA frame with padding. Such a frame cannot be removed or merged, because its padding
+/// uses up space of the flow-control windows (RFC 9113 section 6.1).
 const PADDED: u8 = 8;
 
 /// Maximum payload of a merged frame. Every peer accepts this size (RFC 9113 section 6.5.2: the
@@ -34,23 +34,24 @@ struct Filter {
     held: [u8; HEADER],
     /// Number of bytes in `held`.
     have: usize,
-    /// Number of bytes before the next frame header.
+    /// Number of bytes that must be skipped until the next frame header.
     skip: usize,
 }
 
-/// A DATA frame whose header is still in the buffer. The next DATA frame may be merged into this
-/// frame.
+/// A DATA frame whose header is in the reader's buffer, where it can be changed. The next DATA
+/// frame may be merged into this frame.
 struct Open {
     /// Position of the frame header in the buffer.
     at: usize,
     stream: [u8; 4],
-    /// Length of the payload in bytes.
+    /// Length of the frame's payload in bytes.
     length: usize,
 }
 
 impl Filter {
-    /// Moves the bytes for the reader to the front of `bytes`, and returns their number. `bytes`
-    /// must begin with the held bytes. If `bytes` ends within a frame header, that part is held.
+    /// Moves the bytes that the reader should get to the front of `bytes`, and returns their
+    /// number. `bytes` must begin with the bytes in `held`. If `bytes` ends within a frame header,
+    /// the part of this header is stored in `held`.
     fn keep(&mut self, bytes: &mut [u8]) -> usize {
         let mut kept = 0;
         let mut at = 0;
@@ -115,7 +116,7 @@ fn extend(bytes: &mut [u8], frame: &Open, flags: u8) {
     }
 }
 
-/// Moves `count` bytes within `bytes` from position `from` to the lower position `to`.
+/// Moves `count` bytes within `bytes`, from position `from` to position `to`, which is not higher.
 fn copy_down(bytes: &mut [u8], from: usize, to: usize, count: usize) {
     // Usually no frame was removed before, and no byte must be moved.
     if from != to {
@@ -133,19 +134,20 @@ fn is_needless(header: &[u8; HEADER]) -> bool {
     kind == DATA && flags & (END_STREAM | PADDED) == 0 && payload_length(header) == 0
 }
 
-/// A connection whose reader receives merged DATA frames.
+/// A connection that merges small DATA frames for its reader, and removes empty ones.
 #[derive(Debug)]
 pub struct MergedData<S> {
     inner: S,
     filter: Filter,
-    /// A complete header that does not fit into the reader's buffer.
+    /// A complete frame header that does not fit into the reader's buffer.
     late: [u8; HEADER],
     /// Number of bytes of `late` that the reader has not received.
     late_left: usize,
 }
 
 impl<S> MergedData<S> {
-    /// Creates a connection over `inner`. The frames of `inner` begin after `skip` bytes.
+    /// Creates a connection that reads from `inner`. In `inner`, the first frame begins after
+    /// `skip` bytes.
     pub fn new(inner: S, skip: u32) -> Self {
         Self {
             inner,
@@ -159,7 +161,7 @@ impl<S> MergedData<S> {
         }
     }
 
-    /// Copies bytes of the late header to the reader's buffer.
+    /// Copies bytes of `late` to the reader's buffer.
     fn give_late(&mut self, buffer: &mut ReadBuf<'_>) {
         let count = self.late_left.min(buffer.remaining());
         let from = HEADER - self.late_left;
@@ -169,8 +171,8 @@ impl<S> MergedData<S> {
 }
 
 impl<S: AsyncRead + Unpin> MergedData<S> {
-    /// Reads the rest of a header that does not fit into the reader's buffer. Returns whether the
-    /// connection has ended.
+    /// Reads the rest of a frame header that does not fit into the reader's buffer. Returns `true`
+    /// if the connection has ended.
     fn poll_header(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         while self.filter.have < HEADER {
             let mut header = ReadBuf::new(
@@ -220,8 +222,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for MergedData<S> {
             let bytes = buffer.filled_mut().get_mut(start..).unwrap_or_default();
             let has_read = polled.is_ready() && bytes.len() > have;
             if !has_read {
-                // At the end of the connection, held bytes are not delivered, because they are an
-                // incomplete frame.
+                // The connection has ended. The bytes in `held` are not delivered, because they are
+                // an incomplete frame header.
                 buffer.set_filled(start);
                 return polled;
             }
@@ -320,8 +322,9 @@ mod tests {
         }
     }
 
-    /// Returns what the frames mean to their reader. Consecutive plain DATA frames of one stream
-    /// are joined, and empty DATA frames are left out. All other frames are unchanged.
+    /// Returns the frames in a form that does not depend on the sizes of DATA frames: successive
+    /// DATA frames of one stream are joined, and empty DATA frames are left out. All other frames
+    /// are unchanged.
     fn meaning(bytes: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
         let mut all: Vec<(u8, u8, u32, Vec<u8>)> = Vec::new();
         let mut rest = bytes;
@@ -346,7 +349,8 @@ mod tests {
     }
 
     proptest! {
-        /// The content and all other frames are unchanged, however the bytes are split into reads.
+        /// The content and all other frames stay unchanged, for all ways of splitting the bytes
+        /// into reads.
         #[test]
         fn only_the_cut_of_content_changes(
             frames in prop::collection::vec(
