@@ -1,10 +1,10 @@
 //! The key schedule and transcript hash of TLS 1.3 (RFC 8446 sections 7.1 and 4.4.1), with the
 //! SHA-2 and HMAC of RustCrypto.
 //!
-//! A handshake derives about thirty secrets, and several of them from the same key. aws-lc-rs
-//! processes the key again for each secret, and allocates memory each time. This code computes the
-//! state of a key once and copies it. All other cryptography of a connection comes from the
-//! provider.
+//! A handshake derives about thirty secrets, several of them from the same HMAC key. aws-lc-rs
+//! processes the key again for each secret, and allocates memory each time. This code processes a
+//! key once, and copies the resulting HMAC state for each secret. All other cryptography of a
+//! connection comes from the provider.
 
 use std::marker::PhantomData;
 use std::sync::OnceLock;
@@ -20,10 +20,10 @@ use rustls::{SupportedCipherSuite, Tls13CipherSuite};
 use sha2::{Sha256, Sha384};
 use zeroize::Zeroize as _;
 
-/// The HMAC `M` with the hash function `D` (RFC 2104).
+/// The HMAC type `M` (RFC 2104), which uses the hash function `D`.
 struct HmacWith<M, D>(PhantomData<fn() -> (M, D)>);
 
-/// The state of an HMAC after its key was processed, before any data was added.
+/// The state of an HMAC computation after its key was processed, and before data was added.
 struct Keyed<M>(M);
 
 impl<M, D> MakesKeys for HmacWith<M, D>
@@ -67,7 +67,7 @@ impl<M: Mac + Clone + Send + Sync> Key for Keyed<M> {
     }
 }
 
-/// The hash function `D` for the transcript.
+/// The hash function `D`, for the transcript hash.
 struct HashWith<D>(HashAlgorithm, PhantomData<fn() -> D>);
 
 /// A hash computation that is in progress.
@@ -117,8 +117,8 @@ static HMAC_SHA384: HmacWith<Hmac<Sha384>, Sha384> = HmacWith(PhantomData);
 static HKDF_SHA256: HkdfUsingHmac<'static> = HkdfUsingHmac(&HMAC_SHA256);
 static HKDF_SHA384: HkdfUsingHmac<'static> = HkdfUsingHmac(&HMAC_SHA384);
 
-/// Returns the hash function for an algorithm, and a key schedule with it. Returns `None` for an
-/// unknown algorithm.
+/// Returns the hash function for `algorithm`, and a key schedule that uses this function. Returns
+/// `None` for an unknown algorithm.
 fn functions(algorithm: HashAlgorithm) -> Option<(&'static dyn Hash, &'static dyn Hkdf)> {
     match algorithm {
         HashAlgorithm::SHA256 => Some((&HASH_SHA256, &HKDF_SHA256)),
@@ -127,8 +127,8 @@ fn functions(algorithm: HashAlgorithm) -> Option<(&'static dyn Hash, &'static dy
     }
 }
 
-/// The cipher suites of the provider, in the same order. TLS 1.3 suites use this key schedule.
-/// Other suites are unchanged.
+/// The cipher suites of the provider, in the provider's order. TLS 1.3 suites are changed so that
+/// they use this key schedule. Other suites are unchanged.
 static CIPHER_SUITES: OnceLock<Vec<Suite>> = OnceLock::new();
 
 enum Suite {
@@ -155,7 +155,7 @@ impl Suite {
     }
 }
 
-/// Returns a copy of the provider `given` that uses this key schedule.
+/// Returns the provider `given`, changed so that its TLS 1.3 suites use this key schedule.
 pub(super) fn provider(given: CryptoProvider) -> CryptoProvider {
     let suites =
         CIPHER_SUITES.get_or_init(|| given.cipher_suites.iter().copied().map(Suite::of).collect());
@@ -176,7 +176,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns the outputs of a key schedule for fixed inputs.
+    /// Calls all functions of a key schedule with the given inputs, and returns all outputs.
     fn outputs(
         hkdf: &dyn Hkdf,
         salt: Option<&[u8]>,
@@ -215,7 +215,8 @@ mod tests {
         }
     }
 
-    /// Returns hashes of the same data, hashed as a whole and in pieces.
+    /// Returns the hash of all `pieces` together, computed in one call and piece by piece. Also
+    /// returns the hash of every prefix, and of each prefix followed by other bytes.
     fn hashes(hash: &dyn Hash, pieces: &[&[u8]]) -> Vec<Vec<u8>> {
         let mut context = hash.start();
         let mut found = vec![hash.hash(&pieces.concat()).as_ref().to_vec()];
