@@ -1,4 +1,4 @@
-//! Tests that the right connection is evicted.
+//! Tests which connection is evicted for a new connection.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::pin::pin;
@@ -23,7 +23,8 @@ fn take(slots: &Arc<ConnectionSlots>, from: Option<ShareKey>) -> ConnectionSlot 
     slots.try_take(from, SHARE).unwrap().0
 }
 
-/// Returns whether the slot was evicted since the last call. The call consumes the notification.
+/// Returns whether the connection of the slot was evicted since the last call of this function. The
+/// call consumes the notification.
 fn is_evicted(slot: &ConnectionSlot) -> bool {
     let mut context = Context::from_waker(Waker::noop());
     pin!(slot.evicted()).poll(&mut context).is_ready()
@@ -55,7 +56,7 @@ fn the_oldest_silent_connection_of_the_busiest_address_yields() {
     assert_eq!(yielded, Some(Yielded::AddressShare));
     // The oldest connection, `flood[0]`, has sent bytes, so `flood[1]` is evicted.
     assert!(!is_evicted(&flood[0]) && is_evicted(&flood[1]) && !is_evicted(&flood[2]));
-    // A new connection from the busiest address gets a slot, too.
+    // A new connection gets a slot even if its address has the most pending connections.
     let same = take(&slots, address(1));
     assert!(is_evicted(&flood[2]) && !is_evicted(&newcomer) && !is_evicted(&same));
     assert!(!others.iter().any(is_evicted));
@@ -98,8 +99,8 @@ fn established_connections_do_not_yield() {
     let newcomer = take(&slots, address(2));
     assert!(is_evicted(&all[1]) && !is_evicted(&all[0]) && !is_evicted(&all[2]));
     assert!(all[0].establish(), "it has something to do again");
-    // `all[2]` is idle. It is evicted before `newcomer`, because fewer connections are pending than
-    // the limit allows.
+    // Fewer connections are pending than the limit allows. Therefore the idle connection `all[2]`
+    // is evicted before the pending connection `newcomer`.
     all[2].rest();
     let _another = take(&slots, address(2));
     assert!(is_evicted(&all[2]) && !is_evicted(&newcomer));
@@ -159,7 +160,8 @@ async fn a_balancer_that_has_not_said_for_whom_it_connects_yields_last() {
     assert!(is_evicted(&all[1]) && !is_evicted(&all[0]));
     assert!(!is_evicted(&all[3]) && !is_evicted(&newcomer));
     drop(all);
-    // If no balancer sends an address within `NAMING_TIMEOUT`, the oldest connection is evicted.
+    // If no balancer sends a caller's address within `NAMING_TIMEOUT`, the oldest connection is
+    // evicted.
     let more: Vec<_> = (0..3).map(|_| take()).collect();
     let (_last, yielded) = slots.take(Origin::Balancer, 1).await;
     assert_eq!(yielded, Some(Yielded::Full));
