@@ -1,7 +1,7 @@
 //! The only place that reads the wall clock.
 //!
-//! Monotonic time (`std::time::Instant`) may be read anywhere, because the system clock does not
-//! change it. Code that compares the current time with dates in certificates or tokens must use
+//! Monotonic time (`std::time::Instant`) may be read anywhere, because changes of the wall clock do
+//! not affect it. Code that compares the current time with dates in certificates or tokens must use
 //! this module.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -34,8 +34,8 @@ pub mod testing {
         TIME.get()
     }
 
-    /// Runs `test`, in which this thread always reads `time`. Other threads still read the
-    /// system's time.
+    /// Runs `test`. Until it returns, this thread always reads `time` as the current time. Other
+    /// threads read the system's time.
     pub fn at<T>(time: SystemTime, test: impl FnOnce() -> T) -> T {
         struct Restore(Option<SystemTime>);
         impl Drop for Restore {
@@ -62,8 +62,8 @@ pub fn certificate_now() -> i64 {
     certificate_time(unix_now())
 }
 
-/// Converts seconds since the Unix epoch to a signed number. Certificates may contain dates before
-/// the epoch.
+/// Converts seconds since the Unix epoch to a signed number, as certificates use it. Certificates
+/// may contain dates before the epoch.
 #[must_use]
 pub fn certificate_time(unix_seconds: u64) -> i64 {
     i64::try_from(unix_seconds).unwrap_or(i64::MAX)
@@ -85,15 +85,16 @@ pub fn unix(time: SystemTime) -> u64 {
 
 /// Returns whether a certificate has expired. Both times are in seconds since the Unix epoch.
 ///
-/// `notAfter` is inclusive (RFC 5280 section 4.1.2.5): a certificate is valid until the end of this
-/// second. The end of a token (`exp`) or a key is exclusive. Do not use this function for tokens or
-/// keys.
+/// A certificate is valid until the end of the second `notAfter` (RFC 5280 section 4.1.2.5). A
+/// token or key is not valid any more in the second in which it expires, so do not use this
+/// function for tokens or keys.
 #[must_use]
 pub const fn certificate_is_over(not_after: i64, now: i64) -> bool {
     now > not_after
 }
 
-/// Returns how long a certificate is still valid, including its last second.
+/// Returns the time from `now` until a certificate expires. The second `not_after` belongs to this
+/// time.
 #[must_use]
 pub fn certificate_time_left(not_after: i64, now: i64) -> Duration {
     let seconds = not_after.saturating_sub(now).saturating_add(1);

@@ -2,9 +2,9 @@
 //! which connection is evicted for a new connection.
 //!
 //! A connection without a complete handshake costs a peer almost nothing. Such pending connections
-//! are therefore evicted for newer connections. The address with the most pending connections loses
-//! one first. Among the connections of this address, a connection that has sent no byte is evicted
-//! before one that has sent bytes, and an older connection before a newer one. An established
+//! are therefore evicted for newer connections. The evicted connection belongs to the address with
+//! the most pending connections. Of the connections of this address, one that has sent no byte is
+//! evicted before one that has sent bytes, and an older one before a newer one. An established
 //! connection is evicted only if its listener has marked it as idle. While there is a free slot, no
 //! connection is evicted.
 
@@ -17,10 +17,11 @@ use tokio::sync::Notify;
 
 use crate::identity::ShareKey;
 
-/// Maximum number of evicted connections that have not closed yet. They still use file descriptors.
+/// Maximum number of connections that were evicted and have not closed yet. Such connections occupy
+/// no slot, but use file descriptors.
 const MAX_LEAVING: usize = 64;
-/// The time that a new connection waits for load balancers to send their PROXY headers. Only after
-/// this time, a connection whose balancer has sent no header may be evicted.
+/// The time that a new connection waits for load balancers to send their PROXY headers. A
+/// connection whose load balancer has sent no header may be evicted only after this time.
 const NAMING_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// The limits of a listener.
@@ -44,11 +45,11 @@ pub enum Source {
 /// The origin of a new connection, as far as the gateway knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// An address whose connections are counted together.
+    /// The connection comes from an address whose connections are counted together.
     Address(ShareKey),
-    /// An address that many peers share.
+    /// The connection comes from an address that many peers share.
     Many,
-    /// A load balancer that has not sent the caller's address yet.
+    /// The connection comes from a load balancer, which has not sent the caller's address yet.
     Balancer,
 }
 
@@ -58,12 +59,13 @@ impl From<Option<ShareKey>> for Origin {
     }
 }
 
-/// The reason why another connection was evicted.
+/// The reason why a connection was evicted for a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Yielded {
-    /// The address of the evicted connection had more pending connections than its share.
+    /// There was no free slot, and the evicted connection's address had more pending connections
+    /// than one address may have.
     AddressShare,
-    /// There was no free slot.
+    /// There was no free slot, and no address had too many pending connections.
     Full,
 }
 
@@ -77,14 +79,16 @@ pub struct ConnectionSlots {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The last number that was given to a connection, or to a change of its [`Stage`].
+    /// A counter. Each new connection, and each connection that enters another [`Stage`], gets the
+    /// next number.
     next: u64,
     entries: HashMap<u64, Entry>,
     /// Connections that have sent no byte.
     silent: Ranking,
     /// All connections with an incomplete handshake, including those in `silent`.
     pending: Ranking,
-    /// Connections of balancers that have not sent the caller's address.
+    /// Connections from load balancers that have not sent the caller's address for the connection
+    /// yet.
     unnamed: Ranking,
     /// Established connections that the listener has marked as idle.
     idle: Ranking,
@@ -96,9 +100,9 @@ struct State {
 struct Entry {
     source: Source,
     stage: Stage,
-    /// Orders the entries by the time at which they entered their stage.
+    /// The number that the connection got when it entered its stage. Lower numbers are older.
     since: u64,
-    /// Tells the connection that it was evicted.
+    /// Notified when the connection is evicted.
     leave: Arc<Notify>,
 }
 
@@ -111,13 +115,15 @@ enum Stage {
     Idle,
 }
 
-/// Connections by source. Finds the source with the most connections without a search.
+/// A set of connections, grouped by source. Finds the source with the most connections without a
+/// search.
 #[derive(Debug, Default)]
 struct Ranking {
     /// The connections of each source, as (`Entry::since`, identifier) pairs.
     sources: HashMap<Source, BTreeSet<(u64, u64)>>,
-    /// Number of connections, oldest connection and source. The last entry has the most
-    /// connections. Among sources with the same number, the last entry has the oldest connection.
+    /// One entry for each source: the number of its connections, the age of its oldest connection,
+    /// and the source. The last entry is the source with the most connections. If several sources
+    /// have the same number, it is the one with the oldest connection.
     order: BTreeSet<(usize, Reverse<u64>, Source)>,
     count: usize,
 }
@@ -174,7 +180,7 @@ impl State {
         self.next
     }
 
-    /// Removes a connection from the rankings of its stage.
+    /// Removes a connection from all rankings that contain connections of its stage.
     fn unrank(&mut self, id: u64) -> Option<&mut Entry> {
         let entry = self.entries.get_mut(&id)?;
         let (source, since) = (entry.source, entry.since);
@@ -191,7 +197,7 @@ impl State {
         Some(entry)
     }
 
-    /// Adds a connection to the rankings of its stage.
+    /// Adds a connection to all rankings that contain connections of its stage.
     fn rank(&mut self, id: u64) {
         let Some(entry) = self.entries.get(&id) else {
             return;
@@ -209,9 +215,10 @@ impl State {
         }
     }
 
-    /// Returns the connection to evict, and the reason. An address with more than `share` pending
-    /// connections loses one first. If `idle_first` is true, an idle connection is evicted before
-    /// all others. Returns `None` if no connection can be evicted.
+    /// Returns the identifier of the connection to evict, and the reason. If an address has more
+    /// than `share` pending connections, one of these is evicted first. If `idle_first` is true, an
+    /// idle connection is evicted before all others. Returns `None` if no connection can be
+    /// evicted.
     fn chosen(&self, share: usize, idle_first: bool) -> Option<(u64, Yielded)> {
         let of_idle = || {
             let (source, _) = self.idle.busiest()?;
@@ -228,9 +235,9 @@ impl State {
             if count > share {
                 return Some((of(source)?, Yielded::AddressShare));
             }
-            // If several sources have the same number of connections, a source with only silent
-            // connections is chosen. A source with more connections is chosen even if all its
-            // connections have sent bytes.
+            // `source` has the most pending connections. If another source has the same number and
+            // none of its connections has sent a byte, a connection of that source is evicted
+            // instead.
             let silent = self.silent.busiest().filter(|(_, silent)| *silent >= count);
             let (source, _) = silent.unwrap_or((source, count));
             return Some((of(source)?, Yielded::Full));
@@ -242,7 +249,8 @@ impl State {
         })
     }
 
-    /// Returns whether there is a connection to evict whose source address is known.
+    /// Returns whether a pending or idle connection can be evicted. Those in `unnamed` do not
+    /// count, because their callers' addresses are unknown.
     const fn has_named(&self) -> bool {
         self.pending.count > 0 || self.idle.count > 0
     }
@@ -268,14 +276,14 @@ impl ConnectionSlots {
         })
     }
 
-    /// Waits until there is a free slot, or a slot that an eviction can free.
+    /// Waits until there is a free slot, or until the eviction of a connection can free a slot.
     pub async fn room(&self) {
         self.until(|state| self.has_room(state)).await;
     }
 
     /// Takes a slot for a new connection that has sent no byte yet. Waits until there is a slot. If
-    /// another connection was evicted, also returns the reason. Connections of an address with more
-    /// than `share` pending connections are evicted first.
+    /// another connection was evicted for it, also returns the reason. If an address has more than
+    /// `share` pending connections, one of these is evicted first.
     pub async fn take(
         self: &Arc<Self>,
         from: impl Into<Origin>,
@@ -283,8 +291,9 @@ impl ConnectionSlots {
     ) -> (ConnectionSlot, Option<Yielded>) {
         let origin = from.into();
         if self.is_full(&self.state()) {
-            // In a burst, connections are accepted faster than their bytes are read. The yield lets
-            // the other tasks read these bytes before a connection is evicted.
+            // In a burst, connections are accepted faster than their first bytes are read.
+            // `yield_now` lets other tasks read these bytes, before a connection is evicted because
+            // it has sent none.
             tokio::task::yield_now().await;
             let named = self.until(|state| !self.is_full(state) || state.has_named());
             let _ = tokio::time::timeout(NAMING_TIMEOUT, named).await;
@@ -297,7 +306,7 @@ impl ConnectionSlots {
         }
     }
 
-    /// Does the same as [`Self::take`], but returns `None` if it would have to wait.
+    /// Does the same as [`Self::take`], but returns `None` instead of waiting for a slot.
     #[must_use]
     pub fn try_take(
         self: &Arc<Self>,
@@ -309,8 +318,9 @@ impl ConnectionSlots {
         if !self.has_room(&state) {
             return None;
         }
-        // If the listener is full although few connections are pending, established connections
-        // occupy the slots. An idle established connection is then evicted first.
+        // If fewer connections are pending than the limit allows, the listener can be full only
+        // because of established connections. In this case an idle established connection is
+        // evicted first.
         let few_pending = state.pending.count < self.limits.pending;
         let is_full = state.entries.len() >= self.limits.total || !few_pending;
         let yielded = match is_full {
@@ -395,8 +405,8 @@ impl ConnectionSlot {
         entry.map_or(Source::Connection(self.id), |entry| entry.source)
     }
 
-    /// Records the caller's address, which the balancer has sent for this connection. `None` means
-    /// that many peers share this address.
+    /// Records the key of the caller's address, which the load balancer has sent for this
+    /// connection. `None` means that many peers share the address.
     pub fn comes_from(&self, from: Option<ShareKey>) {
         let mut state = self.slots.state();
         if let Some(entry) = state.unrank(self.id) {
@@ -417,14 +427,14 @@ impl ConnectionSlot {
         });
     }
 
-    /// Records that the connection is established. It cannot be evicted until [`Self::rest`] is
-    /// called. Returns `false` if it was evicted before.
+    /// Records that the connection is established. From this call until a call of [`Self::rest`],
+    /// it cannot be evicted. Returns `false` if it was evicted before this call.
     #[must_use]
     pub fn establish(&self) -> bool {
         self.enter(Stage::Established, |_| true)
     }
 
-    /// Records that an established connection is idle. From now on it may be evicted.
+    /// Records that an established connection is idle. After this call, it may be evicted.
     pub fn rest(&self) {
         self.enter(Stage::Idle, |stage| stage == Stage::Established);
         self.slots.changed.notify_waiters();
@@ -435,8 +445,8 @@ impl ConnectionSlot {
         self.leave.notified().await;
     }
 
-    /// Changes the stage if `may` returns `true` for the current stage. Returns `false` if the
-    /// connection was evicted before.
+    /// Changes the connection's stage to `stage`, if `may` returns `true` for the current stage.
+    /// Returns `false` if the connection was evicted before.
     fn enter(&self, stage: Stage, may: impl Fn(Stage) -> bool) -> bool {
         let mut state = self.slots.state();
         let since = state.number();

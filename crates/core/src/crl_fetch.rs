@@ -2,8 +2,8 @@
 //!
 //! URLs come only from the configuration, never from a certificate. The last fetched document of
 //! each URL stays in memory over reloads. If a directory is configured, a document is also written
-//! to disk when it is put in use. After a restart, this copy makes it possible to detect that a
-//! server sends an older document. [`crate::trust`] checks the content of a CRL, and decides
+//! to disk when it is put in use. After a restart, this copy is needed to detect that a server
+//! sends an older document than before. [`crate::trust`] checks the content of a CRL, and decides
 //! whether it may replace an earlier CRL.
 
 use std::collections::HashMap;
@@ -37,14 +37,14 @@ pub struct CrlSource {
     pub url: Uri,
     /// The rules for fetching the document.
     pub policy: Arc<CrlFetchPolicy>,
-    /// The document that the configuration in service uses.
+    /// The document whose CRLs the configuration in service uses.
     pub in_use: Bytes,
 }
 
 /// The rules for fetching CRLs.
 #[derive(Debug, Clone)]
 pub struct CrlFetchPolicy {
-    /// The authorities that may issue the servers' certificates.
+    /// The certificate authorities that may issue the certificates of CRL servers.
     pub roots: Arc<RootCertStore>,
     /// Timeout of a whole fetch, from the connection attempt to the last byte.
     pub timeout: Duration,
@@ -52,17 +52,18 @@ pub struct CrlFetchPolicy {
     pub max_bytes: usize,
     /// Maximum time between two fetches of the same document.
     pub interval: Duration,
-    /// The directory in which the last document of each URL is kept for the next start.
+    /// The directory in which the last used document of each URL is kept for the next start. `None`
+    /// if documents are not written to disk.
     pub directory: Option<PathBuf>,
 }
 
-/// The reason why a document could not be fetched.
+/// The reason why there is no document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CrlFetchError {
-    /// The document could not be fetched.
+    /// The HTTP request failed, or its response was refused.
     #[error("{0}")]
     Fetch(#[from] FetchError),
-    /// The HTTP client could not be set up. The reason does not depend on the URL.
+    /// The HTTP client could not be set up, for a reason that does not depend on the URL.
     #[error("{0}")]
     Setup(String),
     /// The response is not a document with CRLs.
@@ -70,7 +71,7 @@ pub enum CrlFetchError {
     Unusable(String),
 }
 
-/// Fetches documents, and keeps the last document of each URL.
+/// Fetches documents with CRLs, and keeps the last document of each URL.
 #[derive(Default)]
 pub struct CrlFetcher {
     /// The last document of each URL.
@@ -79,12 +80,12 @@ pub struct CrlFetcher {
 
 struct Kept {
     document: CrlDocument,
-    /// The last time at which the server returned this document, in seconds since the Unix epoch. 0
-    /// for a copy from disk.
+    /// The time at which the server last returned this document, in seconds since the Unix epoch. 0
+    /// if the document is a copy from disk.
     fetched_at: u64,
 }
 
-/// A document that contains CRLs and nothing else.
+/// A document of which it was checked that it contains only CRLs.
 #[derive(Debug, Clone)]
 pub struct CrlDocument {
     bytes: Bytes,
@@ -93,7 +94,7 @@ pub struct CrlDocument {
 }
 
 impl CrlDocument {
-    /// Decodes a document, and also returns its CRLs. Decoding a large document takes long.
+    /// Decodes a document. Returns the document and its CRLs. Decoding a large document takes long.
     ///
     /// # Errors
     /// Returns the same errors as [`crls_in`].
@@ -114,13 +115,13 @@ impl CrlDocument {
     }
 }
 
-/// The document of a source for a configuration that is not in service yet.
+/// The document of a source, obtained for a configuration that is not in service yet.
 #[derive(Debug)]
 pub struct Obtained {
     /// The document, fetched from the server or read from the copy on disk.
     pub bytes: Bytes,
-    /// The document in the copy on disk, if it differs from the fetched document. It was in use
-    /// before the restart, and the new document may have to be compared with it.
+    /// The copy on disk, if it differs from the fetched document. The copy was in use before the
+    /// restart, so the fetched document may have to be compared with it.
     pub before: Option<Bytes>,
 }
 
@@ -156,9 +157,8 @@ impl CrlFetcher {
         }
     }
 
-    /// Keeps the copy on disk in place of the fetched document. The time of the last fetch is then
-    /// 0, so the next check fetches the document again. Decodes the copy like
-    /// [`CrlDocument::decode`].
+    /// Keeps the copy on disk (`copy`) in place of the fetched document. `fetched_at` becomes 0, so
+    /// that the document is fetched again soon. Decodes the copy like [`CrlDocument::decode`].
     pub fn fall_back(&self, source: &CrlSource, copy: Bytes) {
         // Decoding always succeeds here, because the copy was decoded when it was read from disk.
         if let Ok(copy) = CrlDocument::alone(copy) {
@@ -166,7 +166,8 @@ impl CrlFetcher {
         }
     }
 
-    /// Fetches a source's document. Returns `None` if the kept document is the same.
+    /// Fetches a source's document. Returns `None` if the fetched document equals the kept
+    /// document.
     ///
     /// # Errors
     /// Returns an error if the document cannot be fetched.
@@ -182,8 +183,8 @@ impl CrlFetcher {
         Ok(Some(bytes))
     }
 
-    /// Writes the document in use to disk, if a directory is configured and the file differs. The
-    /// document stays in use even if the write fails.
+    /// Writes the document in use to disk, if a directory is configured and the copy there differs
+    /// from the document. The document stays in use even if the write fails.
     pub fn save(source: &CrlSource) {
         if let Some(path) = source.copy()
             && source.read(&path).ok().as_deref() != Some(&*source.in_use)
@@ -193,7 +194,7 @@ impl CrlFetcher {
         }
     }
 
-    /// Keeps a document for the next load of its trust domain.
+    /// Keeps a document in memory. The next load of the source's trust domain uses it.
     pub fn keep(&self, source: &CrlSource, document: CrlDocument) {
         self.put(source, document, clock::unix_now());
     }
@@ -206,8 +207,8 @@ impl CrlFetcher {
         self.all().insert(source.url.to_string(), kept);
     }
 
-    /// Returns whether the kept document is the document in use. Also returns `true` if no document
-    /// is kept.
+    /// Returns whether the kept document equals the document in use. Also returns `true` if no
+    /// document is kept.
     #[must_use]
     pub fn is_in_use(&self, source: &CrlSource) -> bool {
         let all = self.all();
@@ -249,7 +250,8 @@ impl CrlFetcher {
 /// DER.
 ///
 /// # Errors
-/// Returns an error if the document contains anything else. No part of a document is skipped.
+/// Returns an error if the document contains anything else than CRLs. No part of a document is
+/// skipped.
 pub fn crls_in(document: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
     pem::revocation_lists(document)
         .map_err(|error| format!("what came is no revocation list: {error}"))
@@ -264,7 +266,7 @@ impl CrlSource {
         Some(directory.join(format!("{name}.crl")))
     }
 
-    /// Reads a copy of at most `max_bytes` bytes. Fetched documents have the same limit.
+    /// Reads a copy on disk. The limit `max_bytes` is the same as for fetched documents.
     fn read(&self, copy: &Path) -> io::Result<Vec<u8>> {
         let max = u64::try_from(self.policy.max_bytes).unwrap_or(u64::MAX);
         read_regular(copy, max)
@@ -311,8 +313,8 @@ async fn fetch(source: &CrlSource) -> Result<Bytes, CrlFetchError> {
     Ok(client.fetch(&source.url, source.policy.max_bytes).await?)
 }
 
-/// Fetches on a new thread with a new runtime, because the current thread may already run a
-/// runtime.
+/// Fetches the document on a new thread with a new runtime, because the current thread may belong
+/// to a runtime and must not start another one.
 fn fetch_blocking(source: &CrlSource) -> Result<Bytes, CrlFetchError> {
     let failed = |error: &dyn fmt::Display| CrlFetchError::Setup(error.to_string());
     std::thread::scope(|scope| {
@@ -396,7 +398,7 @@ mod tests {
                 .success()
         );
         assert_eq!(read(&exact), None);
-        // The next saved document replaces the named pipe.
+        // Saving a document replaces the named pipe at the path of the copy.
         CrlFetcher::save(&exact);
         assert_eq!(read(&exact), Some(list));
     }

@@ -50,7 +50,7 @@ static RUSTLS_PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     Arc::new(provider)
 });
 
-/// Returns the provider with the defaults of rustls.
+/// Returns the cryptography provider as rustls configures it by default.
 fn given_provider() -> CryptoProvider {
     #[cfg(feature = "aws-lc-rs")]
     let provider = rustls::crypto::aws_lc_rs::default_provider();
@@ -59,7 +59,7 @@ fn given_provider() -> CryptoProvider {
     provider
 }
 
-/// Returns the provider for every rustls configuration of this process.
+/// Returns the cryptography provider that every rustls configuration of this process must use.
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&RUSTLS_PROVIDER)
@@ -83,10 +83,10 @@ pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     Ok(bytes)
 }
 
-/// Random bytes for identifiers. Each thread has a store of its own.
+/// A store of random bytes for identifiers. Each thread has its own store.
 struct Store {
     bytes: [u8; Self::SIZE],
-    /// Number of bytes that were not used yet.
+    /// Number of bytes in the store that were not used yet.
     left: usize,
 }
 
@@ -103,8 +103,9 @@ thread_local! {
     };
 }
 
-/// Returns 128 random bits for a public identifier. One call to the operating system provides the
-/// bits for many identifiers. Do not use these bits for secrets: use [`random`].
+/// Returns 128 random bits for a public identifier. For speed, one call to the operating system
+/// provides the bits for many identifiers, which stay in memory until they are used. For secrets,
+/// use [`random`] instead.
 ///
 /// # Errors
 /// Returns [`NoRandomness`] if the system's random generator fails.
@@ -167,8 +168,8 @@ pub fn hmac_sha256(key: &[u8], data: &[u8]) -> [u8; 32] {
     output
 }
 
-/// Derives 32 bytes from a secret with HKDF-SHA-256 (RFC 5869). `info` names the purpose. Different
-/// purposes result in unrelated bytes.
+/// Derives 32 bytes from a secret with HKDF-SHA-256 (RFC 5869). `info` names the purpose of the
+/// derived bytes. Bytes for different purposes are unrelated.
 ///
 /// # Errors
 /// Returns [`ProviderFailed`] if the provider fails.
@@ -197,8 +198,8 @@ impl SealingKey {
             .map_err(|_| ProviderFailed)
     }
 
-    /// Returns `header`, followed by the encrypted `parts`. The header stays readable, but
-    /// [`Self::open`] fails if it was changed. Returns `None` if the provider fails.
+    /// Returns `header`, followed by the encrypted `parts`. The header is not encrypted, but
+    /// [`Self::open`] fails if the header was changed. Returns `None` if the provider fails.
     #[must_use]
     pub fn seal(&self, header: &[u8], parts: &[&[u8]]) -> Option<Vec<u8>> {
         let nonce = random::<{ aead::NONCE_LEN }>().ok()?;
@@ -221,7 +222,7 @@ impl SealingKey {
     }
 
     /// Decrypts `sealed`, the bytes that followed `header` in the output of [`Self::seal`]. Returns
-    /// `None` unless `sealed` and `header` are from the same call of `seal` with this key.
+    /// `None` if `header` and `sealed` do not come from the same call of `seal` with this key.
     #[must_use]
     pub fn open(&self, header: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, message) = sealed.split_at_checked(aead::NONCE_LEN)?;
@@ -243,7 +244,8 @@ impl fmt::Debug for SealingKey {
     }
 }
 
-/// Compares two byte strings. The time depends only on their lengths.
+/// Compares two byte strings. The time that this takes depends only on their lengths, not on their
+/// content.
 #[must_use]
 pub fn constant_time_equal(left: &[u8], right: &[u8]) -> bool {
     if left.len() != right.len() {
@@ -283,8 +285,8 @@ enum KeyPair {
     Ed25519(signature::Ed25519KeyPair),
 }
 
-/// The bytes before the 32 bytes of an Ed25519 key in PKCS#8 version 1 (RFC 8410 section 7). The
-/// providers write version 2, which few programs can read. The gateway therefore writes version 1
+/// In PKCS#8 version 1, the bytes before the 32 bytes of an Ed25519 key (RFC 8410 section 7). ring
+/// and AWS-LC write version 2, which few programs can read. The gateway therefore writes version 1
 /// itself.
 const ED25519_PKCS8_PREFIX: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,

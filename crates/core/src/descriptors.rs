@@ -1,9 +1,10 @@
-//! File descriptors: raises the limit of the process, and divides the descriptors among their uses.
-//! Keeps a few descriptors in reserve for a shortage.
+//! File descriptors. Raises the limit of the process, divides the descriptors among their uses, and
+//! keeps a few descriptors in reserve for a shortage.
 //!
-//! Callers and services can open any number of connections. Operators and revocations must still
-//! get the descriptors that they need. A part of the descriptors is therefore never used for
-//! connections. The reserve is global, because descriptors belong to the process.
+//! Callers can cause any number of connections to the gateway and to services. Operators and the
+//! loading of revocations must get descriptors even then. A part of the descriptors is therefore
+//! never used for connections. The reserve is a global variable, because the descriptor limit
+//! applies to the process.
 
 use std::fs::File;
 use std::io;
@@ -13,17 +14,17 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Number of descriptors that are always needed: standard streams, listeners, audit log.
 const FIXED: usize = 48;
-/// Number of descriptors of one worker: event queue and wake-up.
+/// Number of descriptors that one worker needs for its event queue and its wake-up.
 const EACH_WORKER: usize = 8;
 /// Number of descriptors for reading files and for fetching CRLs and keys.
 const MATERIAL: usize = 64;
-/// Number of descriptors that are kept open in reserve.
+/// Number of descriptors in the reserve, which are kept open without a use.
 const SPARE: usize = 8;
 /// Number of listeners of the control plane: public listener, operators' listener, and operators'
 /// socket.
 const CONTROL_LISTENERS: usize = 3;
 
-/// The descriptor limit of the process, and the part for each use.
+/// The descriptor limit of the process, and the number of descriptors for each use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct DescriptorPlan {
     /// Maximum number of descriptors of the process.
@@ -39,8 +40,8 @@ pub struct DescriptorPlan {
 /// The limits of one control-plane listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct ControlShare {
-    /// Maximum number of requests in progress, without health checks. In addition to the pending
-    /// connections, the listener has this number of connections.
+    /// Maximum number of requests in progress, not counting health checks. Also the maximum number
+    /// of connections of the listener that are not pending.
     pub let_in: usize,
     /// Half of the maximum number of pending connections. A connection is pending until its
     /// handshake is complete.
@@ -48,7 +49,7 @@ pub struct ControlShare {
 }
 
 impl ControlShare {
-    /// The limits of a listener if there are enough descriptors.
+    /// The limits of a listener if the process has enough descriptors.
     pub const FULL: Self = Self {
         let_in: 256,
         outside: 96,
@@ -62,9 +63,9 @@ impl ControlShare {
 }
 
 impl DescriptorPlan {
-    /// Divides `limit` descriptors for a gateway with `workers` workers. Two thirds of the
-    /// descriptors for connections are for callers. The rest is for services, because each request
-    /// may need a connection to a service.
+    /// Divides `limit` descriptors among their uses, for a gateway with `workers` workers. Of the
+    /// descriptors for connections, two thirds are for connections of callers. The rest is for
+    /// connections to services, because each request may need one.
     #[must_use]
     pub fn divide(limit: usize, workers: usize) -> Self {
         let control = ControlShare {
@@ -80,8 +81,8 @@ impl DescriptorPlan {
         let connections = left / 3 * 2;
         Self {
             limit,
-            // At least 1, because with 0 no caller could connect, and no error would show the
-            // cause.
+            // The value is at least 1. With 0, no caller could connect, and no error would tell the
+            // operator why.
             connections: connections.max(1),
             services: (left - connections).max(1),
             control,
@@ -103,7 +104,7 @@ impl DescriptorPlan {
     #[must_use]
     pub fn limit_for(&self, configured: usize) -> usize {
         let kept = self.limit.saturating_sub(self.connections + self.services);
-        // The control plane's part grows with the limit, up to a maximum.
+        // The control plane's part grows with the limit, so its maximum is added.
         let most = CONTROL_LISTENERS * ControlShare::FULL.total();
         (configured.saturating_mul(3) / 2 + kept + most).next_multiple_of(1024)
     }
@@ -118,7 +119,8 @@ pub fn raise_limit() -> usize {
             current: maximum,
             maximum,
         };
-        // Some systems allow fewer descriptors than they report. The limit then stays the same.
+        // Some systems report a higher maximum than they allow. In this case the call fails, and
+        // the limit stays the same.
         let _ = setrlimit(Resource::Nofile, raised);
     }
     let current = getrlimit(Resource::Nofile).current;
@@ -127,7 +129,8 @@ pub fn raise_limit() -> usize {
     })
 }
 
-/// The reserve. These files are open only so that they can be closed during a shortage.
+/// The reserve of descriptors. These files are open only so that they can be closed during a
+/// shortage.
 static SPARES: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
 /// Fills the reserve of descriptors. Call this at the start, and then regularly.
@@ -141,15 +144,15 @@ pub fn keep_spares() {
     }
 }
 
-/// Closes a descriptor of the reserve, so that the next open can use it. Returns whether the
-/// reserve had a descriptor.
+/// Closes a descriptor of the reserve, so that it can be used to open another file. Returns `false`
+/// if the reserve was empty.
 #[must_use]
 pub fn release_spare() -> bool {
     let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
     spares.pop().is_some()
 }
 
-/// Returns whether the error means that the process or the system has no free descriptors.
+/// Returns whether `error` means that the process or the system has no free descriptors.
 #[must_use]
 pub fn is_shortage(error: &io::Error) -> bool {
     let code = error.raw_os_error();
@@ -159,15 +162,16 @@ pub fn is_shortage(error: &io::Error) -> bool {
         .any(|errno| code == Some(errno.raw_os_error()))
 }
 
-/// Calls `open`. If there is a shortage of descriptors, releases a reserve descriptor and tries
-/// again.
+/// Calls `open`. If this fails because of a shortage of descriptors, closes a descriptor of the
+/// reserve and calls `open` again.
 ///
 /// # Errors
 /// Returns the error of `open`.
 pub fn open_with_spare<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match open() {
-            // If another thread uses the released descriptor first, the loop releases the next one.
+            // If another thread uses the closed descriptor first, the loop closes the next
+            // descriptor of the reserve.
             Err(error) if is_shortage(&error) && release_spare() => {}
             outcome => return outcome,
         }

@@ -2,7 +2,8 @@
 //!
 //! Only the owner may open the lock file, `DIR/.lock`. If other users could open the file, they
 //! could hold the lock and prevent an operator from revoking a certificate. The file therefore has
-//! mode 0600, and a wider mode is corrected. Waiting for the lock has a timeout.
+//! mode 0600, and a mode that allows more is corrected. A process waits for the lock only until a
+//! timeout.
 
 use std::fmt;
 use std::fs::{File, Metadata, Permissions, TryLockError};
@@ -26,7 +27,7 @@ const PRIVATE: u32 = 0o600;
 /// The reason why a directory cannot be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// The file at the lock file's path is not a regular file.
+    /// There is something at the lock file's path, but it is not a regular file.
     #[error(
         "cannot lock {}: {error}; remove it, and the next command makes a new one",
         .path.display()
@@ -40,7 +41,7 @@ pub enum LockError {
     /// The lock file cannot be opened or locked.
     #[error("cannot {act} {}: {error}", .path.display())]
     Io {
-        /// The operation that failed.
+        /// The operation that failed, as a verb for the message.
         act: &'static str,
         /// The path of the lock file.
         path: PathBuf,
@@ -58,17 +59,17 @@ pub enum LockError {
         path: PathBuf,
         /// The process that holds the lock.
         holder: Holder,
-        /// The time that this process has waited.
+        /// How long this process has waited for the lock.
         waited: Duration,
     },
 }
 
-/// The process that holds a lock, if the system reports it.
+/// The process that holds a lock, if the system reports this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
     /// The process ID and, if the process still runs, the name of its program.
     Process(u32, Option<String>),
-    /// The system does not report the process.
+    /// The system does not report which process holds the lock.
     Unknown,
 }
 
@@ -92,9 +93,9 @@ pub struct DirectoryLock {
 
 impl Drop for DirectoryLock {
     fn drop(&mut self) {
-        // Unlocked explicitly, because a copy of the open file would keep the lock. If another
-        // thread starts a process at this moment, that process has such a copy until it runs its
-        // program.
+        // The file is unlocked explicitly, because another copy of the open file would keep the
+        // lock. If another thread starts a child process at this moment, the child has such a copy
+        // until it runs its program.
         let _ = self.file.unlock();
     }
 }
@@ -145,14 +146,15 @@ fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LockError
     move |error| LockError::Io { act, path, error }
 }
 
-/// Opens the lock file, or creates it. Only a regular file is opened. A link could point to any
-/// file, and opening a pipe or a device may block or have side effects.
+/// Opens the lock file, or creates it. Nothing but a regular file is opened, because a link could
+/// point to any file, and because opening a pipe or a device may block or have side effects.
 fn open(path: &Path) -> Result<(File, Metadata), LockError> {
     let not_regular = |error| LockError::NotRegular {
         path: path.to_owned(),
         error,
     };
-    // Checked before the open, because the error of the open does not name the type of the file.
+    // The type of the file is checked before the file is opened, because the error of a failed open
+    // does not name the type.
     match path.symlink_metadata() {
         Ok(found) => require_regular(found.file_type()).map_err(not_regular)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -170,12 +172,12 @@ fn open(path: &Path) -> Result<(File, Metadata), LockError> {
         .map_err(|error| failed("open", path)(error.into()))?;
     let file = File::from(opened);
     let metadata = file.metadata().map_err(failed("look at", path))?;
-    // Checked again, because the file may have been replaced between the first check and the open.
+    // The type is checked again, because the file may have been replaced after the first check.
     require_regular(metadata.file_type()).map_err(not_regular)?;
     if metadata.permissions().mode() & 0o077 != 0 {
         match file.set_permissions(Permissions::from_mode(PRIVATE)) {
-            // Ignored. Either the file belongs to another user, who can hold the lock with any
-            // mode. Or the file system is read-only.
+            // These errors are ignored. The file may belong to another user, who can hold the lock
+            // with any mode of the file. Or the file system is read-only.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -187,7 +189,7 @@ fn open(path: &Path) -> Result<(File, Metadata), LockError> {
     Ok((file, metadata))
 }
 
-/// Returns the process that holds the lock. Only Linux lists the holders of all locks.
+/// Returns the process that holds the lock. Only Linux tells which process holds a lock.
 #[cfg(target_os = "linux")]
 fn holder(lock_file: &Metadata) -> Holder {
     use crate::file_read::read_regular;
@@ -302,7 +304,7 @@ mod tests {
         );
         drop(held);
         drop(DirectoryLock::try_acquire(directory.path()).unwrap());
-        // Any process that has opened the lock file can hold the lock, even without this program.
+        // Any program that can open the lock file can hold the lock.
         let elsewhere = File::open(&path).unwrap();
         elsewhere.lock().unwrap();
         assert!(refusal(directory.path()).contains("is locked by"));
@@ -333,7 +335,7 @@ nonsense
     fn a_copy_of_the_open_file_does_not_keep_the_lock() {
         let directory = tempfile::tempdir().unwrap();
         let lock = DirectoryLock::acquire(directory.path()).unwrap();
-        // While a process is being started, it has a copy of the open file like this one.
+        // A copy of the open file, as a child process has it until it runs its program.
         let copy = lock.file.try_clone().unwrap();
         drop(lock);
         DirectoryLock::try_acquire(directory.path()).unwrap();
@@ -360,13 +362,13 @@ nonsense
             assert!(said.contains(&format!("{place}: it is {what}")), "{said}");
             assert!(said.contains("remove it"), "{said}");
             if what == "a named pipe" {
-                // An open reader of the pipe must not change the result.
+                // The result must be the same if the pipe has a reader.
                 let mut options = std::fs::OpenOptions::new();
                 let flags = OFlags::NONBLOCK.bits().cast_signed();
                 let _reader = options.read(true).custom_flags(flags).open(&path).unwrap();
                 assert!(refusal(directory.path()).contains(what));
             }
-            // The link is neither followed nor changed.
+            // The link was not followed: no file was created at its target.
             assert!(!elsewhere.exists());
             if path.is_dir() {
                 std::fs::remove_dir(&path).unwrap();

@@ -2,9 +2,10 @@
 //! writer.
 //!
 //! The program runs unattended. If the path of a key file points to a named pipe, a read could
-//! block without limit. A device could return an endless stream of bytes. A pipe or device can also
-//! replace a file after its path was checked. The path is therefore opened without blocking, and
-//! the opened file is checked. Symbolic links are followed, because mounted secrets are links.
+//! block without limit. A device could return an endless stream of bytes. Checking the path before
+//! the file is opened is not enough, because the file may be replaced after the check. The path is
+//! therefore opened without blocking, and then the opened file is checked. Symbolic links are
+//! followed, because mounted secrets are links.
 
 use std::fmt;
 use std::fs::{File, FileType, Metadata};
@@ -21,7 +22,8 @@ use crate::descriptors::open_with_spare;
 pub struct PrivateFile {
     /// The content. It is wiped on drop.
     pub content: Zeroizing<Vec<u8>>,
-    /// The permission bits of the file that was read. The path may lead to another file now.
+    /// The permission bits of the file that was read. They are stored here, because another file
+    /// may be at the path later.
     pub mode: u32,
 }
 
@@ -40,8 +42,8 @@ impl fmt::Debug for PrivateFile {
 /// # Errors
 /// Returns [`io::ErrorKind::FileTooLarge`] if the file is larger than `max`. Returns
 /// [`io::ErrorKind::IsADirectory`] or [`io::ErrorKind::InvalidInput`] if it is not a regular file.
-/// Otherwise returns the error from the system. Messages do not contain the path, because the
-/// calling function adds the path and its purpose.
+/// Otherwise returns the error from the system. Error messages do not contain the path, because the
+/// calling function adds the path and the purpose of the file.
 pub fn read_regular(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let (file, metadata) = open_regular(path)?;
     let mut content = Vec::new();
@@ -65,11 +67,11 @@ pub fn read_private(path: &Path, max: u64) -> io::Result<PrivateFile> {
 }
 
 /// Reads at most `max` bytes of a file that was named on the command line. The file may also be a
-/// pipe, because shells pass the output of a command as a pipe. A pipe without a writer counts as
-/// empty. If the pipe has a writer, the function waits for the data.
+/// pipe, because shells pass the output of a command as a pipe. If a pipe has no writer, it counts
+/// as empty. If it has a writer, the function waits for the data.
 ///
 /// # Errors
-/// Returns the same errors as [`read_regular`], except that pipes and devices are read.
+/// Returns the same errors as [`read_regular`], but reads pipes and devices without an error.
 pub fn read_named(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let (file, metadata) = open(path)?;
     if metadata.is_file() || metadata.is_dir() {
@@ -86,7 +88,7 @@ pub fn read_named(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 /// Opens a regular file for reading, and returns it with its metadata.
 ///
 /// # Errors
-/// Returns the same errors as [`read_regular`], except that there is no size limit.
+/// Returns the same errors as [`read_regular`], except for the error about the size.
 pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
     let (file, metadata) = open(path)?;
     require_regular(metadata.file_type())?;
@@ -105,7 +107,7 @@ fn open(path: &Path) -> io::Result<(File, Metadata)> {
     Ok((file, metadata))
 }
 
-/// Returns an error unless `file_type` is a regular file. The error names the type.
+/// Returns an error if `file_type` is not the type of a regular file. The error names the type.
 ///
 /// # Errors
 /// Returns [`io::ErrorKind::IsADirectory`] for a directory, otherwise
@@ -129,8 +131,8 @@ pub fn require_regular(file_type: FileType) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
 
-/// Returns whether an error of this module means that the path is not a regular file. The remedy is
-/// then to put a regular file at the path.
+/// Returns whether an error of this module means that there is no regular file at the path. In this
+/// case, an operator must put a regular file there.
 #[must_use]
 pub fn is_not_regular(error: &io::Error) -> bool {
     matches!(
@@ -139,8 +141,8 @@ pub fn is_not_regular(error: &io::Error) -> bool {
     )
 }
 
-/// Reads a file to its end. The size that the system reports is only a hint: files in /proc report
-/// 0, and other files may grow during the read.
+/// Reads a file to its end. The file may be longer than the size that the system reports: for files
+/// in /proc this size is 0, and other files may grow during the read.
 fn read_to_end(file: File, metadata: &Metadata, max: u64, content: &mut Vec<u8>) -> io::Result<()> {
     let too_large = || {
         let message = format!("it is larger than {max} bytes");
@@ -149,8 +151,9 @@ fn read_to_end(file: File, metadata: &Metadata, max: u64, content: &mut Vec<u8>)
     if metadata.len() > max {
         return Err(too_large());
     }
-    // Reserves space for the whole file, and for one more byte that detects a longer file. If the
-    // buffer had to grow, copies of a secret would remain in memory.
+    // Reserves memory for the whole file at the beginning, because a buffer that grows would leave
+    // copies of a secret in memory. One more byte is reserved, so that the end of the file can be
+    // detected without growing the buffer.
     let expected = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
     content
         .try_reserve_exact(expected.saturating_add(1))
@@ -172,8 +175,8 @@ mod tests {
 
     use super::*;
 
-    /// Returns the error of reading a path. If the read blocks, the test fails after a timeout and
-    /// leaves the thread behind.
+    /// Returns the error that `read_regular` returns for a path. The file is read in a new thread.
+    /// If the read blocks, the test fails after a timeout.
     fn refusal(path: &Path, max: u64) -> io::Error {
         let (said, hears) = mpsc::channel();
         let path = path.to_owned();
@@ -215,7 +218,8 @@ mod tests {
                 .success()
         );
         assert_eq!(read_named(&pipe, 10).unwrap(), b"");
-        // Opened for reading and writing, because such an open does not wait for a reader.
+        // The pipe is opened for reading and writing, because opening it only for writing would
+        // wait for a reader.
         let mut options = std::fs::OpenOptions::new();
         let mut writer = options.read(true).write(true).open(&pipe).unwrap();
         writer.write_all(b"123").unwrap();
@@ -223,7 +227,8 @@ mod tests {
         writer.write_all(b"45").unwrap();
         drop(writer);
         let read = reader.join().unwrap().unwrap();
-        // If the pipe was opened after the writer had ended, it is empty.
+        // The writer may have ended before the pipe was opened. In this case the pipe counts as
+        // empty.
         assert!(read.is_empty() || read == b"12345", "{read:?}");
         let path = directory.path().join("a");
         std::fs::write(&path, "12345").unwrap();

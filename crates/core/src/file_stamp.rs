@@ -1,8 +1,9 @@
-//! `FileStamp`: the `stat` data of a file, which shows whether the file has changed.
+//! `FileStamp`: data that `stat` returns for a file. If two stamps of a file differ, the file has
+//! changed.
 //!
 //! Taking a stamp does not read the file's content. It follows links, so that atomic renames and
 //! replaced symbolic links are noticed on every file system. If a file system hangs, the calling
-//! thread blocks. Never take a stamp on a thread of a runtime.
+//! thread blocks. Never take a stamp on a thread that runs tasks.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,21 +20,21 @@ pub struct FileStamp {
     inode: u64,
     size: u64,
     modified: (i64, i64),
-    /// The time of the last status change (ctime). It changes even if a program sets the
-    /// modification time back, as archive programs do. It also changes with the permissions or the
-    /// owner, after which an unreadable file may be readable.
+    /// The time of the last status change (ctime). It changes even if a program writes the file and
+    /// sets the modification time back, as archive programs do. It also changes if the permissions
+    /// or the owner change, because an unreadable file may then become readable.
     changed: (i64, i64),
     /// The sorted names in a directory. Empty for a file.
     names: Vec<OsString>,
 }
 
-/// The stamps of several paths. `None` if there is no file at the path.
+/// The stamp of each of several paths. `None` if there is no file at the path.
 pub type FileStamps = BTreeMap<PathBuf, Option<FileStamp>>;
 
 impl FileStamp {
-    /// Takes the stamp of a file or directory. Returns `None` if there is none. The stamp of a
-    /// directory contains only the names in it. A log file that grows in the directory therefore
-    /// does not change the stamp.
+    /// Takes the stamp of the file or directory at `path`. Returns `None` if there is none, or if
+    /// it cannot be read. The stamp of a directory contains only the names in the directory. A log
+    /// file that grows in the directory therefore does not change the directory's stamp.
     #[must_use]
     pub fn at(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
@@ -63,7 +64,7 @@ impl FileStamp {
     }
 }
 
-/// Takes new stamps of the same paths.
+/// Takes new stamps of the paths in `stamps`.
 #[must_use]
 pub fn take_again(stamps: &FileStamps) -> FileStamps {
     stamps
@@ -128,7 +129,8 @@ mod tests {
         fs::write(lists.join("new.crl"), "x").unwrap();
         assert_ne!(look_at(&watched), renamed);
 
-        // Kubernetes updates a mounted volume in this way: it replaces a link to a directory.
+        // Kubernetes updates a mounted volume by replacing a link to a directory, as this test
+        // does.
         for name in ["one", "two"] {
             fs::create_dir(directory.path().join(name)).unwrap();
             fs::write(directory.path().join(name).join("f"), "same").unwrap();

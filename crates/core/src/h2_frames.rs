@@ -1,6 +1,6 @@
 //! `FrameScanner`: finds the frames in the bytes of an HTTP/2 connection (RFC 9113 section 4.1). It
-//! reads the few fields that the HTTP library does not report. [`merged_data`] merges small DATA
-//! frames into larger frames.
+//! reads those fields of the frames that the gateway needs and the HTTP library does not report.
+//! [`merged_data`] merges small DATA frames into larger frames.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod fixture;
@@ -44,24 +44,27 @@ pub struct FrameScanner {
     have: usize,
     /// Number of bytes to skip: the preface, or the rest of a frame's payload.
     skip: u32,
-    /// The part of the current frame's payload that the scanner reads.
+    /// The part of the current frame's payload that the scanner keeps to read fields.
     payload: Payload,
-    /// The settings of the current SETTINGS frame that were read until now.
+    /// The settings that were read from the current SETTINGS frame.
     settings: Settings,
 }
 
-/// The settings in one SETTINGS frame. If a setting occurs several times, its last value is used.
+/// The settings in one SETTINGS frame. A setting that the frame does not contain is `None`. If a
+/// setting occurs several times, its last value is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Settings {
     /// The initial window of each stream in bytes.
     pub initial_window: Option<u32>,
-    /// Maximum size of a head that the peer accepts, computed as in RFC 9113 section 6.5.2.
+    /// Maximum size of a head that the peer accepts. The size is computed as in RFC 9113 section
+    /// 6.5.2.
     pub max_header_list_size: Option<u32>,
     /// Whether extended CONNECT is allowed.
     pub connect_protocol: Option<bool>,
 }
 
-/// The first bytes of a payload. For SETTINGS, the bytes of one setting at a time.
+/// The first bytes of a frame's payload. In a SETTINGS frame, these are the bytes of the setting
+/// that is being read.
 #[derive(Debug)]
 struct Payload {
     bytes: [u8; 8],
@@ -69,28 +72,29 @@ struct Payload {
     want: usize,
 }
 
-/// A frame after its header and the needed part of its payload were read.
+/// The values that the scanner has read from one frame's header and payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
     /// The frame's type.
     pub kind: u8,
     /// The frame's flags.
     pub flags: u8,
-    /// The stream of the frame. 0 means the whole connection.
+    /// The identifier of the frame's stream. 0 means that the frame is about the whole connection.
     pub stream: u32,
     /// Length of the payload in bytes.
     pub length: u32,
-    /// The error code in RST_STREAM and GOAWAY.
+    /// The error code in an RST_STREAM or GOAWAY frame. Meaningless in other frames.
     pub code: u32,
-    /// The increment in WINDOW_UPDATE. In SETTINGS, the initial window of streams, if the frame
-    /// sets it.
+    /// In a WINDOW_UPDATE frame, the increment of the window. In a SETTINGS frame, the initial
+    /// window of streams, if the frame sets it.
     pub window: Option<u32>,
     /// The values that a SETTINGS frame sets.
     pub settings: Settings,
 }
 
 impl FrameScanner {
-    /// Creates the scanner for one direction. The frames begin after `skip` bytes.
+    /// Creates the scanner for one direction of a connection. The first frame begins after `skip`
+    /// bytes.
     #[must_use]
     pub const fn new(skip: u32) -> Self {
         Self {
@@ -110,7 +114,8 @@ impl FrameScanner {
         }
     }
 
-    /// Reads the next bytes, and calls `each` for every frame that they complete.
+    /// Reads the next bytes of the connection. Calls `each` for every frame whose fields these
+    /// bytes complete.
     pub fn advance(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
         while !bytes.is_empty() {
             if self.payload.have < self.payload.want {
@@ -163,8 +168,9 @@ impl FrameScanner {
         }
     }
 
-    /// Returns whether the needed part of the payload is complete. If the SETTINGS frame has a
-    /// further setting, prepares to read that setting.
+    /// Returns whether all needed fields of the frame were read. In a SETTINGS frame, stores the
+    /// setting that was read. If the frame has a further setting, prepares to read this setting and
+    /// returns `false`.
     fn is_whole(&mut self) -> bool {
         let [_, _, _, kind, ..] = self.header;
         if kind != SETTINGS {
@@ -218,7 +224,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// The scanner finds the same frames, however the bytes are split into reads.
+        /// The scanner finds the same frames for all ways of splitting the bytes into reads.
         #[test]
         fn frames_are_found_in_any_pieces(
             frames in prop::collection::vec((0_u8..10, any::<u8>(), 0_u32..0x7fff_ffff, prop::collection::vec(prop_oneof![Just(0), Just(4), any::<u8>()], 0..24)), 0..12),

@@ -1,10 +1,10 @@
-//! Outbound HTTP to identity providers and CRL servers: limited, verified, and to configured URLs
-//! only.
+//! Outbound HTTP to identity providers and CRL servers. Requests have limits, servers are verified,
+//! and only configured URLs are used.
 //!
-//! The client uses no redirects, proxies or cookies. The time of a request and the size of a
-//! response are limited, whatever the server does. No part of a token becomes part of a URL.
-//! Calling code passes only URLs from the configuration, or URLs from the provider's metadata that
-//! have the same origin.
+//! The client follows no redirects and uses no proxies or cookies. The time of a request and the
+//! size of a response are limited, whatever the server does. No part of a token becomes part of a
+//! URL. The URLs come from the configuration, or from the provider's metadata if they have the same
+//! origin as the configured URL.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -31,10 +31,10 @@ use crate::crypto;
 const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 
 /// Maximum number of exchanges with one provider at the same time. An exchange counts until it
-/// ends, even if its request was dropped.
+/// ends, even if the code that started it no longer waits for the response.
 pub(crate) const MAX_EXCHANGES: usize = 64;
 
-/// Maximum time that a request waits while the maximum number of exchanges is running.
+/// Maximum time that a new exchange waits while [`MAX_EXCHANGES`] others are running.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Timeout of a connection attempt to one address of a provider.
@@ -43,7 +43,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The settings of a client: trusted authorities, client certificate and timeout.
 #[derive(Clone)]
 pub struct ClientSettings {
-    /// The authorities that may issue the server's certificate.
+    /// The certificate authorities that may issue the server's certificate.
     pub roots: Arc<RootCertStore>,
     /// The gateway's own certificate, if the provider requires one (RFC 8705 section 2).
     pub certificate: Option<Arc<dyn ResolvesClientCert>>,
@@ -51,7 +51,7 @@ pub struct ClientSettings {
     pub timeout: Duration,
 }
 
-/// The reason why there is no response. It never contains parts of the request or response.
+/// The reason why there is no usable response. It never contains parts of the request or response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
     /// The connection, its TLS handshake, or the exchange failed.
@@ -60,7 +60,7 @@ pub enum FetchError {
     /// The exchange took longer than the configured timeout.
     #[error("it does not answer in time")]
     TimedOut,
-    /// The response is larger than the maximum.
+    /// The response is larger than the client accepts.
     #[error("its answer has more octets than are read")]
     TooLarge,
     /// The status is not 200. The client does not follow redirects.
@@ -72,12 +72,13 @@ pub enum FetchError {
     /// The metadata contain another issuer than the configured issuer, or URLs on another origin.
     #[error("its metadata do not fit the configured issuer")]
     Metadata,
-    /// The maximum number of exchanges was still running after the request had waited.
+    /// The request waited for `QUEUE_TIMEOUT`, but all of the `MAX_EXCHANGES` exchanges kept
+    /// running.
     #[error("too many questions to it are under way")]
     Busy,
 }
 
-/// The error if a client cannot be created with the settings.
+/// The error for settings with which no client can be created.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("TLS to the identity provider cannot be set up: {0}")]
 pub struct SettingsError(String);
@@ -101,12 +102,12 @@ pub struct HttpClient {
     timeout: Duration,
     /// The runtime on which exchanges run. If it is not set, they run on the caller's runtime.
     runtime: Arc<OnceLock<tokio::runtime::Handle>>,
-    /// Has one permit for each exchange that may be in progress.
+    /// Limits the number of exchanges: an exchange takes one permit.
     turns: Arc<Semaphore>,
 }
 
 impl HttpClient {
-    /// Creates a client with these settings.
+    /// Creates a client with the settings `settings`.
     ///
     /// # Errors
     /// Returns [`SettingsError`] if rustls rejects the settings.
@@ -141,20 +142,21 @@ impl HttpClient {
         })
     }
 
-    /// Runs all later exchanges, and the connections that they leave open, on this runtime.
+    /// Runs all later exchanges, and the connections that they leave open, on `runtime`.
     pub fn run_on(&self, runtime: &tokio::runtime::Handle) {
         let _ = self.runtime.set(runtime.clone());
     }
 
-    /// Sends a request and reads the JSON document in the response. `held` is dropped when the
-    /// exchange has ended.
+    /// Sends a request and reads the JSON document in the response. `held` is kept until the
+    /// exchange has ended, and then dropped.
     pub(crate) async fn send(
         &self,
         request: Request<Full<Bytes>>,
         held: impl Send + 'static,
     ) -> Result<JsonResponse, FetchError> {
-        // If the waiting request is dropped, the exchange continues on its runtime. The semaphore
-        // therefore limits the number of exchanges, not of waiting requests.
+        // If this future is dropped, the exchange continues on the client's runtime, and the
+        // exchange keeps its permit. The semaphore therefore limits exchanges and not calls of this
+        // function.
         let turn = Arc::clone(&self.turns).acquire_owned();
         let turn = tokio::time::timeout(QUEUE_TIMEOUT.min(self.timeout), turn).await;
         let Ok(Ok(turn)) = turn else {
@@ -254,7 +256,7 @@ fn is_json(headers: &HeaderMap) -> bool {
         .is_some_and(|media_type| media_type == "application/json" || media_type.ends_with("+json"))
 }
 
-/// Parses a URL of the configuration. The URL must use `https`, or `http` to loopback.
+/// Parses a URL of the configuration. The URL must use `https`, or `http` to a loopback address.
 ///
 /// # Errors
 /// Returns [`UrlError`] for any other URL.

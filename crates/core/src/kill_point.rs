@@ -1,9 +1,9 @@
 //! Points between two file operations at which unit tests end a process.
 //!
 //! A process can be killed, or the machine can lose power, between any two changes of files. The
-//! code calls [`kill_point`] between such changes. In production the function does nothing. In unit
-//! tests, a child process ends at one selected point without running destructors, as if it were
-//! killed.
+//! code calls [`kill_point`] between such changes. In production, [`kill_point`] does nothing. In
+//! unit tests, a child process ends at one selected point without running destructors, as if it
+//! were killed.
 
 /// Does nothing. In unit tests, `tests::kill_point` replaces this function.
 #[cfg(not(any(test, feature = "testing")))]
@@ -22,15 +22,16 @@ pub mod tests {
 
     const TARGET: &str = "COUNTERSIGN_TEST_KILL_AT";
     const DIRECTORY: &str = "COUNTERSIGN_TEST_DIRECTORY";
-    /// The exit code of a child process that ended at its point.
+    /// The exit code of a child process that ended at its kill point.
     const KILLED: i32 = 86;
 
-    /// The point at which this process ends. Points are counted from 0.
+    /// The number of the kill point at which this process ends, counted from 0. `None` if it must
+    /// not end early.
     static KILL_AT: LazyLock<Option<u32>> =
         LazyLock::new(|| std::env::var(TARGET).ok()?.parse().ok());
     static REACHED: AtomicU32 = AtomicU32::new(0);
 
-    /// Ends this process if this is the selected point.
+    /// Ends this process if this call is the selected kill point.
     pub fn kill_point() {
         if let Some(at) = *KILL_AT
             && REACHED.fetch_add(1, Ordering::SeqCst) == at
@@ -39,13 +40,15 @@ pub mod tests {
         }
     }
 
-    /// Returns the directory to work in. Returns `None` if this process is not a child process.
+    /// Returns the directory whose files a child process must change. Returns `None` if this
+    /// process is not such a child process.
     pub fn directory() -> Option<std::path::PathBuf> {
         std::env::var_os(DIRECTORY).map(Into::into)
     }
 
-    /// Runs the ignored test `name` of this binary in a child process on `directory`, and ends it
-    /// at `point`. Returns whether the child reached that point.
+    /// Runs the ignored test `name` of this test program in a child process, which works in
+    /// `directory` and ends at the kill point `point`. Returns `false` if the test was complete
+    /// before it reached this point.
     pub fn kill_at(point: u32, name: &str, directory: &Path) -> bool {
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name, "--ignored", "--nocapture"])
@@ -66,9 +69,9 @@ pub mod tests {
         }
     }
 
-    /// Runs the ignored test `name` once for each of its points, and ends it there. `prepare` makes
-    /// the directory of each run. `check` checks the directory after the run. The last run reaches
-    /// no point and is not ended early.
+    /// Runs the ignored test `name` once for each of its kill points, and ends it at that point.
+    /// Before each run, `prepare` fills the directory of the run. After it, `check` checks this
+    /// directory. In the last run, the test is not ended early.
     pub fn at_each_point(name: &str, mut prepare: impl FnMut(&Path), mut check: impl FnMut(&Path)) {
         for point in 0.. {
             let home = tempfile::tempdir().unwrap();
@@ -77,7 +80,8 @@ pub mod tests {
             eprintln!("{name}: killed at point {point}: {was_killed}");
             check(home.path());
             if !was_killed {
-                // Every operation that is tested has more than two points.
+                // Every tested operation has more than two kill points. Fewer would mean that no
+                // process was killed.
                 assert!(point > 2, "{name} has {point} points");
                 return;
             }

@@ -1,12 +1,12 @@
-//! What the gateway decides with: identities, trust, policy, credentials, assertions, upstreams.
+//! The modules by which the gateway decides about requests: identities, trust, policy, credentials,
+//! assertions, upstreams.
 //!
-//! The head of the program's `src/main.rs` is the map of all modules, here and in the other
-//! crates, in their tiers. `tests/architecture` checks that a module imports from lower tiers
-//! only.
+//! The comment at the top of the program's `src/main.rs` lists the modules of all crates by tiers.
+//! `tests/architecture` checks that a module imports from lower tiers only.
 //!
-//! This crate alone names the cryptography: the features `ring` and `aws-lc-rs` of the other
-//! crates only pass on to this one. The feature `testing` has what unit tests of the crates
-//! above need.
+//! Only this crate names the cryptography provider: the features `ring` and `aws-lc-rs` of the
+//! other crates only switch on the same feature of this crate. The feature `testing` adds helpers
+//! that unit tests of the other crates need.
 
 pub mod assertion;
 pub mod authn;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 
-/// A result, or the future that produces it. Only the future costs an allocation.
+/// A result, or the future that produces the result. Memory is allocated only for a future.
 pub enum NowOrLater<'a, T> {
     /// The result is available.
     Now(T),

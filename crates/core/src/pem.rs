@@ -2,14 +2,14 @@
 //! CRLs.
 //!
 //! If the reader skipped a damaged block, a root would not be trusted, or a revoked certificate
-//! would be accepted. The reader therefore reads a file completely or rejects it. Every line is
-//! part of a block, blank, or explanatory text. A line that may belong to a damaged block is an
-//! error with its line number. The exact rule is in `parse`.
+//! would be accepted. The reader therefore reads a file completely or rejects it. Every line must
+//! be part of a block, blank, or explanatory text. If a line may belong to a damaged block, the
+//! reader returns an error with the line's number. The exact rule is in `parse`.
 //!
 //! The reader accepts a byte order mark, every kind of line end, blanks around lines, and blank
 //! lines. It accepts explanatory text between blocks (`openssl x509 -text`, `Bag Attributes`,
-//! comments). It also accepts `-----END X----------BEGIN X-----`, which `cat` makes if the first
-//! file has no line end at its end.
+//! comments). It also accepts `-----END X----------BEGIN X-----` on one line. `cat` writes such a
+//! line if the first file does not end with a line break.
 //!
 //! The reader does not parse ASN.1. Errors never quote the content of a block, because it may be a
 //! private key.
@@ -33,10 +33,10 @@ use self::block::{CERTIFICATE, REQUEST, REVOCATION_LIST, Wanted};
 pub use self::error::PemError;
 use self::error::Problem;
 
-/// Number of base64 characters on a line (RFC 7468 section 2).
+/// Number of base64 characters on a line that the writer writes (RFC 7468 section 2).
 const LINE_LENGTH: usize = 64;
 
-/// The encoding of a private key.
+/// The encoding of a private key in a PEM block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum KeyForm {
     /// PKCS#8 (RFC 5958).
@@ -89,8 +89,8 @@ impl Pkcs8Key {
         self.is_encrypted
     }
 
-    /// Returns the DER of the key, which may be encrypted. Keep the borrow short, and never log the
-    /// bytes.
+    /// Returns the DER of the key, which may be encrypted with a passphrase. Keep the borrow short,
+    /// and never log the bytes.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.der
@@ -106,7 +106,7 @@ impl std::fmt::Debug for Pkcs8Key {
     }
 }
 
-/// Reads all blocks of a file, with any label. Returns at least one block.
+/// Reads all blocks of a file, whatever their labels are. Returns at least one block.
 ///
 /// # Errors
 /// Returns an error if the file has no block, or if a part of it may be a damaged block.
@@ -160,8 +160,8 @@ pub fn certificates_beside_key(content: &[u8]) -> Result<Vec<CertificateDer<'sta
     Ok(certificates)
 }
 
-/// Reads the private key of a file, in any encoding without a passphrase, for rustls. The file may
-/// also contain the key's certificates.
+/// Reads the private key of a file for rustls. The key may have any encoding that is not encrypted
+/// with a passphrase. The file may also contain the key's certificates.
 ///
 /// # Errors
 /// Returns the errors of [`blocks`]. Also returns an error if the key is encrypted, or if there is
@@ -182,8 +182,8 @@ pub fn private_key(content: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
 /// the key's certificates.
 ///
 /// # Errors
-/// Returns the errors of [`private_key`], except for an encrypted key. Also returns an error if the
-/// key has another encoding.
+/// Returns the errors of [`private_key`], but accepts an encrypted key. Also returns an error if
+/// the key is not in PKCS#8.
 pub fn pkcs8_key(content: &[u8]) -> Result<Pkcs8Key, PemError> {
     let (form, block) = key_block(content)?;
     Pkcs8Key::from_block(form, block)
@@ -245,10 +245,12 @@ pub fn revocation_lists(
     lists.collect()
 }
 
-/// Reads the PKCS#10 request of a file, in PEM or DER. There must be exactly one.
+/// Reads the PKCS#10 certificate request of a file, in PEM or DER. There must be exactly one
+/// request.
 ///
 /// # Errors
-/// Returns the errors of [`blocks`]. Also returns an error if there is another block.
+/// Returns the errors of [`blocks`]. Also returns an error if there is a block of another type, or
+/// a second request.
 pub fn request(content: &[u8]) -> Result<Vec<u8>, PemError> {
     if is_der(content) {
         return Ok(content.to_vec());
@@ -268,23 +270,24 @@ pub fn request(content: &[u8]) -> Result<Vec<u8>, PemError> {
     found.ok_or_else(|| Problem::NoBlock(Some(wanted)).in_file())
 }
 
-/// Returns whether the content is DER of a certificate, request, CRL or key. Such DER begins with a
-/// SEQUENCE in the long form. No text begins with these bytes.
+/// Returns whether `content` is not PEM, but the DER of a certificate, request, CRL or key. Such
+/// DER begins with a SEQUENCE whose length is in the long form. No text begins with these two
+/// bytes.
 #[must_use]
 pub const fn is_der(content: &[u8]) -> bool {
     matches!(content, [0x30, length, ..] if *length >= 0x80)
 }
 
-/// Returns whether the label is that of a certificate. Old programs write `X509 CERTIFICATE`, and
-/// OpenSSL reads it as `CERTIFICATE`. `TRUSTED CERTIFICATE` is not accepted, because its block also
-/// contains OpenSSL's trust settings.
+/// Returns whether `label` is the label of a certificate. Old programs write `X509 CERTIFICATE`,
+/// which OpenSSL reads like `CERTIFICATE`. `TRUSTED CERTIFICATE` is not accepted, because its block
+/// also contains OpenSSL's trust settings.
 fn is_certificate(label: &str) -> bool {
     matches!(label, CERTIFICATE | "X509 CERTIFICATE")
 }
 
-/// Returns whether the label is that of parameters, which the reader ignores.
-/// `openssl ecparam -genkey` writes `EC PARAMETERS` with each key. Files for other servers may
-/// contain `DH PARAMETERS`.
+/// Returns whether `label` is the label of a parameters block. Such blocks are ignored. `openssl
+/// ecparam -genkey` writes `EC PARAMETERS` with each key. Files that were made for other servers
+/// may contain `DH PARAMETERS`.
 fn is_parameters(label: &str) -> bool {
     label.ends_with(" PARAMETERS")
 }

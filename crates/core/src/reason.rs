@@ -3,11 +3,11 @@
 //! The same code is used in audit lines, metric labels, problem details, gRPC error details,
 //! `countersign explain` and `countersign reasons`. For each code, this module contains the text,
 //! the HTTP and gRPC status, the TLS alert, and the party that can fix the cause. The module must
-//! not depend on the code that uses a reason.
+//! not depend on the code that refuses requests.
 
 use std::fmt;
 
-/// The party that can remove the cause of a refusal.
+/// The party that can fix the cause of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FixedBy {
     /// The calling workload or its developer.
@@ -16,7 +16,7 @@ pub enum FixedBy {
     Operator,
     /// The operator of the service behind the gateway.
     Service,
-    /// The caller only has to wait.
+    /// No party: the cause disappears after some time, so the caller only has to wait.
     Time,
 }
 
@@ -33,7 +33,7 @@ impl FixedBy {
     }
 }
 
-/// What a reason concerns. Each category is a section of `docs/reasons.md`.
+/// The subject of a reason code. Each category is a section of `docs/reasons.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Category {
     /// The reason concerns the caller's certificate chain.
@@ -71,8 +71,8 @@ pub enum TlsAlert {
     CertificateExpired,
     /// 46 `certificate_unknown`: sent for all other reasons that concern the certificate
     CertificateUnknown,
-    /// 48 `unknown_ca`: sent if no trusted authority has issued the chain, or there is no usable
-    /// CRL
+    /// 48 `unknown_ca`: sent if no trusted authority has issued the chain, or if a usable CRL is
+    /// missing
     UnknownCa,
     /// 116 `certificate_required` (in TLS 1.2: 40 `handshake_failure`): sent if the caller presents
     /// no certificate
@@ -80,7 +80,7 @@ pub enum TlsAlert {
 }
 
 impl TlsAlert {
-    /// Returns the number of the alert in TLS 1.3.
+    /// Returns the number that the alert has in TLS 1.3.
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
@@ -92,7 +92,7 @@ impl TlsAlert {
         }
     }
 
-    /// Returns the name of the alert in RFC 8446.
+    /// Returns the name that the alert has in RFC 8446.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -127,7 +127,7 @@ pub mod grpc {
 
 macro_rules! reasons {
     ($( $variant:ident = $code:literal, $category:ident, $status:literal, $grpc:ident, $alert:expr, $mender:ident, $title:literal, $hint:literal; )+) => {
-        /// The reason of a refusal. The codes are stable and in kebab case.
+        /// The reason of a refusal. The texts of the codes never change. They are in kebab case.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum ReasonCode {
@@ -135,7 +135,7 @@ macro_rules! reasons {
         }
 
         impl ReasonCode {
-            /// All codes, in the order of the documentation.
+            /// All codes, in the order in which `docs/reasons.md` lists them.
             pub const ALL: &'static [Self] = &[ $( Self::$variant, )+ ];
 
             /// Returns the text of the code, for example `certificate-revoked`.
@@ -169,19 +169,19 @@ macro_rules! reasons {
                 match self { $( Self::$variant => $alert, )+ }
             }
 
-            /// Returns the party that can fix the cause.
+            /// Returns the party that can fix the cause of the refusal.
             #[must_use]
             pub const fn fixed_by(self) -> FixedBy {
                 match self { $( Self::$variant => FixedBy::$mender, )+ }
             }
 
-            /// Returns a short sentence about the reason. A caller may see it.
+            /// Returns a short sentence about the reason, which callers may see.
             #[must_use]
             pub const fn title(self) -> &'static str {
                 match self { $( Self::$variant => $title, )+ }
             }
 
-            /// Returns a sentence that says how to fix the cause.
+            /// Returns a sentence that says how to fix the cause of the refusal.
             #[must_use]
             pub const fn hint(self) -> &'static str {
                 match self { $( Self::$variant => $hint, )+ }
@@ -351,7 +351,7 @@ reasons! {
 }
 
 impl ReasonCode {
-    /// Returns the reason with this text. Returns `None` if there is none.
+    /// Returns the reason whose code is `word`. Returns `None` if there is no such code.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|code| code.as_str() == word)

@@ -3,8 +3,8 @@
 //! The most specific route is selected. An exact host precedes a wildcard host, and a wildcard host
 //! precedes any host. An exact path precedes a path pattern, and a longer pattern precedes a
 //! shorter one. The method is compared last. The order of routes in the file has no meaning. If two
-//! routes are equally specific, the configuration is rejected. After host and path have selected
-//! routes, no less specific route is tried.
+//! routes are equally specific, the configuration is rejected. If host and path have selected
+//! routes, but none of them allows the method, no less specific route is tried.
 //!
 //! - `rewrite`: the change that a route may make to a path
 //! - `upgrade`: the protocols to which a connection may switch
@@ -31,7 +31,7 @@ use crate::upstream::Upstream;
 /// no route is selected for it.
 pub const WHOAMI_PATH: &str = "/.well-known/countersign/whoami";
 
-/// The requests for which an assertion is valid.
+/// Determines for which requests an assertion is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
     /// The assertion is valid for one request only.
@@ -53,10 +53,11 @@ pub struct Route {
     pub methods: Vec<Method>,
     /// The rule that decides which callers may use the route.
     pub rule: Rule,
-    /// The authenticators of the route. Empty if the connection's certificate is sufficient or no
-    /// authentication is needed.
+    /// The authenticators of the route, which check tokens and API keys. Empty if the connection's
+    /// certificate is sufficient, or if the route requires no authentication.
     pub authenticators: Authenticators,
-    /// The RFC 9728 metadata for clients. `None` if the route accepts no tokens.
+    /// The metadata that tells clients which tokens the route accepts (RFC 9728). `None` if it
+    /// accepts no tokens.
     pub resource: Option<ProtectedResource>,
     /// The rate limits of the route.
     pub limits: Vec<RouteLimit>,
@@ -66,23 +67,24 @@ pub struct Route {
     pub upstream: Arc<Upstream>,
     /// The `aud` claim of assertions for the service.
     pub audience: String,
-    /// The requests for which an assertion is valid.
+    /// Determines for which requests an assertion is valid.
     pub binding: Binding,
     /// The change of the path before a request is forwarded. `None` if there is no change.
     pub rewrite: Option<PathRewrite>,
     /// `Some` if assertions are bound to the body. The number is the maximum size of the body in
     /// bytes.
     pub bind_body: Option<u64>,
-    /// Whether the new assertion keeps the transaction of the assertion that the caller presents.
+    /// Whether new assertions keep the `txn` claim of an assertion that the caller presents.
     pub continue_transaction: bool,
-    /// The protocols to which a connection may switch. Empty for most routes.
+    /// The protocols to which a request of this route may switch its connection (`Upgrade`). Empty
+    /// for most routes.
     pub upgrade: Vec<UpgradeProtocol>,
     /// The request counters of the route, for the metrics.
     pub meter: RouteMeter,
 }
 
 impl Route {
-    /// Returns the protocols in an `Upgrade` field that the route allows.
+    /// Returns those protocols in an `Upgrade` field that the route allows.
     pub fn allowed_upgrades<'a>(
         &'a self,
         protocols: &'a HeaderValue,
@@ -96,7 +98,8 @@ impl Route {
 /// The metadata about a route's tokens that clients can fetch (RFC 9728).
 #[derive(Debug, Clone)]
 pub struct ProtectedResource {
-    /// The identifier of the resource. `None` if the URL of the request is the identifier.
+    /// The configured identifier of the resource. `None` if the URL of the request is used as the
+    /// identifier.
     pub identifier: Option<String>,
     /// The `iss` claim of the tokens that the route accepts.
     pub issuer: String,
@@ -106,12 +109,13 @@ pub struct ProtectedResource {
     pub bound: bool,
 }
 
-/// The counters of a route. They are set before the route's snapshot is put into service.
+/// The counters of a route's requests. They are set before the route's snapshot is put into
+/// service.
 #[derive(Debug, Default)]
 pub struct RouteMeter(OnceLock<Arc<RouteMetrics>>);
 
 impl RouteMeter {
-    /// Returns the counters. Returns `None` if the route was never in service.
+    /// Returns the counters. Returns `None` if they were not set yet.
     #[must_use]
     pub fn counters(&self) -> Option<&Arc<RouteMetrics>> {
         self.0.get()
@@ -128,7 +132,8 @@ pub struct RouteTie {
     pub first: String,
     /// Name of the route that is later in the configuration file.
     pub second: String,
-    /// The host and path patterns for which the routes are equally specific.
+    /// The host and the path patterns for which the routes `first` and `second` are equally
+    /// specific.
     pub what: String,
 }
 
@@ -137,8 +142,8 @@ pub struct RouteTie {
 pub enum Selected<'a> {
     /// The route that matches.
     Route(&'a Arc<Route>),
-    /// Routes match the host and path, but not the method. The list has the methods that these
-    /// routes name.
+    /// At least one route matches the host and path, but none of these routes allows the method.
+    /// The list contains the methods that these routes name.
     MethodNotAllowed(Vec<Method>),
     /// No route matches.
     Nothing,
@@ -162,7 +167,7 @@ pub struct RouteTable {
 struct PathTree {
     /// The subtrees for literal segments.
     literal: HashMap<Box<str>, Self>,
-    /// The subtree for the pattern segment that matches any one segment.
+    /// The subtree for the pattern segment `*`, which matches any single segment.
     any: Option<Box<Self>>,
     /// Routes whose pattern ends at this node.
     here: Vec<Arc<Route>>,
@@ -170,9 +175,10 @@ struct PathTree {
     below: Vec<Arc<Route>>,
 }
 
-/// The precedence of a matching path pattern. The greatest rank wins. An exact path has a greater
-/// rank than any pattern. Among patterns, the number of segments is compared first, then the number
-/// of literal segments. Finally, a pattern without `/**` has the greater rank.
+/// The precedence of a path pattern. If several patterns match a path, the pattern with the
+/// greatest rank is selected. An exact path has a greater rank than any pattern. Among patterns,
+/// the number of segments is compared first, then the number of literal segments. Finally, a
+/// pattern without `/**` has the greater rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     /// The pattern has only literal segments and no `/**`.
@@ -203,7 +209,7 @@ impl RouteTable {
     /// Builds the table.
     ///
     /// # Errors
-    /// Returns every pair of routes that are equally specific for the same requests.
+    /// Returns an error with all pairs of routes that are equally specific for the same requests.
     pub fn build(routes: Vec<Route>) -> Result<Self, Vec<RouteTie>> {
         let ties = find_ties(&routes);
         if !ties.is_empty() {
@@ -246,7 +252,8 @@ impl RouteTable {
         &self.routes
     }
 
-    /// Returns whether any upstream keeps forgeable fields, which are removed by default.
+    /// Returns whether the upstream of any route keeps forgeable fields, which are removed by
+    /// default.
     #[must_use]
     pub const fn keeps_headers(&self) -> bool {
         self.keeps_headers
@@ -258,7 +265,7 @@ impl RouteTable {
         self.continues_transactions
     }
 
-    /// Returns the upstreams of the routes whose assertions have this audience.
+    /// Returns the upstreams of all routes whose assertions have the audience `audience`.
     pub fn upstreams_of(&self, audience: &str) -> impl Iterator<Item = &Arc<Upstream>> {
         let routes = self.by_audience.get(audience).into_iter().flatten();
         routes.map(|route| &route.upstream)
@@ -284,7 +291,8 @@ impl RouteTable {
         }
     }
 
-    /// Returns the routes of the most specific matching pattern, for any method.
+    /// Returns the routes of the most specific host and path pattern that matches. The method is
+    /// not compared.
     #[must_use]
     pub fn at(&self, host: &str, path: &str) -> &[Arc<Route>] {
         let wildcard = host
@@ -318,8 +326,9 @@ fn by_method<'a>(routes: &'a [Arc<Route>], method: &Method) -> Selected<'a> {
 /// Returns whether a method is in IANA's registry of HTTP methods (RFC 9110 section 16.1.1), and is
 /// not TRACE. A route that names no methods allows these methods.
 ///
-/// A route must name all other methods. The effect of an unregistered method on a service is
-/// unknown. TRACE would make a service send back the request, including the assertion.
+/// All other methods are allowed only on routes that name them. The effect of an unregistered
+/// method on a service is unknown. TRACE would make a service send back the request, including the
+/// assertion.
 #[must_use]
 pub fn is_ordinary(method: &Method) -> bool {
     const REGISTERED: &[&str] = &[
@@ -380,7 +389,7 @@ impl PathTree {
         }
     }
 
-    /// Returns the routes of the most specific matching pattern.
+    /// Returns the routes of the most specific path pattern that matches `path`.
     fn find(&self, path: &str) -> Option<&[Arc<Route>]> {
         let mut best: Option<(Rank, &[Arc<Route>])> = None;
         self.walk(
@@ -396,8 +405,9 @@ impl PathTree {
         best.map(|(_, routes)| routes)
     }
 
-    /// Searches this node and the nodes below. `rest` is the path after the slash that follows this
-    /// node. `None` means that the path ends at this node.
+    /// Searches this node and the nodes below it for matching patterns. `rest` is the rest of the
+    /// path, after the slash that follows this node's segment. `None` means that the path ends at
+    /// this node.
     fn walk<'a>(
         &'a self,
         rest: Option<&str>,
@@ -466,20 +476,22 @@ fn find_ties(routes: &[Route]) -> Vec<RouteTie> {
     ties
 }
 
-/// Returns the host and path patterns for which two routes are equally specific. Returns `None` if
-/// there are none.
+/// Returns the host and the path patterns for which `first` and `second` are equally specific.
+/// Returns `None` if one of the two routes is always more specific, or if they never match the same
+/// request.
 fn tie(first: &Route, second: &Route) -> Option<String> {
     let methods_meet = match (first.methods.is_empty(), second.methods.is_empty()) {
         (true, true) => true,
         (false, false) => first.methods.iter().any(|m| second.methods.contains(m)),
-        // A route that names methods is more specific than a route for any method.
+        // A route that names methods is more specific than a route that names none, so the two do
+        // not tie.
         _ => false,
     };
     let host = if first.hosts.is_empty() && second.hosts.is_empty() {
         "any host".to_owned()
     } else {
-        // Only equal host patterns tie. An exact host precedes a wildcard host, and a wildcard host
-        // precedes any host.
+        // Two routes can be equally specific only if they have an equal host pattern: an exact host
+        // precedes a wildcard host, and a wildcard host precedes any host.
         first
             .hosts
             .iter()
@@ -490,8 +502,8 @@ fn tie(first: &Route, second: &Route) -> Option<String> {
         second
             .paths
             .iter()
-            // Different methods prevent a tie only if the path patterns are equal, because the path
-            // pattern is selected before the method.
+            // If the two path patterns differ, the routes tie even if their methods differ, because
+            // the path pattern is selected before the method is compared.
             .find(|theirs| {
                 Rank::of(mine) == Rank::of(theirs)
                     && mine.overlaps(theirs)

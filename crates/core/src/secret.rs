@@ -1,8 +1,8 @@
 //! `Secret`: bytes that are never printed, and that are wiped on drop. [`write_private`] writes
 //! such bytes to a file.
 //!
-//! A `Secret` contains a private key, a passphrase or a token. Only [`Secret::expose`] returns its
-//! content. All uses of the content are therefore easy to find.
+//! A `Secret` contains a private key, a passphrase or a token. Only [`Secret::expose`] returns the
+//! content, so all uses of the content are easy to find.
 
 use std::fmt;
 use std::fs::{File, Permissions};
@@ -46,7 +46,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The action if the file already exists.
+/// What happens if the file to be written already exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
     /// Keeps the existing file and returns an error.
@@ -57,8 +57,8 @@ pub enum Existing {
 
 /// Writes a file that only its owner can read. The file is written completely or not at all.
 ///
-/// A temporary file is created in the same directory, exclusively, with mode 0600 from the
-/// beginning. It is written, synced and renamed to `path`. Then the directory is synced.
+/// A new temporary file with mode 0600 is created in the same directory. It is written, synced and
+/// renamed to `path`. Then the directory is synced.
 ///
 /// # Errors
 /// Returns [`io::ErrorKind::AlreadyExists`] if the file exists and `existing` is

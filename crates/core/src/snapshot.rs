@@ -1,5 +1,5 @@
-//! `Snapshot`: the immutable state that decides about requests. Also contains the settings of the
-//! process that need a restart.
+//! `Snapshot`: the immutable state that decides about requests. `Settings`: the settings that can
+//! change only with a restart.
 //!
 //! - `fixture`: a snapshot for tests
 
@@ -28,7 +28,8 @@ use crate::tls::{Credentials, ServerEntry, ServerNames, TicketSource};
 use crate::trust::{DenyList, PathCache, TrustBundle};
 use crate::upstream::Upstream;
 
-/// The state that decides about requests, built from one configuration and its material.
+/// The immutable state that decides about requests. It is built from one configuration and the
+/// files that the configuration names.
 #[derive(Debug)]
 pub struct Snapshot {
     /// The number of the snapshot. It grows with each new configuration and each change of material
@@ -38,8 +39,9 @@ pub struct Snapshot {
     pub server_names: ServerNames,
     /// The trust bundles of all trust domains.
     pub bundles: Vec<Arc<TrustBundle>>,
-    /// For each trust domain, the time for which its files may be unreadable. After this time, its
-    /// `hard` revocation posture refuses callers. A trust domain without such a limit has no entry.
+    /// For each trust domain, the maximum time for which its files may be unreadable. After this
+    /// time, callers of the trust domain are refused if its revocation posture is `hard`. A trust
+    /// domain without such a limit has no entry.
     pub max_unread: BTreeMap<TrustDomain, Duration>,
     /// The table that selects a route for each request.
     pub routes: RouteTable,
@@ -47,15 +49,15 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Signs assertions.
     pub signer: AssertionSigner,
-    /// The issuers whose tokens are accepted.
+    /// The token issuers whose tokens are accepted.
     pub token_issuers: Vec<Arc<TokenIssuer>>,
-    /// Counts requests for rate limits. The counts are kept over reloads.
+    /// Applies the rate limits. Its counts of requests are kept over reloads.
     pub limiter: Limiter,
     /// The API keys of callers without a certificate.
     pub api_keys: Arc<ApiKeys>,
-    /// The limits of connections, requests and time.
+    /// The limits of connections and requests, and timeouts.
     pub limits: Limits,
-    /// Networks of load balancers. Their connections begin with a PROXY header.
+    /// The networks of load balancers. A connection from such a network begins with a PROXY header.
     pub balancers: Vec<IpNet>,
     /// The gateway's certificate on the public listener. `None` if the listener uses plain HTTP.
     pub public_credentials: Option<Credentials>,
@@ -63,13 +65,14 @@ pub struct Snapshot {
     pub path_cache: Arc<PathCache>,
     /// The keys of session tickets. Earlier and later snapshots share them.
     pub tickets: TicketSource,
-    /// Callers and certificates that are refused. Earlier and later snapshots share the list.
+    /// The callers and certificates that are refused. `None` if no deny list is configured. Earlier
+    /// and later snapshots share the list.
     pub deny_list: Option<Arc<DenyList>>,
     /// Fetches CRLs by URL. Earlier and later snapshots share it.
     pub crl_fetcher: Arc<CrlFetcher>,
     /// The URLs from which CRLs are fetched.
     pub crl_sources: Vec<CrlSource>,
-    /// The operators that may connect over the network. `None` if there are none.
+    /// The operators that may connect over the network. `None` if no operator may.
     pub operators: Option<Operators>,
 }
 
@@ -77,15 +80,16 @@ pub struct Snapshot {
 /// connections.
 #[derive(Debug)]
 pub struct Operators {
-    /// The gateway's certificate, and the trust domains that verify operators.
+    /// The gateway's certificate on the operators' listener, and the trust domains under which
+    /// operators are verified.
     pub entry: ServerEntry,
     /// The patterns that an operator's identity must match.
     pub patterns: Vec<IdentityPattern>,
 }
 
 impl Snapshot {
-    /// Returns the names of two header fields: the assertion's field, which only the gateway may
-    /// set, and the API key's field, which only the gateway may see.
+    /// Returns the names of two header fields. Only the gateway may set the first, which carries
+    /// the assertion. Only the gateway may see the second, which carries the API key.
     #[must_use]
     pub fn private_fields(&self) -> [http::HeaderName; 2] {
         let assertion = &self.signer.settings().header;
@@ -102,8 +106,8 @@ impl Snapshot {
         }
     }
 
-    /// Returns the [`Origin`] of a connection to the listener from the peer's address, for the
-    /// limits on connections.
+    /// Returns the [`Origin`] of a connection from `address`, which determines how the connection
+    /// is counted in the limits of the listener.
     #[must_use]
     pub fn origin(&self, address: IpAddr) -> Origin {
         match self.is_balancer(address) {
@@ -112,15 +116,16 @@ impl Snapshot {
         }
     }
 
-    /// Returns whether connections from this address begin with a PROXY header.
+    /// Returns whether `address` belongs to a load balancer, whose connections begin with a PROXY
+    /// header.
     #[must_use]
     pub fn is_balancer(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.balancers.iter().any(|net| net.contains(&address))
     }
 
-    /// Returns the key under which connections from this address are counted. Returns `None` if
-    /// many peers share the address, for example the address of a balancer.
+    /// Returns the key under which connections from `address` are counted. Returns `None` if many
+    /// peers share this address, for example because it belongs to a load balancer.
     #[must_use]
     pub fn counted_address(&self, address: IpAddr) -> Option<ShareKey> {
         if self.is_balancer(address) {
@@ -145,8 +150,8 @@ impl Snapshot {
         }
     }
 
-    /// Starts tasks on this runtime that fetch the keys of token issuers and keep them fresh. Must
-    /// be called before the snapshot is put into service.
+    /// Starts tasks on `runtime` that fetch the keys of token issuers and fetch them again
+    /// regularly. Must be called before the snapshot is put into service.
     pub fn start(&self, runtime: &tokio::runtime::Handle) {
         for issuer in &self.token_issuers {
             issuer.start(runtime);
@@ -157,14 +162,15 @@ impl Snapshot {
     }
 }
 
-/// Identifies the state of a snapshot and of its deny list.
+/// Identifies a snapshot and the state of its deny list. If two stamps are equal, both stand for
+/// the same trust decisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrustStamp {
     generation: u64,
     deny_epoch: u64,
 }
 
-/// The limits of connections, requests and time.
+/// The limits of connections and requests, and timeouts.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Maximum number of connections at the same time.
@@ -174,13 +180,13 @@ pub struct Limits {
     /// Maximum time in which a request's head must arrive. Also the maximum time that a connection
     /// may be idle between requests.
     pub header_timeout: Duration,
-    /// Maximum time that a request's body may pause.
+    /// Maximum time for which the caller may send no byte of an incomplete request body.
     pub body_timeout: Duration,
     /// Maximum size of a request's head in bytes.
     pub header_bytes: usize,
     /// Maximum size of a request's body in bytes. `None` if there is no limit.
     pub body_bytes: Option<u64>,
-    /// Maximum number of bytes of all buffered request bodies together.
+    /// Maximum size of all buffered request bodies together, in bytes.
     pub held_bytes: u64,
     /// Maximum number of concurrent streams on one HTTP/2 connection.
     pub streams: u32,
@@ -220,15 +226,16 @@ impl Default for CallerLimits {
 /// one address.
 #[derive(Debug, Clone)]
 pub struct AddressLimits {
-    /// Number of connections with an incomplete handshake. If there is no free slot, connections of
-    /// addresses with more are evicted first.
+    /// Number of connections with an incomplete handshake that one address may have. If there is no
+    /// free slot, connections of addresses that have more of them are evicted first.
     pub handshakes_in_progress: usize,
-    /// Networks in which many peers share each address. These addresses are not counted.
+    /// Networks in which many peers share each address. Connections from these networks are not
+    /// counted by address.
     pub trusted_networks: Vec<IpNet>,
 }
 
 impl AddressLimits {
-    /// Returns whether the address is in `trusted_networks`, so that many peers may share it.
+    /// Returns whether `address` is in `trusted_networks`. Many peers may share such an address.
     #[must_use]
     pub fn is_trusted(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
@@ -237,7 +244,8 @@ impl AddressLimits {
             .any(|network| network.contains(&address))
     }
 
-    /// Returns the key under which an address is counted. Returns `None` if it is not counted.
+    /// Returns the key under which connections from `address` are counted. Returns `None` if they
+    /// are not counted by address.
     #[must_use]
     pub fn key_of(&self, address: IpAddr) -> Option<ShareKey> {
         (!self.is_trusted(address)).then(|| ShareKey::of_address(address))
@@ -293,26 +301,26 @@ pub struct Settings {
 pub struct PublicSettings {
     /// The address of the public listener.
     pub address: SocketAddr,
-    /// The certificate and key for TLS. `None` for plain HTTP.
+    /// The certificate and key for TLS. `None` if the listener uses plain HTTP.
     pub tls: Option<Credentials>,
-    /// Whether to serve the JWKS and the metadata.
+    /// Whether this listener serves the JWKS and the metadata.
     pub keys: bool,
-    /// Whether to serve `/healthz` and `/readyz`.
+    /// Whether this listener serves `/healthz` and `/readyz`.
     pub health: bool,
-    /// Whether to serve `/metrics`.
+    /// Whether this listener serves `/metrics`.
     pub metrics: bool,
 }
 
 /// The settings of the operators' listener (`[admin]`).
 #[derive(Debug, Clone)]
 pub struct AdminSettings {
-    /// The address of the operators' listener. It must be on loopback, unless operators need a
+    /// The address of the operators' listener. It must be a loopback address if operators need no
     /// certificate.
     pub address: SocketAddr,
-    /// The identities that may change the state of the gateway. If there are any, all other peers
-    /// are refused.
+    /// Patterns of the identities that may change the state of the gateway. If the list is not
+    /// empty, all other peers are refused.
     pub operators: Vec<IdentityPattern>,
-    /// The path of the operators' socket, which the command line uses.
+    /// The path of the operators' socket, over which `countersign` commands reach the gateway.
     pub socket: Option<PathBuf>,
 }
 
