@@ -57,7 +57,7 @@ pub(crate) struct BufferLimits {
 }
 
 impl BufferedBody {
-    /// Reads a body to its end. `caller` is the key under which the memory is counted.
+    /// Reads a body to its end. `caller` is the key under which the memory of the body is counted.
     pub(crate) async fn read<B>(
         body: B,
         limits: BufferLimits,

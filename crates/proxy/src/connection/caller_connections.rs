@@ -49,7 +49,7 @@ impl YieldSignal {
         self.notify.notified().await;
     }
 
-    /// Asks the connection to close. Returns `false` if it was asked before.
+    /// Asks the connection to close. Returns `false` if the connection was asked before.
     fn ask(&self) -> bool {
         let is_first = !self.is_set.swap(true, Ordering::Relaxed);
         if is_first {
@@ -73,8 +73,8 @@ impl CallerConnections {
     /// Counts a new connection in its caller's limit.
     ///
     /// # Errors
-    /// Returns a denial if the caller has reached its limit and none of its idle connections closes
-    /// within [`CLOSE_WAIT`].
+    /// Returns a denial if the caller has reached its limit, and none of the caller's idle
+    /// connections closes within [`CLOSE_WAIT`].
     pub(crate) async fn admit(
         self: &Arc<Self>,
         key: ShareKey,

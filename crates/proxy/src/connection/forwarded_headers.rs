@@ -1,9 +1,9 @@
 //! `Forwarded` (RFC 7239), `X-Forwarded-*` and the certificate fields. They tell the service about
 //! the caller's connection.
 //!
-//! The caller's copies of these fields were removed before ([`crate::wire::headers`]). The gateway does
-//! not sign these fields. They are for logs and links only. Services must base decisions on the
-//! assertion.
+//! The caller's own fields with these names were removed from the request before
+//! ([`crate::wire::headers`]). The gateway does not sign these fields. They are for logs and links
+//! only. Services must base decisions on the assertion.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};

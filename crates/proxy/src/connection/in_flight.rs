@@ -87,8 +87,8 @@ pub(crate) struct InFlightRequest {
     ends_for_another: Option<EndsForAnother>,
 }
 
-/// A signal that ends a request, because another caller needs its upstream connection. `denial` is
-/// the reason that the audit log then contains.
+/// A signal that ends a request, because another caller needs the request's upstream connection.
+/// `denial` is the reason that the audit log then contains.
 pub(crate) struct EndsForAnother {
     pub(crate) preemption: Arc<PreemptionSignal>,
     pub(crate) denial: Denial,
@@ -170,7 +170,7 @@ impl InFlightRequests {
     }
 }
 
-/// A future that resolves when a request must end, with the reason.
+/// A future that resolves when a request must end. Its output is the reason.
 pub(crate) type Deadline = Pin<Box<dyn Future<Output = Denial> + Send>>;
 
 impl InFlightRequest {

@@ -282,8 +282,9 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let mut polled = self.poll_next(context);
-        // Checked after the poll, which registers this task to be woken by `abandon`. If the check
-        // came first, an `abandon` between the check and the poll would wake no task.
+        // `is_abandoned` is checked after the poll, which registers this task to be woken by
+        // `abandon`. If the check came first, an `abandon` between the check and the poll would
+        // wake no task.
         if self.upload.is_abandoned() && !matches!(polled, Poll::Ready(None)) {
             polled = Poll::Ready(Some(Err(RequestBodyError::new(
                 ReasonCode::UpstreamProtocol,

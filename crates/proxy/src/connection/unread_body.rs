@@ -182,7 +182,8 @@ impl UnreadBody {
                 State::Kept(_) | State::Over => Some(incoming),
             }
         };
-        // Dropped after the lock on `state` was released, because dropping a body takes h2's locks.
+        // `left` is dropped after the lock on `state` was released, because dropping a body takes
+        // h2's locks.
         drop(left);
         self.kept.notify_one();
     }
