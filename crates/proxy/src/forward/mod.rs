@@ -72,8 +72,8 @@ pub(crate) struct UpstreamResponse {
     /// The service sent a final response instead of a 100 (Continue). The caller then need not send
     /// the body.
     pub(crate) body_unwanted: bool,
-    /// True if the status allows no content, as 204 and 304 do. The service's content is then not
-    /// sent.
+    /// True if the status allows no content, as 204 and 304 do. If true, the service's content is
+    /// not sent to the caller.
     pub(crate) has_no_content: bool,
     /// The first frame of the content, if it was read before the caller's response was built.
     pub(crate) first_frame: Option<Frame<Bytes>>,
@@ -416,8 +416,8 @@ fn send_failure(
         ReasonCode::UpstreamProtocol,
         format!("{} {detail}", upstream.name()),
     );
-    // Never retried, because the service would make the same mistake again. In HTTP/2 the mistake
-    // would also end the other requests on the next connection.
+    // Such a request is never retried, because the service would make the same mistake again. In
+    // HTTP/2, this mistake would also end other requests on the next connection.
     if is_flood || is_not_http {
         return refusal.into();
     }

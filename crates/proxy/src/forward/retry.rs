@@ -61,7 +61,8 @@ impl RetryCopy {
     fn of(request: &PreparedRequest, upstream: &UpstreamConfig) -> Option<Self> {
         let PreparedRequest { parts, body } = request;
         let idempotent = is_idempotent(&parts.method);
-        // Only an HTTP/2 service can report that it has not processed a request.
+        // A request can be repeated if its method is idempotent, or if the service can report that
+        // it has not processed the request. Only an HTTP/2 service can report that.
         let worthwhile = idempotent || upstream.protocol == HttpProtocol::Http2;
         let switches = parts.method == Method::CONNECT || parts.headers.contains_key(UPGRADE);
         if upstream.retries == 0 || !worthwhile || switches {
