@@ -248,9 +248,9 @@ impl H2Stream {
         }
     }
 
-    /// If h2 has written the whole response, completes the audit record. If h2 has discarded a
-    /// part, records why. Does nothing before the whole response was passed to h2, and as long as
-    /// h2 has buffers of it.
+    /// If h2 has written the whole response, completes the audit record. If h2 has discarded a part
+    /// of the response, records why. Does nothing before the whole response was passed to h2, and
+    /// as long as h2 has buffers of it.
     fn settle_audit(&self, mut delivery: MutexGuard<'_, Delivery>) {
         if !delivery.finished || delivery.buffers > 0 {
             return;
@@ -260,7 +260,7 @@ impl H2Stream {
         };
         let discarded = delivery.discarded;
         let denial = delivery.denial.clone();
-        // The lock is released before the record is written.
+        // The lock on `delivery` is released before the audit record is written.
         drop(delivery);
         match denial {
             _ if !discarded => audit.complete(),

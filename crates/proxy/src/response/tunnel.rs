@@ -109,8 +109,8 @@ impl Switched {
     }
 }
 
-/// A tunnel in the extensions of its 101 response. The values of extensions must be `Clone`. A
-/// `Tunnel` is not, so it is wrapped in an `Arc`.
+/// A tunnel in the extensions of its 101 response. The values of extensions must implement `Clone`.
+/// `Tunnel` does not, so it is wrapped in an `Arc`.
 #[derive(Clone)]
 struct PendingTunnel(Arc<Mutex<Option<Box<Tunnel>>>>);
 
