@@ -94,8 +94,8 @@ fn with_challenges(denied: AuthnDenial, resource: &Resource<'_>, route: &Route) 
     refusal
 }
 
-/// Adds challenges to the refusal if the caller's credential expired after the request was
-/// permitted.
+/// Adds `WWW-Authenticate` challenges to the refusal if the caller's credential expired after the
+/// request was permitted.
 pub fn with_reauth_challenge(
     refusal: Refusal,
     permit: &Permit,

@@ -22,8 +22,8 @@ use crate::wire::refusal::Refusal;
 
 /// Reads `Content-Length`, and refuses a length above `max_bytes`.
 ///
-/// Writes a length with leading zeros again without them, because some services read a number with
-/// a leading zero as octal.
+/// Removes leading zeros from the length, because some services read a number with a leading zero
+/// as octal.
 pub(crate) fn declared_length(
     headers: &mut HeaderMap,
     max_bytes: Option<u64>,
@@ -116,7 +116,7 @@ pub(crate) fn streamed(
 }
 
 /// If the route binds assertions to the body, buffers the body and returns its SHA-256 hash.
-/// Otherwise returns the body as it is.
+/// Otherwise returns the unchanged body and no hash.
 pub(crate) async fn bound(
     context: RequestContext<'_>,
     max_bytes: Option<u64>,

@@ -30,8 +30,8 @@ pub(super) struct RouteLimits<'a> {
 pub(super) type LimitCheck<'a> = NowOrLater<'a, Result<(), Refusal>>;
 
 impl<'a> RouteLimits<'a> {
-    /// Counts the request under the limits whose key is known before authentication. Refuses it if
-    /// too many authentications have failed under its key.
+    /// Counts the request under the limits whose key is known before authentication. Also refuses
+    /// the request if too many earlier authentications of its caller or address have failed.
     pub(super) fn before_authentication(&'a self) -> LimitCheck<'a> {
         if !self.route.authenticators.is_empty()
             && let Err(limited) = self.limiter.may_authenticate(self.attempts_key())
@@ -58,15 +58,15 @@ impl<'a> RouteLimits<'a> {
     }
 
     /// Counts a failed authentication if `refusal` says that the credentials were rejected, or that
-    /// the caller had too many credentials checked at the same time.
+    /// too many credentials of the caller were being checked at the same time.
     pub(super) fn record_failure(&self, refusal: &Refusal) {
         let reason = refusal.denial.reason;
         let is_refused = reason.category() == Category::Token
             && reason.status() == 401
             && reason != ReasonCode::TokenMissing;
-        // A refusal for too many checks at the same time counts as a failed authentication only if
-        // it is counted under a certificate's caller. It never counts under an address, because
-        // many callers with valid tokens may share the address.
+        // Too many checks at the same time count as a failed authentication of a caller with a
+        // certificate. Without a certificate they do not count: they would count for the address,
+        // which many callers with valid tokens may share.
         let is_callers_own = reason == ReasonCode::CallerLimit && self.proof.is_some();
         let failed = is_refused || is_callers_own;
         if failed && !self.route.authenticators.is_empty() {

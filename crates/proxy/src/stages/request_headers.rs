@@ -60,8 +60,8 @@ pub(crate) fn add(
     let cache = connection.forwarded_headers();
     let peer = connection.facts().peer;
     cache.add_address(headers, upstream.forwarded, peer, authority);
-    // Added only if the certificate authenticated this request. On other routes the service must
-    // not learn which certificate the connection has.
+    // The certificate fields are added only if the certificate authenticated this request.
+    // Otherwise the service must not learn which certificate the connection has.
     if upstream.certificate_fields.any()
         && permit.principal().and_then(Principal::peer).is_some()
         && let (Some(proof), Some(chain)) = (connection.proof(), connection.chain())

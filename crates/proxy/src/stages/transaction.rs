@@ -1,6 +1,6 @@
 //! Transactions that span several requests. During a request, a service may call another service
-//! through the gateway. It then sends along the assertion that it received. The gateway's new
-//! assertion then keeps the `txn` claim of that assertion.
+//! through the gateway. It then sends along the assertion that it received with the first request.
+//! The gateway's new assertion then keeps the `txn` claim of that assertion.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
