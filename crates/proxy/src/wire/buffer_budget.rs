@@ -144,7 +144,8 @@ impl BufferReservation {
         self.refusal()
     }
 
-    /// Records that the body was read to its end. The budget does not end a complete body.
+    /// Records that the body was read to its end. After this, the budget cannot take the body's
+    /// memory for another body.
     ///
     /// # Errors
     /// Returns the refusal if the budget has already ended the body.

@@ -103,8 +103,9 @@ impl FramingMachine {
         while let Some(rest) = input.get(step.pass.end..).filter(|rest| !rest.is_empty()) {
             match self.step(rest) {
                 Ok(Advance::Pass(count)) => step.pass.end += count,
-                // Only a head that began in an earlier input is released. It ends before all other
-                // parts of this input, so no byte of this input was passed on before it.
+                // Only a head that began in an earlier input is released. The end of such a head
+                // comes before all other parts of this input, so no byte of this input was passed
+                // on before.
                 Ok(Advance::Release(head, count)) => {
                     step.released = Some(head);
                     step.pass = count..count;

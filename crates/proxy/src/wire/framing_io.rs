@@ -70,7 +70,7 @@ impl FramingState {
     }
 
     /// Makes the next flush send the held bytes. Called if hyper has not finished the response, so
-    /// that the held bytes are not its end. Returns whether bytes were held.
+    /// that the held bytes cannot be the end of the response. Returns whether bytes were held.
     pub(crate) fn release_held(&self) -> bool {
         self.holding.swap(false, Ordering::Relaxed)
     }
@@ -108,7 +108,8 @@ pub(crate) struct FramingIo<S> {
     delivered: usize,
     /// The framing error in a request's body. All further reads return this error.
     body_error: Option<FramingError>,
-    /// Bytes of the connection's last response that were written but are held.
+    /// The end of the connection's last response. hyper has written these bytes, but they wait to
+    /// be sent together with `close_notify`.
     held: Vec<u8>,
     /// True if the bytes that the TLS handshake left in the write buffer were flushed.
     handshake_flushed: bool,
@@ -152,7 +153,7 @@ impl<S> FramingIo<S> {
         &self.inner
     }
 
-    /// Returns the connection, and the held bytes that must still be written to it.
+    /// Returns the connection, and the bytes in `held`, which must still be written to it.
     pub(crate) fn into_parts(self) -> (S, Vec<u8>) {
         (self.inner, self.held)
     }
@@ -274,7 +275,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FramingIo<S> {
 }
 
 impl<S: AsyncWrite + Unpin> FramingIo<S> {
-    /// Writes the held bytes to the connection.
+    /// Writes the bytes in `held` to the connection.
     fn poll_held(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.held.is_empty() {
             let count = ready!(Pin::new(&mut self.inner).poll_write(context, &self.held))?;

@@ -132,8 +132,8 @@ impl H2Stats {
     }
 
     /// Returns whether the caller's windows have space for all bytes that were passed to h2.
-    /// `of_stream` is the total number of response bytes that were passed to h2 on the stream of
-    /// the caller of this function.
+    /// `of_stream` is the total number of response bytes that were passed to h2 on one stream,
+    /// whose window is also checked.
     ///
     /// Window updates of single streams are not tracked. For a response that is larger than the
     /// initial window, the result is therefore always `false`. This costs one more poll at the
@@ -297,7 +297,7 @@ impl<S> MonitoredIo<S> {
     /// Records whether the socket is full, from the result of a write or flush.
     fn observe<T>(&self, written: Poll<T>) -> Poll<T> {
         let is_full = &self.stats.socket_is_full;
-        // Stored only after a change, because changes are rare.
+        // The flag is stored only if it changes, because changes are rare.
         if is_full.load(Ordering::Relaxed) != written.is_pending() {
             is_full.store(written.is_pending(), Ordering::Relaxed);
         }

@@ -40,7 +40,7 @@ pub(crate) struct Sample {
     pub(crate) now: Instant,
     /// Number of content bytes that the connection has sent until now.
     pub(crate) sent: u64,
-    /// Whether the connection is blocked now, or was blocked at the check before
+    /// Whether the connection is blocked now, or was blocked at the previous check
     /// (`H2Stats::is_blocked`).
     pub(crate) is_blocked: bool,
     /// Number of open streams.
@@ -51,7 +51,7 @@ pub(crate) struct Sample {
 #[derive(Debug)]
 pub(crate) struct StallTimer {
     since: Instant,
-    /// The value of `Sample::sent` at the check before.
+    /// The value of `Sample::sent` at the previous check.
     sent: u64,
     /// Number of bytes that the connection has sent since `since` while it was blocked.
     passed: u64,
@@ -83,8 +83,8 @@ impl StallTimer {
         stalled >= timeout.saturating_add(self.extension(timeout))
     }
 
-    /// Returns the time by which `timeout` is extended, because other streams were sent in the
-    /// meantime.
+    /// Returns the time by which `timeout` is extended, because the connection has sent data of
+    /// other streams.
     fn extension(&self, timeout: Duration) -> Duration {
         if self.passed > self.max_streams.saturating_mul(MAX_PER_TURN) {
             return Duration::ZERO;
@@ -146,7 +146,7 @@ mod tests {
         // If the connection is not blocked, the stream waits for its own window, and the timeout is
         // not extended.
         assert_eq!(lasts(100, PIECE, false), Some(MINUTE));
-        // If the connection is blocked, the timeout is not extended after each other stream has had
+        // If the connection is blocked, the extension ends as soon as every other stream has had
         // its turn.
         assert_eq!(lasts(1, PIECE, true), Some(MINUTE));
         assert_eq!(lasts(2, 2 * PIECE, true), Some(MINUTE));

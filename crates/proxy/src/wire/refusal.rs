@@ -63,8 +63,8 @@ impl Refusal {
             {
                 ReasonCode::UpstreamUntrusted
             }
-            // With these two errors, the service does not support HTTP/2. An HTTP/1.1 server closes
-            // the connection, or sends bytes that are not HTTP/2.
+            // These two errors mean that the service does not support HTTP/2. An HTTP/1.1 server
+            // closes such a connection, or sends bytes that are not HTTP/2.
             ConnectError::Handshake(ServiceError::Closed) => ReasonCode::UpstreamProtocol,
             ConnectError::Handshake(ServiceError::H2(error)) if !error.is_io() => {
                 ReasonCode::UpstreamProtocol

@@ -50,7 +50,7 @@ fn check_port(port: &str) -> Result<(), Denial> {
     match port.strip_prefix(':') {
         None if port.is_empty() => Ok(()),
         Some("") => Ok(()),
-        // The digits are checked separately, because `parse` also accepts a sign.
+        // The digits of the port are checked separately, because `parse` also accepts a sign.
         Some(digits)
             if digits.len() <= 5
                 && digits.bytes().all(|b| b.is_ascii_digit())
@@ -96,7 +96,8 @@ pub fn checked_path(path: &str) -> Result<Cow<'_, str>, Denial> {
         .peekable();
     debug_assert_eq!(rest.split('/').count(), decoded.split('/').count() - 1);
     while let Some(segment) = segments.next() {
-        // Some servers remove `;parameters` before they resolve dot segments.
+        // A segment must not be a dot segment without its `;parameters` either, because some
+        // servers remove parameters before they resolve dot segments.
         let mut parts = segment.split(|byte| *byte == b';');
         let bare = parts.next().unwrap_or_default();
         if matches!(bare, b"." | b"..") {
@@ -132,7 +133,8 @@ fn decode(path: &str) -> Result<String, Denial> {
             value => decoded.push(value),
         }
     }
-    // A service that decodes the path twice would use a different path.
+    // Double percent-encodings are rejected, because a service that decodes the path twice would
+    // use a different path.
     let twice = decoded.windows(3).any(|window| {
         matches!(window, [b'%', high, low] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
     });

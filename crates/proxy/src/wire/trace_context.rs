@@ -118,8 +118,9 @@ fn begin(seed: [u8; 16]) -> Option<(HeaderValue, TraceId)> {
     let trace = bytes.get_mut(3..35)?;
     write_hex(trace, &seed);
     let id = TraceId::from_hex((&*trace).try_into().ok()?);
-    // The span identifier is derived from the same random bytes. This is enough, because it is the
-    // only span identifier that the gateway makes for this trace.
+    // The span identifier is derived from the same random bytes as the trace identifier. It needs
+    // no random bytes of its own, because the gateway makes only one span identifier for this
+    // trace.
     let (high, low) = seed.split_at(8);
     let mut span = [0_u8; 8];
     for (byte, (high, low)) in span.iter_mut().zip(high.iter().zip(low)) {
