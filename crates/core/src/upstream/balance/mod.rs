@@ -48,8 +48,8 @@ pub struct Affinity<'a> {
     /// The hash of the caller's name for rendezvous hashing. `None` if the caller has no name, or
     /// if `balance` is not [`Balance::Caller`].
     key: Option<u64>,
-    /// The caller whose failures can eject an endpoint for this caller alone. `None` if the caller
-    /// has no name.
+    /// The name of the caller. Failures of this caller's requests can eject an endpoint for this
+    /// caller alone. `None` if the caller has no name.
     caller: Option<&'a CallerName>,
     /// The caller under whose key the request's connection is counted. `None` means one common
     /// count for all callers.
@@ -279,7 +279,8 @@ impl Upstream {
             max,
             shared: match self.config.protocol {
                 HttpProtocol::Http1 => max.min(connections),
-                // A connection that all callers share may carry more than `MAX_STREAMS` requests.
+                // The connection limit has no effect here, because a connection that all callers
+                // share may carry more than `MAX_STREAMS` requests.
                 HttpProtocol::Http2 if self.config.share == Sharing::Always => max,
                 HttpProtocol::Http2 => max.min(connections.saturating_mul(MAX_STREAMS)),
             },

@@ -18,12 +18,12 @@ use super::read_tap::ReadTap;
 use super::resources::HeldResources;
 use crate::h2_frames::{ACK, Frame, FrameScanner, SETTING, SETTINGS};
 
-/// Whether a service supports tunnels, according to its first frame.
+/// Whether a service supports tunnels, according to the first frame that it sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Announcement {
-    /// The settings allow extended CONNECT.
+    /// The service's SETTINGS frame allows extended CONNECT.
     Tunnels,
-    /// The settings do not allow extended CONNECT.
+    /// The service's SETTINGS frame does not allow extended CONNECT.
     NoTunnels,
     /// The first frame is not a SETTINGS frame, although SETTINGS must come first (RFC 9113 section
     /// 3.4). The service does not speak h2, or violates the protocol.
@@ -67,7 +67,7 @@ pub(super) fn announcing<S>(
     })
 }
 
-/// The executor that hyper uses for one connection: spawns and owns its tasks.
+/// The executor that hyper uses for one connection. It spawns and owns the connection's tasks.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tasks(Arc<Mutex<JoinSet<()>>>);
 
@@ -140,7 +140,7 @@ mod tests {
             (forbids.to_vec(), false),
             // If a setting occurs twice, the last value counts (RFC 9113 section 6.5.3).
             ([allows, forbids].concat(), false),
-            // The RFC defines no meaning for the value 2.
+            // The RFC defines no meaning for the value 2, so it does not allow extended CONNECT.
             (vec![0, 8, 0, 0, 0, 2], false),
         ] {
             let expected = match expected {

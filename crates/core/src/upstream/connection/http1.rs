@@ -195,7 +195,7 @@ impl Driver {
         matches!(self, Self::Task(..))
     }
 
-    /// Spawns a task that drives the connection from now on.
+    /// Spawns a task. After this call, this task drives the connection.
     pub(in crate::upstream) fn detach(&mut self) {
         *self = match std::mem::replace(self, Self::Ended) {
             Self::Here(connection, progress) => {

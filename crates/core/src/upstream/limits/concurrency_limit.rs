@@ -12,13 +12,14 @@ pub(in crate::upstream) struct ConcurrencyLimit(AtomicUsize);
 pub(in crate::upstream) struct InFlightGuard(Arc<ConcurrencyLimit>);
 
 impl ConcurrencyLimit {
-    /// Creates a guard. Returns `None` if `max` guards exist already.
+    /// Counts a request as in progress until the returned guard is dropped. Returns `None` if `max`
+    /// requests are in progress already.
     pub(in crate::upstream) fn acquire(self: &Arc<Self>, max: usize) -> Option<InFlightGuard> {
         let guard = InFlightGuard(Arc::clone(self));
         (self.0.fetch_add(1, Ordering::Relaxed) < max).then_some(guard)
     }
 
-    /// Returns how many guards exist.
+    /// Returns how many requests are in progress.
     #[cfg(test)]
     fn in_flight(&self) -> usize {
         self.0.load(Ordering::Relaxed)

@@ -58,7 +58,7 @@ struct Uses {
 }
 
 impl Uses {
-    /// Returns how many of these connections have not been asked to yield.
+    /// Returns how many of the caller's connections have not been asked to yield.
     fn staying(&self) -> usize {
         let asked = self.late.iter().filter(|one| one.preemption.is_none());
         self.count.saturating_sub(asked.count())

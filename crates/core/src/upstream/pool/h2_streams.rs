@@ -145,8 +145,9 @@ impl Drop for Stream {
         if !limit.has_waiters() {
             return;
         }
-        // If all waiting requests belong to this worker, one of them takes this connection.
-        // Otherwise the connection is closed, and its slot goes to the next request.
+        // If all waiting requests belong to this worker, and nothing that was sent on this
+        // connection could make the service end it, one of them takes the connection. Otherwise an
+        // idle connection is closed, and its slot goes to the next waiting request.
         if state.is_unspent() && waiters.waiting() == limit.waiting() {
             waiters.notify.notify_one();
         } else {

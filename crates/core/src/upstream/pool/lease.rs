@@ -99,8 +99,8 @@ where
 }
 
 impl<B> Lease<B> {
-    /// Whether the connection has served a request before. The service may have closed a connection
-    /// that was idle in the meantime.
+    /// Whether the connection has served a request before. While such a connection was idle, the
+    /// service may have closed it.
     #[must_use]
     pub const fn is_reused(&self) -> bool {
         self.reused
@@ -178,8 +178,8 @@ impl<B> Lease<B> {
             {
                 (sender, driver)
             }
-            // An h2 connection never left the pool, and a dedicated connection serves only one
-            // request.
+            // An HTTP/1.1 connection that is closed or must not be used again is dropped. An h2
+            // connection never left the pool. A dedicated connection serves only one request.
             Sender::Http1(..) | Sender::Http2(..) | Sender::Dedicated(..) => return,
         };
         driver.become_idle();

@@ -23,7 +23,7 @@ use crate::upstream::limits::connection_limit::ConnectionLimit;
 /// other callers for this time.
 const TROUBLED_FOR: Duration = Duration::from_secs(600);
 
-/// Maximum time until a pooled connection must be ready for a request.
+/// Maximum time that a pooled connection may take to become ready for a request.
 const READY_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// If this number of streams were reset before their responses were complete, an h2 connection gets
@@ -202,7 +202,8 @@ impl H2Connection {
         callers.map(|caller| (caller, Instant::now()))
     }
 
-    /// Counts a new stream of the caller `key`, and returns the values that its lease needs.
+    /// Counts a new stream of the caller `key`, and returns the values that the stream's lease
+    /// needs.
     pub(super) fn begin(&self, key: ShareKey) -> (Client, Stream, ConnectionMeta) {
         let stream = Stream::begin(&self.streams, key);
         (self.client.clone(), stream, self.meta.clone())

@@ -17,7 +17,7 @@ const SMALL: usize = 1024;
 /// Maximum size in bytes of combined content.
 const TOGETHER: usize = 16 * 1024;
 
-/// The body of a response in HTTP/2. Dropping it before its end resets the stream.
+/// The body of a response in HTTP/2. If the body is dropped before its end, the stream is reset.
 pub(in crate::upstream) struct H2Body {
     /// The stream of the response. `None` after it has ended or failed.
     stream: Option<RecvStream>,

@@ -206,8 +206,8 @@ impl ConnectionState {
                 .extract_if(.., |(stream, _)| has_ended(stream))
                 .collect()
         };
-        // Dropped after the lock of `task` is released, because h2 takes its own lock to drop
-        // streams.
+        // `ended` is dropped after the lock of `task` was released, because h2 takes its own lock
+        // when a stream is dropped.
         drop(ended);
     }
 

@@ -82,8 +82,8 @@ impl Upload {
         }
     }
 
-    /// Whether the upload has failed: the caller has aborted the body, or its trailers cannot be
-    /// sent.
+    /// Whether the upload has failed: the caller has aborted the body, or the body's trailers
+    /// cannot be sent.
     pub(super) fn poll_failed(&mut self, context: &mut Context<'_>) -> bool {
         if let Some((_, heard)) = &mut self.task
             && let Poll::Ready(told) = Pin::new(heard).poll(context)
@@ -110,7 +110,7 @@ impl Drop for Upload {
     }
 }
 
-/// The caller has aborted the body, or its trailers cannot be sent.
+/// The error if the caller has aborted the body, or if the body's trailers cannot be sent.
 struct UploadError;
 
 /// The future that sends a body.
