@@ -7,9 +7,8 @@
 //! because [`RateTable::new`] doubles the number of slots and rounds it up to a power of two.
 //!
 //! If a bucket is full, a new key evicts the key that has used the least of its limit. An evicted
-//! key gets its full limit again. If an attacker floods the table with keys, this therefore gives
-//! requests only to keys that have hardly used their limit. Memory and time for each request do not
-//! grow.
+//! key gets its full limit again. An attacker who floods the table with keys can therefore only
+//! evict keys that have hardly used their limit. Memory and time for each request do not grow.
 
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
@@ -353,7 +352,7 @@ mod tests {
             .count();
         let each = started.elapsed() / 1_000_000;
         assert_eq!(refused, 0);
-        // Few keys were evicted: nearly all of them are still refused.
+        // Nearly all keys are still refused, because only few were evicted.
         let forgotten = (0..1_000_000_u32)
             .filter(|key| table.peek(key, &limit).allowed)
             .count();

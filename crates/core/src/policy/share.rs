@@ -133,7 +133,7 @@ pub struct PlaceLimits {
     pub share: Share,
 }
 
-/// The reason why a caller gets no place.
+/// The reason why a caller gets no place, which is one unit of a limited resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoPlace {
     /// The caller already holds as many places as its share allows.
@@ -330,8 +330,8 @@ impl Places {
 }
 
 fn is_allowed(limits: PlaceLimits, own: usize, others: usize) -> bool {
-    // If there are fewer than 8 places, an eighth is less than one place. The only caller may then
-    // take all places.
+    // If there are fewer than 8 places, an eighth is less than one place. If no other caller holds
+    // a place, a caller may then take all of them.
     let is_alone_on_few = others == 0 && limits.shared < 8;
     let shared = to_u64(limits.shared);
     is_alone_on_few || limits.share.allows(shared, to_u64(own), to_u64(others))
