@@ -80,7 +80,8 @@ impl AuditWriter {
     /// # Errors
     /// Returns an error if the file cannot be opened.
     pub fn to_file(path: &Path) -> io::Result<Self> {
-        // If standard output is a pipe, opening it by its path would create a second writing end.
+        // Standard output is not opened by its path: if it is a pipe, this would create a second
+        // writing end.
         if path == Path::new("/dev/stdout") {
             return Self::to_stdout();
         }
@@ -115,7 +116,7 @@ impl AuditWriter {
         })
     }
 
-    /// Creates a sink with a buffer of its own.
+    /// Creates a sink with its own buffer, for one worker.
     #[must_use]
     pub fn sink(&self) -> AuditSink {
         let shard = Arc::new(Shard::default());
@@ -132,8 +133,8 @@ impl Drop for AuditWriter {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.shared.writer.unpark();
         if let Some(thread) = self.thread.take() {
-            // A pipe without a reader, or a disk that hangs, must not prevent the process from
-            // ending.
+            // The wait has a timeout, because a pipe without a reader, or a disk that hangs, must
+            // not prevent the process from ending.
             let began = Instant::now();
             while !thread.is_finished() && began.elapsed() < LAST_LINES {
                 thread::sleep(Duration::from_millis(5));

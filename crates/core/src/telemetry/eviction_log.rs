@@ -10,7 +10,7 @@ use tokio::time::Instant;
 /// Minimum time between two records of one listener.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Counts the evictions of one listener since its last record.
+/// Counts the connections of one listener that were evicted since the last record about evictions.
 #[derive(Debug, Default)]
 pub struct EvictionLog(Mutex<Count>);
 
@@ -60,8 +60,8 @@ impl Count {
                 self.awaited = true;
                 Noting::At(next)
             }
-            // The pause since the last record is over. If a task was waiting for its end, that task
-            // is late or was dropped.
+            // The pause since the last record is over. If a task was waiting for the end of the
+            // pause, that task is late or was dropped.
             _ => Noting::Now(self.written(now)),
         }
     }

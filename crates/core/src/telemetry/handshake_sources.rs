@@ -13,7 +13,8 @@ const WINDOW: Duration = Duration::from_secs(30);
 /// Number of addresses that are counted. An address with more than half of the handshakes is always
 /// among them (Misra and Gries 1982).
 const MAX_COUNTED: usize = 16;
-/// If there are fewer handshakes than this, no address is reported.
+/// If there were fewer handshakes than this in the last minute, [`HandshakeSources::busiest`]
+/// returns no address.
 const MIN_HANDSHAKES: u64 = 30;
 
 /// Counts the handshakes of the last minute by address.

@@ -10,7 +10,8 @@ use crate::reason::ReasonCode;
 /// Connections that were closed after a change of trust, since the start of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cuts {
-    /// Number of all these connections. Their identity or permission was no longer valid.
+    /// Number of connections that were closed, because their identity or permission was no longer
+    /// valid.
     pub total: u64,
     /// Number of connections whose certificate was revoked.
     pub revoked: u64,
