@@ -1,7 +1,8 @@
 //! Changes of a directory of assertion-signing keys: creates, revokes, lists and publishes keys.
 //!
 //! Each change holds the lock of the directory, and replaces `ring.json` in one step. The rules
-//! which key signs at which time are in `key_record`. `key_files` reads and writes the files.
+//! that decide which key signs at which time are in `key_record`. `key_files` reads and writes the
+//! files.
 
 use std::path::Path;
 use std::time::Duration;

@@ -227,7 +227,8 @@ mod tests {
                 let current_keys = states.iter().filter(|one| **one == Current).count();
                 let has_begun = line.iter().any(|one| one.active_from <= now);
                 prop_assert_eq!(current_keys, usize::from(has_begun));
-                // If the keys are sorted in signing order, so are their states.
+                // In the signing order of the keys, their states are sorted too: from expired to
+                // next.
                 let age = |state: &KeyState| [Expired, Retiring, Current, Next, Revoked]
                     .iter()
                     .position(|one| one == state);
