@@ -105,8 +105,8 @@ impl fmt::Display for PathRewrite {
     }
 }
 
-/// Returns the segments of an absolute path. Returns `None` if the path has a trailing slash, or
-/// segments that are not plain.
+/// Returns the segments of an absolute path. Returns `None` if the path has one of the properties
+/// for which [`PathRewrite::new`] returns an error.
 fn plain_segments(path: &str) -> Option<Vec<&str>> {
     let rest = path.strip_prefix('/')?;
     if rest.is_empty() {
