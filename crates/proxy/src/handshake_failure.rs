@@ -35,7 +35,7 @@ pub(super) struct HandshakeError {
     /// The reason code. `None` if the peer closed the connection before it sent a byte.
     reason: Option<ReasonCode>,
     detail: String,
-    /// The name of the TLS alert that was sent to the peer.
+    /// The name of the TLS alert that was sent to the peer. `None` if no alert was sent.
     alert: Option<&'static str>,
     notes: HandshakeNotes,
     /// The socket, if the peer must be able to read an alert or response before the close.

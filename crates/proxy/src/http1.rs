@@ -324,7 +324,7 @@ async fn serve_active(
                     break Poll::Pending;
                 }
                 // hyper has not finished, so the bytes that `FramingIo` holds are not the end of
-                // the response. The next poll writes them.
+                // the response. `release_held` makes the next poll write them.
                 if polled.is_ready() || !activity.framing.release_held() {
                     break polled;
                 }

@@ -54,7 +54,8 @@ const SEND_BUFFER: usize = 64 * 1024;
 enum Stopped {
     /// HTTP/2 has ended on the connection. The caller may not have read the last bytes yet.
     Ended(Result<(), hyper::Error>),
-    /// The connection was cut.
+    /// The connection was cut, because its identity or a request in progress is not accepted any
+    /// more.
     Cut,
 }
 

@@ -423,7 +423,8 @@ async fn sweep(worker: Arc<Worker>) {
         let snapshot = worker.shared().snapshot.load_full();
         let configured = snapshot.upstreams.iter().map(|upstream| upstream.config());
         let shortest = configured.map(|config| config.idle_timeout).min();
-        // Dropped, because this task must not keep a snapshot in memory while it sleeps.
+        // `snapshot` is dropped, because this task must not keep a snapshot in memory while it
+        // sleeps.
         drop(snapshot);
         tokio::time::sleep(
             shortest
