@@ -24,7 +24,7 @@ const MAX_LEAVING: usize = 64;
 /// connection whose load balancer has sent no header may be evicted only after this time.
 const NAMING_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// The limits of a listener.
+/// The limits of a listener's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotLimits {
     /// Maximum number of all connections.

@@ -100,7 +100,8 @@ pub(crate) struct JsonResponse {
 pub struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     timeout: Duration,
-    /// The runtime on which exchanges run. If it is not set, they run on the caller's runtime.
+    /// The runtime on which exchanges run. If it is not set, an exchange runs on the runtime of the
+    /// code that starts it.
     runtime: Arc<OnceLock<tokio::runtime::Handle>>,
     /// Limits the number of exchanges: an exchange takes one permit.
     turns: Arc<Semaphore>,

@@ -165,7 +165,7 @@ pub struct RouteTable {
 /// The routes of one host, as a tree with one level for each path segment.
 #[derive(Default)]
 struct PathTree {
-    /// The subtrees for literal segments.
+    /// The subtrees for literal pattern segments, by segment.
     literal: HashMap<Box<str>, Self>,
     /// The subtree for the pattern segment `*`, which matches any single segment.
     any: Option<Box<Self>>,
