@@ -38,13 +38,14 @@ pub struct TrustBundleConfig {
     pub identity_from: Vec<NameType>,
 }
 
-/// What happens to a revocation list of the previous bundle if the new files contain no newer list
-/// of the same issuer.
+/// What happens to a revocation list of the previous bundle if the new bundle contains no newer
+/// list of the same issuer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Predecessors {
-    /// The old list is dropped.
+    /// The previous bundle's list is dropped.
     Replaced,
-    /// The old list stays in force, because a missing file must not undo a revocation.
+    /// The previous bundle's list stays in force, because a missing file must not undo a
+    /// revocation.
     InForce,
 }
 
@@ -117,7 +118,8 @@ impl TrustBundle {
     /// Builds a bundle that replaces the bundle `previous` of the same trust domain. A revocation
     /// list that `previous` also has is not parsed again. If a new list has a lower CRL number or
     /// an older thisUpdate than the list that it replaces, an alarm is recorded and the old list
-    /// stays in use. `predecessors` decides about old lists that no new list replaces.
+    /// stays in use. `predecessors` decides what happens to lists of `previous` that no new list
+    /// replaces.
     ///
     /// # Errors
     /// Same as [`TrustBundle::build`].
@@ -246,8 +248,7 @@ impl TrustBundle {
         self.roots.add(der, facts)
     }
 
-    /// Adds to `digest` everything on which a decision about a chain depends, except the chain, the
-    /// time and the revocation lists.
+    /// Adds the bundle's name, certificates and rules to `digest`, but not its revocation lists.
     pub(super) fn describe(&self, digest: &mut Digest) {
         digest.field(self.name.as_str().as_bytes());
         for root in self.roots.roots() {
@@ -289,8 +290,8 @@ impl TrustBundle {
     }
 
     /// Returns a copy of the bundle whose revocation lists are suspended. If the posture is `hard`,
-    /// the copy refuses all chains. Used if the files of the trust domain could not be read since
-    /// `since` (seconds since the Unix epoch).
+    /// the copy refuses all chains. Otherwise the suspension has no effect. Used if the files of
+    /// the trust domain could not be read since `since` (seconds since the Unix epoch).
     #[must_use]
     pub fn suspended(&self, since: i64) -> Self {
         let mut bundle = self.clone();
@@ -335,8 +336,8 @@ impl TrustBundle {
         })
     }
 
-    /// Returns the subjects of the roots in DER. The TLS server sends them in CertificateRequest,
-    /// so that a client can select its certificate.
+    /// Returns the subjects of the roots in DER. The TLS server sends these subjects in
+    /// CertificateRequest, so that a client can select its certificate.
     pub fn anchor_subjects(&self) -> impl Iterator<Item = &[u8]> {
         self.roots
             .roots()

@@ -82,8 +82,9 @@ pub struct Admission {
     pub pending: Option<PendingPath>,
     /// The key of the chain in the path cache. [`ClientTrust::recall`] accepts it.
     pub chain: ChainKey,
-    /// Until when the chain is accepted, in seconds since the Unix epoch: until the path expires,
-    /// or earlier, until a revocation list is too old. Afterwards, the chain must be checked again.
+    /// Until when the chain is accepted, in seconds since the Unix epoch. This is when the path
+    /// expires or when a revocation list becomes too old, whichever is earlier. Afterwards, the
+    /// chain must be checked again.
     pub holds_until: i64,
 }
 
@@ -136,8 +137,8 @@ impl ClientTrust {
         self
     }
 
-    /// Returns two hashes of everything on which decisions about chains depend, except the deny
-    /// list.
+    /// Returns two hashes of the bundles: one of their certificates and rules, and one of their
+    /// revocation lists. The deny list is in neither hash.
     #[must_use]
     pub const fn revision(&self) -> TrustRevision {
         self.revision
@@ -216,8 +217,9 @@ impl ClientTrust {
     }
 
     /// Returns the current state of the revocation lists and the deny list. Call this function
-    /// before the lists are consulted. If a list changes after the call, the cached state is
-    /// outdated, and the next check consults the lists again.
+    /// before the lists are consulted. The result is stored with the path in the path cache. If a
+    /// list changes after the call, the stored state differs from the new state. The next check of
+    /// the path then consults the lists again.
     fn state(&self) -> RevocationState {
         RevocationState {
             crls: self.revision.crls,
@@ -336,8 +338,10 @@ impl ClientTrust {
         let mut budget = PathBudget::presented(self.bundles.len());
         let mut accepted: Option<Accepted> = None;
         let mut best: Option<PathError> = None;
-        // The first error of a bundle whose search reached a limit. Without the limit, that bundle
-        // might also accept the leaf, so a leaf that another bundle accepts is refused.
+        // The first error of a bundle whose path search reached a limit. Without the limit, this
+        // bundle might have accepted the leaf under another name. So the leaf is refused, even if
+        // another bundle accepts it. A leaf that is accepted with its SPIFFE ID is an exception,
+        // because no other bundle can accept it.
         let mut given_up: Option<PathError> = None;
         for bundle in order.filter_map(|index| self.bundles.get(index)) {
             let outcome = bundle.verify(&chain, now, &mut budget).and_then(|path| {
@@ -367,7 +371,7 @@ impl ClientTrust {
                     }
                 },
                 // Keeps the first error. Only the error "unknown issuer" is replaced by a later
-                // error, because it explains least.
+                // error, because "unknown issuer" explains least.
                 Err(refusal) => {
                     if refusal.0 == ReasonCode::ChainTooLong && given_up.is_none() {
                         given_up = Some(refusal.clone());

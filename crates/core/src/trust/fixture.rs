@@ -13,8 +13,8 @@ use super::{ClientTrust, RevocationDepth, RevocationPosture, TrustBundle, TrustB
 use crate::clock;
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 
-/// Returns the trust domain of an authority. If there are lists, revocation is checked for the
-/// whole path.
+/// Returns the configuration of a trust domain with the root of `ca`. If `lists` is not empty,
+/// revocation is checked for the whole path.
 pub fn config(ca: &TestCa, lists: &[Vec<u8>]) -> TrustBundleConfig {
     TrustBundleConfig {
         name: TrustDomain::parse(ca.domain()).unwrap(),
@@ -36,7 +36,7 @@ pub fn config(ca: &TestCa, lists: &[Vec<u8>]) -> TrustBundleConfig {
     }
 }
 
-/// Returns the trust of one domain.
+/// Returns a `ClientTrust` that accepts only the trust domain in `config`.
 pub fn trust(config: TrustBundleConfig) -> ClientTrust {
     let now = i64::try_from(clock::unix_now()).unwrap();
     ClientTrust::new(vec![std::sync::Arc::new(

@@ -8,7 +8,7 @@
 //! - `client_trust`: the trust bundles of a server name, and the decision about a chain
 //! - `path_trust`: path verification alone, without caller names and policy
 //! - `overlap`: which trust bundles must not be accepted together
-//! - `revision`: two hashes of everything on which decisions about chains depend
+//! - `revision`: hashes of trust bundles, which show whether a reload changed them
 //! - `caller_name`: the name that a verified leaf gives a caller
 //! - `bundle`: roots, revocation lists and permitted names of one trust domain
 //! - `path_cache`: paths that were verified before

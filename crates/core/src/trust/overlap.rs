@@ -12,7 +12,7 @@ use super::bundle::TrustBundle;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClientTrustError {
     /// Two bundles have the same root (subject and key), so a path to this root would belong to
-    /// both.
+    /// both trust domains.
     #[error(
         "trust domains {0} and {1} share a root certificate; each root belongs to exactly one trust domain"
     )]

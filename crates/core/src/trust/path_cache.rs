@@ -8,7 +8,7 @@
 //!
 //! Refused chains are never stored. A chain is stored only after the handshake, by
 //! [`PendingPath::commit`]. So a peer cannot change the cache by presenting the chain of another
-//! caller, with or without useless certificates.
+//! caller, even if it adds useless certificates to the chain.
 
 use std::fmt;
 use std::sync::Arc;
@@ -70,8 +70,8 @@ pub(super) struct CachedPath {
     /// The earliest notAfter of all certificates in the path, in seconds since the Unix epoch.
     pub(super) not_after: i64,
     pub(super) state: RevocationState,
-    /// When the first of the revocation lists that were consulted is too old, in seconds since the
-    /// Unix epoch. The lists must then be consulted again.
+    /// When the first of the revocation lists that were consulted becomes too old, in seconds since
+    /// the Unix epoch. The lists must then be consulted again.
     pub(super) good_until: i64,
 }
 
@@ -102,8 +102,8 @@ pub struct ChainCounts {
     pub kept: usize,
     /// Number of chains that were accepted from the cache, without a verification of the path.
     pub known: u64,
-    /// Number of chains whose path was verified, because the cache did not suffice. Includes chains
-    /// that were refused.
+    /// Number of chains whose path was verified, because the cache contained no path for it that
+    /// could be accepted. Includes chains that were refused.
     pub verified: u64,
 }
 

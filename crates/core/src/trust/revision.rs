@@ -1,4 +1,4 @@
-//! `TrustRevision`: two hashes of everything on which decisions about chains depend.
+//! `TrustRevision`: hashes of trust bundles, which show whether a reload changed them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,20 +8,21 @@ use super::certificate::purpose::PathPurpose;
 use super::digest::Digest;
 use crate::identity::text::hex;
 
-/// Two hashes of everything on which decisions about chains depend, except the chain, the time and
-/// the deny list. If both hashes are the same after a reload, no connection must be checked again.
+/// Two hashes of the trust bundles that one server name accepts. If both hashes are the same after
+/// a reload, these bundles decide about each chain as before the reload. Then no open connection
+/// needs another check.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TrustRevision {
-    /// Hash of everything except the revocation lists: roots, intermediates, posture, depth, grace
-    /// period and permitted names.
+    /// Hash of the bundles without their revocation lists: roots, intermediates, posture, depth,
+    /// grace period and permitted names.
     pub(super) trust_set: [u8; 32],
-    /// Hash of the revocation lists.
+    /// Hash of the bundles' revocation lists.
     pub(super) crls: [u8; 32],
 }
 
 impl TrustRevision {
-    /// Returns the hash of everything except the revocation lists: roots, intermediates, posture,
-    /// depth, grace period and permitted names.
+    /// Returns the hash of the bundles without their revocation lists: roots, intermediates,
+    /// posture, depth, grace period and permitted names.
     #[must_use]
     pub const fn trust_set(&self) -> &[u8; 32] {
         &self.trust_set

@@ -52,8 +52,9 @@ struct AnchorUsages {
 
 /// OIDs of extensions that may be critical in a root, because webpki or this module processes them:
 /// keyUsage, subjectAltName, basicConstraints, nameConstraints, cRLDistributionPoints,
-/// certificatePolicies, extendedKeyUsage. The policies of a trust anchor have no effect (RFC 5280
-/// section 6.1.1). webpki ignores all other extensions of a root, so this module must check them.
+/// certificatePolicies, extendedKeyUsage. certificatePolicies is in the list because the policies
+/// of a trust anchor have no effect (RFC 5280 section 6.1.1). webpki ignores all other extensions
+/// of a root, so this module must refuse a root in which one of them is critical.
 const PROCESSED: [&str; 7] = [
     "2.5.29.15",
     "2.5.29.17",
@@ -215,8 +216,8 @@ impl AuthorityFacts {
         Ok(())
     }
 
-    /// Checks the certificate of a root. webpki ignores most of it: it uses only the name, the key
-    /// and the name constraints of a trust anchor.
+    /// Checks the certificate of a root. The check is necessary because webpki uses only the name,
+    /// the key and the name constraints of a root's certificate.
     pub(crate) fn check_as_anchor(&self, now: i64, purpose: PathPurpose) -> Result<(), PathError> {
         self.check_validity(now)?;
         if !self.is_ca {
@@ -268,8 +269,9 @@ impl AuthorityFacts {
     }
 }
 
-/// Whether the authorityKeyIdentifier of a self-issued certificate does not match the certificate
-/// itself: its key identifier, its name or its serial number (RFC 5280 section 4.2.1.1).
+/// Whether the authorityKeyIdentifier of a self-issued certificate names another certificate as the
+/// issuer (RFC 5280 section 4.2.1.1). This is so if its key identifier, name or serial number
+/// differs from that of the certificate itself.
 fn names_other_issuer(certificate: &X509Certificate<'_>) -> bool {
     let mut authority = None;
     let mut own = None;

@@ -3,7 +3,7 @@
 //!
 //! The fields are read in one pass over the certificate. This limits the cost for certificates from
 //! unauthenticated peers. The full parser needs up to 100 ns for each DER element and copies names,
-//! so it runs only after the signature was verified.
+//! so it runs only after the signature of the certificate was verified.
 
 use rustls_pki_types::CertificateDer;
 
@@ -28,7 +28,8 @@ const AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x23];
 #[derive(Debug, Clone)]
 pub(crate) struct Candidate<'a> {
     pub(crate) der: CertificateDer<'a>,
-    /// `None` if `der` does not have the structure of a certificate. The search then ignores it.
+    /// `None` if `der` does not have the structure of a certificate. The search then ignores the
+    /// certificate.
     pub(crate) fields: Option<PathFields>,
 }
 
@@ -42,7 +43,7 @@ impl<'a> Candidate<'a> {
         Self::new(CertificateDer::from(der.as_ref()))
     }
 
-    /// Returns the certificate without a copy of its bytes.
+    /// Returns the certificate. The result borrows the bytes of `der`, so they are not copied.
     pub(crate) fn shared(&self) -> CertificateDer<'_> {
         CertificateDer::from(self.der.as_ref())
     }
@@ -117,9 +118,9 @@ impl PathFields {
         }
     }
 
-    /// Whether the authority with the key identifier `key_id` may have issued this certificate,
-    /// according to the key identifiers. Only decides which issuer is tried first, because key
-    /// identifiers prove nothing.
+    /// Whether `key_id`, the key identifier of an authority, does not contradict the
+    /// authorityKeyIdentifier of this certificate. Returns true if one of them is absent. The
+    /// result only decides which issuer is tried first, because key identifiers prove nothing.
     pub(crate) fn is_likely_below(&self, key_id: Option<&[u8]>) -> bool {
         match (self.authority_key_id.as_deref(), key_id) {
             (Some(wanted), Some(own)) => wanted == own,

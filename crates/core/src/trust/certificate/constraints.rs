@@ -114,8 +114,8 @@ impl IssuerConstraints {
                 printable(base)
             ));
         }
-        // RFC 5280 section 4.2.1.10: if subjectAltName has no e-mail address, the constraint
-        // applies to the e-mail address in the subject.
+        // RFC 5280 section 4.2.1.10: if subjectAltName has no e-mail address, a constraint on
+        // e-mail addresses applies to the e-mail address in the subject.
         if self.email && carried.subject_email && !carried.email {
             return refuse(UNSUPPORTED_EMAIL.to_owned());
         }
@@ -142,15 +142,15 @@ impl IssuerConstraints {
     }
 
     /// Returns a type of name that the issuer constrains, that the leaf contains, and for which
-    /// constraints are not supported.
+    /// constraints are not supported. Returns `None` if there is no such type.
     pub(crate) const fn unsupported(&self, carried: &CarriedNames) -> Option<&'static str> {
         if self.email && (carried.email || carried.subject_email) {
             Some("e-mail")
         } else if self.uri && carried.uri {
             Some("URI")
         } else if self.directory {
-            // Every leaf has a subject, which is a directory name. So webpki applies the constraint
-            // to every leaf.
+            // Every leaf has a subject, which is a directory name. So webpki applies a constraint
+            // on directory names to every leaf.
             Some("directory-name")
         } else if self.other && carried.other {
             Some("other-name")

@@ -77,15 +77,16 @@ impl LeafPathFacts {
                 "the leaf carries name constraints, which only an authority may",
             );
         }
-        // RFC 5280 section 6.1.5 (b): policyConstraints has an effect even in a leaf.
+        // RFC 5280 section 6.1.5 (b): policyConstraints has an effect even in a leaf. The gateway
+        // does not support it, so it refuses the leaf.
         if self.demands_policies {
             return refuse(
                 ReasonCode::WrongUsage,
                 "the leaf demands policy processing (policyConstraints), which is not supported",
             );
         }
-        // webpki also refuses this certificate. The check is repeated here, so the gateway does not
-        // rely on webpki alone.
+        // webpki also refuses a leaf with CA:TRUE. The check is repeated here, so the gateway does
+        // not rely on webpki alone.
         if self.is_ca {
             return refuse(
                 ReasonCode::WrongUsage,

@@ -25,7 +25,7 @@ pub(crate) struct PathMember {
     pub(crate) thumbprint: [u8; 32],
     /// Whether the certificate is an intermediate. False for the leaf. A root is never a member.
     pub(crate) is_authority: bool,
-    /// The names in cRLDistributionPoints that can be compared with those of a revocation list.
+    /// The names in cRLDistributionPoints that can be compared with the names in a revocation list.
     /// `None` if the certificate has no cRLDistributionPoints.
     pub(crate) distribution_points: Option<Box<[PointName]>>,
     /// The issuer's SubjectPublicKeyInfo, in DER.

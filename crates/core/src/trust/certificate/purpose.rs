@@ -19,7 +19,7 @@ impl PathPurpose {
         }
     }
 
-    /// Returns the word for the purpose that commands accept.
+    /// Returns the word with which an operator names this purpose in a command.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -20,7 +20,8 @@ pub(crate) struct SignedParts<'a> {
 }
 
 impl<'a> SignedParts<'a> {
-    /// Splits `der` into its parts. Returns `None` if `der` is malformed.
+    /// Splits a certificate or CRL into message, algorithm and signature. Returns `None` if `der`
+    /// is malformed.
     pub(crate) fn read(der: &'a [u8]) -> Option<Self> {
         let (rest, whole) = Any::from_der(der).ok()?;
         let (after_message, _message) = Any::from_der(whole.data).ok()?;

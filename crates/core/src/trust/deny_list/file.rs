@@ -10,8 +10,8 @@ use super::entry::{DenyEntry, DenyListError, MAX_ENTRIES};
 use crate::file_read::read_regular;
 use crate::secret::{Existing, write_private};
 
-/// The content of the file. A later release with another format will have another `version`, so
-/// this release does not report such a file as damaged.
+/// The content of the file. A later release that changes the format will write another `version`.
+/// If this release reads such a file, its error names the version.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document<E> {
@@ -21,8 +21,8 @@ struct Document<E> {
 
 const VERSION: u32 = 1;
 /// Maximum size of the file in bytes. [`write`] never writes more: an entry has two texts of at
-/// most 2 KiB, and JSON needs at most six bytes for each of their bytes. The rest of an entry is
-/// small.
+/// most 2 KiB, and JSON needs at most six bytes for each byte of these texts. The rest of an entry
+/// is small.
 const MAX_FILE: u64 = MAX_ENTRIES as u64 * 32 * 1024;
 
 /// Reads the entries of the file. Returns `None` if the file does not exist.

@@ -76,14 +76,15 @@ pub struct DenyList {
     path: PathBuf,
     index: ArcSwap<Index>,
     /// The stamp of the file when its content was last read or written ([`FileStamp`]). A thread
-    /// locks it while it reads or writes the file, so only one thread accesses the file at a time.
+    /// holds this lock while it reads or writes the file, so only one thread accesses the file at a
+    /// time.
     seen: Mutex<Option<FileStamp>>,
     /// Whether the file existed when it was last read or written.
     has_file: AtomicBool,
     /// Whether the file is missing or damaged, so that the entries in force are only in memory.
     is_damaged: AtomicBool,
-    /// Entries that are in force but not yet in the file. A thread locks them while it replaces
-    /// `index`, but not while it reads or writes the file.
+    /// Entries that are in force but not yet in the file. A thread holds this lock while it
+    /// replaces `index`, but not while it reads or writes the file.
     unsaved: Mutex<Vec<Arc<DenyEntry>>>,
     epoch: AtomicU64,
     changes: watch::Sender<u64>,
@@ -141,9 +142,11 @@ impl DenyList {
     /// not be written before, writes them. Returns whether the entries in force may have changed.
     ///
     /// # Errors
-    /// If the file is missing or damaged. The next call reports this again only if the file has
-    /// changed. Also if the file cannot be read or written, which every call reports. The entries
-    /// in force stay the same.
+    /// - If the file is missing or damaged. Later calls do not report this again until the file has
+    ///   changed.
+    /// - If the file cannot be read or written. Every call reports this.
+    ///
+    /// After an error, the entries in force stay the same.
     pub fn refresh(&self) -> Result<bool, DenyListError> {
         if self.unsaved().is_empty() {
             return self.take_over(&mut self.seen(), read);
@@ -177,9 +180,9 @@ impl DenyList {
                 })
             }
             Err(error) => {
-                // A damaged file gets its stamp, so its error is reported only once. After an error
-                // of the operating system, no stamp is stored, and the next call reads the file
-                // again.
+                // The stamp of a damaged file is stored, so its error is reported only once. After
+                // an error of the operating system, no stamp is stored, and the next call reads the
+                // file again.
                 if matches!(error, DenyListError::Malformed { .. }) {
                     self.is_damaged.store(true, Ordering::Release);
                     self.set_seen(seen, now);
@@ -424,7 +427,7 @@ impl DenyList {
         self.set_seen(&mut seen, FileStamp::at(&self.path));
         let mut unsaved = self.unsaved();
         // An entry that another thread added while the file was written is not in the file. It
-        // stays unsaved.
+        // stays in `unsaved`.
         unsaved.retain(|entry| !known.contains(&entry.id));
         self.replace(&unsaved, entries);
         Ok(true)

@@ -37,8 +37,8 @@ pub enum DenyTarget {
 }
 
 impl DenyTarget {
-    /// Returns the target in the form with which entries are found, for example a hash in
-    /// lower-case hexadecimal. Returns an error if the target is not valid.
+    /// Returns the target in the normalized form, by which entries are looked up, for example a
+    /// hash in lower-case hexadecimal. Returns an error if the target is not valid.
     pub(super) fn normal(self) -> Result<Self, String> {
         match self {
             Self::Serial { serial, issuer } => {
@@ -104,8 +104,8 @@ fn digits(text: &str) -> usize {
     text.chars().filter(|c| *c != ':').count()
 }
 
-/// Decodes a hexadecimal text, which may contain colons. If the number of digits is odd, decodes
-/// the text with a zero before it.
+/// Decodes a hexadecimal text, which may contain colons. If the number of digits is odd, a zero is
+/// added before the first digit.
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text
         .chars()

@@ -183,7 +183,7 @@ fn of_two_unsaved_entries_for_one_target_the_later_one_counts() {
         assert_eq!(read.len(), 1);
         assert_eq!(read[0].reason, "second");
     }
-    // Another list takes over the entry that `list` could not write to its file.
+    // The list `next` gets the entry that `list` could not write to its file.
     let next = DenyList::open(folder.path().join("next.json")).unwrap();
     std::fs::remove_dir_all(&inner).unwrap();
     assert!(
@@ -205,8 +205,8 @@ fn what_others_write_does_not_push_an_unsaved_entry_out() {
         DenyList::open(path.clone()).unwrap(),
     );
     one.add(identity("dns:a.example.org"), "", None, 0).unwrap();
-    // The lock on `seen` stops the other thread before it writes the file. Its new entry is already
-    // in force.
+    // This thread holds the lock on `seen`, so the other thread cannot write the file yet. The
+    // entry that the other thread adds is already in force.
     let busy = two.seen();
     let adding = std::thread::scope(|scope| {
         let adding = scope.spawn(|| two.add(identity("dns:b.example.org"), "", None, 0));

@@ -90,7 +90,8 @@ pub(crate) struct PathBudget {
 }
 
 impl PathBudget {
-    /// Returns the budget for a chain that a peer presents, if `bundles` bundles are tried.
+    /// Returns the budget for a chain that a peer presents. `bundles` is the number of bundles that
+    /// are tried.
     pub(crate) fn presented(bundles: usize) -> Self {
         Self {
             search: Budget::PRESENTED,
@@ -177,8 +178,8 @@ struct WebpkiCheck<'a> {
 }
 
 impl WebpkiCheck<'_> {
-    /// Returns the error for the case that the search found no path. It is the error of the chain
-    /// that most likely was meant.
+    /// Returns the error for the case that the search found no path. It is webpki's error for the
+    /// chain that the peer most likely meant.
     fn explain(&self, pool: Pool<'_>) -> Result<Verified, PathError> {
         let chain = search::likeliest_chain(pool);
         let chain: Vec<CertificateDer<'_>> = chain.iter().map(|one| one.shared()).collect();
@@ -224,8 +225,8 @@ impl WebpkiCheck<'_> {
         );
         let error = match (result, accepted.into_inner()) {
             (Ok(_), Some(verified)) => return Ok(verified),
-            // webpki calls `inspect` for each path that it accepts. If it has not, the path is
-            // refused.
+            // webpki calls `inspect` for each path that it accepts. If webpki accepted a path
+            // without this call, our own checks are missing, and the path is refused.
             (Ok(_), None) => Error::UnknownIssuer,
             (Err(error), _) => error,
         };
@@ -239,8 +240,8 @@ impl WebpkiCheck<'_> {
 /// The reason why a path was refused, by webpki or by our own checks.
 struct WebpkiError {
     error: Error,
-    /// The first error of our own checks, if webpki had accepted the path. It explains more than
-    /// `error`.
+    /// The first error of our own checks, if webpki had accepted the path. This error explains more
+    /// than `error`. `None` if webpki itself refused the path.
     refusal: Option<PathError>,
 }
 

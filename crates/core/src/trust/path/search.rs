@@ -165,9 +165,9 @@ struct Search<'a, F> {
     roots_by_subject: HashMap<&'a [u8], Vec<usize>>,
     /// The signatures that were checked, with the results. True if the signature is valid.
     known: HashMap<Edge, bool>,
-    /// Whether [`Node::distance`] is up to date: 0 if it is. After an invalid signature was found,
-    /// counts the invalid signatures and the candidates that were tried since the last call of
-    /// `measure`.
+    /// How outdated [`Node::distance`] is. 0 means that the distances are up to date. The first
+    /// invalid signature after a call of `measure` makes them outdated. From then on, each invalid
+    /// signature and each tried candidate adds 1.
     outdated: usize,
     budget: &'a mut Budget,
     checks: &'a SignatureChecks,
@@ -243,7 +243,7 @@ pub(crate) fn find<'a, T>(
 }
 
 /// Returns the intermediates that can be above the leaf according to their names. Leaves out
-/// duplicates. Keeps the order of the pool.
+/// duplicates. The order is the same as in the pool.
 fn named_above<'a>(pool: Pool<'a>) -> Vec<(usize, &'a Candidate<'a>)> {
     let mut by_subject: HashMap<&[u8], Vec<usize>> = HashMap::new();
     let mut seen: HashSet<&[u8]> = HashSet::new();
@@ -270,9 +270,9 @@ fn named_above<'a>(pool: Pool<'a>) -> Vec<(usize, &'a Candidate<'a>)> {
         .collect()
 }
 
-/// Returns the chain above the leaf that most likely was meant. It is selected only by names and
-/// key identifiers, and contains each name only once. It is used to explain why no path was
-/// accepted.
+/// Returns the chain above the leaf that the peer most likely meant. The chain is selected only by
+/// names and key identifiers, and contains each name only once. The chain is used to explain why no
+/// path was accepted.
 pub(crate) fn likeliest_chain<'a>(pool: Pool<'a>) -> Vec<&'a Candidate<'a>> {
     let mut chain: Vec<&Candidate<'_>> = Vec::new();
     let mut head = pool.leaf.fields.as_ref();
@@ -303,8 +303,8 @@ pub(crate) fn likeliest_chain<'a>(pool: Pool<'a>) -> Vec<&'a Candidate<'a>> {
 type Step<T> = ControlFlow<Result<T, LimitReached>>;
 
 impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
-    /// Sets the distance of each node to a root, as far as names tell. Signatures that were found
-    /// invalid do not link two certificates.
+    /// Sets the distance of each node to a root. Two certificates are linked if the names of issuer
+    /// and subject match, unless a check has shown that the signature is invalid.
     fn measure(&mut self) -> Step<T> {
         self.outdated = 0;
         for candidate in &mut self.nodes {
@@ -411,13 +411,13 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
 
     fn extend_by(&mut self, path: &mut Vec<usize>, candidates: &[usize]) -> Step<T> {
         for position in candidates.iter().copied() {
-            // While another candidate was tried, a signature of `path` may have been found invalid.
-            // Then no candidate can complete this path.
+            // While an earlier candidate was tried, a check may have shown that a signature of
+            // `path` is invalid. Then no candidate can complete this path.
             if self.is_broken(path) {
                 break;
             }
-            // Measures again after many signatures were found invalid. An outdated distance can be
-            // too small but never too large, so no path is missed.
+            // Measures the distances again after many invalid signatures. An outdated distance can
+            // be too small but never too large, so no path is missed.
             if self.outdated > self.nodes.len() / 16 {
                 self.measure()?;
             }
@@ -470,7 +470,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
     }
 
     /// Whether a check has shown that the node at `position` did not sign the certificate `below`.
-    /// If `below` is `None`, this is the leaf.
+    /// `None` stands for the leaf.
     fn is_refused(&self, below: Option<&usize>, position: usize) -> bool {
         self.nodes.get(position).is_none_or(|candidate| {
             let edge = (below.copied(), candidate.key);

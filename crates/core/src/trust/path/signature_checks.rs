@@ -23,13 +23,13 @@ pub(crate) struct SignatureBudget {
     pub(crate) bytes: usize,
 }
 
-/// The budget grows with the number of bundles, but for at most this many bundles after the first.
+/// Maximum number of bundles, besides the first, that make the budget larger.
 const MAX_FURTHER_BUNDLES: usize = 16;
 
 impl SignatureBudget {
     /// The budget for a chain that a peer presents, if there is one bundle. Configured issuers and
     /// issuers with a matching key identifier are tried first. So a chain that follows RFC 5280
-    /// causes no invalid check. The longest possible path needs seven checks.
+    /// causes no check with the result "invalid". The longest possible path needs seven checks.
     pub(crate) const PRESENTED: Self = Self {
         checks: 10,
         failures: 4,
@@ -38,7 +38,7 @@ impl SignatureBudget {
 
     /// Returns the budget for a chain that a peer presents, if `bundles` bundles are tried. Roots
     /// of different bundles can have the same name. So each bundle that is tried before the right
-    /// one can cause one or two invalid checks.
+    /// one can cause one or two checks with the result "invalid".
     pub(crate) fn presented(bundles: usize) -> Self {
         let more = 2 * bundles.saturating_sub(1).min(MAX_FURTHER_BUNDLES);
         Self {
@@ -67,7 +67,8 @@ struct State {
     spent: bool,
 }
 
-/// Identifies a signature check by everything on which its result depends.
+/// Identifies a signature check by algorithm, key, message and signature, on which its result
+/// depends.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Check {
     /// The position of the signature algorithm in the list of the cryptography provider.
@@ -86,9 +87,9 @@ impl SignatureChecks {
         }))
     }
 
-    /// Returns the signature algorithms of the cryptography provider. Each check with them uses up
-    /// the budget. When the budget is used up, they report every signature as invalid that was not
-    /// checked before.
+    /// Returns the signature algorithms of the cryptography provider. Each new check with one of
+    /// these algorithms uses up a part of the budget. When the budget is used up, they report each
+    /// signature that was not checked before as invalid.
     pub(crate) fn algorithms(&self) -> Vec<BoundedAlgorithm<'_>> {
         let all = crypto::provider().signature_verification_algorithms.all;
         all.iter()
@@ -130,7 +131,8 @@ impl State {
     }
 }
 
-/// A signature algorithm of the cryptography provider whose checks use up a budget.
+/// A signature algorithm of the cryptography provider. Each new check with it uses up a part of the
+/// budget in `checks`.
 pub(crate) struct BoundedAlgorithm<'a> {
     position: usize,
     algorithm: &'static dyn SignatureVerificationAlgorithm,

@@ -40,7 +40,8 @@ struct Scope {
 }
 
 impl Scope {
-    /// Whether the list covers certificates of this kind: authorities, or user certificates.
+    /// Whether the list covers certificates of the kind of `member`: certificates of authorities,
+    /// or user certificates.
     const fn is_of(&self, member: &PathMember) -> bool {
         match member.is_authority {
             true => !self.user_only,
@@ -101,7 +102,8 @@ impl RevocationList {
         let header =
             Header::read(der).ok_or_else(|| UnusableCrl::damaged("its encoding is malformed"))?;
         // Allocates the memory for all entries in one step, because a set that grows copies its
-        // entries. `most` limits the allocation: so many entries fit into the bytes of the list.
+        // entries. `most` limits the allocation: more entries do not fit into the bytes of the
+        // list.
         let most = header.revoked.len() / SMALLEST_ENTRY;
         let mut serials = SerialSet::with_room(header.entries().min(most));
         for entry in &entries {
@@ -172,8 +174,8 @@ impl RevocationList {
         false
     }
 
-    /// Whether the list can revoke this certificate. A list for another distribution point can,
-    /// because a serial number is unique for each issuer. But only a list that
+    /// Whether the list can revoke this certificate. A list for another distribution point can
+    /// revoke it too, because a serial number is unique within an issuer. But only a list that
     /// [covers](Self::covers) the certificate can show that it is not revoked.
     pub(super) fn may_revoke(&self, member: &PathMember) -> bool {
         self.scope.as_ref().is_none_or(|scope| scope.is_of(member))

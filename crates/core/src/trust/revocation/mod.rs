@@ -40,9 +40,9 @@ pub use posture::{RevocationDepth, RevocationPosture};
 pub use status::{CrlStatus, Freshness};
 pub use unusable::UnusableCrl;
 
-/// How long, in seconds after nextUpdate and the grace period, an old list is kept that no file
-/// contains any more. Applies only if the posture is `hard`, because `hard` refuses its
-/// certificates with the stale list and also without it.
+/// If no file contains a list any more, the list is kept for this many seconds after its nextUpdate
+/// and the grace period. It is dropped then only if the posture is `hard`. The posture `hard`
+/// refuses the certificates of the issuer in any case, whether the stale list is kept or not.
 const FORGET_AFTER: i64 = 30 * 86_400;
 
 /// The name and the key of an authority. With them, lists of the authority are verified when they
@@ -61,8 +61,8 @@ pub(crate) struct RevocationOutcome {
     pub(crate) check: RevocationCheck,
     /// thisUpdate (Unix seconds) of the oldest list that was consulted. `None` if there was none.
     pub(crate) this_update: Option<i64>,
-    /// When the first of the lists that were consulted is too old, in seconds since the Unix epoch.
-    /// The lists must then be consulted again.
+    /// When the first of the lists that were consulted becomes too old, in seconds since the Unix
+    /// epoch. The lists must then be consulted again.
     pub(crate) good_until: i64,
 }
 
@@ -84,7 +84,7 @@ pub(crate) struct RevocationIndex {
     /// Hash of all lists and of the suspension. It changes whenever a list is added or removed.
     digest: [u8; 32],
     alarms: Vec<String>,
-    /// Since when the files of the trust domain could not be read, in seconds since the Unix epoch.
+    /// Since when the files of the trust domain cannot be read, in seconds since the Unix epoch.
     /// `None` if the lists are not suspended.
     suspended: Option<i64>,
 }
@@ -185,7 +185,7 @@ impl RevocationIndex {
             successors.push(list);
         }
         for der in kept {
-            // An old list that cannot be read is not in use, so no new list must replace it.
+            // An old list that cannot be read is not in use, so it needs no new list in its place.
             let Ok(old) = self.candidate(der, &issuers) else {
                 continue;
             };
@@ -196,7 +196,8 @@ impl RevocationIndex {
                     old.issuer_text
                 ));
             };
-            // A list with a verified signature may always replace a list without one.
+            // A list may replace an equally old or older one (`age` is greater for a newer list). A
+            // list with a verified signature may replace any list whose signature is not verified.
             let takes_over = |list: &RevocationList| {
                 list.age() >= old.age() || list.signer().is_some() && old.signer().is_none()
             };
@@ -207,8 +208,8 @@ impl RevocationIndex {
         Ok(())
     }
 
-    /// Parses a list. If `issuers` contains its issuer, also verifies the signature. A failure is
-    /// not reported here.
+    /// Parses a list. If `issuers` contains its issuer, also verifies the signature. An invalid
+    /// signature is not an error here: [`RevocationList::signer`] then returns `None`.
     fn candidate(
         &self,
         der: &[u8],
@@ -247,8 +248,8 @@ impl RevocationIndex {
             .filter(|(_, issuer)| *issuer.name == *list.issuer)
             .peekable();
         if own.peek().is_some() && !own.any(|(hash, issuer)| list.is_signed_by(issuer.key, hash)) {
-            // An unknown key of the same name may have signed the list. A verified path may supply
-            // this key later, so the list is kept.
+            // Another key of the issuer, which is not known yet, may have signed the list. A
+            // verified path may supply this key later, so the list is kept.
             self.alarms.push(format!(
                 "revocation list {} of {} is signed by none of the keys known of it",
                 hex(&list.number),
@@ -286,10 +287,12 @@ impl RevocationIndex {
     /// not valid yet or its signature cannot be verified yet, both lists stay.
     fn keep_newer(&mut self, previous: &Self, now: i64) {
         let mut unproven: Vec<&RevocationList> = Vec::new();
-        // Unverified old lists that an earlier call has kept are at the end. In reverse order they
-        // come first, so they are kept again.
+        // Of several unverified old lists with the same scope, this loop keeps only the first.
+        // Earlier calls have added the lists that they kept at the end. So the order is reversed,
+        // and the same lists are kept again.
         for old in previous.by_issuer.values().flat_map(|own| own.iter().rev()) {
-            // If the files have no list of this issuer, the operator has removed it on purpose.
+            // If the new files contain no list of this issuer, the operator has removed the list on
+            // purpose.
             let Some(lists) = self.by_issuer.get_mut(&old.issuer) else {
                 continue;
             };
@@ -325,7 +328,8 @@ impl RevocationIndex {
             if list.this_update > now && old.hash != list.hash && list.age() > old.age() {
                 lists.push(Arc::clone(old));
             } else if old.this_update > now {
-                // The old list is not valid yet, so any new list may replace it.
+                // The old list is not valid yet, so any new list may replace it. Nothing to do:
+                // `list` is in the index already.
             } else if list.age() < old.age() || list.this_update < old.this_update {
                 self.alarms.push(format!(
                     "revocation list {} of {} was refused: number {} of {} is in use",
@@ -339,10 +343,11 @@ impl RevocationIndex {
         }
     }
 
-    /// Suspends the lists. If the posture is `hard`, every path is refused from now on.
+    /// Suspends the lists. If the posture is `hard`, every path is refused from now on. Otherwise
+    /// the suspension has no effect.
     pub(crate) fn suspend(&mut self, since: i64) {
         self.suspended = Some(since);
-        // The hash changes, so that results which were cached before are not used any more.
+        // The hash of the lists changes, so that results in the path cache are checked again.
         self.digest = crypto::sha256(&[&self.digest[..], b"suspended"].concat());
     }
 
@@ -384,7 +389,7 @@ impl RevocationIndex {
         crypto::sha256(&hashes.concat())
     }
 
-    /// Returns a hash of all lists. It is the same only if the lists are the same.
+    /// Returns a hash of all lists and of the suspension. It changes if a list is added or removed.
     pub(crate) const fn digest(&self) -> &[u8; 32] {
         &self.digest
     }

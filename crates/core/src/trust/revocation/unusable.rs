@@ -27,7 +27,8 @@ pub enum UnusableCrl {
     /// 5.2.5).
     #[error("it is about attribute certificates only")]
     AttributeCertificates,
-    /// The distribution point has no full name, so it cannot be compared with certificates.
+    /// The distribution point in the list has no full name, so it cannot be compared with the
+    /// distribution points in certificates.
     #[error("its issuing distribution point has no full name")]
     DistributionPoint,
     /// The list has a critical extension that is not supported.
@@ -125,8 +126,9 @@ fn find(der: &[u8]) -> Option<UnusableCrl> {
     let extensions = fields
         .iter()
         .find(|field| field.class() == Class::ContextSpecific && field.tag() == Tag(0));
-    // First checks of which kind the list is, for example a delta list. The operator needs a list
-    // of another kind then, whatever other problems this list has.
+    // First checks of which kind the list is, for example a delta list. If the kind is not
+    // supported, the operator needs a list of another kind. Other problems of this list do not
+    // matter then.
     let kind = extensions.and_then(|tagged| {
         let (_, sequence) = Any::from_der(tagged.data).ok()?;
         read_extensions(sequence.data).find_map(|extension| kind_by(&extension))
@@ -164,7 +166,7 @@ fn kind_by(extension: &X509Extension<'_>) -> Option<UnusableCrl> {
                 "its issuing distribution point is malformed",
             )),
         },
-        // 2.5.29.20 is cRLNumber, 2.5.29.35 is authorityKeyIdentifier.
+        // 2.5.29.20 is cRLNumber, 2.5.29.35 is authorityKeyIdentifier. Both are supported.
         "2.5.29.20" | "2.5.29.35" => None,
         _ if extension.critical => Some(UnusableCrl::CriticalExtension(oid)),
         _ => None,

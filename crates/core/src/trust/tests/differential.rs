@@ -38,8 +38,10 @@ struct List {
     forged: bool,
     revoking: bool,
     stale: bool,
-    /// Whether the distribution point is `POINT` (true) or `OTHER_POINT` (false). The number is the
-    /// scope: 0 for all certificates, 1 for user certificates, 2 for authorities.
+    /// The issuingDistributionPoint of the list. The bool says whether its distribution point is
+    /// `POINT` (true) or `OTHER_POINT` (false). The number says which certificates the list covers:
+    /// 0 for all, 1 for user certificates, 2 for authorities. `None` if the list has no
+    /// issuingDistributionPoint.
     scope: Option<(bool, u8)>,
 }
 
@@ -267,8 +269,9 @@ proptest! {
         let theirs = by_webpki(leaf, &for_webpki, deep);
         let ours = by_ours(leaf, &lists, deep, known, RevocationPosture::Hard);
         prop_assert_eq!(theirs.is_ok(), ours.is_ok(), "webpki {:?}, here {:?}", theirs, ours);
-        // If only the leaf is looked up (`deep` is false), the reasons must be equal too. First
-        // exception: a stale list still revokes here, but webpki reports that the list has expired.
+        // If only the leaf is looked up (`deep` is false), the reasons must be equal too, with two
+        // exceptions. First exception: a stale list still revokes here, but webpki reports that the
+        // list has expired.
         if !deep && let (Err(theirs), Err(ours)) = (theirs, ours) {
             let expected = match theirs {
                 Error::CertRevoked => ReasonCode::CertificateRevoked,
@@ -277,7 +280,6 @@ proptest! {
             };
             let still_revoked = ours == ReasonCode::CertificateRevoked
                 && expected == ReasonCode::RevocationStale;
-            // A list that does not cover the leaf cannot show that the leaf is good, but it can
             // Second exception: a list that does not cover the leaf revokes it here. webpki ignores
             // such a list and reports an unknown status.
             let revoked_here = ours == ReasonCode::CertificateRevoked

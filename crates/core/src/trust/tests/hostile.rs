@@ -96,8 +96,8 @@ fn forged_namesakes_of_an_intermediate_cost_no_more_than_the_budget() {
 #[test]
 fn namesakes_that_certify_each_other_cost_no_more_than_the_budget() {
     let ca = TestCa::new("example.org");
-    // All authorities have the same name, so according to names each could have issued each other
-    // one.
+    // All authorities have the same name, so according to the names, each authority could have
+    // issued the certificate of every other one.
     for name in ["example.org root", "nowhere"] {
         let clique: Vec<_> = (0..7).map(|_| named(name)).collect();
         let mut chain = vec![leaf_of(&clique[0]).leaf().clone()];

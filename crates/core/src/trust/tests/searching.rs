@@ -100,7 +100,8 @@ fn a_search_costs_no_more_than_its_budget() {
     let looks = usual.looks - outcome.left.looks;
     assert!(looks <= 200 * all.len(), "{looks}");
     // Without the genuine certificates, only the forged ones on the first level have the name of
-    // the root as issuer. They are checked, and after that no other certificate leads to the root.
+    // the root as issuer. Their signatures are checked and are invalid. After that, no other
+    // certificate leads to the root.
     let outcome = forest.search(&forest.forged, usual, many);
     assert_eq!(outcome.found, Ok(None));
     assert_eq!(outcome.signatures, FORGED);
