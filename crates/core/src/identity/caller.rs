@@ -29,7 +29,7 @@ impl NameType {
     /// All types, in the order in which the documentation lists them.
     pub const ALL: [Self; 5] = [Self::Spiffe, Self::Uri, Self::Dns, Self::Email, Self::Ip];
 
-    /// Returns the word for the type in `identity_from`.
+    /// Returns the word that stands for this type in the configuration key `identity_from`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -36,9 +36,9 @@ impl ShareKey {
         Self::of_hash(HASHER.hash_one(("address", address_network(address))))
     }
 
-    /// Returns the index of this key in a table with `count` rows. It is always the same for the
-    /// same `count`. It depends on other bits of the key than the position in a [`ShareMap`], so
-    /// that the keys of one row are spread over all positions of a map.
+    /// Returns the index of this key in a table with `count` rows. The same `count` always gives
+    /// the same index. The index is computed from other bits of the key than the position in a
+    /// [`ShareMap`]. So the keys of one row are spread over all positions of a map.
     pub(crate) const fn index(self, count: usize) -> usize {
         (self.0.get() >> 40) as u16 as usize % count
     }
@@ -58,7 +58,8 @@ pub struct KeyAsHash(u64);
 
 impl Hasher for KeyAsHash {
     fn write(&mut self, bytes: &[u8]) {
-        // A `ShareKey` calls `write_u64`. This hashes any other key.
+        // A `ShareKey` is hashed by `write_u64`. This method is called only for keys of other
+        // types.
         self.0 = HASHER.hash_one((self.0, bytes));
     }
 
