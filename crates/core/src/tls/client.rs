@@ -167,14 +167,16 @@ impl ClientTls {
             (Err(_), Some(Err(why))) => return Err(TlsConnectError::Untrusted(why.clone())),
             (Err(error), _) => return Err(refusal_of(error)),
         };
-        // rustls calls the verifier in every full handshake, so the notes must contain a result.
+        // rustls calls the verifier in every full handshake, and the verifier stores its result in
+        // the notes. If there is no result, the service was not verified, so it is not trusted.
         let Some(Ok(not_after)) = notes else {
             return Err(TlsConnectError::Untrusted(
                 "it showed no certificate".into(),
             ));
         };
         let agreed = stream.get_ref().1.alpn_protocol();
-        // HTTP/1.1 is assumed if a service does not select a protocol by ALPN.
+        // If a service does not select a protocol by ALPN, HTTP/1.1 is assumed. This is an error if
+        // the gateway needs HTTP/2.
         if agreed != Some(self.protocol) && !(agreed.is_none() && self.protocol != b"h2") {
             return Err(TlsConnectError::Protocol(
                 String::from_utf8_lossy(self.protocol).into_owned(),
@@ -193,7 +195,8 @@ impl fmt::Debug for ClientTls {
     }
 }
 
-/// Hashes everything that decides whether a connection is trusted. Each field has a length prefix.
+/// Hashes all fields of the configuration, because each of them affects whether a connection is
+/// trusted. The length of each field is hashed before the field.
 fn digest_of(config: &ClientTlsConfig) -> [u8; 32] {
     let mut input = Vec::new();
     let mut field = |bytes: &[u8]| {

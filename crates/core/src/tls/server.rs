@@ -119,7 +119,7 @@ impl ServerNames {
     }
 
     /// Selects the entry for the SNI of a caller. If the caller sends no name or an unknown name,
-    /// selects the default entry. Returns `None` if there is no such entry.
+    /// selects the default entry. Returns `None` if there is no default entry.
     #[must_use]
     pub fn select(&self, server_name: Option<&str>) -> Option<&Arc<ServerEntry>> {
         server_name

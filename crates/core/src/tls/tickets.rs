@@ -56,8 +56,8 @@ pub const MIN_SECRET: usize = 32;
 pub struct TicketPolicy {
     /// Whether tickets are issued.
     pub enabled: bool,
-    /// How long a key makes new tickets. After this time, the key only opens tickets, and is
-    /// dropped after the same time again.
+    /// How long a key makes new tickets. After this time, the key only opens tickets. After the
+    /// same time once more, the key is dropped.
     pub rotation: Duration,
     /// How long a caller may resume sessions after its last proof that it holds its private key.
     pub max_age: Duration,
@@ -182,8 +182,8 @@ impl Ticketer {
         }
     }
 
-    /// Records that the chain was refused in a resumed session. Its tickets are not opened until
-    /// the chain is accepted in a full handshake.
+    /// Records that the chain was refused in a resumed session. Tickets with this chain are not
+    /// opened until the chain is accepted in a full handshake.
     pub(super) fn refuse(&self, chain: ChainKey) {
         self.refused.insert(chain, ());
     }
