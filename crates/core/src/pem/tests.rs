@@ -115,9 +115,9 @@ const BASE64_OUTSIDE: &str = "there is base64 outside of PEM blocks";
 const ENCODED_TWICE: &str = "this is a PEM file that was encoded in base64 once more";
 const BINARY: &str = "there are binary data outside of PEM blocks";
 
-/// Checks that the reader refuses each second block with the expected line number and message. Each
-/// item is a damaged block, the line number and the message. A good block before or after the
-/// damaged block must not hide the error.
+/// Checks that the reader refuses each damaged block with the expected line number and message.
+/// Each element of `second` is a damaged block, the line number and the message. A good block
+/// before or after the damaged block must not hide the error.
 #[track_caller]
 fn assert_refused(second: &[(String, usize, &str)]) {
     for (second, line, why) in second {
@@ -442,7 +442,8 @@ fn between() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Formats a block with permitted blanks and line lengths, without the end of its last line.
+/// Formats a block with permitted blanks and line lengths. The result has no line end after the
+/// last line.
 fn decorated(der: &[u8], blanks: &[String], width: usize) -> String {
     let body = Base64::encode_string(der);
     let mut blanks = blanks.iter().cycle();
