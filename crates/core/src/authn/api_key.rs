@@ -135,7 +135,7 @@ pub struct DuplicateId {
     pub second: String,
 }
 
-/// All configured API keys. The map finds them by their public identifiers.
+/// All configured API keys. `keys` finds them by their public identifiers.
 pub struct ApiKeys {
     header: HeaderName,
     hmac_key: Secret,
@@ -301,9 +301,9 @@ impl ApiKeyAuthenticator {
         };
         let caller = proof.identity.caller();
         let fits = match self.beside {
-            // The route requires a certificate too. A key without `callers` may accompany any
-            // certificate. In all other cases, `callers` must contain the caller that the
-            // certificate names.
+            // If the route requires a certificate too, a key without `callers` may accompany any
+            // certificate. In all other cases, a pattern in `callers` must match the caller that
+            // the certificate names.
             Beside::Demanded if key.callers.is_empty() => true,
             _ => key.callers.iter().any(|pattern| pattern.matches(caller)),
         };

@@ -36,7 +36,7 @@ pub struct Credentials<'a> {
     pub now: u64,
 }
 
-/// The requested resource. Challenges name its metadata.
+/// The requested resource. Challenges contain the URL of its metadata.
 #[derive(Debug, Clone, Copy)]
 pub struct Resource<'a> {
     /// The authority of the request, as the caller wrote it.
@@ -54,8 +54,8 @@ pub trait Authenticator: fmt::Debug + Send + Sync {
     fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> NowOrLater<'a, Outcome>;
 
     /// Checks the credential again while the request is in progress, because the configuration may
-    /// have changed. Does not ask an issuer. `earlier` is the earlier result. `unchanged` is true
-    /// if the rules are the same as for that result.
+    /// have changed. Does not ask an issuer. `earlier` is the result of the earlier check.
+    /// `unchanged` is true if the rules of the route are the same as in that check.
     fn recheck(
         &self,
         credentials: &Credentials<'_>,
@@ -63,7 +63,7 @@ pub trait Authenticator: fmt::Debug + Send + Sync {
         unchanged: bool,
     ) -> Outcome;
 
-    /// Returns a hash of everything that an [`Outcome`] depends on, except the credentials.
+    /// Returns a hash of what decides, besides the credentials, whether authentication succeeds.
     /// Authenticators with the same rules return the same hash.
     fn rules(&self) -> [u8; 32];
 

@@ -53,15 +53,15 @@ impl TokenAuthenticator {
         }
     }
 
-    /// Returns the principal that a token and a certificate name. Runs for cached judgements too,
-    /// because they do not depend on the caller.
+    /// Returns the principal that a token and a certificate name. A cached judgement about a token
+    /// does not depend on the caller, so this function also runs for cached judgements.
     fn principal(
         &self,
         claims: Arc<TokenClaims>,
         credentials: &Credentials<'_>,
     ) -> Result<Principal, Denial> {
-        // Checked here too: when `recheck` uses an earlier result, the token may have expired
-        // since. An assertion must not outlive its token.
+        // Checked here too: when `recheck` uses an earlier result, the token may have expired since
+        // then. An assertion must not outlive its token.
         if credentials.now >= claims.expires {
             return Err(Denial::new(ReasonCode::TokenExpired, "it has just expired"));
         }

@@ -18,7 +18,7 @@ pub struct Authenticators {
     authentication: Authentication,
     /// The authenticators in the order in which they run: the cheapest first.
     each: Vec<Box<dyn Authenticator>>,
-    /// A hash of everything that outcomes depend on, except the credentials.
+    /// A hash of what decides, besides the credentials, whether authentication succeeds.
     rules: [u8; 32],
 }
 
@@ -58,7 +58,7 @@ impl Authenticators {
         }
     }
 
-    /// Whether the list is empty. If so, requests never wait for an outcome.
+    /// Whether the list is empty. If so, authentication never waits for an issuer.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.each.is_empty()
@@ -100,7 +100,7 @@ impl Authenticators {
         gathered.finish()
     }
 
-    /// Returns a hash of everything that outcomes depend on, except the credentials.
+    /// Returns a hash of what decides, besides the credentials, whether authentication succeeds.
     #[must_use]
     pub const fn rules(&self) -> &[u8; 32] {
         &self.rules

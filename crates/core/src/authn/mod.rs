@@ -4,9 +4,9 @@
 //! a denial. [`composition`] combines several authenticators. ARCHITECTURE.md lists the files that
 //! a further method needs.
 //!
-//! On top; a file imports only from those after it:
+//! Files. Each file imports only from files below it in this list:
 //!
-//! - `composition`: the authenticators of one route, all of them or any
+//! - `composition`: combines the authenticators of one route: all must succeed, or any
 //! - `certificate`: authenticates by the client certificate
 //! - `api_key`: authenticates by API keys
 //! - `bearer_token`: authenticates by bearer tokens
@@ -16,7 +16,7 @@
 //! - `beside`: how a route treats a certificate that accompanies another credential
 //! - `connection_proof`: the identity that a TLS handshake has proven
 //!
-//! Below:
+//! The folder below these files:
 //!
 //! - `token`: tokens of configured issuers, their rules, keys and cache
 

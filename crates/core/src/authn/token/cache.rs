@@ -21,7 +21,8 @@ use crate::reason::ReasonCode;
 /// The result of a token check: the accepted claims, or a denial.
 pub type Judgement = Result<Arc<TokenClaims>, Denial>;
 
-/// Bytes that an entry needs in addition to its texts: key, claims and bookkeeping.
+/// Bytes of memory that an entry needs for its key, its claims and bookkeeping, in addition to the
+/// texts in the claims.
 const ENTRY_BYTES: u64 = 512;
 
 /// How many judgements are cached, and for how long.
@@ -45,7 +46,8 @@ impl Default for CacheSettings {
     }
 }
 
-/// A hash of everything that a judgement depends on, except the time.
+/// A hash of what a judgement depends on, except the time: token, issuer, key set, demands of the
+/// route and client certificate.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CacheKey([u8; 32]);
 

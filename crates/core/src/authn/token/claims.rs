@@ -48,9 +48,9 @@ pub struct Demands {
 /// Where the claims come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// A verified JWT of this type.
+    /// The payload of a verified JWT of this type.
     Jwt(TokenType),
-    /// The issuer's introspection endpoint.
+    /// The response of the issuer's introspection endpoint.
     Introspection,
 }
 
@@ -78,8 +78,8 @@ impl ClaimRules {
         let token_id = text(&members, "jti")?;
         let client_id = client_id(&members)?;
         if origin == Origin::Jwt(TokenType::AccessToken) {
-            // The claims that RFC 9068 section 2.2 requires. `iss`, `exp` and `aud` were already
-            // checked.
+            // Whether each claim that RFC 9068 section 2.2 requires is present. The required claims
+            // `iss`, `exp` and `aud` were already checked.
             let present = [
                 ("sub", subject.is_some()),
                 ("client_id", members.contains_key("client_id")),
@@ -169,8 +169,8 @@ impl ClaimRules {
     ) -> Result<u64, Denial> {
         let expires = match (date(members, "exp")?, origin) {
             (Some(expires), _) => expires.floor(),
-            // `exp` is optional in RFC 7662 section 2.2. "Active" means that the token is valid
-            // now.
+            // An introspection response may omit `exp` (RFC 7662 section 2.2). The token is valid
+            // now, because the issuer has called it active, and its expiry is unknown.
             (None, Origin::Introspection) => u64::MAX,
             (None, Origin::Jwt(_)) => return Err(malformed("it has no exp")),
         };
@@ -240,7 +240,7 @@ fn check_demands(
     Ok(())
 }
 
-/// Reads `scope` (RFC 8693 section 4.2), or the `scp` of some issuers.
+/// Reads `scope` (RFC 8693 section 4.2), or `scp`, which some issuers use instead.
 fn scopes(members: &Map<String, Value>) -> Result<Vec<&str>, Denial> {
     match members.get("scope").or_else(|| members.get("scp")) {
         None => Ok(Vec::new()),

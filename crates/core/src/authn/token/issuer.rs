@@ -24,7 +24,7 @@ use crate::reason::ReasonCode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Introspection {
     /// The issuer is asked only if its tokens cannot be checked otherwise. Then it is asked
-    /// whenever the judgement is not cached.
+    /// whenever no judgement about the token is cached.
     AsNeeded,
     /// The issuer is asked for each request.
     Always,
@@ -81,7 +81,7 @@ pub struct Presenter<'a> {
 /// How the tokens of an issuer are checked.
 #[derive(Debug)]
 pub enum TokenCheck {
-    /// The tokens are JWTs. Routes may introspect them in addition.
+    /// The tokens are JWTs. A route may require introspection in addition.
     Jwt {
         /// The issuer's keys.
         keys: IssuerKeys,
@@ -112,9 +112,11 @@ pub struct TokenIssuer {
 /// has changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Provenance {
-    /// A hash of everything that judgements depend on, except fetched keys.
+    /// A hash of all settings and files that judgements depend on. Fetched keys are not in the
+    /// hash.
     pub rules: [u8; 32],
-    /// A hash of where the keys come from and how they are fetched.
+    /// A hash of the settings for fetching keys: address, roots, timeout and lifetime. Zero if no
+    /// keys are fetched.
     pub keys: [u8; 32],
 }
 
@@ -164,7 +166,8 @@ impl TokenIssuer {
         self.keys().filter(|_| same).cloned()
     }
 
-    /// Returns a hash of everything that judgements depend on, except fetched keys.
+    /// Returns a hash of all settings and files that judgements depend on. Fetched keys are not in
+    /// the hash.
     #[must_use]
     pub const fn rules(&self) -> &[u8; 32] {
         &self.provenance.rules

@@ -28,7 +28,7 @@ use crate::{clock, crypto};
 /// Minimum time in seconds between two fetches that requests cause.
 pub const MINIMUM_INTERVAL: u64 = 5;
 
-/// The same minimum, while there are no usable keys.
+/// Minimum time in seconds between two fetches that requests cause, while there are no usable keys.
 const MINIMUM_INTERVAL_WITHOUT_KEYS: u64 = 1;
 
 /// If a fetch did not find a key identifier, that identifier causes no further fetch for this
@@ -415,7 +415,7 @@ impl Remote {
     fn remember_unknown(&self, key_id: Option<&str>, now: u64) {
         let mut state = self.state();
         state.unknown.retain(|_, until| now < *until);
-        // If the map is full, `MINIMUM_INTERVAL` still limits the fetches.
+        // If `unknown` is full, `MINIMUM_INTERVAL` still limits the fetches.
         if state.unknown.len() < UNKNOWN_KEYS {
             state.unknown.insert(
                 crypto::sha256(key_id.unwrap_or_default().as_bytes()),

@@ -191,7 +191,7 @@ fn nothing_of_a_token_is_in_debug() {
     assert!(!shown.contains("alice"));
 }
 
-/// Whether `jsonwebtoken` accepts a token under the same rules, as far as it supports them.
+/// Whether `jsonwebtoken` accepts a token under those of our rules that it supports.
 fn oracle_accepts(issuer: &Issuer, token: &str) -> bool {
     use jsonwebtoken::{Algorithm as Theirs, DecodingKey, Validation, decode};
     let jwk = issuer.public.to_json();
@@ -202,7 +202,7 @@ fn oracle_accepts(issuer: &Issuer, token: &str) -> bool {
     validation.set_issuer(&["https://idp.example.org"]);
     validation.set_required_spec_claims(&["exp", "aud", "iss"]);
     validation.leeway = 0;
-    // `jsonwebtoken` would read the system's clock, so the caller compares the times.
+    // `jsonwebtoken` would read the system's clock, so this function compares the times itself.
     validation.validate_exp = false;
     validation.validate_nbf = false;
     let Ok(decoded) = decode::<Value>(token, &key, &validation) else {

@@ -1,6 +1,6 @@
 //! Tokens of configured issuers: the rules for accepted tokens, and their checks.
 //!
-//! A file imports only from those after it:
+//! Each file imports only from files below it in this list:
 //!
 //! - `issuer`: checks the tokens of one configured issuer
 //! - `cache`: caches judgements about tokens

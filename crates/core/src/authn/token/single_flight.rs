@@ -15,7 +15,8 @@ pub(crate) struct SingleFlight<K: Copy + Eq + Hash, T>(Mutex<HashMap<K, Arc<Flig
 pub(crate) enum FlightResult<T> {
     /// A result for all requests that wait for the query.
     Shared(T),
-    /// A result only for the request that ran the query. The next waiting request runs it again.
+    /// A result only for the request that ran the query. The next waiting request runs the query
+    /// again.
     Own(T),
 }
 
