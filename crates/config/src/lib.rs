@@ -1,7 +1,7 @@
 //! The configuration file: reads it, and builds what it describes.
 //!
-//! Other modules own the types that are built, and do not depend on the file. Only this module
-//! knows the file and these types. It never opens a socket and never writes a file.
+//! The types that are built from the file belong to other modules, which know nothing about the
+//! file. This module never opens a socket and never writes a file.
 //!
 //! Files:
 //!

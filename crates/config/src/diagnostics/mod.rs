@@ -28,8 +28,8 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// Creates a diagnostic. `message` describes the problem. `place` is the text in the file that
-    /// causes the problem.
+    /// Creates a diagnostic. `message` describes the problem. `place` is the position in the file
+    /// of the text that causes the problem.
     pub(crate) fn new(place: Span, message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -170,7 +170,6 @@ fn clamped(place: &Span, source: &str) -> Span {
 
 const CONFIGURATION: &str = "the configuration";
 
-/// All errors in a configuration file.
 /// All errors in a configuration file.
 ///
 /// `Display` prints each error with file, line, caret (`^`) and remedy, without colours.

@@ -118,7 +118,8 @@ fn claim(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<
     }
 }
 
-/// The key `client`: which callers may use a token with which `client_id`. `Listed` has the
+/// The key `client`: which callers may use a token with which `client_id`. `Any` permits any
+/// caller. `Caller` permits only the caller whose name is the `client_id`. `Listed` has the
 /// permitted callers of each `client_id`.
 #[derive(Debug, Clone)]
 pub(crate) enum Client {

@@ -47,7 +47,8 @@ pub(crate) fn read_configuration(path: &Path, access: &Access) -> Result<String,
     })
 }
 
-/// The file that a load is reading at the moment, for other threads. Clones share it.
+/// The file that a load is reading now, so that another thread can report it. Clones share the
+/// value.
 #[derive(Debug, Clone, Default)]
 pub struct Progress(Arc<Mutex<Option<PathBuf>>>);
 
@@ -214,20 +215,21 @@ impl Files {
         self.system_failure |= is_system_failure(error);
     }
 
-    /// Returns the absolute or relative path of a file that the configuration names as `written`.
+    /// Returns the path of a file that the configuration names as `written`. A relative path starts
+    /// at the directory of the configuration file.
     pub(crate) fn locate(&self, written: &str) -> PathBuf {
         self.base.join(written)
     }
 
-    /// Records the path and the current stamp of a file or directory. Other code reads it
+    /// Records the path and the current stamp of a file or directory that another module reads
     /// afterwards.
     pub(crate) fn remember(&mut self, path: &Path) {
         let stamp = self.access.stamp(path);
         self.seen.push((path.to_owned(), stamp));
     }
 
-    /// Runs `read`, with which other code reads the file or directory `path`. While `read` runs,
-    /// [`Progress`] shows `path`.
+    /// Runs `read`, a function of another module that reads the file or directory `path`. While
+    /// `read` runs, [`Progress`] shows `path`.
     pub(crate) fn reading<T>(&self, path: &Path, read: impl FnOnce() -> T) -> T {
         self.access.progress.during(path, read)
     }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::clock;
 
-/// The summary of certificates and CRLs, which the snapshot does not contain.
+/// The summary of certificates and CRLs. It is made only for `countersign check`.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Inventory {
     /// One entry for `[listener]`, which has no names, and one for each `[[server_name]]`.
@@ -23,7 +23,7 @@ pub struct ServerNameSummary {
     pub certificate: CertificateSummary,
     /// Whether callers need a certificate: `required` or `optional`.
     pub client_certificate: &'static str,
-    /// The names of the trust domains whose certificates the entry accepts.
+    /// The names of the trust domains whose certificates are accepted under these server names.
     pub trust_domains: Vec<String>,
 }
 

@@ -68,8 +68,8 @@ pub(crate) struct Unit {
 pub(crate) type Units = BTreeMap<UnitKey, Arc<Unit>>;
 
 impl Unit {
-    /// Returns the value that was built from the unit's files. Returns `None` if it has another
-    /// type.
+    /// Returns the value that was built from the unit's files. Returns `None` if the value has
+    /// another type than `T`.
     pub(crate) fn value<T: Clone + 'static>(&self) -> Option<T> {
         self.value.downcast_ref::<T>().cloned()
     }
@@ -85,24 +85,25 @@ impl fmt::Debug for Unit {
     }
 }
 
-/// Which units one load takes over, which it reads again, and the units that result.
+/// For one load: the units whose present values it uses again, the units that it reads again, and
+/// the units that result.
 #[derive(Debug, Default)]
 pub(crate) struct UnitLoad {
-    /// Units that the load takes over without reading their files.
+    /// Units whose present values the load uses again. It does not read their files.
     pub(crate) known: Units,
     /// Units in service that the load reads again. If a file cannot be used, content from here can
     /// replace it (see `keep_last_good`).
     pub(crate) before: Units,
-    /// If a file, pattern or URL of a trust domain cannot be used, whether its last good content
-    /// stays in use. True if only material is loaded. False if the configuration file is loaded,
-    /// because a configuration is accepted or refused as a whole.
+    /// Whether the last good content of a file, pattern or URL of a trust domain stays in use if
+    /// the new content cannot be used. True if only material is loaded. False if the configuration
+    /// file is loaded, because a configuration is accepted or refused as a whole.
     pub(crate) keep_last_good: bool,
-    /// Whether only the CRLs of a trust domain are loaded, and its roots and intermediates in
-    /// service stay. Used if the unit cannot be loaded with its new roots.
+    /// Whether only the CRLs of a trust domain are loaded. Its roots and intermediates in service
+    /// then stay in use. Set if the unit cannot be loaded with its new roots.
     pub(crate) crls_only: bool,
     /// Trust domains whose files could not be read for longer than `max_unread`, with the time of
     /// the last success in seconds since the Unix epoch.
     pub(crate) suspended: BTreeMap<TrustDomain, i64>,
-    /// All units that the load has taken over or built.
+    /// All units that result from the load: those that it uses again, and those that it has built.
     pub(crate) used: Units,
 }

@@ -35,7 +35,7 @@ pub(super) struct RouteAuthentication {
 }
 
 /// Returns the authentication that the route requires, or `None` if it is invalid. A route with a
-/// table `token` requires a token, also if `authenticate` does not name the method.
+/// table `token` requires a token, even if `authenticate` does not name the method `token`.
 pub(super) fn demanded(
     section: &RouteSection,
     context: &mut Context<'_>,

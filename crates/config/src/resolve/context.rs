@@ -100,9 +100,9 @@ impl Context<'_> {
         self.diagnostics.warn(warning);
     }
 
-    /// Returns the value of a unit of material. If the load takes the unit over
-    /// ([`UnitLoad::known`]), reads no files. Otherwise, `build` reads the files. The unit then
-    /// records these files, and all CRL sources, summaries and warnings that `build` adds.
+    /// Returns the value of a unit of material. If the load uses the present value of the unit
+    /// again ([`UnitLoad::known`]), reads no files. Otherwise, `build` reads the files. The unit
+    /// then records these files, and all CRL sources, summaries and warnings that `build` adds.
     pub(super) fn unit<T: Clone + Send + Sync + 'static>(
         &mut self,
         key: UnitKey,
@@ -151,8 +151,8 @@ impl Context<'_> {
         Some(value)
     }
 
-    /// Returns the CRLs of a unit that are configured as URLs. Returns none if the unit was not
-    /// used.
+    /// Returns the CRLs of a unit that are configured as URLs. Returns an empty list if this load
+    /// has not used the unit.
     pub(super) fn sources_of(&self, key: &UnitKey) -> Vec<CrlSource> {
         let unit = self.units.used.get(key);
         unit.map_or_else(Vec::new, |unit| unit.sources.clone())
@@ -171,8 +171,9 @@ impl Context<'_> {
         self.units.before.get(key)?.value()
     }
 
-    /// Runs `read` for one file, pattern or URL of a unit. If its last good content may stay in use
-    /// (`keep_last_good`), errors go to `degraded` and the result is `None`.
+    /// Runs `read` for one file, pattern or URL of a unit. If `keep_last_good` is true and `read`
+    /// reports an error, the error goes to `degraded` and the result is `None`. The last good
+    /// content then stays in use.
     pub(super) fn part<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         let errors = self.diagnostics.error_count();
         let value = read(self);
@@ -186,8 +187,8 @@ impl Context<'_> {
         value
     }
 
-    /// Reads a single file as a unit of material. If the load takes the unit over, uses its
-    /// content.
+    /// Reads a single file as a unit of material. If the load uses the present value of the unit
+    /// again, returns that content.
     pub(super) fn read_unit(
         &mut self,
         key: UnitKey,

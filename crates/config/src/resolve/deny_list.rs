@@ -8,8 +8,8 @@ use crate::document::raw::DenySection;
 use crate::trust::DenyList;
 
 /// Opens the deny list. If the snapshot in service has a deny list with the same path, returns that
-/// list. The gateway reads its file again when the file changes, and an error in the file must not
-/// remove entries.
+/// list and does not read the file. An error in the file must not remove entries that are in force.
+/// The gateway reads the file again when it changes.
 pub(super) fn deny_list(
     section: Option<&DenySection>,
     context: &mut Context<'_>,

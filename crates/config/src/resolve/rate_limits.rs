@@ -28,8 +28,8 @@ const FAILED_WINDOW: Duration = Duration::from_secs(60);
 #[cfg(feature = "redis")]
 const DEFAULT_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Builds the rate limiter. Keeps the counts of the previous limiter if its table has the right
-/// capacity.
+/// Builds the rate limiter. Uses the table of the limiter in service, with its counts, if that
+/// table has the right capacity.
 pub(super) fn limiter(document: &Document, context: &mut Context<'_>) -> Option<Limiter> {
     let section = document.rate_limits.as_ref();
     let keys = match section.map(|section| &section.keys) {

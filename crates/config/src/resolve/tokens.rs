@@ -215,7 +215,8 @@ fn check_source(section: &TokenIssuerSection, format: TokenFormat, context: &mut
     }
 }
 
-/// Returns the name of a unit of material that belongs to an issuer. `what` is its kind.
+/// Returns the name of a unit of material that belongs to an issuer. `what` is the kind of the
+/// unit.
 fn unit_key(what: &str, section: &TokenIssuerSection) -> UnitKey {
     let name = section.name.value().map_or("", String::as_str);
     UnitKey::new(format_args!("{what} of [[token_issuer]] {name}"))

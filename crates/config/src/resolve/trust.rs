@@ -20,8 +20,8 @@ const SHORTEST_UNREAD: Duration = Duration::from_secs(1);
 
 /// What was built from one `[[trust_domain]]`. A field is `None` if it could not be built.
 pub(super) struct Domain {
-    /// The key `max_unread`: the maximum time for which the files of the domain may be unreadable,
-    /// until its CRLs no longer count. `None` if the key is absent.
+    /// The key `max_unread`: how long the files of the domain may be unreadable. After this time,
+    /// the domain is suspended, and all its certificates are refused. `None` if the key is absent.
     pub(super) max_unread: Option<Duration>,
     /// The name of the domain, if it is valid.
     pub(super) name: Option<At<TrustDomain>>,
@@ -41,8 +41,9 @@ impl Domain {
 
 fn name_type(pattern: &IdentityPattern) -> Option<NameType> {
     match pattern {
-        // No certificate contains the names of API keys and clients. `vouches_for` refuses these
-        // patterns, so this value has no effect for them.
+        // `None` means all types of names, which is right for `*`. No certificate contains the
+        // names of API keys and clients, so `vouches_for` refuses their patterns, and `None` has no
+        // effect for them.
         IdentityPattern::AnyCaller
         | IdentityPattern::ApiKey(_)
         | IdentityPattern::Client { .. } => None,

@@ -91,7 +91,8 @@ fn everything_a_profile_says_is_read() {
     assert_eq!(found.intermediate().lifetime(), Lifetime::days(365));
     assert_eq!(found.intermediate().new_key_type(), KeyAlgorithm::P384);
     assert_eq!(found.leaf("client"), Some(&CertificateProfile::CLIENT));
-    // A `max_lifetime` that is shorter than the default lifetime also becomes the default lifetime.
+    // If `max_lifetime` is shorter than the default lifetime of the built-in profile, it is also
+    // the new default lifetime.
     let short = load("[[profile]]\nname = \"client\"\nmax_lifetime = \"1h\"").unwrap();
     assert_eq!(short.leaf("client").unwrap().lifetime(), Lifetime::hours(1));
 }
