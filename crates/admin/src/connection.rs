@@ -23,7 +23,8 @@ pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum number of bytes of a request's head.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// Serves HTTP on one connection until the connection ends or the process stops.
+/// Serves HTTP on one connection until the connection ends, `MAX_DURATION` has passed or the
+/// process stops.
 pub(super) async fn serve_http(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     router: Router,

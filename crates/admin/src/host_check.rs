@@ -57,8 +57,8 @@ fn is_loopback_authority(authority: &str, port: u16) -> bool {
 
 /// Refuses requests that a web page makes in an operator's browser. `server_name` is the name in
 /// the TLS handshake. The browser sends `Origin` with every such request that can change something.
-/// A page that makes its own name resolve to this listener has another `Host` than the listener's
-/// name.
+/// If a page makes its own name resolve to this listener, the `Host` of its requests is the page's
+/// name, and not an address or `server_name`.
 pub(super) fn check_origin(request: &Request, server_name: Option<&str>) -> Result<(), Denial> {
     // Browsers send `Sec-Fetch-Site` with every request, even without `Origin` (Fetch Metadata).
     // The value "none" means that the user has typed the address.

@@ -32,8 +32,8 @@ pub(super) struct RequestLimit {
 }
 
 impl RequestLimit {
-    /// Creates a limit of `share.let_in` requests. The listener has more connections than that, so
-    /// a health check always finds one.
+    /// Creates a limit of `share.let_in` requests. The listener allows more connections than that,
+    /// so there is always one left for a health check.
     pub(super) const fn of(share: ControlShare) -> Self {
         Self {
             free: AtomicUsize::new(share.let_in),

@@ -24,10 +24,11 @@ use crate::reason::ReasonCode;
 use crate::snapshot::PublicSettings;
 use crate::telemetry::metrics;
 
-/// How long consumers may cache the documents. A key is published at least three times as long
-/// before it signs anything.
+/// How long clients may cache the documents. A new key is published for at least three times this
+/// long before it signs anything.
 const MAX_AGE: &str = "max-age=300";
-/// The pages contain one inline style sheet, and no other active content.
+/// The Content-Security-Policy of the pages. They contain one inline style sheet, and no other
+/// active content.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
                            form-action 'none'; frame-ancestors 'none'";
 

@@ -59,7 +59,7 @@ pub enum ProblemCode {
     StoreUnreachable,
     /// The keys or the introspection endpoint of a token issuer are not available.
     TokenIssuerUnavailable,
-    /// The process has fewer file descriptors than its limits allow connections.
+    /// The process has too few file descriptors for the configured number of callers' connections.
     DescriptorsLow,
 }
 

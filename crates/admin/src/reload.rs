@@ -37,7 +37,7 @@ pub fn reload_channel() -> (ReloadRequests, ReloadQueue) {
 
 impl ReloadRequests {
     /// Requests a reload without waiting. If the queue is full, this request is dropped, because
-    /// the waiting requests cause a reload.
+    /// the requests in the queue cause a reload anyway.
     pub fn notify(&self) {
         let _ = self.0.try_send(None);
     }

@@ -38,7 +38,8 @@ struct Counts {
     total: u64,
     /// Number of closed connections whose certificate was revoked.
     revoked: u64,
-    /// When the last connection was closed for such a reason, in milliseconds since the Unix epoch.
+    /// When the last of the connections in `total` was closed, in milliseconds since the Unix
+    /// epoch. `None` if there was none.
     last_ms: Option<u64>,
 }
 

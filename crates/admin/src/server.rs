@@ -139,8 +139,8 @@ pub async fn serve(listener: TcpListener, router: Router, tls: ListenerTls, serv
 pub async fn serve_on_socket(socket: ServedSocket, router: Router, serving: Serving) {
     let converse = |stream, slot: ConnectionSlot, stopping| {
         let router = router.clone().layer(Extension(Actor::at(&stream)));
-        // The connection is established before it sends data, because only the gateway's own user
-        // can connect.
+        // A connection to this socket counts as established, and not as pending, even before it
+        // sends data. The reason is that only the gateway's own user can connect.
         let is_open = slot.establish();
         async move {
             if is_open {

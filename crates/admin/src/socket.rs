@@ -39,8 +39,8 @@ pub enum SocketError {
 /// A listening socket. When it is dropped, its file is removed.
 #[derive(Debug)]
 pub struct AdminSocket {
-    // Field order matters: the file is removed while this process still listens. No other process
-    // replaces the file in that time, so the removed file is always this socket's.
+    // Fields are dropped in this order, so the file is removed while this process still listens. In
+    // that time, no other process replaces the file, so the removed file is always this socket's.
     place: SocketPlace,
     listener: UnixListener,
 }
@@ -48,7 +48,7 @@ pub struct AdminSocket {
 /// An [`AdminSocket`] that is registered with a tokio runtime.
 #[derive(Debug)]
 pub struct ServedSocket {
-    // Field order matters, as in [`AdminSocket`].
+    // Fields are dropped in this order, for the same reason as in [`AdminSocket`].
     _place: SocketPlace,
     listener: tokio::net::UnixListener,
 }

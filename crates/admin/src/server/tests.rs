@@ -308,7 +308,8 @@ async fn operators_are_asked_for_by_a_loopback_name_only() {
         )
         .await;
     assert_eq!(reply.status, 421);
-    // Paths that do not exist get the same response, so that it does not reveal which paths exist.
+    // Paths that do not exist get the same response, so that the response does not reveal which
+    // paths exist.
     let reply = served
         .ask_as("GET", "/nothing", "Host: evil.example\r\n")
         .await;
