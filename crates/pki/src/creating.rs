@@ -30,16 +30,17 @@ use crate::secret::Secret;
 pub struct AuthorityOptions {
     /// Whether the private keys are written encrypted with a passphrase.
     pub protection: KeyProtection,
-    /// The algorithm of the keys of root and intermediate. If `None`, the intermediate has the
-    /// first key type of its profile, and P-256 is used otherwise.
+    /// The algorithm of the keys of root and intermediate. If `None`, the root has a P-256 key, and
+    /// the intermediate has a key of the first type in its profile, or P-256 if the profile has no
+    /// types.
     pub algorithm: Option<KeyAlgorithm>,
     /// Whether the root signs leaves itself, so that there is no intermediate.
     pub root_only: bool,
-    /// The certificate profiles of the authority, also the one for the intermediate.
+    /// The certificate profiles of the authority, including the profile for the intermediate.
     pub profiles: Profiles,
-    /// Lifetime of the root. If `None`, that of the built-in profile.
+    /// Lifetime of the root. If `None`, the lifetime of the built-in profile for roots.
     pub root_lifetime: Option<Lifetime>,
-    /// Lifetime of the intermediate. If `None`, that of its profile.
+    /// Lifetime of the intermediate. If `None`, the lifetime of its profile.
     pub intermediate_lifetime: Option<Lifetime>,
     /// Path length constraint of a new root: how many intermediates may follow below it in a path.
     pub path_length: Option<u8>,
@@ -106,8 +107,8 @@ impl Pki {
     /// If files of an authority already exist.
     pub fn check_absent(directory: &Path) -> Result<(), PkiError> {
         let layout = Layout::new(directory);
-        // Another process may have been killed after it had committed a new authority. Then the
-        // lock completes the files of that authority.
+        // Another process may have been killed after it had committed a new authority. Taking the
+        // lock then completes the files of that authority.
         let _lock = match layout.is_unsettled() {
             true => Some(layout.lock()?),
             false => None,
@@ -115,8 +116,8 @@ impl Pki {
         refuse_existing_authority(&layout)
     }
 
-    /// Same as [`Pki::create`], but replaces an authority that already exists. Its certificates are
-    /// then no longer trusted.
+    /// Same as [`Pki::create`], but replaces an authority that already exists. The certificates of
+    /// the replaced authority are then no longer trusted.
     ///
     /// # Errors
     /// If files cannot be written.
@@ -237,8 +238,9 @@ fn authorities(
             (root, path)
         }
     };
-    // In both cases, a certificate is signed, which checks that its issuer name equals the name of
-    // the root exactly. An imported root can have a name that rcgen cannot copy.
+    // An imported root can have a name that rcgen cannot copy exactly. So a certificate is signed
+    // here in any case: without an intermediate by `check_name`, otherwise the intermediate. This
+    // reports a wrong issuer name as an error.
     if options.root_only {
         root.check_name(now).map_err(PkiError::authority(&path))?;
         return Ok((root, None));

@@ -85,8 +85,9 @@ impl Pki {
 
     /// Signs the lists of `authorities` with the revocations in `state`. Publishes the lists and
     /// writes `state` in one transaction. So `pki.toml` has the CRL number of every published list,
-    /// and no CRL number is used twice. If an authority has expired and another list was already
-    /// signed, it signs no list. Gateways refuse its certificates anyway.
+    /// and no CRL number is used twice. An authority that has expired is skipped, because gateways
+    /// refuse its certificates anyway. If no authority before it has signed a list, this is an
+    /// error instead.
     pub(super) fn publish(
         &self,
         authorities: &[(Signatory, CertificateAuthority)],
@@ -111,7 +112,8 @@ impl Pki {
         }
         let directory = self.layout().crls();
         let mut change = Transaction::begin(self.layout(), Scope::Authority, &[directory], lock)?;
-        // The lists are renamed before `pki.toml`, because gateways wait for them.
+        // The lists are staged first, so they get their final paths before `pki.toml`. Gateways
+        // wait for the lists.
         for name in AuthorityName::ALL {
             if signed.iter().any(|(signatory, _)| signatory.name == name) {
                 let content = self.with_the_others(name, &signed)?;

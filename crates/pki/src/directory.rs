@@ -73,8 +73,8 @@ impl Pki {
         }
         let (states, state) = read_state(layout)?;
         let opened = Self::read(layout, &state);
-        // Another process may have rotated the authority while the files were read. They could then
-        // belong to different generations.
+        // Another process may have rotated the authority while the files were read. The files that
+        // were read could then belong to different generations.
         let after = states.read(&layout.state())?;
         if layout.is_unsettled()
             || after.generation != state.generation
@@ -159,8 +159,8 @@ impl Pki {
         revocation_list::default_lifetime(name == self.issuer())
     }
 
-    /// Returns the certificate of the authority `name`, of the current generation. If there is no
-    /// intermediate, returns the root's certificate.
+    /// Returns the certificate of the authority `name`, of the current generation. If `name` is the
+    /// intermediate and there is none, returns the root's certificate.
     #[must_use]
     pub fn authority(&self, name: AuthorityName) -> &AuthorityCertificate {
         match name {

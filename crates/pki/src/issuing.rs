@@ -31,8 +31,8 @@ use crate::clock;
 pub struct Issued {
     /// The path `PREFIX.pem`: the leaf, then the intermediate.
     pub certificate: PathBuf,
-    /// The path `PREFIX.key`. This command has not written the file if the leaf has its old key, or
-    /// if the key is the requester's.
+    /// The path `PREFIX.key`. The file was not written if the leaf keeps the key that the file
+    /// already contains, or if the leaf was issued for a PKCS#10 request.
     pub key: PathBuf,
     /// The names in printed form, for example `spiffe://example.org/a` or `dns:a`.
     pub names: Vec<String>,
@@ -61,7 +61,7 @@ impl Issued {
     }
 }
 
-/// Where the key of a leaf comes from.
+/// Where the key of a new leaf comes from.
 pub(super) enum LeafKey<'a> {
     New,
     /// The key that is already in the leaf's key file.

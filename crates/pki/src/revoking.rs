@@ -1,7 +1,7 @@
 //! Revokes certificates.
 //!
 //! A part of [`Pki`]. One `transaction` records the revocations in `pki.toml` and publishes the new
-//! lists (see `crls`). So after a crash, either both or none of them exist.
+//! lists (see `crls`). So after a crash, either both changes are complete, or neither was made.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -72,7 +72,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// Returns the word for the status in listings.
+    /// Returns the word that stands for the status in listings.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -110,8 +110,8 @@ impl Pki {
         let crls = self.publish(&authorities, None, &mut state, &lock)?;
         drop(lock);
         // `pki.toml` has the revocations now. The inventory has a copy, which is used only for
-        // searching. If this copy fails, the next command that opens the inventory makes it
-        // (`copy_revocations`).
+        // searching. If copying fails here, the next command that opens the inventory copies the
+        // revocations (`copy_revocations`).
         let _ = self.mark_revoked(&revoked);
         Ok(Revocation { revoked, crls })
     }
@@ -237,7 +237,8 @@ impl Pki {
     }
 }
 
-/// Adds the revocations to `state`, except those that it already has. Returns all of them.
+/// Adds the revocations of the certificates in `found` to `state`, unless `state` already has them.
+/// Returns all these revocations, the old and the new ones.
 fn record_all(
     state: &mut State,
     found: Vec<(Signatory, String)>,

@@ -32,9 +32,9 @@ pub struct RotationOptions {
     /// The algorithm of the keys of the new root and intermediate. If `None`, the default is the
     /// same as in [`super::AuthorityOptions`].
     pub algorithm: Option<KeyAlgorithm>,
-    /// Lifetime of the new root. If `None`, that of the built-in profile.
+    /// Lifetime of the new root. If `None`, the lifetime of the built-in profile for roots.
     pub root_lifetime: Option<Lifetime>,
-    /// Lifetime of the new intermediate. If `None`, that of its profile.
+    /// Lifetime of the new intermediate. If `None`, the lifetime of its profile.
     pub intermediate_lifetime: Option<Lifetime>,
 }
 
@@ -148,12 +148,12 @@ impl Pki {
     }
 
     /// Ends a rotation: removes the root of the earlier generation from the trusted roots, and
-    /// moves its files to `retired/`. Gateways that read the new files then refuse its
-    /// certificates.
+    /// moves the files of that generation to `retired/`. Gateways that read the new files then
+    /// refuse the certificates of that generation.
     ///
     /// # Errors
-    /// If there is no earlier generation. If some of its certificates are neither revoked nor
-    /// expired and `force` is false. If files cannot be written.
+    /// If there is no earlier generation. If some certificates of that generation are neither
+    /// revoked nor expired and `force` is false. If files cannot be written.
     pub fn retire(&mut self, force: bool) -> Result<Retired, PkiError> {
         let Some(earlier) = &self.earlier else {
             return self.finish_retiring();
@@ -348,8 +348,9 @@ fn put_aside(layout: &Layout, generation: Generation) -> Result<PathBuf, PkiErro
     Ok(directory)
 }
 
-/// Returns a new path in `retired/` for a generation. Its name is the number of the generation. If
-/// this path exists, because a replaced authority had the same number, it is the next free number.
+/// Returns a new path in `retired/` for a generation. The last part of the path is the number of
+/// the generation. If this path exists, because a replaced authority had a generation with this
+/// number, the next free number is used.
 fn retired_directory(layout: &Layout, generation: Generation) -> PathBuf {
     let retired = layout.retired();
     (generation.number()..=u32::MAX)

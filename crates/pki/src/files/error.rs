@@ -90,13 +90,14 @@ pub enum PkiError {
     /// The inventory contains no certificate with this serial number.
     #[error("this authority issued no certificate with serial number {0}")]
     UnknownSerial(String),
-    /// No certificate that is neither revoked nor expired has this name.
+    /// No live certificate has this name. A certificate is live if it is neither revoked nor
+    /// expired.
     #[error(
         "no live certificate of this authority carries the name {0}; see: countersign pki list"
     )]
     UnknownName(String),
-    /// Several certificates that are neither revoked nor expired have this name, so the operator
-    /// must select.
+    /// Several live certificates have this name, so the operator must select one of them. A
+    /// certificate is live if it is neither revoked nor expired.
     #[error(
         "{} live certificates carry the name {name}; revoke all of them with --all, those of before a \
          time with --issued-before, or one of them with --serial:{}",
@@ -156,7 +157,7 @@ pub enum PkiError {
          rotate status lists them), or retire it with --force and have them refused"
     )]
     StillInUse(u64),
-    /// Two requests of a bulk run have this same certificate file.
+    /// Two requests of a bulk run would write this certificate file.
     #[error("two entries of the list would be written to {}", .0.display())]
     Twice(PathBuf),
     /// The name of the certificate file does not end with `.pem`, so the name of its key file is

@@ -59,7 +59,8 @@ pub(crate) struct Transaction {
     file: PathBuf,
     prefix: String,
     directories: Vec<StoredPath>,
-    /// Set for a transaction with many files, which one call makes durable.
+    /// Makes all temporary files durable with one call. `None` for a transaction with few files,
+    /// each of which is synced when it is written.
     barrier: Option<Barrier>,
     planned: Vec<Planned>,
     is_committed: bool,
@@ -256,8 +257,8 @@ impl Transaction {
             .collect()
     }
 
-    /// Returns the steps and marks the transaction as committed. Dropping it then no longer removes
-    /// the temporary files.
+    /// Returns the steps and marks the transaction as committed. Dropping the transaction then no
+    /// longer removes its temporary files.
     fn release(&mut self) -> Vec<Step> {
         let steps = self.steps();
         self.is_committed = true;
@@ -331,8 +332,8 @@ fn finish(base: &Path, file: &Path, steps: &[Step], scope: Scope) -> Result<(), 
     let applied = apply(base, steps);
     let is_final = match (&applied, scope) {
         (Ok(()), _) => true,
-        // The final path of a file is taken, or a leaf's file cannot be renamed. A second attempt
-        // would not help, so the steps are undone.
+        // A file already exists at the final path of a new file, or a leaf's file cannot be
+        // renamed. A second attempt would not help, so the steps are undone.
         (Err(StoreError::Exists(_)), _) | (Err(_), Scope::Leaves) => {
             roll_back(base, steps);
             true

@@ -35,7 +35,7 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// What a group of lints checks. `Subject` is the input of their checks.
+/// A group of lints that check the same kind of object. `Subject` is the input of their checks.
 pub(super) trait Family {
     type Subject<'a>;
 }
@@ -72,8 +72,8 @@ pub(super) fn unreadable(why: &str) -> Vec<Finding> {
     }]
 }
 
-/// Returns `message` if `wrong` is true, and otherwise `None`. Lints use it as result of their
-/// check.
+/// Returns `message` if `wrong` is true, and otherwise `None`. Lints return the result of this
+/// function from their checks.
 pub(super) fn when(wrong: bool, message: &str) -> Option<String> {
     wrong.then(|| message.to_owned())
 }

@@ -66,7 +66,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// Returns the word for the command in the database and in listings.
+    /// Returns the word that stands for the command in the database and in listings.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -229,8 +229,8 @@ impl CertificateAuthority {
         self.sign(&params, &key, false).map(|_| ())
     }
 
-    /// Returns the validity of a new certificate. It never ends later, and never begins earlier,
-    /// than that of this authority.
+    /// Returns the validity of a new certificate. The validity is always within the validity of
+    /// this authority.
     fn validity(&self, lifetime: Lifetime, now: i64) -> Result<Validity, AuthorityError> {
         self.certificate.check_time(now)?;
         let own = &self.certificate.facts;
@@ -251,8 +251,9 @@ impl CertificateAuthority {
         let der = params.signed_by(key, &self.issuer)?.der().clone();
         let facts =
             LeafFacts::read(&der).map_err(|error| AuthorityError::Unreadable(error.to_string()))?;
-        // rcgen parses the issuer name and encodes it again. It loses an attribute that occurs
-        // twice. A certificate with such a changed issuer name would have no valid path.
+        // rcgen parses the issuer name and encodes it again. If an attribute occurs twice in the
+        // name, rcgen loses one of the two. A certificate with such a changed issuer name would
+        // have no valid path.
         if facts.issuer_der != self.certificate.subject_der {
             return Err(AuthorityError::IssuerName);
         }

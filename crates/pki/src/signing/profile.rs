@@ -65,8 +65,8 @@ pub struct ProfileRules {
     pub crl_urls: Vec<String>,
     /// URLs of the issuer's certificate, for authorityInfoAccess (RFC 5280 section 4.2.2.1).
     pub issuer_urls: Vec<String>,
-    /// The organization (`O`) in the subject. An intermediate has the name of the trust domain if
-    /// it is not set.
+    /// The organization (`O`) in the subject. If it is `None`, a leaf has no organization, and an
+    /// intermediate has the name of the trust domain as organization.
     pub organization: Option<String>,
     /// The organizational unit (`OU`) in the subject.
     pub organizational_unit: Option<String>,
@@ -287,7 +287,7 @@ impl CertificateProfile {
     }
 
     /// Returns basicConstraints. Every certificate has this extension, so that all programs agree
-    /// whether it is that of an authority.
+    /// whether the certificate belongs to an authority.
     pub(crate) const fn basic_constraints(&self) -> IsCa {
         match self.kind {
             Kind::Authority { path_length } => IsCa::Ca(BasicConstraints::Constrained(path_length)),

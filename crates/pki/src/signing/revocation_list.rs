@@ -42,7 +42,7 @@ impl RevocationList<'_> {
     }
 
     /// Converts the list to the type of rcgen. Sets the issuer's key identifier, because rcgen
-    /// would compute one that can differ from that in the issuer's certificate.
+    /// would compute a key identifier that can differ from the one in the issuer's certificate.
     pub(crate) fn to_params(
         &self,
         issuer_key_identifier: &[u8],

@@ -46,7 +46,8 @@ macro_rules! revocation_reasons {
             /// All reasons that an operator can select.
             pub const ALL: &'static [Self] = &[ $( Self::$variant, )+ ];
 
-            /// Returns the word for the reason in options and files, for example `key-compromise`.
+            /// Returns the word that stands for the reason in options and files, for example
+            /// `key-compromise`.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $( Self::$variant => $word, )+ }

@@ -16,7 +16,7 @@ impl AuthorityName {
     /// Both names, the root first.
     pub const ALL: [Self; 2] = [Self::Root, Self::Intermediate];
 
-    /// Returns the word for the authority in file names and options.
+    /// Returns the word that stands for the authority in file names and options.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

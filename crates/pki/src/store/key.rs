@@ -72,7 +72,7 @@ pub enum KeyProtection {
 }
 
 impl KeyProtection {
-    /// Returns the protection of keys by encryption with a passphrase.
+    /// Returns the value for keys that are encrypted with `passphrase`.
     ///
     /// # Errors
     /// [`KeyError::EmptyPassphrase`] if the passphrase is empty.
@@ -127,7 +127,7 @@ impl KeyAlgorithm {
         Self::Rsa4096,
     ];
 
-    /// Returns the word for the algorithm in command-line options and files.
+    /// Returns the word that stands for the algorithm in command-line options and files.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -141,7 +141,7 @@ impl KeyAlgorithm {
     }
 
     /// Whether a public key (SubjectPublicKeyInfo in DER) has this algorithm. An RSA key may also
-    /// be larger.
+    /// have more bits than the algorithm names.
     pub(crate) fn covers(self, public_key_info: &[u8]) -> bool {
         let Ok((_, info)) = SubjectPublicKeyInfo::from_der(public_key_info) else {
             return false;

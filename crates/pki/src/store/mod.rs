@@ -146,7 +146,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
     file_read::read_regular(path, MAX_FILE).map_err(unread(path))
 }
 
-/// Reads a file completely whose path the operator gave. It may be a pipe.
+/// Reads a file completely. The operator gave its path, and the file may be a pipe.
 pub(crate) fn read_named(path: &Path) -> Result<Vec<u8>, StoreError> {
     file_read::read_named(path, MAX_FILE).map_err(unread(path))
 }
@@ -303,8 +303,8 @@ pub(crate) struct Barrier {
 }
 
 impl Barrier {
-    /// Opens the directories. Call this function before the files are written. Otherwise a write
-    /// error before that point would not be reported by [`Self::sync`].
+    /// Opens the directories. Call this function before the files are written. If a write fails
+    /// before the directory is opened, [`Self::sync`] does not report this error.
     pub(crate) fn before_writing(directories: &[PathBuf]) -> Result<Self, StoreError> {
         let mut devices = Vec::new();
         let mut systems = Vec::new();

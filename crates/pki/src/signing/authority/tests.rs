@@ -164,7 +164,7 @@ fn nothing_outlives_its_issuer() {
         Err(AuthorityError::NotYetValid(_))
     ));
     // The authority was made at `NOW` and is valid from `NOW - 300`. If the clock is then set back
-    // by 200 seconds, the validity of a leaf must not begin before that.
+    // by 200 seconds, the validity of a leaf must not begin before `NOW - 300`.
     let early = leaf(&intermediate, "a", peer, None, NOW - 200).unwrap();
     assert_eq!(early.facts.not_before, NOW - 300);
     let root_end = root.certificate().facts.not_after;

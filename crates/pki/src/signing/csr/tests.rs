@@ -101,8 +101,9 @@ fn rubbish_is_named() {
 }
 
 proptest! {
-    /// Changes one byte of a request. Reading it must fail, or return the same names and key.
-    /// Reading can succeed, because some bytes that are not signed have several valid values.
+    /// Changes one byte of a request. Reading the changed request must fail, or return the same
+    /// names and key. Reading can succeed, because some bytes that are not signed have several
+    /// valid values.
     #[test]
     fn damage_never_panics_and_changes_nothing(index in 0_usize..300, octet: u8) {
         let mut der = request(|_| {});
