@@ -28,7 +28,7 @@ pub struct TrustBundleConfig {
     pub crls: Vec<CertificateRevocationListDer<'static>>,
     /// How a path is treated if its revocation status is unknown or its revocation lists are stale.
     pub posture: RevocationPosture,
-    /// Whether the revocation status of the whole path is checked, or only that of the leaf.
+    /// Whether the revocation status of the whole path is checked, or only the status of the leaf.
     pub depth: RevocationDepth,
     /// The grace period: how long a revocation list is still accepted after its nextUpdate.
     pub grace: Duration,
@@ -325,8 +325,8 @@ impl TrustBundle {
         self.revocation.posture()
     }
 
-    /// Returns the subject and the public key of each root. They show whether two bundles have the
-    /// same root.
+    /// Returns the subject and the public key of each root. Two bundles have the same root if a
+    /// root of one bundle has the same subject and key as a root of the other.
     pub fn anchor_keys(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.roots.anchors().iter().map(|anchor| {
             (

@@ -77,8 +77,8 @@ pub struct Admission {
     /// The identity of the caller. The caller has this identity only if it proves possession of the
     /// private key in the handshake.
     pub identity: Arc<PeerIdentity>,
-    /// The verified path, if the chain was not in the path cache. It must be stored in the cache
-    /// when the handshake is complete ([`PendingPath::commit`]).
+    /// The verified path, if the chain was not in the path cache. The path must be stored in the
+    /// cache when the handshake is complete ([`PendingPath::commit`]).
     pub pending: Option<PendingPath>,
     /// The key of the chain in the path cache. [`ClientTrust::recall`] accepts it.
     pub chain: ChainKey,
@@ -228,7 +228,8 @@ impl ClientTrust {
     }
 
     /// Returns the cached path `known` if it is still accepted. Checks revocation and the deny list
-    /// again if one of them has changed since the last check, or if a revocation list is too old.
+    /// again if the revocation lists or the deny list have changed since the last check, or if a
+    /// revocation list has become too old.
     fn still_holds(
         &self,
         key: ChainKey,

@@ -1,4 +1,4 @@
-//! Trust for unit tests, also for those of the crates above this one.
+//! Trust for unit tests of this crate and of the crates that depend on it.
 #![allow(
     clippy::unwrap_used,
     reason = "only tests use this, but a crate above is no test of this one"

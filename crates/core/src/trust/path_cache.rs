@@ -102,8 +102,8 @@ pub struct ChainCounts {
     pub kept: usize,
     /// Number of chains that were accepted from the cache, without a verification of the path.
     pub known: u64,
-    /// Number of chains whose path was verified, because the cache contained no path for it that
-    /// could be accepted. Includes chains that were refused.
+    /// Number of chains whose path was verified, because no cached path could be used. Includes
+    /// chains that were refused.
     pub verified: u64,
 }
 

@@ -258,7 +258,7 @@ fn a_roll_back_is_refused_and_alarmed() {
 }
 
 /// Replaces a list by older ones, which must be refused. If `configured` is true, the intermediate
-/// is configured. If not, its key is known only from the first verified path.
+/// is configured. If false, the intermediate's key is known only from the first verified path.
 fn roll_back(ca: &TestCa, caller: &Credentials, configured: bool) {
     let known = |crl: Crl| {
         let mut config = config(ca, &lists(ca, crl));

@@ -12,10 +12,10 @@ use crate::crypto;
 pub(crate) struct SignedParts<'a> {
     /// The signed message: tbsCertificate or tbsCertList, in DER.
     pub(crate) message: &'a [u8],
-    /// The content of the AlgorithmIdentifier in DER, which names the signature algorithm.
+    /// The signature algorithm: the content of the AlgorithmIdentifier, in DER.
     pub(crate) algorithm: &'a [u8],
-    /// The signature: the content of the BIT STRING without the byte for unused bits, which must be
-    /// 0.
+    /// The signature: the content of the BIT STRING after its first byte. The first byte is the
+    /// number of unused bits and must be 0.
     pub(crate) signature: &'a [u8],
 }
 

@@ -33,7 +33,7 @@ pub enum DenyListError {
     /// The file cannot be read or written.
     #[error("deny list {}: {error}", path.display())]
     File {
-        /// The path of the file.
+        /// The path of the deny list's file.
         path: PathBuf,
         /// The error of the operating system.
         error: io::Error,
@@ -41,7 +41,7 @@ pub enum DenyListError {
     /// The content of the file is not a deny list, for example because it is damaged.
     #[error("deny list {}: {why}", path.display())]
     Malformed {
-        /// The path of the file.
+        /// The path of the deny list's file.
         path: PathBuf,
         /// The reason why the file cannot be parsed.
         why: String,

@@ -340,8 +340,9 @@ impl DenyList {
         counting.cloned().collect()
     }
 
-    /// Returns a receiver of the list's epoch, which is notified of every change. To detect a
-    /// change during a verification, subscribe before it and compare the value after it.
+    /// Returns a receiver of the list's epoch. The receiver is notified of every change of the
+    /// list. To detect a change during a verification, subscribe before it and compare the value
+    /// after it.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()

@@ -22,9 +22,9 @@ use crate::trust::certificate::signed::SignedParts;
 
 /// Maximum number of intermediates in a path, the same as in webpki.
 const MAX_INTERMEDIATES: usize = 6;
-/// If the search has more certificates than this, it first removes those that may not issue
-/// certificates now, for example expired ones. With fewer certificates it keeps them, because they
-/// help to explain a refusal.
+/// If the search has more certificates than this, it first removes the certificates that may not
+/// issue other certificates now, for example because they have expired. A smaller search keeps
+/// them, because they help to explain a refusal.
 const FEW: usize = 32;
 
 /// How much work is left for one search, apart from signature checks.
@@ -135,8 +135,9 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// Identifies a signature by two positions: that of the signed certificate in [`Search::nodes`]
-/// (`None` for the leaf), and that of the signer's public key in [`Keys`].
+/// Identifies a signature by two positions: the position of the signed certificate in
+/// [`Search::nodes`] (`None` for the leaf), and the position of the signer's public key in
+/// [`Keys`].
 type Edge = (Option<usize>, usize);
 
 /// The input of a search: the certificates from which a path can be built.

@@ -22,7 +22,7 @@ use crate::trust::certificate::signed::SignedParts;
 
 /// Minimum size in bytes of an entry of a list: a serial number of one byte, and a date.
 const SMALLEST_ENTRY: usize = 20;
-/// Maximum number of keys that are remembered because they did not sign the list.
+/// Maximum number of keys of which a list stores that they did not sign it.
 const MAX_REFUSED_KEYS: usize = 64;
 
 /// The scope of a list: which certificates it covers (issuingDistributionPoint, RFC 5280 section

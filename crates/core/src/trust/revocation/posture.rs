@@ -4,9 +4,9 @@
 /// How a path is treated if its revocation status is unknown or its revocation lists are stale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RevocationPosture {
-    /// The path is refused.
+    /// The certificate path is refused.
     Hard,
-    /// The path is accepted, and assertions and audit lines contain `soft`.
+    /// The certificate path is accepted, and assertions and audit lines contain `soft`.
     Soft,
     /// Revocation is not checked.
     Off,
