@@ -19,7 +19,7 @@ pub enum RevocationCheck {
 }
 
 impl RevocationCheck {
-    /// Returns the word for the result in assertions and audit lines.
+    /// Returns the word that stands for this value in assertions and audit lines.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

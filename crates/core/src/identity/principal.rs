@@ -24,7 +24,8 @@ impl Method {
     /// comes first.
     pub const ALL: [Self; 3] = [Self::Certificate, Self::ApiKey, Self::Token];
 
-    /// Returns the word for the method in the configuration, assertions and audit lines.
+    /// Returns the word that stands for the method in the configuration, assertions and audit
+    /// lines.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
