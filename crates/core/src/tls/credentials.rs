@@ -42,8 +42,8 @@ impl Credentials {
     /// Reads a PEM chain (leaf first, then intermediates) and a PEM private key.
     ///
     /// # Errors
-    /// If the chain or the key cannot be read, or they do not belong together. If the leaf is not
-    /// valid at `now` (seconds since the Unix epoch).
+    /// If the chain or the key cannot be read, or if the key does not belong to the leaf. If the
+    /// leaf is not valid at `now` (seconds since the Unix epoch).
     pub fn from_pem(chain: &[u8], key: &[u8], now: i64) -> Result<Self, CredentialsError> {
         let chain =
             pem::certificates_beside_key(chain).map_err(CredentialsError::CertificateFile)?;

@@ -20,7 +20,8 @@ use crate::trust::{Admission, ChainError, ChainKey, PendingPath};
 /// What one handshake has found out so far.
 #[derive(Debug, Default)]
 pub struct HandshakeNotes {
-    /// The identity in the caller's certificate. It is proven only when the handshake succeeds.
+    /// The identity in the caller's certificate. The identity is proven only when the handshake
+    /// succeeds.
     pub identity: Option<Arc<PeerIdentity>>,
     /// The time at which the identity must be checked again, in seconds since the Unix epoch.
     pub holds_until: Option<i64>,
