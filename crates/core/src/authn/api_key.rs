@@ -107,7 +107,8 @@ pub struct ApiKey {
     pub id: String,
     /// The stored digest of the key.
     pub digest: KeyDigest,
-    /// When the key expires, in seconds since the Unix epoch. It is refused from that second on.
+    /// When the key expires, in seconds since the Unix epoch. The key is refused from that second
+    /// on.
     pub expires: Option<u64>,
     /// The routes that accept the key. If empty, all routes that accept API keys.
     pub routes: Vec<String>,
@@ -185,7 +186,7 @@ impl ApiKeys {
         self.keys.values().map(|key| key.name.as_str())
     }
 
-    /// Returns the header field of API keys. It is never forwarded.
+    /// Returns the name of the header field that carries API keys. This field is never forwarded.
     #[must_use]
     pub const fn header(&self) -> &HeaderName {
         &self.header

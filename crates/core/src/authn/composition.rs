@@ -2,7 +2,7 @@
 //!
 //! Even if one credential is enough (`any`), every authenticator checks the request. If one
 //! presented credential is invalid, the request is denied, even if another credential is valid. All
-//! results must name the same caller.
+//! valid credentials must name the same caller.
 
 use http::HeaderValue;
 

@@ -71,8 +71,8 @@ impl CertificateBinding {
     }
 }
 
-/// Reads the certificate thumbprint from `cnf`. It must have exactly 43 base64url characters (RFC
-/// 8705 section 3.1). Hexadecimal, padded and SHA-1 values are refused.
+/// Reads the certificate thumbprint from `cnf`. The thumbprint must have exactly 43 base64url
+/// characters (RFC 8705 section 3.1). Hexadecimal, padded and SHA-1 values are refused.
 fn certificate_of(confirmation: &Value) -> Result<Vec<u8>, Denial> {
     let malformed = |detail: &str| Denial::new(ReasonCode::TokenMalformed, detail);
     let Value::Object(methods) = confirmation else {

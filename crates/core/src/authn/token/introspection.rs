@@ -73,7 +73,8 @@ pub struct Introspector {
     places: Arc<Places>,
 }
 
-/// How many requests to one issuer may be in progress, and which part of them one caller may use.
+/// Limits for requests to one issuer that are in progress: how many there may be, and how many of
+/// them one caller may have.
 const PLACES: PlaceLimits = PlaceLimits {
     // `HttpClient` limits the total number itself.
     max: usize::MAX,
@@ -147,7 +148,7 @@ impl Introspector {
 
     /// Returns the issuer's claims about an active token. Returns `None` if the token is not
     /// active. The claims are not checked yet. Concurrent requests with the same token share one
-    /// request to the issuer, which counts for `caller`.
+    /// request to the issuer. It counts as a request of `caller`.
     ///
     /// # Errors
     /// [`IntrospectionError`] if the issuer did not respond properly, or the caller has reached its

@@ -1,7 +1,7 @@
 //! `IssuerKeys`: the public keys of one token issuer, fixed or fetched.
 //!
-//! Fetched keys are cached and refreshed in the background. They are also fetched if a token names
-//! an unknown key. Only one task fetches at a time, and requests cause at most one fetch in
+//! Fetched keys are cached and refreshed in the background. The keys are also fetched if a token
+//! names an unknown key. Only one task fetches at a time, and requests cause at most one fetch in
 //! [`MINIMUM_INTERVAL`]. If fetching fails, the last good keys may be used for
 //! [`KeySettings::last_good`]. After that there are no keys, and tokens cannot be checked.
 //!
@@ -82,7 +82,8 @@ struct Remote {
     /// The fetched keys. Requests read them without a lock.
     cached: ArcSwapOption<Cached>,
     state: Mutex<State>,
-    /// Held by the task that fetches. Other tasks wait for it and then use the result.
+    /// The lock of the task that fetches the keys. Other tasks wait for the lock and then use the
+    /// fetched keys.
     turn: Arc<tokio::sync::Mutex<()>>,
     /// Whether a background task refreshes the keys.
     kept_fresh: AtomicBool,

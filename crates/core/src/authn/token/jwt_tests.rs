@@ -191,7 +191,7 @@ fn nothing_of_a_token_is_in_debug() {
     assert!(!shown.contains("alice"));
 }
 
-/// Whether `jsonwebtoken` accepts a token under those of our rules that it supports.
+/// Whether `jsonwebtoken` accepts a token. It applies only the rules of `issuer` that it supports.
 fn oracle_accepts(issuer: &Issuer, token: &str) -> bool {
     use jsonwebtoken::{Algorithm as Theirs, DecodingKey, Validation, decode};
     let jwk = issuer.public.to_json();

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A query in progress. The request that holds the lock runs the query, and the others wait for its
-/// result.
+/// A query in progress. The request that holds the lock runs the query. Other requests with the
+/// same key wait for the result.
 type Flight<T> = tokio::sync::Mutex<Option<T>>;
 
 /// All queries in progress, by key.
