@@ -49,8 +49,8 @@ pub struct LoadedUnit {
 }
 
 impl LoadedUnit {
-    /// Whether all files of the unit could be read and used. If not, the last good content of some
-    /// files may be in use.
+    /// Whether all files of the unit could be read and used. If false, the last good content of
+    /// some files may be in use.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.degraded.is_empty() && !self.system_failure
@@ -152,8 +152,8 @@ impl Running {
         &self.units
     }
 
-    /// Returns the current stamps of a unit's files. The stamp is `None` if a file does not exist
-    /// or its file system does not respond. Returns `None` if there is no such unit.
+    /// Returns the current stamps of a unit's files. The stamp of a file is `None` if the file does
+    /// not exist or its file system does not respond. Returns `None` if there is no such unit.
     #[must_use]
     pub fn stamps_now(&self, key: &UnitKey, progress: &Progress) -> Option<FileStamps> {
         let access = Access {

@@ -1,4 +1,4 @@
-//! The key `health_check` of an `[[upstream]]`, which is an inline table.
+//! The key `health_check` of an `[[upstream]]`. Its value is an inline table.
 
 use std::time::Duration;
 

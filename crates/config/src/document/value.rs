@@ -457,8 +457,8 @@ pub(crate) enum Usage {
     Server,
 }
 
-/// Whether the subject of a profile's certificates has a common name, which is the label of the
-/// certificate.
+/// Whether the subject of a profile's certificates has a common name. The common name is the label
+/// of the certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CommonName {
     Label,

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::clock;
 
-/// The summary of certificates and CRLs. It is made only for `countersign check`.
+/// The summary of certificates and CRLs. Only `countersign check` uses it.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Inventory {
     /// One entry for `[listener]`, which has no names, and one for each `[[server_name]]`.

@@ -24,7 +24,7 @@ pub struct UnitKey(Arc<str>);
 const TRUST_DOMAIN: &str = "trust domain ";
 
 impl UnitKey {
-    /// Creates the name of a unit. It contains the kind of the unit and its section, for example
+    /// Creates the name of a unit. `name` has the kind of the unit and its section, for example
     /// `certificate of [listener]`.
     pub(crate) fn new(name: impl fmt::Display) -> Self {
         Self(name.to_string().into())
@@ -50,8 +50,9 @@ impl fmt::Display for UnitKey {
 
 /// A set of files that were read together, and the value that was built from them.
 pub(crate) struct Unit {
-    /// A hash of the content. If a reload gives the same hash, nothing has changed. Only trust
-    /// domains have a hash, because their files are often rewritten without a change.
+    /// A hash of the unit's content. If the unit has the same hash after it was read again, its
+    /// content has not changed. Only trust domains have a hash, because their files are often
+    /// rewritten without a change.
     pub(crate) digest: Option<[u8; 32]>,
     pub(crate) value: Box<dyn Any + Send + Sync>,
     /// The stamps of the unit's files and directories, taken before they were read.
@@ -89,7 +90,8 @@ impl fmt::Debug for Unit {
 /// the units that result.
 #[derive(Debug, Default)]
 pub(crate) struct UnitLoad {
-    /// Units whose present values the load uses again. It does not read their files.
+    /// Units whose present values the load uses again. The load does not read the files of these
+    /// units.
     pub(crate) known: Units,
     /// Units in service that the load reads again. If a file cannot be used, content from here can
     /// replace it (see `keep_last_good`).

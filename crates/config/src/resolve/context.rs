@@ -41,8 +41,8 @@ pub(super) struct Context<'a> {
     pub(super) fetching: Option<Arc<CrlFetchPolicy>>,
     /// The URLs of CRLs that the new snapshot uses, with the fetched content.
     pub(super) sources: Vec<CrlSource>,
-    /// At start: copies on disk of CRLs that an earlier process fetched, if they differ from the
-    /// CRLs that were fetched now.
+    /// Copies on disk of CRLs that an earlier process fetched, if they differ from the CRLs that
+    /// this load has fetched.
     pub(super) copies: Vec<CrlCopy>,
     pub(super) units: UnitLoad,
     /// Errors in files, patterns and URLs of a unit whose last good content stays in use.
@@ -158,8 +158,8 @@ impl Context<'_> {
         unit.map_or_else(Vec::new, |unit| unit.sources.clone())
     }
 
-    /// Sets the digest of a unit that this load has just built. If two builds of a unit have the
-    /// same digest, the second one changes nothing.
+    /// Sets the digest of a unit that this load has just built. If the digest is the same as that
+    /// of the unit in service, the load has not changed the unit.
     pub(super) fn set_digest(&mut self, key: &UnitKey, digest: [u8; 32]) {
         if let Some(unit) = self.units.used.get_mut(key).and_then(Arc::get_mut) {
             unit.digest.get_or_insert(digest);

@@ -116,8 +116,8 @@ fn store(
             let path = context.files.locate(&written.value);
             let roots = super::pem::certificates(written, &path, context)?;
             // The redis library has its own PEM parser, which could read other certificates from
-            // the file. So it gets new PEM text, encoded from the certificates that were parsed
-            // here.
+            // the file. So the library gets new PEM text, encoded from the certificates that were
+            // parsed here.
             let text: String = roots
                 .iter()
                 .map(|der| crate::pem::encode_certificate(der))

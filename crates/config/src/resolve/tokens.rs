@@ -223,7 +223,7 @@ fn unit_key(what: &str, section: &TokenIssuerSection) -> UnitKey {
 }
 
 /// Reads the roots with which the TLS certificate of the issuer is verified. Returns an empty store
-/// if no roots are configured, and `None` if they are invalid.
+/// if no roots are configured, and `None` if the configured roots are invalid.
 fn roots(section: &TokenIssuerSection, context: &mut Context<'_>) -> Option<Arc<RootCertStore>> {
     let found = match &section.roots {
         Field::Bad => return None,
@@ -548,7 +548,8 @@ fn assertion_key(
     Some((scheme, key, thumbprint))
 }
 
-/// Returns the RFC 7638 thumbprint of a key. It is the key's `kid` if `key_id` is not configured.
+/// Returns the RFC 7638 thumbprint of a key. If `key_id` is not configured, the thumbprint is the
+/// `kid` of the key.
 fn thumbprint(scheme: SignatureScheme, key: &SigningKeyPair) -> Option<String> {
     let public = match scheme {
         SignatureScheme::EcdsaP256Sha256 => Jwk::from_p256_point(key.public_key()).ok()?,

@@ -73,8 +73,8 @@ pub(super) struct DomainFiles {
 }
 
 /// Reads roots, intermediates and CRLs. In a load of material, the certificates in `before` replace
-/// those of files that cannot be used. CRLs that cannot be used are left out, so the other CRLs
-/// take effect.
+/// the certificates of files that cannot be used. CRLs that cannot be used are left out, so the
+/// other CRLs take effect.
 pub(super) fn read_files(
     section: &Trust,
     before: Option<&DomainMaterial>,
