@@ -87,7 +87,8 @@ enum AdmissionError {
         detail: String,
         alert: Option<&'static str>,
         notes: Box<HandshakeNotes>,
-        /// The connection, if the peer still has to read the last data that was sent on it.
+        /// The connection, if the peer may not have read yet the last data that was sent on it.
+        /// `None` if the connection can be closed immediately.
         stream: Option<TcpStream>,
     },
 }
@@ -271,7 +272,8 @@ impl OperatorAccess {
         Ok((stream, operator))
     }
 
-    /// Records the refusal. Returns the connection if the peer may still have to read from it.
+    /// Records the refusal. Returns the connection if the peer may not have read yet the last data
+    /// that was sent on it.
     fn record_refusal(&self, error: AdmissionError, peer: SocketAddr) -> Option<TcpStream> {
         let AdmissionError::Refused {
             reason,

@@ -28,7 +28,7 @@ pub enum Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Everything still works, but an operator should act before that changes.
+    /// Everything works, but an operator should act before something stops working.
     Warning,
     /// A part does not work, or will soon stop working.
     Error,

@@ -54,7 +54,8 @@ struct Busiest {
     remedy: &'static str,
 }
 
-/// What to do if the busiest address belongs to a load balancer.
+/// Advice for the operator, if the busiest address belongs to a load balancer or is shared by many
+/// callers.
 const BALANCER_REMEDY: &str = "if it is a load balancer, let it send the PROXY protocol and list \
                                it in [listener] proxy_protocol; if many callers share the \
                                address, list it in [limits.address] trusted_networks";
