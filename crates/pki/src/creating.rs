@@ -46,8 +46,8 @@ pub struct AuthorityOptions {
     pub path_length: Option<u8>,
     /// The existing root that becomes the root of the authority. If `None`, a new root is made.
     pub import: Option<ExistingRoot>,
-    /// Additional public files with their contents, which are written in the same transaction. They
-    /// replace existing files.
+    /// Additional public files, each with its content. They are written in the same transaction as
+    /// the authority's files, and replace existing files.
     pub beside: Vec<(PathBuf, String)>,
     /// Whether an authority that already exists in the directory is replaced.
     pub overwrite: bool,
@@ -146,7 +146,7 @@ impl Pki {
         // Signs the certificates before any file is written, so an invalid option leaves no files.
         let (root, intermediate) = authorities(&layout, domain, options, now)?;
         // If the process is killed before the commit, only empty directories and a lock file
-        // remain. They do not prevent a new attempt.
+        // remain. These do not prevent a new attempt.
         store::create_directory(directory)?;
         let lock = layout.lock()?;
         let existing = if options.overwrite {

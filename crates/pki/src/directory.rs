@@ -189,8 +189,9 @@ impl Pki {
         })
     }
 
-    /// Iterates over the authorities with this name: that of the current generation, then that of
-    /// the earlier generation. Empty if there is no intermediate and `name` is the intermediate.
+    /// Iterates over the authorities with this name: first the authority of the current generation,
+    /// then the authority of the earlier generation. Empty if there is no intermediate and `name`
+    /// is the intermediate.
     pub(super) fn signatories(&self, name: AuthorityName) -> impl Iterator<Item = Signatory> {
         [Some(self.present(name)), self.earlier_signatory(name)]
             .into_iter()
@@ -198,8 +199,8 @@ impl Pki {
             .filter(move |signatory| self.authorities().contains(&signatory.name))
     }
 
-    /// Iterates over the authorities that have signed leaves: that of the current generation, then
-    /// that of the earlier generation.
+    /// Iterates over the authorities that have signed leaves: first the authority of the current
+    /// generation, then the authority of the earlier generation.
     pub(super) fn issuers(&self) -> impl Iterator<Item = Signatory> {
         self.signatories(self.issuer())
     }
@@ -216,7 +217,8 @@ impl Pki {
         }
     }
 
-    /// Returns the paths of an authority's certificate and key, which depend on its generation.
+    /// Returns the paths of an authority's certificate and key. The paths depend on the authority's
+    /// generation.
     pub(super) fn layout_of(&self, signatory: Signatory) -> Layout {
         if signatory.generation == self.generation {
             self.layout.clone()

@@ -49,7 +49,8 @@ pub struct Manifest {
     pub revocation: &'static str,
     /// The value for the key `identity_from` of the gateway's trust domain.
     pub identity_from: Vec<&'static str>,
-    /// When the test certificates expire, in RFC 3339 format. They must be made again then.
+    /// When the test certificates expire, in RFC 3339 format. The certificates must be made again
+    /// then.
     pub valid_until: String,
     /// The descriptions of all test certificates.
     pub fixtures: Vec<Fixture>,

@@ -21,8 +21,8 @@ use crate::clock;
 use crate::identity::TrustDomain;
 use crate::kill_point::tests::{at_each_point, directory, kill_at};
 
-/// The contents of all files below a directory, by their paths. Leaves out the lock and the
-/// inventory, which a command that only reads may change.
+/// The contents of all files below a directory, by their paths. Leaves out the lock file and the
+/// inventory, because a command that only reads may change these files.
 type Tree = BTreeMap<PathBuf, Vec<u8>>;
 
 fn tree(directory: &Path) -> Tree {

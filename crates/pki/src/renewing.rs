@@ -102,7 +102,7 @@ impl Renewal {
 }
 
 impl Pki {
-    /// Reads the certificate that will be renewed, which is the first one in a PEM file.
+    /// Reads the certificate that will be renewed: the first certificate in the PEM file `path`.
     ///
     /// # Errors
     /// If this authority has not issued the certificate, if the certificate is revoked, or if the

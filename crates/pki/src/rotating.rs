@@ -98,8 +98,8 @@ impl Pki {
             return Err(PkiError::RotationUnderWay(earlier.generation));
         }
         if self.layout().earlier().directory().exists() {
-            // `earlier/` contains files of an authority that was replaced. They are no longer used,
-            // so a kill directly after this step does no harm.
+            // `earlier/` contains files of an authority that was replaced. These files are no
+            // longer used, so it does no harm if the process is killed directly after this step.
             put_aside(self.layout(), state.generation.previous())?;
         }
         let made = self.make_generation(options)?;
@@ -271,8 +271,8 @@ impl Pki {
         Ok(NewGeneration { members, numbers })
     }
 
-    /// Writes the files of the new generation in one transaction. They get their final paths in
-    /// this order: trusted roots, revocation lists, certificates and keys (the root's first),
+    /// Writes the files of the new generation in one transaction. The files get their final paths
+    /// in this order: trusted roots, revocation lists, certificates and keys (the root's first),
     /// `pki.toml`. The old certificates and keys are moved to `earlier/`.
     fn put_in_place(
         &self,

@@ -124,8 +124,8 @@ pub enum PkiError {
     /// The requested lifetime of a revocation list is too long.
     #[error("a list lifetime of {} is too long: at most {}", .0, MAX_LIFETIME)]
     ListLifetime(Lifetime),
-    /// A CRL file is damaged. It must be readable because it also contains the list of another
-    /// generation, which must not be lost.
+    /// A CRL file is damaged. It must be readable, because it also contains a revocation list of
+    /// another generation. That list must not be lost.
     #[error(
         "{}; sign its lists again: countersign pki crl --dir {}",
         .error.in_file(.path.display()), .directory.display()

@@ -437,7 +437,8 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     })
 }
 
-/// Returns the name of the user who ran the command, from the environment. It is not verified.
+/// Returns the name of the user who ran the command, from the environment. The name is not
+/// verified.
 fn user() -> String {
     ["SUDO_USER", "USER", "LOGNAME"]
         .into_iter()

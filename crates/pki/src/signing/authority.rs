@@ -100,7 +100,7 @@ impl CertificateAuthority {
     /// Combines the certificate of an authority with its private key.
     ///
     /// # Errors
-    /// If the certificate is not that of an authority, or if the key belongs to another
+    /// If the certificate does not belong to an authority, or if the key belongs to another
     /// certificate.
     pub fn load(der: CertificateDer<'static>, key: KeyPair) -> Result<Self, AuthorityError> {
         Self::join(AuthorityCertificate::read(der)?, key)
@@ -134,8 +134,8 @@ impl CertificateAuthority {
         self.issuer.key()
     }
 
-    /// Returns rcgen's issuer, which signs anything without checks. It is used for test
-    /// certificates with faults.
+    /// Returns rcgen's issuer, which signs anything without checks. Only test certificates with
+    /// faults are signed with it.
     pub(crate) const fn issuer(&self) -> &rcgen::Issuer<'static, KeyPair> {
         &self.issuer
     }
@@ -196,8 +196,9 @@ impl CertificateAuthority {
                 params.distinguished_name.push(kind, value.as_str());
             }
         }
-        // The common name helps people who read listings. It is never an identity. With an empty
-        // subject, rcgen marks subjectAltName as critical, as RFC 5280 requires.
+        // The common name only helps people who read listings. The gateway never uses it as
+        // identity. With an empty subject, rcgen marks subjectAltName as critical, as RFC 5280
+        // requires.
         if common_name.len() <= MAX_ATTRIBUTE && !rules.without_common_name {
             params
                 .distinguished_name

@@ -25,11 +25,11 @@ pub struct AuthorityCertificate {
 }
 
 impl AuthorityCertificate {
-    /// Parses a certificate. Checks that it is that of an authority, and that its SPIFFE ID names a
-    /// trust domain.
+    /// Parses a certificate. Checks that the certificate belongs to an authority, and that its
+    /// SPIFFE ID names a trust domain.
     ///
     /// # Errors
-    /// If the certificate cannot be parsed, is not that of an authority, or contains no trust
+    /// If the certificate cannot be parsed, does not belong to an authority, or contains no trust
     /// domain.
     pub fn read(der: CertificateDer<'static>) -> Result<Self, AuthorityError> {
         Self::read_for(der, None)
@@ -81,8 +81,8 @@ impl AuthorityCertificate {
         }
         let key_identifier =
             key_identifier.ok_or(NotAnAuthority("it has no subject key identifier"))?;
-        // X509-SVID section 4.1: the SPIFFE ID of an authority is that of its trust domain, without
-        // a path.
+        // X509-SVID section 4.1: the SPIFFE ID of an authority is the SPIFFE ID of its trust
+        // domain, without a path.
         let trust_domain = match uris.as_slice() {
             [uri] => SpiffeId::parse(uri)
                 .ok()

@@ -14,7 +14,7 @@ pub enum AuthorityError {
     /// The bytes cannot be parsed as a certificate.
     #[error("it is not a readable certificate: {0}")]
     Unreadable(String),
-    /// The certificate is not that of an authority, or this program cannot use the authority.
+    /// The certificate does not belong to an authority, or this program cannot use the authority.
     #[error("it is not the certificate of an authority: {0}")]
     NotAnAuthority(&'static str),
     /// The private key belongs to another certificate.

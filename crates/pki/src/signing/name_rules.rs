@@ -6,8 +6,8 @@ use crate::identity::{CallerName, SpiffeId, TrustDomain};
 use crate::reason::ReasonCode;
 
 impl SubjectNames {
-    /// Returns the built-in profile that fits the names. It is used if the request selects no
-    /// profile.
+    /// Returns the built-in profile that fits the names. A request that selects no profile gets
+    /// this profile.
     ///
     /// A holder with a SPIFFE ID, a host name or an IP address can be a client and a server. A
     /// wildcard is only for servers. A mail address or another URI is only for clients.

@@ -59,29 +59,30 @@ impl IssueRequest {
         }
     }
 
-    /// Sets the profile. By default, it is the built-in profile that fits the names.
+    /// Sets the profile. By default, the leaf has the built-in profile that fits the names.
     #[must_use]
     pub fn profile(mut self, profile: CertificateProfile) -> Self {
         self.profile = Some(profile);
         self
     }
 
-    /// Sets the lifetime. By default, it is that of the profile.
+    /// Sets the lifetime. By default, the leaf has the lifetime of its profile.
     #[must_use]
     pub const fn lifetime(mut self, lifetime: Lifetime) -> Self {
         self.lifetime = Some(lifetime);
         self
     }
 
-    /// Sets the files to `PREFIX.pem` and `PREFIX.key`. By default, they are in `issued/` of the
-    /// authority's directory.
+    /// Sets the files to `PREFIX.pem` and `PREFIX.key`. By default, the files are in `issued/` of
+    /// the authority's directory.
     #[must_use]
     pub fn out(mut self, prefix: impl Into<PathBuf>) -> Self {
         self.out = Some(prefix.into());
         self
     }
 
-    /// Sets whether existing files of the leaf are replaced. By default, they are an error.
+    /// Sets whether existing files of the leaf are replaced. By default, an existing file is an
+    /// error.
     #[must_use]
     pub const fn overwrite(mut self, overwrite: bool) -> Self {
         self.overwrite = overwrite;

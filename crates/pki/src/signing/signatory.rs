@@ -40,8 +40,7 @@ impl Generation {
         Self(self.0.saturating_add(1))
     }
 
-    /// Returns the generation before this one. Returns the first generation if there is none before
-    /// it.
+    /// Returns the generation before `self`. The first generation returns itself.
     pub(crate) const fn previous(self) -> Self {
         match self.0 {
             0 | 1 => Self::FIRST,

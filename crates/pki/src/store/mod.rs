@@ -161,8 +161,8 @@ fn unread(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
 }
 
 /// Writes a file completely, or not at all. If the process is killed, a temporary file
-/// `.countersign-pki-…` may remain next to it, which no program reads. Changes in an authority's
-/// directory use a transaction instead, which leaves no temporary file.
+/// `.countersign-pki-…` may remain next to it. No program reads this file. Changes in an
+/// authority's directory use a transaction instead, which leaves no temporary file.
 pub(crate) fn write(
     path: &Path,
     content: &[u8],
@@ -172,7 +172,7 @@ pub(crate) fn write(
     Staged::new(path, content, audience, existing)?.place()
 }
 
-/// A temporary file with the new content, which is not renamed to its final path yet. If it is
+/// A temporary file with new content that is not renamed to its final path yet. If the value is
 /// dropped, the temporary file is removed. Errors such as a full disk come when the temporary file
 /// is written, so the rename rarely fails.
 #[derive(Debug)]

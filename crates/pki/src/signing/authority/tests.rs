@@ -1,5 +1,5 @@
-//! Tests of signed certificates and lists. They are parsed with x509-parser or webpki, not with
-//! rcgen, which encodes them.
+//! Tests of signed certificates and revocation lists. rcgen encodes the certificates and lists, so
+//! the tests parse them with x509-parser or webpki.
 
 use std::collections::HashSet;
 
@@ -312,8 +312,8 @@ fn lists_carry_number_dates_key_identifier_and_reasons() {
     assert!(entries[1].reason_code().is_none());
 }
 
-/// The gateway uses webpki. It must accept each leaf only for the leaf's usages, accept the lists,
-/// and detect the revoked leaf.
+/// The gateway uses webpki. So webpki must accept each leaf only for the leaf's usages, accept the
+/// revocation lists, and detect the revoked leaf.
 #[test]
 fn webpki_accepts_chains_and_lists() {
     use rustls_pki_types::pem::PemObject as _;
