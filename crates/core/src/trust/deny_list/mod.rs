@@ -76,15 +76,15 @@ pub struct DenyList {
     path: PathBuf,
     index: ArcSwap<Index>,
     /// The stamp of the file when its content was last read or written ([`FileStamp`]). A thread
-    /// holds this lock while it reads or writes the file, so only one thread accesses the file at a
-    /// time.
+    /// holds the lock of this field while it reads or writes the file, so only one thread accesses
+    /// the file at a time.
     seen: Mutex<Option<FileStamp>>,
     /// Whether the file existed when it was last read or written.
     has_file: AtomicBool,
     /// Whether the file is missing or damaged, so that the entries in force are only in memory.
     is_damaged: AtomicBool,
-    /// Entries that are in force but not yet in the file. A thread holds this lock while it
-    /// replaces `index`, but not while it reads or writes the file.
+    /// Entries that are in force but not yet in the file. A thread holds the lock of this field
+    /// while it replaces `index`, but not while it reads or writes the file.
     unsaved: Mutex<Vec<Arc<DenyEntry>>>,
     epoch: AtomicU64,
     changes: watch::Sender<u64>,

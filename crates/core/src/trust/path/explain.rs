@@ -79,8 +79,7 @@ fn namesake(
             let wanted = issuer_key_id(issued)?;
             // When a root gets a new key, its old key signs a certificate for the new key. If the
             // chain contains such a certificate, the path leads over this certificate to the old
-            // root. Then it is not a reason for the refusal that the configured root has the old
-            // key.
+            // root. So the old key of the configured root is not the reason for the refusal.
             let leads_on = authorities.iter().any(|authority| {
                 authority.subject().as_raw() == issued.issuer().as_raw()
                     && own_key_id(authority) == Some(wanted)

@@ -36,9 +36,9 @@ impl SignatureBudget {
         bytes: 64 * 1024,
     };
 
-    /// Returns the budget for a chain that a peer presents, if `bundles` bundles are tried. Roots
-    /// of different bundles can have the same name. So each bundle that is tried before the right
-    /// one can cause one or two checks with the result "invalid".
+    /// Returns the budget for a chain that a peer presents. `bundles` is the number of bundles that
+    /// are tried. Roots of different bundles can have the same name. So each bundle that is tried
+    /// before the right one can cause one or two checks with the result "invalid".
     pub(crate) fn presented(bundles: usize) -> Self {
         let more = 2 * bundles.saturating_sub(1).min(MAX_FURTHER_BUNDLES);
         Self {

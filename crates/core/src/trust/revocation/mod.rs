@@ -282,9 +282,10 @@ impl RevocationIndex {
         ));
     }
 
-    /// Prevents that an old list replaces a newer one of `previous`. If the old list has a higher
-    /// CRL number or a later thisUpdate, it stays and the new list is dropped. If the new list is
-    /// not valid yet or its signature cannot be verified yet, both lists stay.
+    /// Prevents that a list of the new files replaces a newer list of `previous`. If the list of
+    /// `previous` has a higher CRL number or a later thisUpdate, it stays and the new list is
+    /// dropped. If the new list is not valid yet or its signature cannot be verified yet, both
+    /// lists stay.
     fn keep_newer(&mut self, previous: &Self, now: i64) {
         let mut unproven: Vec<&RevocationList> = Vec::new();
         // Of several unverified old lists with the same scope, this loop keeps only the first.
