@@ -62,8 +62,8 @@ impl KeyLocation {
     }
 }
 
-/// Reads `jwks_uri` from metadata. The `issuer` in the metadata must be identical (RFC 8414 section
-/// 3.3). The keys must be on the same origin as the metadata.
+/// Reads `jwks_uri` from metadata. The member `issuer` of the metadata must be identical to the
+/// argument `issuer` (RFC 8414 section 3.3). The keys must be on the same origin as the metadata.
 pub(super) fn key_set_in_metadata(
     issuer: &str,
     url: &Uri,

@@ -71,8 +71,8 @@ impl<K: Copy + Eq + Hash, T> Default for SingleFlight<K, T> {
     }
 }
 
-/// A request that runs or waits for a query. If the running request is dropped, the next one runs
-/// the query. If the last one is dropped, the query is removed from the map.
+/// A request that runs or waits for a query. If the request that runs the query is dropped, the
+/// next waiting request runs it. When no request is left, the query is removed from the map.
 struct Participant<'a, K: Copy + Eq + Hash, T> {
     flights: &'a SingleFlight<K, T>,
     key: K,
