@@ -117,7 +117,7 @@ fn read(
     context: &mut Context<'_>,
 ) -> Option<Vec<Found<CertificateRevocationListDer<'static>>>> {
     // If the snapshot in service uses this URL, the content that the fetcher keeps was already
-    // checked. It is then used without fetching it again.
+    // checked. Then no new fetch is necessary.
     let serving = context.previous.is_some_and(|previous| {
         let mut sources = previous.crl_sources.iter();
         sources.any(|other| other.url == source.url && other.trust_domain == source.trust_domain)

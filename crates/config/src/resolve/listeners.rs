@@ -95,7 +95,7 @@ pub(super) fn listener(
 }
 
 /// Returns the trust for client certificates, from the bundles of the trust domains in `names`. If
-/// the key is absent, uses the bundles of all trust domains.
+/// `names` is absent from the file, uses the bundles of all trust domains.
 fn client_trust(
     names: &Field<Several<String>>,
     domains: &[Domain],

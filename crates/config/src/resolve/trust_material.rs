@@ -48,7 +48,7 @@ pub(super) struct DomainMaterial {
 impl DomainMaterial {
     /// Returns a digest of the unit's content: the bundle, the certificates, the bundle's alarms
     /// and the content that was fetched from `sources`. If the digest stays the same, a reload has
-    /// changed nothing.
+    /// not changed the unit.
     pub(super) fn digest(&self, sources: &[CrlSource]) -> [u8; 32] {
         let mut parts: Vec<Vec<u8>> = vec![self.bundle.digest().to_vec()];
         let certificates = self.roots.iter().chain(&self.intermediates);
