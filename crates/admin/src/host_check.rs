@@ -14,7 +14,7 @@ use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
 /// Whether the request names this machine's loopback interface and `port`. `Host` has to name them.
-/// If the request target has an authority, it has to name them too.
+/// If the request target has an authority, that authority has to name them too.
 pub(super) fn is_loopback_request(headers: &HeaderMap, uri: &Uri, port: u16) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
