@@ -162,8 +162,8 @@ impl Pki {
         })
     }
 
-    /// Issues the new certificate. If `keep_key` is true, it has the key in `PREFIX.key`, and
-    /// otherwise a new key. The current certificate stays valid until it expires.
+    /// Issues the new certificate. If `keep_key` is true, the new certificate has the key in
+    /// `PREFIX.key`, and otherwise a new key. The current certificate stays valid until it expires.
     ///
     /// # Errors
     /// Same as [`Pki::issue`].
