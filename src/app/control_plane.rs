@@ -21,7 +21,7 @@ use crate::proxy::connection::worker::Shared;
 use crate::snapshot::Settings;
 use crate::telemetry::audit::AuditWriter;
 
-/// The values that the control plane is built from.
+/// The inputs of [`ControlPlane::start`].
 pub(super) struct ControlParts<'a> {
     pub(super) shared: &'a Shared,
     pub(super) readiness: &'a Arc<Readiness>,
@@ -33,7 +33,8 @@ pub(super) struct ControlParts<'a> {
     pub(super) audit: &'a AuditWriter,
     pub(super) reloads: ReloadRequests,
     pub(super) descriptors: DescriptorPlan,
-    /// Set to true when an operator asks the process to end.
+    /// Set to true when an operator requests a drain. The gateway then stops as it does on a
+    /// signal.
     pub(super) drain: watch::Sender<bool>,
 }
 

@@ -1,10 +1,11 @@
 //! Fetches CRLs by URL at intervals. If a CRL has changed, requests that the material of its trust
 //! domain is loaded.
 //!
-//! Each CRL is checked before it is kept. The fetched CRL may be damaged, signed by another key,
-//! older than the CRL in use, or missing on the server. In these cases the old CRL stays in use,
-//! and a problem is raised. A kept CRL that does not come into use also raises a problem. Each URL
-//! has its own schedule, so that a server that hangs delays no other.
+//! Each fetched CRL is checked before `crl_fetcher` keeps it. It may be damaged, signed by another
+//! key, or older than the CRL in use. Or the server may have no CRL. In these cases the old CRL
+//! stays in use, and a problem is raised. A problem is also raised if the snapshot in service still
+//! does not use the kept CRL at the next fetch. Each URL has its own schedule, so that a server
+//! that hangs delays no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,12 +43,12 @@ pub(super) struct CrlRefresher {
 /// The outcome of one fetch.
 struct Fetched {
     source: CrlSource,
-    /// The document if it is new; `None` if the server's document has not changed; or a description
-    /// of the error.
+    /// The fetched document if it is new, `None` if the document on the server has not changed, or
+    /// a description of the error.
     outcome: Result<Option<CrlDocument>, String>,
 }
 
-/// The state of all sources. The keys are URLs.
+/// The state of all sources of CRLs. The keys are the URLs of the sources.
 #[derive(Default)]
 struct Known {
     /// When each source is fetched next.
@@ -55,7 +56,7 @@ struct Known {
     /// Sources whose newest document is kept in `crl_fetcher`, but is not yet used by the snapshot
     /// in service.
     waiting: BTreeSet<String>,
-    /// Sources with a problem.
+    /// Sources for which a problem is raised in `/readyz`.
     problems: BTreeSet<String>,
     /// Sources that are being fetched.
     busy: BTreeSet<String>,
@@ -71,7 +72,8 @@ impl CrlRefresher {
             let snapshot = self.snapshot.load_full();
             let in_use = self.look(&snapshot, &mut known);
             let sources = snapshot.crl_sources.clone();
-            // The snapshot must be dropped before the wait, so that its memory can be freed.
+            // Dropped before this task waits, so that the memory of a replaced snapshot can be
+            // freed.
             drop(snapshot);
             saver.save(in_use);
             let now = Instant::now();
@@ -102,8 +104,8 @@ impl CrlRefresher {
                         known.busy.remove(&url);
                         known.due.insert(url, Instant::now() + wait);
                     }
-                    // The URL of the fetch that panicked is unknown, so all sources may be fetched
-                    // again when they are due.
+                    // A fetch has panicked, and its URL is unknown. Therefore no source counts as
+                    // being fetched any more, and each is fetched again when it is due.
                     Err(_) => known.busy.clear(),
                 },
                 changed = self.changes.changed() => if changed.is_err() {
@@ -114,8 +116,9 @@ impl CrlRefresher {
     }
 
     /// Compares the sources of a snapshot with `known`. Schedules new sources, records which
-    /// fetched documents have come into use, and forgets removed sources. Returns the new sources,
-    /// and the sources whose document has come into use.
+    /// fetched documents the snapshot uses now, and forgets removed sources. Returns the sources
+    /// whose documents must be saved: the new sources, and those whose fetched document has come
+    /// into use.
     fn look(&self, snapshot: &Snapshot, known: &mut Known) -> Vec<CrlSource> {
         let mut in_use = Vec::new();
         let remote = &snapshot.crl_fetcher;
@@ -155,16 +158,16 @@ impl CrlRefresher {
         in_use
     }
 
-    /// Handles the outcome of a fetch, and keeps a new document. Returns the time until the next
-    /// fetch.
+    /// Handles the outcome of a fetch. Keeps the document if it is new. Returns the time until this
+    /// source is fetched again.
     fn conclude(&self, fetched: &Fetched, known: &mut Known) -> Duration {
         let Fetched { source, outcome } = fetched;
         let url = source.url.to_string();
         let soon = source.policy.interval.min(MAX_RETRY_PAUSE);
         let snapshot = self.snapshot.load();
         self.metrics.revocation_list_fetched(outcome.is_ok());
-        // Whether the document of an earlier fetch has not come into use. This must be computed
-        // before the new document is kept, which replaces the earlier one.
+        // True if the document of an earlier fetch is still not in use. This must be computed
+        // before `keep` replaces that document.
         let late = known.waiting.contains(&url) && !is_in_use(&snapshot, source);
         if let Ok(Some(document)) = outcome {
             tracing::info!(%url, "a new revocation list was fetched");
@@ -209,17 +212,18 @@ impl CrlRefresher {
     }
 }
 
-/// Whether the snapshot was built with the kept document of a source. Also true if the snapshot
-/// does not name the source any more.
+/// Whether the snapshot uses the newest document that `crl_fetcher` keeps for a source. Also true
+/// if the snapshot does not name the source any more.
 fn is_in_use(snapshot: &Snapshot, source: &CrlSource) -> bool {
     let mut sources = snapshot.crl_sources.iter();
     let current = sources.find(|current| current.url == source.url);
     current.is_none_or(|current| snapshot.crl_fetcher.is_in_use(current))
 }
 
-/// Returns how long a document is used before it is fetched again. This is half of the time until
-/// its nextUpdate, within two limits: at least `MIN_INTERVAL`, and at most the configured interval.
-/// `now` is in seconds since the Unix epoch.
+/// Returns how long a document is used before it is fetched again. This is half of the time from
+/// `now` until the document's nextUpdate, but at least `MIN_INTERVAL` and at most the configured
+/// interval. Without a nextUpdate it is the configured interval. `now` is in seconds since the Unix
+/// epoch.
 fn wait(source: &CrlSource, next_update: Option<i64>, now: u64) -> Duration {
     let interval = source.policy.interval;
     let Some(end) = next_update else {
@@ -291,7 +295,8 @@ async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: CrlSource) -> Fetched {
     Fetched { source, outcome }
 }
 
-/// Decodes a fetched document, and checks that it may replace the kept one.
+/// Decodes a fetched document, and checks that it may replace the document that `crl_fetcher`
+/// keeps.
 fn check(snapshot: &Snapshot, source: &CrlSource, bytes: Bytes) -> Result<CrlDocument, String> {
     let bundle = snapshot
         .bundles

@@ -24,7 +24,7 @@ pub enum AppError {
     /// The operators' socket cannot be created.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// The directory for kept certificate chains cannot be used.
+    /// The directory for callers' certificate chains (`[audit] chains`) cannot be used.
     #[error("cannot keep chains in {} ([audit] chains): {error}", path.display())]
     Chains {
         /// The path of the directory.
@@ -43,7 +43,7 @@ pub enum AppError {
         /// The error of the operating system.
         error: io::Error,
     },
-    /// An issuer has `required_at_start`, and its keys cannot be fetched.
+    /// The keys of a token issuer that has `required_at_start` cannot be fetched.
     #[error(
         "the keys of token issuer {name} cannot be fetched: {error}; \
          mend that, or remove required_at_start"
@@ -54,7 +54,7 @@ pub enum AppError {
         /// The reason why the keys cannot be fetched.
         error: FetchError,
     },
-    /// The operating system reported another error.
+    /// Any other error of the operating system.
     #[error("{0}")]
     System(#[from] io::Error),
 }

@@ -1,5 +1,5 @@
-//! Updates the metric about the freshness of CRLs, and logs if a CRL should have been replaced.
-//! `/readyz` checks the freshness itself.
+//! Updates the metric about the freshness of CRLs, and logs an alarm if a CRL is not fresh.
+//! `/readyz` computes the freshness itself.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The freshness of each CRL. The key is the trust domain, the issuer and the CRL number.
 type Seen = BTreeMap<(String, String, String), Freshness>;
 
-/// Checks the freshness at intervals until the process ends.
+/// Computes the freshness of all CRLs every second until the process ends.
 pub(super) async fn watch(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) {
     let mut seen = Seen::new();
     loop {

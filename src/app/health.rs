@@ -11,7 +11,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::upstream::active_health;
 
 /// Runs health checks until the process ends. Each new snapshot restarts all checks. Endpoints that
-/// are in both snapshots keep their results.
+/// are in the old and in the new snapshot keep their results.
 pub(super) async fn run(
     snapshot: Arc<ArcSwap<Snapshot>>,
     mut changes: watch::Receiver<u64>,

@@ -72,8 +72,9 @@ impl Listeners {
         })
     }
 
-    /// Adds the operators' private socket. Called after the addresses were bound: a process that
-    /// owns the addresses is the only running gateway of its configuration.
+    /// Adds the operators' private socket. Call this only after `bind`: if `bind` succeeded, no
+    /// other gateway runs with this configuration, and the socket file of an ended gateway may be
+    /// replaced.
     ///
     /// # Errors
     /// If the socket cannot be created.
@@ -83,7 +84,8 @@ impl Listeners {
         Ok(self)
     }
 
-    /// Returns the addresses. If a configured port is 0, the operating system has chosen the port.
+    /// Returns the bound addresses. If a configured port is 0, they contain the port that the
+    /// operating system has chosen.
     #[must_use]
     pub fn addresses(&self) -> Addresses {
         self.addresses.clone()

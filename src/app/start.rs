@@ -2,7 +2,7 @@
 //!
 //! Order of the start:
 //!
-//! - Bind every address, so that a failure has no effects.
+//! - Bind every address first. If that fails, nothing else has been started.
 //! - Start the audit log, the workers, the servers of the control plane, and then the acceptor.
 //!
 //! Order of the stop:
@@ -39,8 +39,8 @@ use crate::telemetry::eviction_log::EvictionLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream;
 
-/// When all other parts have ended, threads of the control plane that wait for a disk may continue
-/// for this time.
+/// When everything else has ended, the process waits for this time for threads that are writing to
+/// a disk or reading from it.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves requests until a signal to stop arrives. Calls `ready` after all listeners are open.
@@ -58,7 +58,7 @@ pub fn serve(
         .enable_all()
         .build()?;
     let outcome = runtime.block_on(run(loaded, listeners, ready));
-    // Does not join threads that wait for a disk.
+    // After this timeout, threads that hang in a file system are not joined.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     outcome
 }
@@ -134,12 +134,14 @@ async fn run(
 
     tokio::select! {
         () = signals.stop() => {}
-        // Without the private socket operators cannot drain the gateway, and only signals stop it.
+        // Without the private socket, operators cannot request a drain. `wait_for` then returns an
+        // error, and only signals stop the gateway.
         Ok(_) = drained.wait_for(|drain| *drain) => {}
     }
     let _ = accept_stop.send(true);
     let _ = stop.send(true);
-    // Set after the stop signals were sent, so that `/readyz` never reports draining too early.
+    // Set after the stop signals were sent, so that `/readyz` never reports draining before the
+    // gateway has begun to stop.
     readiness.set_draining();
     tracing::info!("stopping: connections may finish");
     let Ok(workers) = accepting.await else {
@@ -271,7 +273,8 @@ async fn join(workers: Workers, signals: &mut Signals, abort: &watch::Sender<boo
         () = signals.stop() => {
             tracing::warn!("stopping at once by a second signal");
             let _ = abort.send(true);
-            // Waits here too, so that the audit lines of the closed requests are written.
+            // Waits also after the connections were closed, so that the audit lines of their
+            // requests are written.
             let _ = draining.await;
         }
     }

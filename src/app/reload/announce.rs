@@ -2,7 +2,8 @@
 
 use crate::snapshot::Snapshot;
 
-/// Logs the warnings of a configuration and the alarms of its trust domains.
+/// Logs the warnings of a configuration, and the alarms of its trust domains, for example about
+/// expired roots.
 pub(in crate::app) fn announce(snapshot: &Snapshot, warnings: &[String]) {
     for warning in warnings {
         tracing::warn!("{warning}");

@@ -11,8 +11,8 @@ use crate::admin::{ReloadOutcome, ReloadWaiters};
 use crate::config::Loaded;
 use crate::file_stamp::FileStamp;
 
-/// Maximum number of attempts to load the configuration if new material comes into service during
-/// each attempt. After that, the load is postponed.
+/// Maximum number of successive attempts to load the configuration, if during each attempt new
+/// material comes into service. After that, the load is postponed.
 const MAX_ATTEMPTS: u32 = 5;
 /// Maximum pause between attempts to load a configuration that was refused.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
@@ -57,9 +57,9 @@ impl Reloader {
         };
         let is_behind = is_another && load.denied != denied.as_ref().map(|list| list.epoch());
         if load.material != self.material || is_behind {
-            // Material came into service after this configuration was read, or the deny list that
-            // it replaces has changed. The configuration must not undo that change, so it is loaded
-            // again.
+            // After this configuration was read, other material came into service, or the deny list
+            // in service changed, which this configuration would replace. This snapshot would undo
+            // that change, so the configuration is loaded again.
             self.configuration.attempts += 1;
             if self.configuration.attempts < MAX_ATTEMPTS {
                 let attempts = self.configuration.attempts;
@@ -81,15 +81,15 @@ impl Reloader {
         }
         self.running = Arc::new(loaded.running);
         let before = std::mem::replace(&mut self.units, UnitState::of(&self.running));
-        // A unit that was being read, or was to be read next, may have newer files than this load
-        // has read. It is therefore read again.
+        // Before the swap, some units were being read or were to be read next. Their files may be
+        // newer than what this load has read, so these units are read again.
         for (key, unit) in &mut self.units {
             if before.get(key).is_some_and(UnitState::is_awaited) {
                 unit.want();
             }
         }
-        // In the new configuration, a path that hung may lead to another file, so it is watched
-        // again.
+        // With the new configuration, a path that hung may lead to another file. Therefore it is
+        // watched again.
         self.watch.forget_stalled();
         self.suspending.clear();
         let configuration = &mut self.configuration;
@@ -135,7 +135,7 @@ impl Reloader {
         waiters.answer(&outcome);
     }
 
-    /// If a load of the configuration hangs, sends an error to its requesters.
+    /// If the load of the configuration hangs, sends an error to those who requested the load.
     pub(super) fn report_hanging_load(&mut self) {
         let Some(load) = &mut self.configuration.loading else {
             return;

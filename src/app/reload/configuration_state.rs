@@ -18,7 +18,7 @@ pub(super) struct ConfigurationLoad {
     pub(super) waiters: ReloadWaiters,
     /// The value of `Reloader::material` when the load began.
     pub(super) material: u64,
-    /// The epoch of the deny list when the load began. `None` if there is no deny list.
+    /// The deny list's `epoch()` when the load began. `None` if there is no deny list.
     pub(super) denied: Option<u64>,
 }
 
@@ -32,7 +32,7 @@ impl ConfigurationLoad {
 /// The progress of loading the configuration.
 #[derive(Default)]
 pub(super) struct ConfigurationState {
-    /// Counts the configurations that came into service. Material that was loaded for one
+    /// Counts the configurations that came into service. A unit that was loaded for one
     /// configuration cannot be used for the next.
     pub(super) count: u64,
     /// The number of the newest load. The results of all other loads are ignored.

@@ -43,7 +43,8 @@ pub(super) enum Done {
     },
     /// The snapshot with a suspended trust domain could not be built.
     NotSuspended(TrustDomain),
-    /// A load of the configuration has ended. `stamp` is the stamp of the file before it was read.
+    /// A load of the configuration has ended. `stamp` is the stamp of the configuration file before
+    /// it was read.
     Configuration {
         /// The number of the load, to be compared with `ConfigurationState::number`.
         number: u64,
@@ -58,8 +59,8 @@ pub(super) struct Proposal {
     pub(super) change: Change,
     /// The value of `ConfigurationState::count` when the load of the change began.
     pub(super) configuration: u64,
-    /// The generation of the snapshot that the new one is based on. The new snapshot lacks changes
-    /// that came into service later.
+    /// The generation of the snapshot that the new one was built from. The new snapshot lacks
+    /// changes that came into service after that generation.
     pub(super) based_on: u64,
     pub(super) snapshot: Snapshot,
 }

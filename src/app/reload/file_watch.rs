@@ -23,7 +23,7 @@ const STALLED: Duration = Duration::from_millis(60);
 pub(super) enum Watched {
     /// The configuration file.
     Configuration,
-    /// A file of the unit of material with this name.
+    /// A file of the unit of material that this key names.
     Unit(UnitKey),
     /// The deny list's file.
     DenyList,
@@ -31,9 +31,9 @@ pub(super) enum Watched {
 
 /// A file that a round checks.
 pub(super) enum Item {
-    /// Reads the stamp of a file, and compares it with the last known stamp.
+    /// A file whose stamp is read and compared with its last known stamp.
     Stamp(Watched, PathBuf, Option<FileStamp>),
-    /// Tells the deny list to read its file again if the file has changed.
+    /// The deny list, which reads its file again if the file has changed.
     DenyList(Arc<DenyList>),
 }
 
@@ -45,7 +45,8 @@ type Subject = (Watched, PathBuf);
 pub(super) enum Found {
     /// A watched file has changed.
     Changed(Watched),
-    /// The deny list was read. The result is true if its entries have changed.
+    /// The deny list's file was checked. The result is true if the entries of the list may have
+    /// changed.
     DenyList(Arc<DenyList>, Result<bool, DenyListError>),
 }
 
@@ -116,8 +117,8 @@ impl FileWatch {
         &self.stalled
     }
 
-    /// Forgets which items hang, so that the next round checks them: a path may lead to another
-    /// file now. Threads that have not returned are abandoned.
+    /// Forgets which items hang, so that the next round checks them again. Their paths may lead to
+    /// other files now. Threads that have not returned are abandoned.
     pub(super) fn forget_stalled(&mut self) {
         self.stalled.clear();
     }
@@ -148,9 +149,9 @@ impl FileWatch {
         self.hand_over(items);
     }
 
-    /// If the thread takes too long for its current item, abandons the thread and continues with a
-    /// new one. Also removes stalled items whose threads have returned. Must be called at
-    /// intervals.
+    /// If the thread has worked on its current item for longer than `STALLED`, abandons the thread
+    /// and continues with a new one. Also removes stalled items whose threads have returned. Must
+    /// be called at intervals.
     pub(super) fn look_after(&mut self) {
         self.stalled
             .retain(|_, stalled| stalled.state.busy.load(Ordering::Acquire));
@@ -162,7 +163,7 @@ impl FileWatch {
         let Some(round) = self.round.take() else {
             return;
         };
-        // The items are taken first, so that the old thread finds no items when it returns.
+        // The remaining items are taken first, so that the old thread finds none when it continues.
         let left = std::mem::take(&mut *lock(&round.state.left));
         round.state.abandoned.store(true, Ordering::Release);
         let stalled = Stalled {

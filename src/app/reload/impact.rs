@@ -1,5 +1,5 @@
-//! Reports how new trust material affects recent callers, based on the certificate chains that the
-//! gateway has kept of them.
+//! Reports which recent callers new trust material refuses. The gateway has kept the certificate
+//! chains of these callers.
 
 use std::path::Path;
 use std::time::Duration;
@@ -40,7 +40,7 @@ pub struct WouldRefuse {
     pub detail: String,
 }
 
-/// The decision under a snapshot about one caller.
+/// How a snapshot decides about one caller.
 #[derive(Debug)]
 pub enum Outlook {
     /// The snapshot admits the caller.

@@ -14,11 +14,11 @@ use crate::config::{self, Progress, Running, UnitError, UnitKey};
 use crate::file_stamp::FileStamp;
 use crate::snapshot::{Settings, Snapshot};
 
-/// A file is read only after it has not changed for this time. So a half-written file is not read
-/// by mistake.
+/// A file is read only after its stamp has stayed the same for this time, so that a half-written
+/// file is not read.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Maximum number of waits until files stop changing. After that they are read anyway, because
-/// nothing must delay a revocation.
+/// Maximum number of waits of `SETTLE` for files that keep changing. After that they are read
+/// anyway, because nothing must delay a revocation.
 const MAX_SETTLING: u32 = 5;
 
 /// The input of a thread that reads one unit.
@@ -29,7 +29,7 @@ pub(super) struct UnitJob {
     pub(super) configuration: u64,
 }
 
-/// Starts threads that send their outcomes as events.
+/// Starts threads. Each thread sends its outcome as an event.
 pub(super) struct Loader(UnboundedSender<Event>);
 
 impl Loader {
@@ -67,7 +67,8 @@ impl Loader {
         Ok(progress)
     }
 
-    /// Builds a snapshot from units that were already read. `running` already contains the change.
+    /// Builds a snapshot without reading files. `running` already contains `change`, which is
+    /// passed on in the outcome.
     pub(super) fn assemble(
         &self,
         change: Change,
@@ -158,7 +159,8 @@ fn settle<T: PartialEq>(look: impl Fn() -> T) {
     }
 }
 
-/// Describes errors and their places. Leaves out lines of the file, because they may name callers.
+/// Formats errors with file and line number. Leaves out the text of the lines, because it may name
+/// callers.
 fn summary(errors: config::ConfigErrors) -> String {
     tracing::debug!("the configuration cannot be loaded:\n{errors}");
     let one = |error: config::ErrorRecord| match error.line {

@@ -20,7 +20,7 @@ const SUSPENDED_RETRY: Duration = Duration::from_millis(500);
 const SLOW_LOAD: Duration = Duration::from_secs(2);
 
 impl Reloader {
-    /// Raises the problem of a unit in `/readyz`, or clears it if the unit has none.
+    /// Raises a problem in `/readyz` if the unit has one, and clears it otherwise.
     pub(super) fn report_unit(&mut self, key: &UnitKey) {
         let Some(unit) = self.units.get(key) else {
             return;
@@ -49,7 +49,8 @@ impl Reloader {
         }
     }
 
-    /// Reports why the configuration in service differs from the configuration on disk.
+    /// Raises the problem that the configuration in service differs from the configuration on disk.
+    /// `why` is the reason.
     pub(super) fn report_refusal(&self, why: &str) {
         let detail = format!(
             "the configuration in service stays, and revocations take effect as before: {why}"
@@ -78,13 +79,14 @@ impl Reloader {
         });
     }
 
-    /// Reports the files that hang, when they are watched or read.
+    /// Raises a problem for each file that hangs while it is watched or read, and for a missing
+    /// thread.
     pub(super) fn report_stalls(&self) {
         let readiness = &self.parts.readiness;
         let mut subjects = Vec::new();
         let mut raise = |subject: String, detail: String, command: Option<String>| {
-            // The file watch and a load may both hang at files with the same subject. Only the
-            // first problem of a subject is raised.
+            // A file may hang in the file watch and in a load. Both have the same subject, and only
+            // the first problem of a subject is raised.
             if subjects.contains(&subject) {
                 return;
             }
@@ -103,7 +105,7 @@ impl Reloader {
                 Watched::Unit(key) => key.to_string(),
                 Watched::DenyList => DENY_LIST.to_owned(),
             };
-            // A short delay of a slow disk is not reported as a problem.
+            // A stamp that a slow disk returns within a second is not a problem.
             if stalled.since.elapsed() < SLOW_LOAD / 2 {
                 continue;
             }
@@ -150,7 +152,7 @@ impl Reloader {
         });
     }
 
-    /// Handles the outcome of reading the deny list.
+    /// Raises or clears the problems of the deny list after its file was checked.
     pub(super) fn deny_list_read(&self, list: &DenyList, outcome: Result<bool, DenyListError>) {
         let readiness = &self.parts.readiness;
         let unsaved = list.unsaved_count();
@@ -181,8 +183,8 @@ impl Reloader {
                 let detail = format!("the deny list stays in force as it was: {error}");
                 let problem = Problem::new(ProblemCode::MaterialUnreadable, &detail)
                     .command("countersign deny list");
-                // Logged only if the problem is new, because the deny list is read again in every
-                // round.
+                // Logged only if the problem is new, because each round of the file watch checks
+                // the deny list.
                 if readiness.raise(DENY_LIST, problem) {
                     tracing::error!("{detail}");
                 }
@@ -209,7 +211,7 @@ impl Reloader {
             .map(UnitKey::trust_domain)
             .collect();
         for key in stalled.iter().chain(&suspended) {
-            // The file watch skips a file that hangs, so the unit must be read to detect that the
+            // The file watch skips a file that hangs. Only a read of the unit can show that the
             // file works again.
             if let Some(unit) = self.units.get_mut(key) {
                 unit.want_within(SUSPENDED_RETRY);

@@ -39,11 +39,11 @@ pub(in crate::app) struct Reloader {
     pub(super) requests: MaterialRequests,
     pub(super) units: BTreeMap<UnitKey, UnitState>,
     pub(super) configuration: ConfigurationState,
-    /// Counts how often a load of material has put a snapshot into service.
+    /// How many snapshots came into service because of new material or a suspension.
     pub(super) material: u64,
     /// Trust domains for which a snapshot that suspends them is being built.
     pub(super) suspending: BTreeSet<TrustDomain>,
-    /// Whether a thread is computing the effect of new trust material.
+    /// Whether a thread is computing which recent callers new trust material refuses.
     pub(super) previewing: Arc<AtomicBool>,
 }
 
@@ -93,7 +93,7 @@ impl Reloader {
         {
             let (directory, after) = (directory.clone(), self.parts.snapshot.load_full());
             let previewing = Arc::clone(&self.previewing);
-            // Only one of these threads runs at a time, and no task waits for it.
+            // `previewing` allows only one such thread at a time. No task waits for it.
             let started = std::thread::Builder::new()
                 .name("impact".to_owned())
                 .spawn(move || {

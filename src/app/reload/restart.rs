@@ -32,7 +32,8 @@ pub(super) fn check_replaces(
         loaded.snapshot.deny_list.as_deref(),
     )?;
     if let Some(list) = &loaded.snapshot.deny_list
-        // If the path is the same, the list stays in service and watches its own file.
+        // The check is only for a list at another path. At the same path, the list in service
+        // stays, and it watches its own file.
         && previous.deny_list.as_ref().is_none_or(|before| before.path() != list.path())
     {
         progress
@@ -135,8 +136,8 @@ mod tests {
         assert!(refused.contains("b.json") && refused.contains("a.json"));
         std::fs::copy(before.path(), after.path()).unwrap();
         assert_eq!(keeps_denials(Some(&before), Some(&open("b.json"))), Ok(()));
-        // The file of the same list may be missing for a short time, because the entries are in
-        // memory.
+        // If the new configuration names the same list, its file may be missing for a short time,
+        // because the entries are in memory.
         std::fs::remove_file(before.path()).unwrap();
         assert!(before.refresh().is_err());
         assert_eq!(keeps_denials(Some(&before), Some(&before)), Ok(()));

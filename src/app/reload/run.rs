@@ -17,9 +17,10 @@ use crate::descriptors;
 
 /// The interval at which the stamps of files are compared.
 const WATCH_INTERVAL: Duration = Duration::from_millis(150);
-/// The interval at which the task checks rounds and loads that have not ended.
+/// The interval at which the task looks for files and loads that hang.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// Maximum number of configuration loads that are abandoned because a file hangs.
+/// Maximum number of abandoned configuration loads whose threads still hang. At this number, no
+/// further load is abandoned.
 const MAX_LEFT_BEHIND: u32 = 8;
 
 impl Reloader {
@@ -55,8 +56,8 @@ impl Reloader {
                 }
             }
             Event::Found(Found::DenyList(list, outcome)) => {
-                // A reload may have replaced the deny list after it was read. The outcome is then
-                // ignored.
+                // A reload may have put another deny list into service after this one was read.
+                // Then the outcome is ignored.
                 let denied = self.parts.snapshot.load().deny_list.clone();
                 if denied.is_some_and(|denied| Arc::ptr_eq(&denied, &list)) {
                     self.deny_list_read(&list, outcome);
@@ -125,8 +126,8 @@ impl Reloader {
         self.report_hanging_load();
     }
 
-    /// Starts all loads that are due. Units come first: the configuration is not loaded while a
-    /// unit is being loaded, unless that unit takes longer than a second.
+    /// Starts all loads that are due. Units come first: while a unit is being loaded, the
+    /// configuration is not loaded, unless the load of the unit has taken longer than a second.
     fn start_loads(&mut self) {
         let now = Instant::now();
         let mut without_thread = Vec::new();
@@ -141,8 +142,7 @@ impl Reloader {
                 };
                 match self.loader.unit(job) {
                     Ok(progress) => unit.begin(progress),
-                    // The operating system refuses to start a thread, because a resource is
-                    // exhausted.
+                    // No thread could be started, because the operating system lacks a resource.
                     Err(error) => {
                         unit.failed(&UnitError::system(&error));
                         without_thread.push(key.clone());
@@ -163,8 +163,8 @@ impl Reloader {
             && load.is_stalled()
             && state.left_behind < MAX_LEFT_BEHIND
         {
-            // The load hangs, and is abandoned. The new configuration may name other files, which
-            // do not hang.
+            // The load hangs, and another load was requested. The hanging load is abandoned,
+            // because the configuration may now name other files, which do not hang.
             state.left_behind += 1;
             state.loading = None;
         }
@@ -203,7 +203,8 @@ impl Reloader {
         }
     }
 
-    /// Puts a proposed snapshot into service, unless it is out of date or not needed any more.
+    /// Puts a proposed snapshot into service, unless it is out of date or its change is not needed
+    /// any more.
     fn proposed(&mut self, proposal: Proposal) {
         let Proposal {
             change,
@@ -215,8 +216,8 @@ impl Reloader {
             if let Change::Suspension { domain, .. } = &change {
                 self.suspending.remove(domain);
             }
-            // The change was made for an earlier configuration. The load of the current
-            // configuration has read all units again.
+            // The change was made for an earlier configuration. It is dropped, because the load of
+            // the current configuration has read all units again.
             return;
         }
         if let Change::Suspension { domain, .. } = &change
@@ -229,8 +230,8 @@ impl Reloader {
             && loaded.is_unchanged
             && !self.running.is_suspended_unit(key)
         {
-            // The unit was read again, but its content has not changed. A unit with an unusable
-            // part is read at intervals.
+            // The unit was read again, for example at intervals because a part of it is unusable.
+            // Its content has not changed, so no snapshot comes into service.
             if let Some(unit) = self.units.get_mut(key) {
                 unit.loaded(loaded);
             }
@@ -238,8 +239,8 @@ impl Reloader {
             return;
         }
         if based_on != self.parts.snapshot.load().generation {
-            // Another change came into service after the load of this one had begun. A new snapshot
-            // with both changes is built, without reading files again.
+            // The proposed snapshot lacks a change that came into service after the load of this
+            // change had begun. A snapshot with both changes is built from the units in memory.
             self.assemble(change);
             return;
         }
@@ -279,7 +280,7 @@ impl Reloader {
         self.material += 1;
     }
 
-    /// Builds the snapshot in service again, with a change. Reads no files.
+    /// Builds a snapshot that has all units in service and one change. Reads no files.
     pub(super) fn assemble(&mut self, change: Change) {
         let mut running = (*self.running).clone();
         change.apply(&mut running);

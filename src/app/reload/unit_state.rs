@@ -8,16 +8,16 @@ use crate::clock;
 use crate::config::{LoadedUnit, Progress, Running, UnitError, UnitKey};
 use crate::file_stamp::FileStamps;
 
-/// If a unit has had a problem for less than `WRITING`, it is read again after this time.
+/// A unit that has had a problem for less than [`WRITING`] is read again after this time.
 const RETRY_SOON: Duration = Duration::from_millis(100);
-/// If a unit has a problem for longer, because the operating system fails to read a file, it is
-/// read again after this time.
+/// A unit that has had a problem for at least [`WRITING`], because the operating system fails to
+/// read a file, is read again after this time.
 const RETRY_SYSTEM: Duration = Duration::from_millis(400);
-/// If a unit has a problem for longer, because its files can be read but not used, it is read again
-/// after this time, or as soon as a file changes.
+/// A unit that has had a problem for at least [`WRITING`], although its files can be read, is read
+/// again after this time, or as soon as a file changes.
 const RETRY_LATER: Duration = Duration::from_secs(10);
-/// A process may need this time to write a file. A problem that lasts shorter is not reported,
-/// unless the operating system has failed to read a file.
+/// A process may need this time to write a file. A problem is not reported before it has lasted
+/// this long, unless the operating system has failed to read a file.
 const WRITING: Duration = Duration::from_millis(700);
 
 /// The state of one unit of material.
@@ -38,7 +38,7 @@ struct Loading {
     since: Instant,
 }
 
-/// Why a unit in service differs from its files.
+/// The problem because of which the unit in service may differ from its files.
 #[derive(Debug)]
 pub(super) struct Trouble {
     /// A description of the problem.
@@ -130,8 +130,8 @@ impl UnitState {
     /// Records that the unit cannot be used. Its last good content stays in service.
     pub(super) fn failed(&mut self, error: &UnitError) {
         self.loading = None;
-        // Keeps the earlier stamps too. A file that matched a pattern may be missing now, and its
-        // return has to be noticed.
+        // The earlier stamps are kept too. A file that matched a pattern may be missing now, and
+        // the file watch must detect when it is there again.
         let mut stamps = (*self.stamps).clone();
         stamps.extend(error.stamps.clone());
         self.stamps = Arc::new(stamps);
@@ -157,21 +157,22 @@ impl UnitState {
         });
     }
 
-    /// Returns the unit's problem if it has lasted for `WRITING`, or the operating system has
-    /// failed to read a file.
+    /// Returns the unit's problem if it must be reported: if it has lasted for `WRITING`, or the
+    /// operating system has failed to read a file.
     pub(super) fn trouble(&self) -> Option<&Trouble> {
         self.trouble.as_ref().filter(|trouble| {
             trouble.system_failure_since.is_some() || trouble.since.elapsed() >= WRITING
         })
     }
 
-    /// Whether the last read found a problem. `trouble` does not return a problem that may come
-    /// from an incomplete file.
+    /// Whether the last read found a problem. This includes a problem that `trouble` does not
+    /// return yet, because a file may be only half-written.
     pub(super) const fn is_in_trouble(&self) -> bool {
         self.trouble.is_some()
     }
 
-    /// Returns since when the operating system has failed to read the unit.
+    /// Returns the time since which the operating system has failed to read the unit. `None` if the
+    /// last read did not fail in this way.
     pub(super) fn unread_since(&self) -> Option<(Instant, i64)> {
         self.trouble.as_ref()?.system_failure_since
     }
