@@ -200,7 +200,8 @@ fn request(args: &VerifyArgs) -> Result<Option<RequestParts>, CliError> {
         return Ok(None);
     };
     let bad_url = || CliError::usage("--url must be like https://HOST/PATH?QUERY");
-    // Split without a URL parser, because a parser could change the text that is compared.
+    // Split without a URL parser. A parser could change the authority or the target, which are
+    // compared byte by byte.
     let (_, rest) = url.split_once("://").ok_or_else(bad_url)?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, target) = rest.split_at_checked(end).ok_or_else(bad_url)?;

@@ -158,8 +158,8 @@ fn issue(
     pki.issue(&request).map_err(with_remedy)
 }
 
-/// Creates the signing key. With `force`, keeps an existing key, because services may already know
-/// it.
+/// Creates the signing key. Even with `force`, keeps an existing key, because services may already
+/// know it.
 fn signing_key(directory: &Path, force: bool) -> Result<(), CliError> {
     let algorithm = SigningAlgorithm::Es256;
     if force && SigningKeyRing::load(directory, algorithm).is_ok() {
@@ -258,7 +258,7 @@ Certificates and revocation lists are good for 7 days. Before that, renew them:
     ));
 }
 
-/// Returns the options with which a certificate is renewed with the same names.
+/// Returns the options of `pki` commands that give a certificate the names of `issued`.
 fn renewal(issued: &Issued) -> String {
     let options: Vec<String> = issued
         .names

@@ -34,7 +34,7 @@ pub(super) struct Preview {
     log: String,
     callers: usize,
     expired: usize,
-    /// Number of callers whose chains were never stored, have been deleted, or cannot be read.
+    /// Number of callers whose chains were not kept, have been deleted, or cannot be read.
     unknown: usize,
     refused: Vec<WouldRefuse>,
 }

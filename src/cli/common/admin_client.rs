@@ -171,8 +171,8 @@ async fn connect(endpoint: &AdminEndpoint, authority: &Authority) -> Result<TcpS
         .map_err(|error| CliError::failed(format_args!("{endpoint}: {error}")))
 }
 
-/// Creates the error for a request without a response. If the gateway has refused the TLS
-/// handshake, the exit code is 3.
+/// Creates the error for a request that got no response. If the gateway has refused the TLS
+/// handshake, the exit code of the error is 3.
 fn no_response(endpoint: &AdminEndpoint, error: &(dyn std::error::Error + 'static)) -> CliError {
     let mut causes = std::iter::successors(Some(error), |error| {
         match error.downcast_ref::<io::Error>() {
@@ -243,8 +243,8 @@ async fn converse(
         .to_bytes();
     let document: Value = serde_json::from_slice(&body).map_err(|error| broken(&error))?;
     match parts.headers.get("countersign-reason") {
-        // This header field means that the gateway refuses the operator, not this particular
-        // request.
+        // The gateway sets this field if it refuses the operator. It does not set it if only this
+        // request fails.
         Some(reason) => {
             let detail = document.get("detail").and_then(Value::as_str);
             Err(CliError::no(format_args!(
@@ -275,7 +275,7 @@ fn unreachable(socket: &Path, error: &io::Error) -> CliError {
     CliError::failed(format_args!("{}: {hint} ({error})", socket.display()))
 }
 
-/// Sends one request, with a JSON document if there is one, and waits for the response.
+/// Sends one request and waits for the response. The body is `document` as JSON, or empty.
 pub(in crate::cli) fn ask(
     endpoint: &AdminEndpoint,
     method: Method,
@@ -304,7 +304,8 @@ pub(in crate::cli) fn text<'v>(document: &'v Value, key: &str) -> &'v str {
     document.get(key).and_then(Value::as_str).unwrap_or("")
 }
 
-/// Formats a value so that it is safe to print on a terminal.
+/// Formats a member of a document so that it is safe to print on a terminal. A missing member gives
+/// `none`.
 pub(in crate::cli) fn shown(document: &Value, key: &str) -> String {
     match document.get(key) {
         None | Some(Value::Null) => "none".to_owned(),

@@ -13,8 +13,8 @@ use crate::pem::{self, PemError};
 /// Maximum number of bytes of a file with certificates.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Reads the certificates of a file that contains nothing else. Keeps their order, and requires at
-/// least one.
+/// Reads the certificates of a file that contains only certificates. Keeps their order, and
+/// requires at least one.
 pub(in crate::cli) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CliError> {
     read_certificates(path, MAX_FILE, pem::certificates)
 }

@@ -47,7 +47,8 @@ impl PassphraseArgs {
         Ok(first)
     }
 
-    /// Returns the passphrase for a new file. If the user types it, asks for it twice.
+    /// Returns the passphrase for a new file. `what` names the file in the prompt. If the user
+    /// types the passphrase, asks for it twice.
     pub(in crate::cli) fn choose_for(&self, what: &str) -> Result<Secret, CliError> {
         if let Some(passphrase) = self.given()? {
             return Ok(passphrase);
@@ -70,7 +71,7 @@ impl PassphraseArgs {
         prompt(&format!("Passphrase for {}: ", path.display()))
     }
 
-    /// Sets the passphrase, if the key of the authority `name` is encrypted.
+    /// Reads the passphrase and gives it to `pki`, if the key of the authority `name` is encrypted.
     pub(in crate::cli) fn unlock(
         &self,
         pki: &mut Pki,

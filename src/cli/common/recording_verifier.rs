@@ -116,8 +116,8 @@ impl ServerCertVerifier for RecordingVerifier {
     }
 }
 
-/// Presents the caller's chain even if its issuer is not among those that the server accepts.
-/// Records the accepted issuers.
+/// Presents the caller's chain even if the server does not list the issuer of the chain as
+/// accepted. Records the listed issuers.
 #[derive(Debug)]
 struct RecordingPresenter {
     credentials: Option<Arc<CertifiedKey>>,

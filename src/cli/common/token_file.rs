@@ -7,8 +7,8 @@ use countersign_verify::jose::MAX_TOKEN_BYTES;
 use super::input;
 use super::output::CliError;
 
-/// Maximum number of bytes that are read. It is larger than the limit on tokens, so that the
-/// gateway's own check refuses a token that is too long.
+/// Maximum number of bytes that are read. It is larger than the gateway's limit on tokens, so that
+/// the same check as in the gateway refuses a token that is too long.
 const MAX_FILE: u64 = 64 * MAX_TOKEN_BYTES as u64;
 
 /// Reads a token. Removes the line ending that editors and shells add. If the content is not text,

@@ -141,7 +141,7 @@ impl Place {
     }
 }
 
-/// Creates all files and returns their paths.
+/// Creates all files of the demo and returns their paths.
 fn prepare(
     directory: &Path,
     listeners: &Listeners,

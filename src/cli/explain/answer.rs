@@ -52,7 +52,7 @@ pub(super) struct Step {
     pub(super) detail: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) more: Vec<String>,
-    /// The same detail as structured data, for the JSON output.
+    /// The content of `detail` as structured data, for the JSON output.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub(super) facts: Value,
 }

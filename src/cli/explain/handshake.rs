@@ -217,7 +217,8 @@ impl Way<'_> {
         );
     }
 
-    /// Returns the subject and the file of the root certificate of the verified path.
+    /// Returns the subject of the root certificate of the verified path, and the file that contains
+    /// this root certificate.
     fn root_of(&self, identity: &PeerIdentity) -> Option<(String, String)> {
         let domain = identity.trust_domain().as_str();
         let domains = self.inventory.trust_domains.iter();
@@ -240,7 +241,7 @@ impl Way<'_> {
         None
     }
 
-    /// Adds a line for each revocation list to the last step.
+    /// Adds a line for each CRL of `bundles` to the last step.
     fn lists<'b>(&mut self, bundles: impl Iterator<Item = &'b crate::trust::TrustBundle>) {
         let now = clock::certificate_now();
         let mut lines = Vec::new();

@@ -1,4 +1,5 @@
-//! Runs the stages of the gateway on the question of an operator, without a connection.
+//! Runs the stages of the gateway on an operator's question about a caller and a request, without a
+//! connection.
 //!
 //! The order is the same as in `proxy::handshake` and `proxy::handler`, and every verdict comes
 //! from the same functions. This module decides nothing itself.
@@ -99,7 +100,7 @@ impl Way<'_> {
         }
     }
 
-    /// Records a refusal as a step, and returns it.
+    /// Adds a step that reports a refusal. Returns the refusal unchanged.
     fn refuse(&mut self, name: &'static str, refusal: Refusal) -> Refusal {
         let denial = &refusal.denial;
         let detail = printable(&denial.detail);

@@ -42,7 +42,7 @@ impl From<PkiError> for CliError {
     }
 }
 
-/// If a file already exists, adds to the error how to replace it.
+/// If the error is that a file already exists, adds `remedy` to its message.
 pub(super) fn with_remedy(error: PkiError, remedy: &str) -> CliError {
     match error {
         PkiError::Store(StoreError::Exists(_))

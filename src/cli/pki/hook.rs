@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::crypto;
 use crate::pki::Lifetime;
 
-/// Runs a shell command with some paths in its environment. The error describes how the command
-/// failed.
+/// Runs a shell command. `environment` are the names and values of additional environment
+/// variables. The error describes how the command failed.
 pub(super) fn run(command: &str, environment: &[(&str, PathBuf)]) -> Result<(), String> {
     let status = Command::new("sh")
         .args(["-c", command])

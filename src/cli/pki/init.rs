@@ -183,8 +183,8 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// Returns systemd units that sign the issuer's CRL every day. A CRL is valid for seven days by
-/// default.
+/// Returns the path and the content of each systemd unit that signs the issuer's CRL every day. A
+/// CRL is valid for seven days by default.
 fn timer_units(args: &InitArgs) -> Vec<(PathBuf, String)> {
     let dir = &args.dir;
     let issuer = match args.root_only {

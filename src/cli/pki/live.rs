@@ -91,7 +91,7 @@ pub(super) fn look(url: &str) -> Result<Server, CliError> {
     Ok(Server { connection, items })
 }
 
-/// Returns an error if a certificate in service is outside its validity period.
+/// Returns a finding if a certificate that the server presents is outside its validity period.
 fn out_of_time(item: &Item) -> Option<Finding> {
     let status = item.content.get("status").and_then(Value::as_str)?;
     (status != "in its time").then(|| Finding {

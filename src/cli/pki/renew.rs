@@ -88,7 +88,7 @@ pub(super) fn run(args: &RenewArgs, output: Output) -> Result<Exit, CliError> {
     };
     let remaining = args.if_expiring.unwrap_or(DEFAULT_REMAINING);
     let mut has_begun = false;
-    // The last renewed certificate, until its hook command has succeeded.
+    // The last renewed certificate if its `--exec` command has not succeeded yet.
     let mut owed: Option<Box<Issued>> = None;
     loop {
         let mut wait = interval;

@@ -298,8 +298,8 @@ fn environment(args: &CrlArgs) -> [(&'static str, PathBuf); 1] {
     [("COUNTERSIGN_LISTS", args.dir.join("crl"))]
 }
 
-/// Checks the interval. It must be so short that a CRL is signed again before it expires, even if
-/// one attempt fails.
+/// Checks that the interval `every` is so short that each CRL is signed again before it expires,
+/// even if one attempt fails.
 fn check_interval(args: &CrlArgs, every: Lifetime) -> Result<(), CliError> {
     let pki = Pki::open(&args.dir)?;
     let authorities = chosen(args, &pki, Output::new(false, true))?;
@@ -314,7 +314,8 @@ fn check_interval(args: &CrlArgs, every: Lifetime) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Signs the CRLs. Opens the authority each time, because a rotation may have changed it.
+/// Signs the CRLs. Opens the authority each time, because a rotation of the authority may have
+/// replaced its keys.
 fn sign_lists(
     args: &CrlArgs,
     passphrase: &mut Option<Secret>,

@@ -79,7 +79,7 @@ pub(super) struct Findings {
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Server {
     pub(super) chain: Vec<Certificate>,
-    /// Whether the chain was verified. `None` if there are no roots for that.
+    /// Whether the chain is valid. `None` if there are no roots to verify it with.
     pub(super) verified: Option<bool>,
     pub(super) error: Option<String>,
 }
@@ -338,7 +338,7 @@ async fn converse(
     match tokio::time::timeout(PROBE_TIMEOUT, sender.send_request(request)).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => match connection.await {
-            // The error of the connection is more precise than the error of the request.
+            // The error of the connection tells more than the error of the request.
             Ok(Err(cause)) => Err(cause.into()),
             _ => Err(error.into()),
         },
