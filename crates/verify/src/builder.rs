@@ -81,9 +81,9 @@ pub enum BuildError {
     /// The capacity of the replay cache is 0.
     #[error("a replay cache needs a capacity of at least 1")]
     ReplayCapacity,
-    /// The URL is not an absolute `https` URL, or `http` URL with a loopback address. Or it
-    /// contains a user or a fragment. With `discover`, this error is about the issuer, which
-    /// must not have a query either.
+    /// The URL is not absolute, is neither `https` nor `http` with a loopback address, or contains
+    /// a user or a fragment. With `discover`, this error is about the issuer, which must not have a
+    /// query either.
     #[cfg(feature = "fetch")]
     #[error("keys are fetched over https, or over http from a loopback address only")]
     Url,
@@ -161,8 +161,8 @@ impl VerifierBuilder {
         self
     }
 
-    /// Accepts an assertion only if it has `htb`, and only if the service gave the body
-    /// ([`RequestParts::with_body`](crate::RequestParts::with_body)).
+    /// Accepts an assertion only if it contains a hash of the body (`htb`), and only if the service
+    /// gave the body to the verifier ([`RequestParts::with_body`](crate::RequestParts::with_body)).
     pub const fn require_body_binding(mut self) -> Self {
         self.body_binding_required = true;
         self
@@ -200,10 +200,11 @@ impl VerifierBuilder {
     /// If the system clock is set back, the cache still refuses used assertions. It cannot
     /// distinguish a removed entry from an assertion that was never used. Therefore it refuses
     /// every assertion that does not expire later than all removed entries, with
-    /// [`VerifyError::Expired`](crate::VerifyError::Expired). This affects only assertions that
-    /// were signed before the clock change, with one exception. If the clocks of gateway and
-    /// service were both ahead for longer than an assertion's lifetime, all assertions are
-    /// refused until the clock reaches that time again. Restart the service in this case.
+    /// [`VerifyError::Expired`](crate::VerifyError::Expired). Usually this affects only assertions
+    /// that were signed before the clock was set back. But if the clocks of gateway and service
+    /// were both ahead for longer than an assertion's lifetime, new assertions are refused too,
+    /// until the clock again shows the time at which it was set back. Restart the service in this
+    /// case.
     pub const fn replay_cache(mut self, capacity: usize) -> Self {
         self.replay_capacity = Some(capacity);
         self

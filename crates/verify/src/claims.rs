@@ -63,7 +63,7 @@ pub struct Assertion {
     pub jti: Option<String>,
     /// The transaction identifier (RFC 8417 section 2.2), for logs only. A service may send an
     /// assertion along when it calls another service through the gateway. With the setting
-    /// `continue_transaction`, the new assertion keeps the `txn` of that assertion. The
+    /// `continue_transaction`, the assertion for that other service has the same `txn`. The
     /// identifier authenticates nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub txn: Option<String>,

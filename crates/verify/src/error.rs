@@ -78,8 +78,8 @@ pub enum VerifyError {
     /// `htm` is not the method of the request.
     #[error("the assertion is for another method")]
     Method,
-    /// The authority in `htu` is not that of the request, or not `VerifierBuilder::authority` if
-    /// that is set.
+    /// The authority in `htu` is not the expected one: `VerifierBuilder::authority`, or the
+    /// authority of the request if that is not set.
     #[error("the assertion is for another host")]
     Authority,
     /// The path in `htu` is not `VerifierBuilder::path_prefix` followed by the path of the
@@ -107,8 +107,7 @@ pub enum VerifyError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchProblem {
-    /// No fetch has succeeded in the last 24 h, and the last fetch, if there was one, did not
-    /// fail.
+    /// No keys were fetched in the last 24 h, and no fetch has failed since the last success.
     #[error("nothing was fetched recently")]
     NotFetched,
     /// The connection to the key server failed, or its TLS handshake failed.

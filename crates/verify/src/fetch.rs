@@ -113,7 +113,7 @@ struct FetchEnd {
     outcome: Outcome,
 }
 
-/// What a call that needs a fetch must do to get the outcome.
+/// How a call gets the outcome of a fetch.
 enum Step {
     /// No fetch is running, so that this call starts one.
     Start(NewFetch),
@@ -301,8 +301,8 @@ impl RemoteKeys {
         }
     }
 
-    /// Locks the state so that a fetch can change it. Fails if the fetch timed out, because
-    /// a later fetch may have stored newer keys.
+    /// Locks the state so that the fetch with this number can change it. Fails if that fetch timed
+    /// out, because a later fetch may have stored newer keys.
     fn lock_for(&self, number: u64) -> Result<MutexGuard<'_, State>, FetchProblem> {
         let state = self.state();
         if state.is_running(number) {

@@ -57,9 +57,9 @@ impl ReplayCache {
         if entries.seen.contains(&entry) {
             return Err(VerifyError::Replayed);
         }
-        // Compares with the expiry of removed entries, not with the latest time of the clock. If
-        // the clock was ahead for a while, the cache thus refuses only assertions that it cannot
-        // distinguish from removed entries.
+        // Compares with `removed_until`, and not with the latest time that the clock has shown. If
+        // the clock was ahead for a while, this refuses only assertions whose entries may have been
+        // removed.
         if expiry <= entries.removed_until {
             return Err(VerifyError::Expired);
         }

@@ -143,7 +143,8 @@ impl Authority {
     }
 }
 
-/// Returns the authority and the path of an `htu` claim. The scheme is ignored.
+/// Returns the authority and the path of an `htu` claim. The scheme is ignored. Returns `None` if
+/// the claim has no authority or no path, or has a query or a fragment.
 pub(crate) fn split_url(url: &str) -> Option<(&str, &str)> {
     let (_, rest) = url.split_once("://")?;
     if rest.contains(['?', '#']) {

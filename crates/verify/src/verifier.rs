@@ -170,8 +170,8 @@ impl AssertionVerifier {
     }
 
     /// Checks that the assertion has all of `htm`, `htu` and `jti`. If it has no claim about a
-    /// request at all, it is bound to its caller only, which the verifier accepts only if so
-    /// configured.
+    /// request at all, it is bound only to its caller. The verifier accepts this only after
+    /// `allow_caller_binding`.
     fn check_binding(&self, assertion: &Assertion) -> Result<(), VerifyError> {
         if assertion.is_request_bound() {
             return Ok(());
@@ -256,7 +256,7 @@ impl std::fmt::Debug for AssertionVerifier {
     }
 }
 
-/// Returns the assertion, if exactly one of `values` exists.
+/// Returns the assertion if `values` has exactly one element.
 ///
 /// `values` are the values of all `Countersign-Assertion` field lines of the request, as
 /// received.

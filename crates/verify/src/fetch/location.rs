@@ -48,8 +48,8 @@ impl Location {
     }
 
     /// Returns the `jwks_uri` of a metadata document. The `issuer` of the document must be
-    /// identical (RFC 8414 section 3.3), and `jwks_uri` must have the same origin as the
-    /// metadata.
+    /// identical to the configured issuer (RFC 8414 section 3.3), and `jwks_uri` must have the same
+    /// origin as the URL of the metadata.
     pub(crate) fn key_set_in_metadata(&self, document: &[u8]) -> Result<Uri, FetchProblem> {
         let Self::Metadata { issuer, url } = self else {
             return Err(FetchProblem::Metadata);

@@ -166,7 +166,8 @@ pub fn signing_input(header_json: &str, payload_json: &str) -> String {
     input
 }
 
-/// Returns the value of a member. Fails if the member is present but is not a string.
+/// Returns the value of a member, or `None` if there is no such member. Fails if the value is not a
+/// string.
 pub(super) fn text_member<'a>(
     members: &'a Map<String, Value>,
     member: &'static str,
