@@ -332,9 +332,9 @@ async fn resets(client: &Client, target: &Target) {
                     .map(|stream| head(&target, stream, true, &target.path("slow"), &[]));
                 let ends = streams.map(|stream| http2::frame(3, 0, stream, &CANCEL));
                 let sent = connection.write(&heads.collect::<Vec<_>>().concat()).await;
-                // The pause before the resets is longer in each round. In some round, the
-                // gateway should therefore have forwarded the requests, but the service not yet
-                // have accepted them.
+                // The pause before the resets grows in each round. In at least one round, the
+                // gateway has therefore probably forwarded the requests, while the service has not
+                // accepted them yet.
                 tokio::time::sleep(Duration::from_millis(u64::from(round))).await;
                 let reset = connection.write(&ends.collect::<Vec<_>>().concat()).await;
                 if sent.is_err() || reset.is_err() {
@@ -349,7 +349,7 @@ async fn resets(client: &Client, target: &Target) {
     attackers.join_all().await;
 }
 
-/// Sends `times` requests for the path of `name`, one after the other, and reads the responses.
+/// Sends `times` requests for `target.path(name)`, one after the other, and reads the responses.
 /// Stops after the first request without a complete response.
 async fn ask(client: &Client, target: &Target, name: &str, times: usize) {
     let client = client.clone().protocol(Protocol::Http2);
@@ -527,8 +527,8 @@ async fn open_requests(client: &Client, target: &Target) {
     const SETTINGS: u8 = 4;
     const RST_STREAM: u8 = 3;
     const WINDOW_UPDATE: u8 = 8;
-    /// The siege test sets the `body_timeout` of the gateway to 4 s. This time is longer, so
-    /// that the gateway resets the stream first.
+    /// The attacker sends `end` after the gateway has sent nothing for this time. It is longer than
+    /// the `body_timeout` of 4 s in the siege test, so that the gateway resets the stream first.
     const UNTAKEN: Duration = Duration::from_secs(6);
     let ends = [
         Some(http2::frame(RST_STREAM, 0, 1, &[0, 0, 0, 8])),
@@ -542,8 +542,8 @@ async fn open_requests(client: &Client, target: &Target) {
             let Some(mut connection) = h2(&client).await else {
                 return;
             };
-            // The gateway refuses every second request. Every other request gets a long
-            // response.
+            // Attackers with an even number request a long response. The others request a path
+            // without a route, which the gateway refuses.
             let name = if number % 2 == 0 {
                 "burst"
             } else {

@@ -144,7 +144,7 @@ impl Bystander {
         self.experience.lock().expect("a lock").clone()
     }
 
-    /// Waits until five more pieces and three more responses than now have arrived, or until the
+    /// Waits until five further pieces and three further responses have arrived, or until the
     /// bystander was harmed.
     pub async fn goes_on(&self) {
         let before = self.experience();

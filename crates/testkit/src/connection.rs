@@ -161,7 +161,7 @@ impl Connection {
         tls.alpn_protocol().map(<[u8]>::to_vec)
     }
 
-    /// Starts HTTP over this connection, so that the test can send requests with the result.
+    /// Starts HTTP over this connection. The test can send requests with the returned session.
     ///
     /// # Errors
     /// If the HTTP handshake fails.

@@ -89,7 +89,7 @@ impl Credentials {
         pem("PRIVATE KEY", self.key.secret_pkcs8_der())
     }
 
-    /// Returns the same chain with one more certificate at the end.
+    /// Returns the same credentials with the certificate `der` added at the end of the chain.
     #[must_use]
     pub fn with_extra(mut self, der: CertificateDer<'static>) -> Self {
         self.chain.push(der);

@@ -109,7 +109,7 @@ impl Echo {
         self.shared.seen.lock().expect("a lock").clone()
     }
 
-    /// Waits until the head of a request has arrived whose target ends with `suffix`.
+    /// Waits until the head of a request has arrived. Its target must end with `suffix`.
     ///
     /// # Panics
     /// If no such request arrives before the deadline.

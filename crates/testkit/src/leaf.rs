@@ -152,7 +152,7 @@ impl Leaf {
         self
     }
 
-    /// Sets the serial number. By default, each leaf has another one.
+    /// Sets the serial number. By default, each leaf has a different serial number.
     #[must_use]
     pub fn serial(mut self, serial: &[u8]) -> Self {
         self.serial = Some(serial.to_vec());

@@ -30,8 +30,8 @@ const BURST: usize = 6_000;
 /// How long a request for `/busy` blocks the only thread of the service.
 const BUSY: Duration = Duration::from_millis(30);
 
-/// The running service. It uses hyper, and its own thread, because a service is usually another
-/// process than its callers. The operating system selects its port.
+/// The running service. It uses hyper. It has its own thread, because a service and its callers are
+/// usually different processes. The operating system selects its port.
 ///
 /// | Path | What the service does |
 /// |---|---|

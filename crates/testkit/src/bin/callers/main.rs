@@ -1,6 +1,6 @@
-//! Measures what it costs that the gateway does not share upstream connections between callers:
-//! the memory and descriptors of an idle connection, and the latency of the first request on a
-//! new connection. Also measures a gateway with very many callers that seldom send a request.
+//! Measures the cost of separate upstream connections for each caller: the memory and descriptors
+//! of an idle connection, and the latency of the first request on a new connection. Also measures a
+//! gateway with very many callers that seldom send a request.
 //!
 //! ```text
 //! callers --binary target/release/countersign --callers 10000
@@ -27,8 +27,8 @@ use tokio::task::JoinSet;
 
 /// The number of callers that are active at the same time in [`Field::idle_connections`].
 const ACTIVE: usize = 400;
-/// The number of measured requests on new upstream connections, and the number of those on
-/// existing ones.
+/// The number of measured requests on new upstream connections. As many are measured on existing
+/// upstream connections.
 const PAIRS: usize = 300;
 /// The time between two requests of one caller in [`Field::many_callers`].
 const PERIOD: Duration = Duration::from_secs(60);

@@ -26,7 +26,7 @@ const MAX_FAILURES: u32 = 20;
 /// local port for a minute.
 const MAX_HANDSHAKES: u64 = 24_000;
 
-/// The values of [`Run::phase`] after the warm-up, whose value is 0.
+/// The values of [`Run::phase`] during and after the measurement. During the warm-up it is 0.
 const MEASURING: u8 = 1;
 const OVER: u8 = 2;
 

@@ -96,7 +96,7 @@ impl Arena {
     pub(crate) async fn open(ca: &Arc<TestCa>, services: &Services, binary: &str) -> Self {
         let mut settings = Settings::new(ca)
             .set("admin", "socket", "\"admin.sock\"")
-            // The timeout is shorter than some attacks, so that it ends their requests.
+            // This timeout is shorter than some attacks, so that the gateway ends their requests.
             .set("limits", "body_timeout", "\"4s\"")
             .set("deny_list", "file", "\"deny.json\"");
         let open_to_all = |name: &str, paths: &str| {

@@ -181,7 +181,8 @@ fn faults(
     ];
     for (what, control, figures) in pairs {
         let (without, with) = (control.percentile(99), figures.percentile(99));
-        // The control value is at least 1 ms, because a ratio of shorter times means little.
+        // A latency below 1 ms in the control run counts as 1 ms, because a ratio to shorter times
+        // means little.
         if with > without.max(Duration::from_millis(1)).mul_f64(MAX_RATIO) {
             faults.push(format!(
                 "99 % of {what} within {with:?}, {without:?} without attackers at this gateway"

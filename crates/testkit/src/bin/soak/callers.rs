@@ -78,8 +78,8 @@ pub(crate) struct Ask {
     id: String,
 }
 
-/// Returns the name of a steady service. The service changes only after as many numbers as there
-/// are body lengths, so that each service gets bodies of all lengths.
+/// Returns the name of a steady service. The first `SIZES.len()` numbers select the first service,
+/// the next ones the second, and so on, so that each service gets bodies of all lengths.
 pub(crate) const fn steady(number: usize) -> &'static str {
     STEADY[number / SIZES.len() % STEADY.len()]
 }
@@ -193,8 +193,8 @@ async fn http1(world: Arc<World>, services: &'static [&'static str], mut number:
             let service = services[number / SIZES.len() % services.len()];
             let may_fail = !STEADY.contains(&service);
             let ask = match service {
-                // The misleading service does not read request bodies. [`ask`] adds a body to
-                // every third number, and these numbers are not among them.
+                // The misleading service does not read request bodies. [`ask`] adds a body only if
+                // the number is a multiple of 3, which `number * 3 + 1` never is.
                 MISLEADING => ask(&world, service, &caller, number * 3 + 1),
                 _ => ask(&world, service, &caller, number),
             };
