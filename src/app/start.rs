@@ -134,8 +134,9 @@ async fn run(
 
     tokio::select! {
         () = signals.stop() => {}
-        // Without the private socket, operators cannot request a drain. `wait_for` then returns an
-        // error, and only signals stop the gateway.
+        // Operators request a drain over the private socket, or over the operators' listener with
+        // a certificate. Without both, `wait_for` returns an error, and only signals stop the
+        // gateway.
         Ok(_) = drained.wait_for(|drain| *drain) => {}
     }
     let _ = accept_stop.send(true);
