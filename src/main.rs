@@ -12,45 +12,45 @@
 //! 2. The process
 //!    - [`app`]: starts, connects and stops all parts; watches files and reloads
 //! 3. The services of the process, and its configuration
-//!    - [`proxy`](countersign_proxy): the path of a request, from the listening socket to its response
-//!    - [`admin`](countersign_admin): the control plane: public and operators' listeners, operators' socket
-//!    - [`config`](countersign_config): the configuration file, and everything that is built from it
+//!    - [`proxy`]: the path of a request, from the listening socket to its response
+//!    - [`admin`]: the control plane: public and operators' listeners, operators' socket
+//!    - [`config`]: the configuration file, and everything that is built from it
 //! 4. State
-//!    - [`snapshot`](countersign_core::snapshot): the immutable state that decides about requests, and process settings
+//!    - [`snapshot`]: the immutable state that decides about requests, and process settings
 //! 5. Routes
-//!    - [`route`](countersign_core::route): selects a route by host, path and method
+//!    - [`route`]: selects a route by host, path and method
 //! 6. Parts of the request path, and the authority
-//!    - [`authn`](countersign_core::authn): credentials of requests, and token issuers
-//!    - [`crl_fetch`](countersign_core::crl_fetch): fetches CRLs by URL
-//!    - [`assertion`](countersign_core::assertion): signing keys, assertions about requests
-//!    - [`upstream`](countersign_core::upstream): services: endpoints, balancing, pools of connections
-//!    - [`pki`](countersign_pki): the certificate authority
+//!    - [`authn`]: credentials of requests, and token issuers
+//!    - [`crl_fetch`]: fetches CRLs by URL
+//!    - [`assertion`]: signing keys, assertions about requests
+//!    - [`upstream`]: services: endpoints, balancing, pools of connections
+//!    - [`pki`]: the certificate authority
 //! 7. TLS and policy
-//!    - [`tls`](countersign_core::tls): TLS to callers and to services, session tickets
-//!    - [`policy`](countersign_core::policy): rules, permits, rate limits, shares of callers
+//!    - [`tls`]: TLS to callers and to services, session tickets
+//!    - [`policy`]: rules, permits, rate limits, shares of callers
 //! 8. Trust
-//!    - [`trust`](countersign_core::trust): bundles, certificate paths, revocation, deny list, path cache
+//!    - [`trust`]: bundles, certificate paths, revocation, deny list, path cache
 //! 9. Counters, records and fetched documents
-//!    - [`connection_slots`](countersign_core::connection_slots): limits a listener's connections, and decides which one is evicted
-//!    - [`telemetry`](countersign_core::telemetry): audit log, metrics, logs
-//!    - [`http_client`](countersign_core::http_client): fetches small documents, for example keys and CRLs
+//!    - [`connection_slots`]: limits a listener's connections, and decides which one is evicted
+//!    - [`telemetry`]: audit log, metrics, logs
+//!    - [`http_client`]: fetches small documents, for example keys and CRLs
 //! 10. Identity
-//!     - [`identity`](countersign_core::identity): names of callers, patterns, verified identities
+//!     - [`identity`]: names of callers, patterns, verified identities
 //! 11. Cryptography and locks
-//!     - [`crypto`](countersign_core::crypto): the only user of ring or AWS-LC
+//!     - [`crypto`]: the only user of ring or AWS-LC
 //!     - [`directory_lock`](countersign_core::directory_lock): lets one process at a time change a directory
 //! 12. Secrets
-//!     - [`secret`](countersign_core::secret): bytes that are wiped and never printed
+//!     - [`secret`]: bytes that are wiped and never printed
 //! 13. Files
 //!     - [`file_read`](countersign_core::file_read): reads files safely
-//!     - [`file_stamp`](countersign_core::file_stamp): detects that a file has changed
-//!     - [`pem`](countersign_core::pem): reads PEM
+//!     - [`file_stamp`]: detects that a file has changed
+//!     - [`pem`]: reads PEM
 //! 14. The system, codes and small tools
-//!     - [`clock`](countersign_core::clock): the only reader of the wall clock
-//!     - [`descriptors`](countersign_core::descriptors): file descriptors, and how they are divided among their uses
+//!     - [`clock`]: the only reader of the wall clock
+//!     - [`descriptors`]: file descriptors, and how they are divided among their uses
 //!     - [`h2_frames`](countersign_core::h2_frames): HTTP/2 frames in raw bytes
 //!     - [`now_or_later`](countersign_core::now_or_later): a result, or the future that produces it
-//!     - [`reason`](countersign_core::reason): reason codes
+//!     - [`reason`]: reason codes
 //! 15. Tests
 //!     - [`kill_point`](countersign_core::kill_point): lets unit tests end a process between two file operations
 

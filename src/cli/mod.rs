@@ -20,6 +20,11 @@
 //! - `demo`: runs a temporary gateway with everything that it needs
 //! - `common`: parts that several commands share
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "help texts write sections of the configuration in brackets"
+)]
+
 pub mod api_key;
 pub mod assertion;
 pub mod check;

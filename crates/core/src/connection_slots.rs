@@ -405,8 +405,8 @@ impl ConnectionSlot {
         entry.map_or(Source::Connection(self.id), |entry| entry.source)
     }
 
-    /// Records the key of the caller's address, which the load balancer has sent for this
-    /// connection. `None` means that many peers share the address.
+    /// Records that the load balancer has sent the caller's address. `from` is the key of this
+    /// address. It is `None` if many peers share the address: the connection is then counted alone.
     pub fn comes_from(&self, from: Option<ShareKey>) {
         let mut state = self.slots.state();
         if let Some(entry) = state.unrank(self.id) {

@@ -178,12 +178,12 @@ pub fn private_key(content: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
     })
 }
 
-/// Reads the PKCS#8 private key of a file, with or without a passphrase. The file may also contain
-/// the key's certificates.
+/// Reads the PKCS#8 private key of a file, encrypted or not. Does not decrypt the key. The file may
+/// also contain the key's certificates.
 ///
 /// # Errors
-/// Returns the errors of [`private_key`], but accepts an encrypted key. Also returns an error if
-/// the key is not in PKCS#8.
+/// Returns the errors of [`private_key`], except that an encrypted key is no error. Also returns an
+/// error if the key is not in PKCS#8.
 pub fn pkcs8_key(content: &[u8]) -> Result<Pkcs8Key, PemError> {
     let (form, block) = key_block(content)?;
     Pkcs8Key::from_block(form, block)

@@ -28,7 +28,7 @@ use crate::reason::ReasonCode;
 pub enum Remaining {
     /// A percentage of the certificate's whole lifetime.
     Percent(u8),
-    /// This time before the certificate expires.
+    /// A length of time before the certificate expires, for example ten days.
     Time(Lifetime),
 }
 

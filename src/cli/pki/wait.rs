@@ -44,7 +44,8 @@ pub(super) struct Obeyed {
     in_service_after_ms: Option<u64>,
     /// Number of connections that were closed because their certificate is revoked.
     connections_closed: Option<u64>,
-    /// Time from loading the CRLs until the last of these connections was closed, in milliseconds.
+    /// Time from loading the CRLs until the last connection with a revoked certificate was closed,
+    /// in milliseconds.
     closed_within_ms: Option<u64>,
     /// The reason why the outcome is unknown.
     error: Option<String>,

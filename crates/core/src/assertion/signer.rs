@@ -252,8 +252,8 @@ pub fn token_octets(id: &str) -> Option<[u8; 16]> {
     (decoded == 16).then_some(bytes)
 }
 
-/// Returns the claims about the certificate as JSON, up to but not including the value of
-/// `authn.at`.
+/// Returns the claims that depend only on the certificate and its verification, as the beginning
+/// of a JSON text. The text ends inside `authn`, before `methods`; [`finish`] adds the rest.
 fn caller_json(peer: &PeerIdentity) -> String {
     let leaf = peer.leaf();
     let mut json = String::with_capacity(640);

@@ -58,7 +58,7 @@ impl Authenticators {
         }
     }
 
-    /// Whether the list is empty. If so, authentication never waits for an issuer.
+    /// Whether there are no authenticators, so that authentication never waits for a token issuer.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.each.is_empty()

@@ -248,9 +248,9 @@ impl H2Stream {
         }
     }
 
-    /// If h2 has written the whole response, completes the audit record. If h2 has discarded a part
-    /// of the response, records why. Does nothing before the whole response was passed to h2, and
-    /// as long as h2 has buffers of it.
+    /// Does nothing until the whole response was passed to h2 and h2 has released all buffers of
+    /// the response. Then completes the audit record, or records why h2 discarded a part of the
+    /// response.
     fn settle_audit(&self, mut delivery: MutexGuard<'_, Delivery>) {
         if !delivery.finished || delivery.buffers > 0 {
             return;

@@ -29,9 +29,10 @@ pub(crate) const MAX_PIECE: usize = 64 * 1024;
 /// no more data is passed to h2.
 pub(crate) const MAX_BACKLOG: u64 = 16 * 1024;
 
-/// Maximum number of bytes that each other stream may send before a waiting piece of this stream.
-/// It is twice the data that may be queued for a stream. The factor 2 is needed because hyper first
-/// requests one byte of the window, and passes on the rest only after that.
+/// Maximum number of bytes that each other stream can send before h2 sends a waiting piece of the
+/// stream that a [`StallTimer`] measures. It is twice the data that may be queued for a stream,
+/// because a piece can need two turns: hyper first reserves one byte of the window, and passes the
+/// piece to h2 only when it gets that byte.
 const MAX_PER_TURN: u64 = 2 * (MAX_PIECE as u64 + MAX_BACKLOG);
 
 /// The state of a connection when its streams are checked.

@@ -182,8 +182,8 @@ impl<C: Future + Unpin, S: AsyncWrite + Unpin> Future for SendEachPoll<'_, C, S>
             let mut inner = (self.writes.0.lock()).unwrap_or_else(PoisonError::into_inner);
             let sent = inner.poll_send(context);
             match (polled, sent) {
-                // The error is stored and the connection is polled again, so that its next flush
-                // returns the error.
+                // Sending failed. This stores the error and polls the connection again. The next
+                // flush of the connection then returns the error.
                 (Poll::Pending, Poll::Ready(Err(error))) if inner.failed.is_none() => {
                     inner.failed = Some(error.kind());
                 }

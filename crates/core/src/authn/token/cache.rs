@@ -190,8 +190,8 @@ impl TokenCache {
         self.purges.fetch_add(1, Ordering::SeqCst);
         self.entries.retain(|_, entry| match &entry.judgement {
             Ok(claims) => claims.hash != hash,
-            // Refusals do not contain the hash of their token. They are short-lived, so all of them
-            // are removed.
+            // A refusal does not say which token it is about, so all refusals are removed. Little
+            // is lost: they are short-lived.
             Err(_) => false,
         });
     }

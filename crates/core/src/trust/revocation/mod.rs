@@ -360,7 +360,8 @@ impl RevocationIndex {
             let is_succeeded = lists.iter().any(|list| list.succeeds(old));
             let is_there = lists.iter().any(|list| list.hash == old.hash);
             // With the postures `soft` and `off`, the list is kept even if it is stale. Without the
-            // list, a certificate that only this list revokes would be accepted.
+            // list, a certificate that only this list revokes would be accepted. With `hard`, a
+            // missing list refuses the certificate, so that an old list may be removed.
             let is_over = self.posture == RevocationPosture::Hard
                 && old.next_update.saturating_add(self.grace) < now - FORGET_AFTER;
             if is_succeeded || is_there || is_over {

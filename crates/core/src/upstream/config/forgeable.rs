@@ -5,8 +5,9 @@
 //! Many servers read `_` or `.` as `-`. When names are compared here, every character that is
 //! neither a letter nor a digit therefore counts as a hyphen.
 
-/// Whether the field `name` is removed by default, in any spelling. `name` must be in lower case,
-/// as all names of a [`http::HeaderMap`] are.
+/// Whether the field `name` is removed by default. Every character that is neither a letter nor a
+/// digit counts as a hyphen: `x_real.ip` is `x-real-ip`. `name` must be in lower case, as all names
+/// of a [`http::HeaderMap`] are.
 #[must_use]
 pub fn is_forgeable(name: &str) -> bool {
     candidates(name.as_bytes())

@@ -113,7 +113,7 @@ mod tests {
         crate::h2_frames::fixture::frame(kind, flags, stream, payload)
     }
 
-    /// Returns the announcement, and the number of bytes that were needed for it.
+    /// Returns the [`Announcement`] in `bytes`, and how many bytes were read until it was known.
     fn announced(bytes: &[u8]) -> (Option<Announcement>, usize) {
         let mut scanner = FrameScanner::new(0);
         let mut said = None;

@@ -44,7 +44,7 @@ use crate::options::Options;
 /// The result of an operation. Errors are only printed, so that their type does not matter.
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// The host name in the server certificate, the TLS server name and the requests.
+/// The host name that the server certificate, the TLS server name and the requests contain.
 pub(crate) const HOST: &str = "gw.example.org";
 
 fn main() -> ExitCode {

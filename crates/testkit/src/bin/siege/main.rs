@@ -65,7 +65,7 @@ impl Options {
         let mut options = Self {
             binary: "target/debug/countersign".to_owned(),
             length: Duration::from_secs(60),
-            // Enough for the buffered bodies, and for 128 KiB for each request that may be in
+            // The peak memory of the gateway: enough for the buffered bodies, and for 128 KiB for each request that may be in
             // progress at the services.
             max_mib: 512,
         };
