@@ -2,6 +2,7 @@
 
 mod assertion;
 mod audit;
+mod authority_names;
 mod bindings;
 mod bodies;
 mod bound_bodies;
@@ -40,10 +41,12 @@ mod resting;
 mod resumption;
 mod revocation;
 mod rewrite;
+mod rollover;
 mod routing;
 mod shutdown;
 mod startup;
 mod termination;
 mod transactions;
 mod trust_changes;
+mod unsupported_keys;
 mod upstream_faults;

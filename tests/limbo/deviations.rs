@@ -27,9 +27,13 @@ const DIRECTORY: Cause = Stricter(
     ReasonCode::NameConstraint,
     "webpki does not compare directory names and refuses all of them under such a constraint",
 );
-const SELF_ISSUED: Cause = Stricter(
-    ReasonCode::BadSignature,
-    "webpki exempts self-issued intermediates neither from path lengths nor from name constraints",
+const SELF_ISSUED_LENGTH: Cause = Stricter(
+    ReasonCode::ChainTooLong,
+    "webpki does not exempt self-issued intermediates from path lengths",
+);
+const SELF_ISSUED_NAME: Cause = Stricter(
+    ReasonCode::NameConstraint,
+    "webpki does not exempt self-issued intermediates from name constraints",
 );
 const KEY_IDENTIFIER: Cause = Lenient(
     "key identifiers help to build paths and prove nothing; many private authorities leave them out",
@@ -43,7 +47,7 @@ const WEB: Cause =
 pub(super) const DEVIATIONS: &[(&str, Cause)] = &[
     ("pathlen::max-chain-depth-0-exhausted", DEPTH),
     ("pathlen::max-chain-depth-1-exhausted", DEPTH),
-    ("pathlen::self-issued-certs-pathlen", SELF_ISSUED),
+    ("pathlen::self-issued-certs-pathlen", SELF_ISSUED_LENGTH),
     ("pathlen::validation-ignores-pathlen-in-leaf", CA_LEAF),
     (
         "rfc5280::aki::cross-signed-root-missing-aki",
@@ -74,7 +78,7 @@ pub(super) const DEVIATIONS: &[(&str, Cause)] = &[
         "rfc5280::nc::permitted-dns-match-noncritical",
         Lenient("the constraint is enforced whether it is marked critical or not"),
     ),
-    ("rfc5280::nc::permitted-self-issued", SELF_ISSUED),
+    ("rfc5280::nc::permitted-self-issued", SELF_ISSUED_NAME),
     (
         "rfc5280::root-non-critical-basic-constraints",
         Lenient("widespread among private roots; the extension is enforced all the same"),

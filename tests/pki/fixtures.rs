@@ -65,7 +65,7 @@ fn each_fixture_is_refused_for_the_reason_it_is_named_after() {
     let by_spiffe = trust(&out, vec![NameType::Spiffe]);
     let by_dns = trust(&out, vec![NameType::Dns]);
     let fixtures = manifest["fixtures"].as_array().unwrap();
-    assert_eq!(fixtures.len(), 21);
+    assert_eq!(fixtures.len(), 22);
     for fixture in fixtures {
         let file = fixture["certificate"].as_str().unwrap();
         let path = out.join(file);
@@ -178,8 +178,8 @@ async fn a_running_gateway_answers_as_the_manifest_says() {
         }
     }
     assert_eq!(echo.requests(), 1);
-    // There are 20 broken certificates. Three of them are tested with two ways of naming callers.
-    assert_eq!(driven, 2 * (20 + 3));
+    // 21 broken ones, three of them under either way of naming callers.
+    assert_eq!(driven, 2 * (21 + 3));
 }
 
 #[test]

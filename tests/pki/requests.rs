@@ -2,12 +2,17 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use countersign_testkit::der::{elements, sequence};
+use countersign_testkit::skipped::has_tool;
+use countersign_testkit::unusual::{
+    ECDSA_SHA1, ECDSA_SHA224, ECDSA_SHA512, keys_beyond_ring, request_claiming, unsupported_keys,
+};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, SanType};
 
-use super::{Authority, certificates};
+use super::{Authority, certificates, pki};
 use crate::support::Run;
 
 fn request(
@@ -138,6 +143,136 @@ fn what_a_requester_must_not_have_is_refused() {
         std::fs::read_dir(authority.path("issued")).unwrap().count(),
         0
     );
+}
+
+/// Replaces the key of a request (RFC 2986), after version and subject.
+fn with_key(request: &[u8], key: &[u8]) -> Vec<u8> {
+    let mut parts = elements(request);
+    let mut fields = elements(&parts[0]);
+    fields[2] = key.to_vec();
+    parts[0] = sequence(&fields);
+    sequence(&parts)
+}
+
+#[test]
+fn a_request_that_cannot_be_verified_is_not_called_altered() {
+    let authority = Authority::new();
+    let path = request(&authority, "unusual.csr", |_| {});
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (_, block) = x509_parser::pem::parse_x509_pem(text.as_bytes()).unwrap();
+    let der = block.contents;
+    let signature = "the request's signature is";
+    let mut cases = vec![
+        (
+            request_claiming(&der, ECDSA_SHA224),
+            format!("unsupported-key: {signature} not supported: ECDSA with SHA-224"),
+        ),
+        (
+            request_claiming(&der, ECDSA_SHA1),
+            format!("weak-key: {signature} too weak: ECDSA with SHA-1"),
+        ),
+    ];
+    let mut keys = unsupported_keys();
+    if countersign_core::crypto::PROVIDER == "ring" {
+        keys.extend(keys_beyond_ring());
+        cases.push((
+            request_claiming(&der, ECDSA_SHA512),
+            format!("unsupported-key: {signature} not supported: ECDSA with SHA-512"),
+        ));
+    }
+    for (name, key) in keys {
+        let said = format!("unsupported-key: the request's key is not supported: {name}");
+        cases.push((with_key(&der, &key), said));
+    }
+    for (der, said) in cases {
+        std::fs::write(&path, der).unwrap();
+        authority
+            .run(&["sign", path.to_str().unwrap(), "--profile", "client"])
+            .refused(2, &said);
+        let inspected = Run::of(pki(&["inspect"]).arg(&path));
+        assert!(inspected.stdout.contains(&said), "{inspected:?}");
+    }
+    assert!(authority.has_issued_nothing());
+}
+
+#[test]
+fn requests_of_openssl_are_told_apart() {
+    if !has_tool("openssl", "version") {
+        return;
+    }
+    let authority = Authority::new();
+    let openssl = |arguments: &[&str]| {
+        let mut command = Command::new("openssl");
+        Run::of(command.args(arguments).current_dir(&authority.home)).done();
+    };
+    let subject = "subjectAltName=URI:spiffe://example.org/a";
+    let rsa = [
+        "genpkey",
+        "-algorithm",
+        "RSA",
+        "-pkeyopt",
+        "rsa_keygen_bits:2048",
+    ];
+    let ec = [
+        "genpkey",
+        "-algorithm",
+        "EC",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+    ];
+    openssl(&[&rsa[..], &["-out", "rsa.key"]].concat());
+    openssl(&[&ec[..], &["-out", "ec.key"]].concat());
+    let pss = "rsa_padding_mode:pss";
+    let is_ring = countersign_core::crypto::PROVIDER == "ring";
+    let of_ring = |said: &'static str| is_ring.then_some(said);
+    for (key, options, refusal) in [
+        ("ec.key", &["-sha256"][..], None),
+        ("ec.key", &["-sha384"], None),
+        (
+            "ec.key",
+            &["-sha512"],
+            of_ring("not supported: ECDSA with SHA-512"),
+        ),
+        ("rsa.key", &["-sha512"], None),
+        (
+            "rsa.key",
+            &["-sha256", "-sigopt", pss, "-sigopt", "rsa_pss_saltlen:32"],
+            None,
+        ),
+        (
+            "rsa.key",
+            &["-sha256", "-sigopt", pss, "-sigopt", "rsa_pss_saltlen:max"],
+            Some("RSA-PSS with SHA-256 and a salt of 222 bytes"),
+        ),
+    ] {
+        let request = [
+            "req", "-new", "-subj", "/", "-addext", subject, "-out", "a.csr", "-key",
+        ];
+        openssl(&[&request[..], &[key], options].concat());
+        let path = authority.home.path().join("a.csr");
+        let sign = [
+            "sign",
+            path.to_str().unwrap(),
+            "--profile",
+            "client",
+            "--force",
+        ];
+        let run = authority.run(&sign);
+        match refusal {
+            None => {
+                run.done();
+            }
+            Some(said) => {
+                let run = run.refused(2, said);
+                assert!(run.stderr.contains("unsupported-key: "), "{}", run.stderr);
+                assert!(
+                    run.stderr.contains("openssl req -new -sha256"),
+                    "{}",
+                    run.stderr
+                );
+            }
+        }
+    }
 }
 
 #[test]

@@ -42,6 +42,9 @@ pub const VERSION: &str = if cfg!(feature = "aws-lc-rs") {
     concat!(env!("CARGO_PKG_VERSION"), " (ring)")
 };
 
+/// Whether the provider reads compressed points of elliptic curves (SEC 1 section 2.3.3).
+pub const COMPRESSED_POINTS: bool = cfg!(feature = "aws-lc-rs");
+
 static RUSTLS_PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     #[cfg(feature = "aws-lc-rs")]
     let provider = key_schedule::provider(given_provider());

@@ -199,7 +199,7 @@ const REQUIRED: Option<TlsAlert> = Some(TlsAlert::CertificateRequired);
 reasons! {
     NoCertificate = "no-certificate", Certificate, 403, PERMISSION_DENIED, REQUIRED, Caller,
         "A client certificate is required and none was presented.",
-        "Send a client certificate in the TLS handshake (curl: --cert and --key).";
+        "Send a client certificate in the TLS handshake (curl: --cert and --key). Many clients send none if its issuer is not among the authorities that the gateway names, or if its key is of a kind that the gateway does not support.";
     CertificateExpired = "certificate-expired", Certificate, 403, PERMISSION_DENIED, EXPIRED, Caller,
         "A certificate of the presented chain has expired.",
         "Renew the certificate. If it is an intermediate or a root, the operator has to renew that one.";
@@ -237,8 +237,11 @@ reasons! {
         "The authority that issued the certificate may not vouch for this identity.",
         "Use a certificate issued by the authority of the identity's own trust domain.";
     WeakKey = "weak-key", Certificate, 403, PERMISSION_DENIED, UNKNOWN, Caller,
-        "A key or signature algorithm in the presented chain is too weak or not supported.",
+        "A key or signature algorithm in the presented chain is too weak.",
         "Use P-256, P-384, Ed25519 or RSA with at least 2048 bits, signed with SHA-256 or better.";
+    UnsupportedKey = "unsupported-key", Certificate, 403, PERMISSION_DENIED, UNKNOWN, Caller,
+        "A key or signature algorithm in the presented chain is not supported.",
+        "Use P-256, P-384, Ed25519 or RSA (rsaEncryption) with 2048 to 8192 bits, signed with SHA-256 or SHA-384, or by RSA with SHA-512; builds with aws-lc-rs support more.";
     BadSignature = "bad-signature", Certificate, 403, PERMISSION_DENIED, UNKNOWN, Caller,
         "A signature in the presented chain or handshake does not verify.",
         "Check that certificate and key belong together and that the file is undamaged.";

@@ -176,7 +176,7 @@ impl Workshop {
         let key_file = format!("{}.key", fault.file);
         let leaf_key = key::generate()?;
         let chain = self.chain(fault, &leaf_key)?;
-        let has_key = !matches!(fault.making, Making::WeakKey);
+        let has_key = !matches!(fault.making, Making::WithKey(_));
         if has_key {
             let path = self.out.join(&key_file);
             key::stage(&path, &leaf_key, &KeyProtection::Plain, self.existing)?.place()?;
@@ -239,10 +239,7 @@ fn build(
             chain.clear();
             sign(&params)?
         }
-        Making::WeakKey => {
-            let weak = faults::WeakRsaKey::new()?;
-            params.signed_by(&weak, issuer)?.der().clone()
-        }
+        Making::WithKey(make) => params.signed_by(&make()?, issuer)?.der().clone(),
         Making::BelowAuthorities(count) => {
             let mut links: Vec<Link> = Vec::new();
             for _ in 0..count {

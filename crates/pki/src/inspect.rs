@@ -22,6 +22,7 @@ use crate::identity::leaf::{rfc4514, significant};
 use crate::identity::text::{hex, printable};
 use crate::pem::{self, PemError};
 use crate::secret::Secret;
+use crate::trust::key_name;
 
 /// The reason why a file cannot be described.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -336,11 +337,8 @@ fn pkcs12(content: &[u8], passphrase: Option<&Secret>) -> Result<Vec<Item>, Insp
 fn key_words(key: &SubjectPublicKeyInfo<'_>) -> String {
     match key.parsed() {
         Ok(PublicKey::RSA(rsa)) => format!("RSA {}", rsa.key_size()),
-        Ok(PublicKey::EC(point)) => format!("EC P-{}", point.key_size()),
-        _ => match key.algorithm.algorithm.to_id_string().as_str() {
-            "1.3.101.112" => "Ed25519".to_owned(),
-            other => other.to_owned(),
-        },
+        Ok(PublicKey::EC(_)) => format!("EC {}", key_name(key)),
+        _ => key_name(key),
     }
 }
 

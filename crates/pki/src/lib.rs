@@ -49,7 +49,7 @@
 //! code. This module must not use the configuration, the command line or the network.
 
 use countersign_core::{
-    clock, crypto, directory_lock, file_read, identity, kill_point, pem, reason, secret,
+    clock, crypto, directory_lock, file_read, identity, kill_point, pem, reason, secret, trust,
 };
 
 pub mod bulk;

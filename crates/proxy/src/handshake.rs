@@ -236,15 +236,10 @@ async fn perform(
     let Some(entry) = snapshot.server_names.select(requested_name.as_deref()) else {
         return Err(HandshakeError::unknown_name(requested_name));
     };
-    // `with_notes` collects what the certificate verifier and the ticket decryption record during
-    // the handshake. `into_stream` is already part of it, because rustls decrypts a session ticket
-    // as soon as `into_stream` has set the TLS configuration.
-    let accepting = async {
-        start
-            .into_stream(Arc::clone(entry.tls()))
-            .into_fallible()
-            .await
-    };
+    let tls = Arc::clone(entry.tls_for(&start.client_hello()));
+    // The verifier's notes are collected from here on, because rustls decrypts a ticket as
+    // soon as it has its configuration.
+    let accepting = async { start.into_stream(tls).into_fallible().await };
     let turns = worker.handshake_turns();
     let accepting = box_in_place(|| with_notes(accepting));
     let (accepted, mut notes) = turns.run(slot.source(), accepting).await;

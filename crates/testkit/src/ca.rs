@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, GeneralSubtree, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData as _, SerialNumber, SigningKey as _,
+    KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData as _, SanType, SerialNumber,
+    SigningKey as _,
 };
 use rustls_pki_types::CertificateDer;
 use tempfile::TempDir;
@@ -27,6 +28,7 @@ pub struct AuthoritySpec {
     path_length: Option<u8>,
     key_usages: Vec<KeyUsagePurpose>,
     permitted_dns: Vec<String>,
+    dns: Vec<String>,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
 }
@@ -46,6 +48,7 @@ impl AuthoritySpec {
                 KeyUsagePurpose::DigitalSignature,
             ],
             permitted_dns: Vec::new(),
+            dns: Vec::new(),
             not_before: now - Duration::hours(1),
             not_after: now + Duration::days(365),
         }
@@ -80,8 +83,14 @@ impl AuthoritySpec {
         self
     }
 
-    /// Sets notBefore to `from` and notAfter to `until`, in seconds from now. Negative values
-    /// are times in the past.
+    /// A DNS name of its own.
+    #[must_use]
+    pub fn dns(mut self, name: &str) -> Self {
+        self.dns.push(name.to_owned());
+        self
+    }
+
+    /// Validity, in seconds from now.
     #[must_use]
     pub fn valid(mut self, from: i64, until: i64) -> Self {
         let now = OffsetDateTime::now_utc();
@@ -107,6 +116,10 @@ impl AuthoritySpec {
         params.not_after = self.not_after;
         params.serial_number = Some(SerialNumber::from_slice(&next_serial()));
         params.use_authority_key_identifier_extension = true;
+        for name in &self.dns {
+            let name = name.as_str().try_into().expect("a host name");
+            params.subject_alt_names.push(SanType::DnsName(name));
+        }
         if !self.permitted_dns.is_empty() {
             params.name_constraints = Some(NameConstraints {
                 permitted_subtrees: self

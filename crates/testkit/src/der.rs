@@ -41,3 +41,20 @@ pub fn first(der: &[u8]) -> (u8, &[u8], usize) {
     };
     (der[0], &der[start..start + length], start + length)
 }
+
+/// The elements within a `SEQUENCE`.
+///
+/// # Panics
+/// When one of them is not complete.
+#[must_use]
+pub fn elements(sequence: &[u8]) -> Vec<Vec<u8>> {
+    let (_, mut rest, _) = first(sequence);
+    let mut found = Vec::new();
+    while !rest.is_empty() {
+        let (_, _, length) = first(rest);
+        let (element, after) = rest.split_at(length);
+        found.push(element.to_vec());
+        rest = after;
+    }
+    found
+}

@@ -30,10 +30,11 @@
 //! | [`bystander`] | [`Bystander`]: a caller that checks whether attacks harm it |
 //! | [`paced`] | [`Paced`]: a service for attackers and bystanders |
 //! | [`program`] | [`Program`]: nginx, Envoy and scripts as services |
-//! | [`gateway`] | [`Gateway`]: the gateway binary |
-//! | `settings` | [`Settings`]: the configuration of the gateway |
-//! | `audit` | [`AuditLog`]: the audit lines of the gateway |
-//! | [`skipped`] | notes about test data and programs that a machine does not have |
+//! | [`gateway`] | [`Gateway`]: the binary |
+//! | `settings` | [`Settings`]: its configuration |
+//! | `audit` | [`AuditLog`]: its audit lines |
+//! | [`unusual`] | keys and signatures that rcgen does not make |
+//! | [`skipped`] | what a test needs and a machine may lack |
 //!
 //! Tests can run at the same time, because the operating system selects a free port for every
 //! listener. Every wait has a time limit, mostly [`DEADLINE`].
@@ -67,6 +68,7 @@ pub mod scripted;
 pub mod service;
 pub mod skipped;
 pub mod switching;
+pub mod unusual;
 
 mod answer;
 mod audit;

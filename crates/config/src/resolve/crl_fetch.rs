@@ -35,9 +35,7 @@ pub(super) fn policy(
         return None;
     };
     let key = UnitKey::new("roots of [crl_fetch]");
-    let found = context.unit(key, |context| {
-        material(&roots.value.0, context, pem::certificates)
-    })?;
+    let found = context.unit(key, |context| material(&roots.value.0, context, pem::roots))?;
     let mut store = RootCertStore::empty();
     for root in found {
         if let Err(error) = store.add(root.value) {

@@ -17,7 +17,10 @@ use crate::document::value::{At, Field, PublicTls, Serve, Several, Words as _};
 use crate::identity::{IdentityPattern, LeafFacts};
 use crate::material::inventory::{CertificateSummary, ServerNameSummary};
 use crate::snapshot::{AdminSettings, Operators, PublicSettings};
-use crate::tls::{ClientCertificate, Credentials, ServerEntry, ServerEntryConfig, ServerNames};
+use crate::tls::{
+    AuthorityNames, ClientCertificate, Credentials, MAX_AUTHORITY_NAMES, ServerEntry,
+    ServerEntryConfig, ServerNames,
+};
 use crate::trust::{ClientTrust, TrustBundle};
 
 /// What was built from `[listener]` and `[[server_name]]`.
@@ -85,6 +88,7 @@ pub(super) fn listener(
         let summary = summary(entry, document, context);
         context.inventory.server_names.push(summary);
     }
+    warn_of_unsent_names(&entries, context);
     if !context.diagnostics.has_errors() {
         match ServerNames::new(entries, &context.tickets) {
             Ok(names) => parts.names = Some(names),
@@ -131,6 +135,27 @@ fn client_trust(
             None => trust,
         })
     })
+}
+
+/// Warns if callers are not told which authorities are accepted.
+fn warn_of_unsent_names(entries: &[ServerEntryConfig], context: &mut Context<'_>) {
+    let sizes = entries
+        .iter()
+        .filter_map(|entry| match AuthorityNames::of(&entry.trust) {
+            AuthorityNames::TooLong(size) => Some(size),
+            AuthorityNames::All(_) => None,
+        });
+    if let Some(size) = sizes.max() {
+        let message = format!(
+            "the names of all accepted roots and intermediates have {size} bytes, and at most \
+             {MAX_AUTHORITY_NAMES} are sent: callers are not told which authorities are accepted, \
+             and may choose another certificate"
+        );
+        context.warn(Diagnostic::whole(message).help(
+            "remove roots and intermediates that are not needed, or accept fewer trust domains for \
+             each server name (trust_domains)",
+        ));
+    }
 }
 
 fn check_names(sections: &[ServerName], context: &mut Context<'_>) {

@@ -8,7 +8,9 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use super::context::Context;
 use crate::diagnostics::{Diagnostic, Span};
 use crate::document::value::At;
+use crate::identity::text::printable;
 use crate::pem::PemError;
+use crate::trust::unusable_key;
 
 /// A certificate or CRL, with the file that contains it and the place in the configuration that
 /// names the file.
@@ -70,7 +72,27 @@ pub(super) fn certificates(
         .ok()
 }
 
-/// Reads a file of CRLs. The file contains one or more CRLs in PEM, or one CRL in DER.
+/// Reads a PEM file of root certificates of servers. Warns of those that cannot be used.
+pub(super) fn roots(
+    written: &At<String>,
+    path: &Path,
+    context: &mut Context<'_>,
+) -> Option<Vec<CertificateDer<'static>>> {
+    let roots = certificates(written, path, context)?;
+    for why in roots.iter().filter_map(|root| unusable_key(root)) {
+        let what = format!(
+            "has a root certificate that cannot be used: {}",
+            printable(&why)
+        );
+        context.warn(about(written, path, &what).help(
+            "remove it, or use an authority with a key of P-256, P-384, Ed25519 or RSA (2048 to 8192 \
+             bits)",
+        ));
+    }
+    Some(roots)
+}
+
+/// Reads a file of revocation lists: PEM with one or more, or one in DER.
 pub(super) fn revocation_lists(
     written: &At<String>,
     path: &Path,

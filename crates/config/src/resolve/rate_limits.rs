@@ -114,10 +114,9 @@ fn store(
         Field::Absent => None,
         Field::Good(written) => {
             let path = context.files.locate(&written.value);
-            let roots = super::pem::certificates(written, &path, context)?;
-            // The redis library has its own PEM parser, which could read other certificates from
-            // the file. So the library gets new PEM text, encoded from the certificates that were
-            // parsed here.
+            let roots = super::pem::roots(written, &path, context)?;
+            // The redis library has its own PEM parser. To make it read the same certificates, they
+            // are parsed here and encoded again.
             let text: String = roots
                 .iter()
                 .map(|der| crate::pem::encode_certificate(der))

@@ -228,7 +228,7 @@ fn roots(section: &TokenIssuerSection, context: &mut Context<'_>) -> Option<Arc<
     let found = match &section.roots {
         Field::Bad => return None,
         files => context.unit(unit_key("roots", section), |context| {
-            material(files.items(), context, pem::certificates)
+            material(files.items(), context, pem::roots)
         })?,
     };
     let mut store = RootCertStore::empty();

@@ -203,11 +203,7 @@ pub(super) fn domain_material(
     let earlier = in_service.map(|bundle| &**bundle).or(copies.as_ref());
     let bundle = parts.build(earlier, before, context)?;
     for alarm in bundle.alarms() {
-        let remedy = if alarm.starts_with("revocation list") {
-            "fetch the current list from its issuer"
-        } else {
-            "remove or replace the root certificate"
-        };
+        let remedy = remedy(alarm);
         let place = rules.name.place.clone();
         context.warn(Diagnostic::new(place, alarm.clone()).help(remedy));
     }
@@ -218,6 +214,22 @@ pub(super) fn domain_material(
         written_lists,
     })
 }
+
+/// Returns what an operator can do about an alarm of a bundle.
+fn remedy(alarm: &str) -> &'static str {
+    if alarm.starts_with("revocation list") {
+        "fetch the current list from its issuer"
+    } else if alarm.starts_with("intermediate") {
+        "remove it, or have it issued anew: with a key of P-256, P-384, Ed25519 or RSA (2048 to 8192 \
+         bits), and signed with SHA-256 or SHA-384"
+    } else {
+        "remove or replace the root certificate"
+    }
+}
+
+/// What an operator can do if no root has a usable key.
+const USABLE_ROOT: &str = "use an authority whose key is P-256, P-384, Ed25519 or RSA with 2048 to \
+    8192 bits (rsaEncryption); a gateway built with the feature aws-lc-rs also supports P-521";
 
 impl DomainRules {
     /// Returns the settings of a bundle. The lists of certificates and CRLs are empty.
@@ -278,9 +290,12 @@ impl BundleParts<'_> {
                     self.config.crls.remove(index - 1);
                     self.origins.remove(index - 1);
                 }
-                (BundleError::Root { .. } | BundleError::NoValidRoot { .. }, Some(last_good))
-                    if self.config.roots != values(&last_good.roots) =>
-                {
+                (
+                    BundleError::Root { .. }
+                    | BundleError::NoValidRoot { .. }
+                    | BundleError::NoUsableRoot { .. },
+                    Some(last_good),
+                ) if self.config.roots != values(&last_good.roots) => {
                     context.degraded.push(shown);
                     self.roots.clone_from(&last_good.roots);
                     self.intermediates.clone_from(&last_good.intermediates);
@@ -318,6 +333,7 @@ impl BundleParts<'_> {
                 &format!("a revocation list cannot be used: {why}"),
             )
             .help(why.remedy()),
+            BundleError::NoUsableRoot { .. } => of(None, &error.to_string()).help(USABLE_ROOT),
             BundleError::NoValidRoot { .. } | BundleError::NoRevocationList { .. } => {
                 of(None, &error.to_string()).help("give it a root certificate that is valid now")
             }

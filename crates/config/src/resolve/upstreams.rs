@@ -234,9 +234,7 @@ fn client_tls(
         Field::Good(roots) => {
             let name = section.name.or(String::new());
             let key = UnitKey::new(format_args!("roots of [[upstream]] {name}"));
-            context.unit(key, |context| {
-                material(&roots.value.0, context, pem::certificates)
-            })
+            context.unit(key, |context| material(&roots.value.0, context, pem::roots))
         }
         Field::Bad => None,
         Field::Absent => {

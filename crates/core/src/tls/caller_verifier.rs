@@ -13,33 +13,55 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
+use super::authority_names::AuthorityNames;
 use super::handshake_notes::{note, proven};
 use super::session::Version;
 use crate::crypto;
 use crate::reason::{ReasonCode, TlsAlert};
 use crate::trust::ClientTrust;
 
-/// Verifies client certificates with the trust bundles of one server name.
+/// Signature schemes of keys that are refused with `unsupported-key`: ecdsa_secp521r1_sha512, ed448,
+/// rsa_pss_pss_sha256, …384, …512, and those of the brainpool curves (RFC 8734). A client whose key
+/// needs a scheme that is not offered sends no certificate, so that the reason could not be found.
+///
+/// They are offered in TLS 1.3 only. In TLS 1.2, a client with a key on P-256 could use the first
+/// one, which ring does not verify.
+const REFUSED_SCHEMES: [u16; 8] = [
+    0x0603, 0x0808, 0x0809, 0x080a, 0x080b, 0x081a, 0x081b, 0x081c,
+];
+
+/// Verifies client certificates by the bundles of one server name.
+#[derive(Clone)]
 pub(super) struct CallerVerifier {
     trust: Arc<ClientTrust>,
     mandatory: bool,
     subjects: Vec<DistinguishedName>,
     algorithms: WebPkiSupportedAlgorithms,
+    offers_refused_schemes: bool,
 }
 
 impl CallerVerifier {
     pub(super) fn new(trust: Arc<ClientTrust>, mandatory: bool) -> Self {
-        let subjects = trust
-            .bundles()
-            .iter()
-            .flat_map(|bundle| bundle.anchor_subjects())
-            .map(|subject| DistinguishedName::from(subject.to_vec()))
-            .collect();
+        let subjects = match AuthorityNames::of(&trust) {
+            AuthorityNames::All(names) => names.into_iter().map(DistinguishedName::from).collect(),
+            AuthorityNames::TooLong(_) => Vec::new(),
+        };
         Self {
             trust,
             mandatory,
             subjects,
             algorithms: crypto::provider().signature_verification_algorithms,
+            offers_refused_schemes: false,
+        }
+    }
+
+    /// Returns the verifier for clients that offer TLS 1.3. If a certificate is required, it also
+    /// asks for keys that are not supported, in order to refuse them with the reason. If none is
+    /// required, a client with such a key continues without certificate.
+    pub(super) fn for_tls13(&self) -> Self {
+        Self {
+            offers_refused_schemes: self.mandatory,
+            ..self.clone()
         }
     }
 }
@@ -124,7 +146,16 @@ impl ClientCertVerifier for CallerVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        let mut schemes = self.algorithms.supported_schemes();
+        if self.offers_refused_schemes {
+            // Last, because clients use the first scheme that they can.
+            for scheme in REFUSED_SCHEMES.map(SignatureScheme::from) {
+                if !schemes.contains(&scheme) {
+                    schemes.push(scheme);
+                }
+            }
+        }
+        schemes
     }
 }
 

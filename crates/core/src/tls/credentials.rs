@@ -6,6 +6,7 @@ use crate::clock;
 use crate::crypto;
 use crate::identity::LeafFacts;
 use crate::pem::{self, PemError};
+use crate::trust::unusable_key;
 use rustls::sign::CertifiedKey;
 
 /// The reason why a certificate chain and key cannot be used.
@@ -56,7 +57,9 @@ impl Credentials {
         let signing_key = crypto::provider()
             .key_provider
             .load_private_key(key)
-            .map_err(|error| CredentialsError::Key(error.to_string()))?;
+            .map_err(|error| {
+                CredentialsError::Key(unusable_key(leaf).unwrap_or_else(|| error.to_string()))
+            })?;
         let certified = CertifiedKey::new(chain, signing_key);
         match certified.keys_match() {
             Ok(()) => {}

@@ -4,14 +4,16 @@
 //! Each file imports only from files below it in this list:
 //!
 //! - `client`: TLS from the gateway to a service
-//! - `server`: the configuration of each server name, and the selection by name
-//! - `caller_verifier`: the rustls verifier for client certificates
+//! - `server`: per-name configurations, and the selection by name
+//! - `caller_verifier`: rustls' verifier of client certificates
+//! - `authority_names`: the authorities that callers are told
 //! - `tickets`: makes and opens session tickets
 //! - `handshake_notes`: what one handshake found out about its caller
 //! - `session`: the gateway's own data in a ticket
 //! - `client_certificate`: whether callers must present a certificate
 //! - `credentials`: a certificate chain of the gateway with its key
 
+mod authority_names;
 mod caller_verifier;
 pub mod client;
 mod client_certificate;
@@ -21,6 +23,7 @@ pub mod server;
 mod session;
 pub mod tickets;
 
+pub use authority_names::{AuthorityNames, MAX_AUTHORITY_NAMES};
 pub use client::{ClientTls, ClientTlsConfig, ClientTlsError, TlsConnectError};
 pub use client_certificate::ClientCertificate;
 pub use credentials::{Credentials, CredentialsError};

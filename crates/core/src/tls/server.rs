@@ -6,9 +6,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
-use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{CipherSuite, ServerConfig};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::caller_verifier::CallerVerifier;
@@ -53,6 +53,8 @@ pub struct ServerEntry {
     trust: Arc<ClientTrust>,
     ticketer: Arc<Ticketer>,
     tls: Arc<ServerConfig>,
+    /// For clients that offer TLS 1.3.
+    tls13: Arc<ServerConfig>,
 }
 
 /// The reason why server-name entries cannot be used together.
@@ -187,7 +189,7 @@ impl fmt::Debug for ServerNames {
 struct Always(Arc<CertifiedKey>);
 
 impl ResolvesServerCert for Always {
-    fn resolve(&self, _hello: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0))
     }
 }
@@ -200,28 +202,14 @@ impl ServerEntry {
     ) -> Result<Self, ServerNamesError> {
         let mandatory = config.client_certificate == ClientCertificate::Required;
         let verifier = CallerVerifier::new(Arc::clone(&config.trust), mandatory);
-        let mut tls = ServerConfig::builder_with_provider(crypto::provider())
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(|error| ServerNamesError::Tls(error.to_string()))?
-            .with_client_cert_verifier(Arc::new(verifier))
-            .with_cert_resolver(Arc::new(Always(Arc::clone(config.credentials.certified()))));
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // The session storage of rustls is disabled, because rustls would resume its sessions
-        // without verifying the certificate again. Only the gateway's own tickets resume sessions.
-        tls.session_storage = Arc::new(NoServerSessionStorage {});
         let ticketer = Arc::new(Ticketer::new(
             tickets.clone(),
             &config.names,
             config.client_certificate,
             &config.trust,
         ));
-        tls.send_tls13_tickets = usize::from(ticketer.enabled());
-        tls.max_tls13_tickets = usize::from(ticketer.enabled());
-        tls.ticketer = Arc::clone(&ticketer) as Arc<dyn ProducesTickets>;
-        // rustls disables both features by default. They must stay disabled: early data can be
-        // replayed, and half-RTT data is sent before the caller is verified.
-        tls.max_early_data_size = 0;
-        tls.send_half_rtt_data = false;
+        let tls13 = tls_config(verifier.for_tls13(), &config.credentials, &ticketer)?;
+        let tls = tls_config(verifier, &config.credentials, &ticketer)?;
         Ok(Self {
             index,
             names: config.names,
@@ -229,6 +217,7 @@ impl ServerEntry {
             trust: config.trust,
             ticketer,
             tls: Arc::new(tls),
+            tls13: Arc::new(tls13),
         })
     }
 
@@ -253,9 +242,11 @@ impl ServerEntry {
         };
         let tickets = TicketSource::default().with(without_tickets, None);
         let mut entry = Self::new(0, config, &tickets)?;
-        let mut tls = ServerConfig::clone(&entry.tls);
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        entry.tls = Arc::new(tls);
+        for tls in [&mut entry.tls, &mut entry.tls13] {
+            let mut speaking_http1 = ServerConfig::clone(tls);
+            speaking_http1.alpn_protocols = vec![b"http/1.1".to_vec()];
+            *tls = Arc::new(speaking_http1);
+        }
         Ok(entry)
     }
 
@@ -309,13 +300,23 @@ impl ServerEntry {
         self.index
     }
 
-    /// Returns the rustls configuration of the entry.
+    /// Returns the configuration for rustls, for clients of any version.
     #[must_use]
     pub const fn tls(&self) -> &Arc<ServerConfig> {
         &self.tls
     }
 
-    /// Returns the trust bundles that verify the entry's callers.
+    /// Returns the configuration for the client that sent `hello`.
+    #[must_use]
+    pub fn tls_for(&self, hello: &ClientHello<'_>) -> &Arc<ServerConfig> {
+        let is_of_tls13 = |suite: &CipherSuite| u16::from(*suite) >> 8 == TLS13_SUITES;
+        match hello.cipher_suites().iter().any(is_of_tls13) {
+            true => &self.tls13,
+            false => &self.tls,
+        }
+    }
+
+    /// Returns the bundles that the entry accepts.
     #[must_use]
     pub const fn trust(&self) -> &Arc<ClientTrust> {
         &self.trust
@@ -326,6 +327,33 @@ impl ServerEntry {
     pub const fn client_certificate(&self) -> ClientCertificate {
         self.client_certificate
     }
+}
+
+/// First byte of all cipher suites of TLS 1.3 (RFC 8446 appendix B.4).
+const TLS13_SUITES: u16 = 0x13;
+
+fn tls_config(
+    verifier: CallerVerifier,
+    credentials: &Credentials,
+    ticketer: &Arc<Ticketer>,
+) -> Result<ServerConfig, ServerNamesError> {
+    let mut tls = ServerConfig::builder_with_provider(crypto::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| ServerNamesError::Tls(error.to_string()))?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(Always(Arc::clone(credentials.certified()))));
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Sessions are resumed by our own tickets only, because rustls' own session storage does
+    // not check the certificate again.
+    tls.session_storage = Arc::new(NoServerSessionStorage {});
+    tls.send_tls13_tickets = usize::from(ticketer.enabled());
+    tls.max_tls13_tickets = usize::from(ticketer.enabled());
+    tls.ticketer = Arc::clone(ticketer) as Arc<dyn ProducesTickets>;
+    // Neither is on by default: early data can be replayed, and half-RTT data is
+    // sent before the caller is verified.
+    tls.max_early_data_size = 0;
+    tls.send_half_rtt_data = false;
+    Ok(tls)
 }
 
 impl fmt::Debug for ServerEntry {

@@ -15,7 +15,10 @@ use super::revocation::{
 };
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 
-/// The inputs from which a [`TrustBundle`] is built.
+/// A Name without attributes, DER.
+const EMPTY_NAME: [u8; 2] = [0x30, 0];
+
+/// Everything a [`TrustBundle`] is built from.
 #[derive(Debug, Clone)]
 pub struct TrustBundleConfig {
     /// The name of the trust domain.
@@ -70,7 +73,15 @@ pub enum BundleError {
         /// The reason why no root can be used.
         why: String,
     },
-    /// A revocation list is malformed or of a kind that is not supported.
+    /// No signature can be verified under the key of any valid root.
+    #[error("trust domain {domain} has no root certificate that can be used: {why}")]
+    NoUsableRoot {
+        /// The trust domain.
+        domain: String,
+        /// Why the existing roots cannot be used.
+        why: String,
+    },
+    /// A revocation list cannot be read.
     #[error("revocation list {index} of trust domain {domain}: {why}")]
     RevocationList {
         /// The name of the trust domain with this bundle.
@@ -160,6 +171,12 @@ impl TrustBundle {
             };
             return Err(BundleError::NoValidRoot { domain, why });
         }
+        let mut roots = bundle.roots.roots().iter();
+        if roots.all(|root| root.facts.check_key().is_err()) {
+            let why = bundle.alarms.join("; ");
+            return Err(BundleError::NoUsableRoot { domain, why });
+        }
+        bundle.note_unusable_intermediates();
         if config.posture != RevocationPosture::Off {
             let kept = previous.filter(|_| predecessors == Predecessors::InForce);
             let has_kept = kept.is_some_and(|previous| !previous.revocation.is_empty());
@@ -248,7 +265,24 @@ impl TrustBundle {
         self.roots.add(der, facts)
     }
 
-    /// Adds the bundle's name, certificates and rules to `digest`, but not its revocation lists.
+    /// Alarms about intermediates with a key or signature that cannot be verified.
+    fn note_unusable_intermediates(&mut self) {
+        let alarms: Vec<String> = self
+            .intermediates
+            .iter()
+            .filter_map(|one| {
+                let facts = AuthorityFacts::read(&one.der).ok()?;
+                let (_, why) = facts.check_algorithms(&one.der).err()?;
+                Some(format!(
+                    "intermediate {} cannot be used: {why}",
+                    facts.subject
+                ))
+            })
+            .collect();
+        self.alarms.extend(alarms);
+    }
+
+    /// Hashes everything that a verification depends on, except chain, time and lists.
     pub(super) fn describe(&self, digest: &mut Digest) {
         digest.field(self.name.as_str().as_bytes());
         for root in self.roots.roots() {
@@ -336,8 +370,7 @@ impl TrustBundle {
         })
     }
 
-    /// Returns the subjects of the roots in DER. The TLS server sends these subjects in
-    /// CertificateRequest, so that a client can select its certificate.
+    /// Returns the names of the roots in DER.
     pub fn anchor_subjects(&self) -> impl Iterator<Item = &[u8]> {
         self.roots
             .roots()
@@ -345,7 +378,20 @@ impl TrustBundle {
             .map(|root| root.facts.subject_der.as_slice())
     }
 
-    /// Returns patterns of the names that the authorities of the bundle may certify.
+    /// Returns the names of the roots and of the configured intermediates in DER, for the
+    /// CertificateRequest message. A client that stores its certificate without the intermediate
+    /// finds only the intermediate's name in it.
+    #[must_use]
+    pub fn authority_names(&self) -> Vec<Vec<u8>> {
+        let intermediates = self.readable_intermediates().into_iter();
+        let intermediates = intermediates
+            .filter(|facts| facts.is_ca && facts.subject_der != EMPTY_NAME)
+            .map(|facts| facts.subject_der);
+        let roots = self.anchor_subjects().map(<[u8]>::to_vec);
+        roots.chain(intermediates).collect()
+    }
+
+    /// Returns the names that the authorities of the bundle may certify.
     #[must_use]
     pub fn vouches_for(&self) -> &[IdentityPattern] {
         &self.vouches_for

@@ -35,8 +35,12 @@ mod revision;
 pub mod revocation;
 
 pub use bundle::{BundleError, Predecessors, TrustBundle, TrustBundleConfig};
+pub use certificate::algorithm::{
+    AlgorithmError, check_key, check_signature, key_name, unusable_key,
+};
 pub use certificate::error::PathError;
 pub use certificate::purpose::PathPurpose;
+pub use certificate::signed::SignedParts;
 pub use client_trust::{Admission, ChainError, ClientTrust, Recall};
 pub use deny_list::{DenyEntry, DenyList, DenyListError, DenyTarget};
 pub use overlap::{ClientTrustError, check_overlap};

@@ -14,6 +14,8 @@ use crate::identity::LeafFacts;
 use crate::identity::leaf::key_usage::{
     CRL_SIGN, DIGITAL_SIGNATURE, KEY_CERT_SIGN, OF_AUTHORITIES,
 };
+use crate::reason::ReasonCode;
+use crate::trust::{SignedParts, check_key, check_signature};
 
 /// Checks a certificate with all lints. If the certificate of the issuer is known, also checks that
 /// both fit together.
@@ -27,6 +29,7 @@ pub fn certificate(der: &[u8], issuer: Option<&[u8]>) -> Vec<Finding> {
     }
     let issuer = issuer.and_then(|der| X509Certificate::from_der(der).ok());
     let subject = Subject {
+        der,
         certificate: &certificate,
         facts: LeafFacts::read(der).ok(),
         issuer: issuer.as_ref().map(|(_, issuer)| issuer),
@@ -59,6 +62,7 @@ const LINTS: &[Lint<Certificates>] = lints! {
     };
     "key-weak", Error, "NIST SP 800-57 part 1", |s|
         when(key_is_weak(s.certificate), "its key is weaker than P-256 or RSA with 2048 bits");
+    "unsupported-key", Error, "reason code unsupported-key", unsupported;
     "rsa-exponent", Error, "FIPS 186-5 section A.1.1", |s| match s.certificate.public_key().parsed() {
         Ok(PublicKey::RSA(key)) => when(
             key.try_exponent().is_ok_and(|e| e < 65_537 || e % 2 == 0),
@@ -200,6 +204,20 @@ fn unknown_critical(subject: &Subject<'_>) -> Option<String> {
                 )
             })
         })
+}
+
+/// Finds a key or a signature that gateways of this build cannot verify. They do not verify the
+/// signature of a root.
+fn unsupported(subject: &Subject<'_>) -> Option<String> {
+    let key = check_key(subject.certificate.public_key().raw);
+    let of_key = key.err().map(|error| error.describe("its key"));
+    let of_signature = || {
+        let signed = SignedParts::read(subject.der)?;
+        let error = check_signature(signed.algorithm).err()?;
+        (!is_self_issued(subject)).then(|| error.describe("its signature"))
+    };
+    let (reason, message) = of_key.or_else(of_signature)?;
+    (reason == ReasonCode::UnsupportedKey).then_some(message)
 }
 
 fn key_is_weak(certificate: &X509Certificate<'_>) -> bool {

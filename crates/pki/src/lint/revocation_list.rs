@@ -6,17 +6,27 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::rule::Severity::{Error, Warning};
 use super::rule::{Family, Finding, Lint, lints, run, unreadable, when};
+use crate::reason::ReasonCode;
+use crate::trust::{SignedParts, check_signature};
 
 /// Checks a revocation list with all lints. `now` is in seconds since the Unix epoch.
 #[must_use]
 pub fn revocation_list(der: &[u8], now: i64) -> Vec<Finding> {
     match CertificateRevocationList::from_der(der) {
-        Ok(([], list)) => run(LINTS, &Subject { list: &list, now }),
+        Ok(([], list)) => run(
+            LINTS,
+            &Subject {
+                der,
+                list: &list,
+                now,
+            },
+        ),
         _ => unreadable("it is not a revocation list"),
     }
 }
 
 struct Subject<'a> {
+    der: &'a [u8],
     list: &'a CertificateRevocationList<'a>,
     now: i64,
 }
@@ -48,7 +58,18 @@ const LINTS: &[Lint<Lists>] = lints! {
         let next = s.list.next_update()?;
         when(next.timestamp() < s.now, "the next one is overdue: gateways refuse with revocation-stale")
     };
+    "unsupported-key", Error, "reason code unsupported-key", |s|
+        signature_problem(s, ReasonCode::UnsupportedKey);
+    "signature-weak", Error, "RFC 9155", |s| signature_problem(s, ReasonCode::WeakKey);
     "list-partial", Warning, "RFC 5280 section 5.2.5", |s|
         when(s.has(|e| matches!(e, ParsedExtension::IssuingDistributionPoint(_))),
             "it covers one distribution point only");
 };
+
+fn signature_problem(subject: &Subject<'_>, wanted: ReasonCode) -> Option<String> {
+    let signed = SignedParts::read(subject.der)?;
+    let (reason, message) = check_signature(signed.algorithm)
+        .err()?
+        .describe("its signature");
+    (reason == wanted).then_some(message)
+}

@@ -8,6 +8,7 @@ use crate::identity::LeafFacts;
 
 /// The certificate that lints check, and what is known about it.
 pub(super) struct Subject<'a> {
+    pub(super) der: &'a [u8],
     pub(super) certificate: &'a X509Certificate<'a>,
     /// The facts in the certificate. `None` if an extension cannot be parsed, which a lint reports.
     pub(super) facts: Option<LeafFacts>,

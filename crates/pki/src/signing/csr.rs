@@ -18,6 +18,7 @@ use crate::identity::leaf::{key_usage, rfc4514};
 use crate::identity::text::printable;
 use crate::pem;
 use crate::reason::ReasonCode;
+use crate::trust::{SignedParts, check_key, check_signature};
 
 /// The reason why a PKCS#10 request cannot be signed.
 #[derive(Debug, thiserror::Error)]
@@ -57,14 +58,7 @@ impl SigningRequest {
         }
         let info = &request.certification_request_info;
         let key = usable_key(&info.subject_pki)?;
-        // The signature proves that the requester has the private key. Without this check, a
-        // requester could get a certificate for the key of somebody else.
-        request.verify_signature().map_err(|_| {
-            RequestError::new(
-                ReasonCode::BadSignature,
-                "the request's signature does not verify: it was altered, or signed with another key",
-            )
-        })?;
+        check_possession(&der, &request)?;
         let mut read = Self {
             key,
             names: SubjectNames::new(),
@@ -197,23 +191,56 @@ fn ip_address(octets: &[u8]) -> Option<IpAddr> {
         .ok()
 }
 
-/// Returns the key of a request if the gateway accepts keys of its kind and rcgen can put it into a
-/// certificate.
+/// Checks the signature, which proves possession of the key: without it, a requester could have a
+/// certificate for the key of another.
+fn check_possession(
+    der: &[u8],
+    request: &X509CertificationRequest<'_>,
+) -> Result<(), RequestError> {
+    let key = request.certification_request_info.subject_pki.raw;
+    let signed = SignedParts::read(der);
+    // The two readers support different algorithms.
+    if request.verify_signature().is_ok() || signed.is_some_and(|signed| signed.is_signed_by(key)) {
+        return Ok(());
+    }
+    if let Some(Err(error)) = signed.map(|signed| check_signature(signed.algorithm)) {
+        let (reason, message) = error.describe("the request's signature");
+        return Err(RequestError::new(
+            reason,
+            format!(
+                "{message}; make the request again with SHA-256 and without RSA-PSS, for example \
+                 openssl req -new -sha256 -key KEY"
+            ),
+        ));
+    }
+    Err(RequestError::new(
+        ReasonCode::BadSignature,
+        "the request's signature does not verify: it was altered, or signed with another key",
+    ))
+}
+
+/// Returns the key if the gateway accepts it and this build can certify it.
 fn usable_key(
     info: &x509_parser::x509::SubjectPublicKeyInfo<'_>,
 ) -> Result<SubjectPublicKeyInfo, RequestError> {
-    let strong = match info.parsed() {
-        Ok(PublicKey::RSA(key)) => key.key_size() >= 2048 && key.try_exponent().is_ok_and(is_sound),
-        Ok(PublicKey::EC(point)) => point.key_size() >= 256,
-        Ok(PublicKey::Unknown(_)) => true,
-        _ => false,
-    };
-    let refuse = |message: &str| RequestError::new(ReasonCode::WeakKey, message);
-    if !strong {
-        return Err(refuse("the request's key is too weak"));
+    const KEYS: &str = "use P-256, P-384, Ed25519 or RSA with 2048 to 8192 bits";
+    check_key(info.raw).map_err(|error| {
+        let (reason, message) = error.describe("the request's key");
+        RequestError::new(reason, format!("{message}; {KEYS}"))
+    })?;
+    if let Ok(PublicKey::RSA(key)) = info.parsed()
+        && !key.try_exponent().is_ok_and(is_sound)
+    {
+        return Err(RequestError::new(
+            ReasonCode::WeakKey,
+            "the request's key is too weak: its exponent is even or less than 65537",
+        ));
     }
     SubjectPublicKeyInfo::from_der(info.raw).map_err(|_| {
-        refuse("the request's key is of a kind that gateways do not accept; use P-256, P-384, Ed25519 or RSA")
+        RequestError::new(
+            ReasonCode::UnsupportedKey,
+            format!("the request's key is of a kind that this build cannot certify; {KEYS}"),
+        )
     })
 }
 

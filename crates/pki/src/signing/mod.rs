@@ -21,7 +21,7 @@ pub mod authority;
 pub mod authority_certificate;
 pub mod csr;
 pub(crate) mod date;
-mod der;
+pub(crate) mod der;
 pub mod error;
 pub mod lifetime;
 mod name_rules;

@@ -8,12 +8,12 @@ use std::fmt;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use x509_parser::extensions::{GeneralName, X509Extension};
 use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
-use x509_parser::public_key::PublicKey;
-use x509_parser::x509::SubjectPublicKeyInfo;
 
+use super::algorithm::{AlgorithmError, check_key, check_signature};
 use super::constraints::IssuerConstraints;
 use super::error::PathError;
 use super::purpose::PathPurpose;
+use super::signed::SignedParts;
 use crate::clock;
 use crate::crypto;
 use crate::identity::leaf::{key_usage, rfc4514, significant};
@@ -41,7 +41,7 @@ pub(crate) struct AuthorityFacts {
     unknown_critical: Option<String>,
     demands_policies: bool,
     names_other_issuer: bool,
-    strong_key: bool,
+    key_error: Option<AlgorithmError>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +90,7 @@ impl AuthorityFacts {
             unknown_critical: None,
             demands_policies: false,
             names_other_issuer: false,
-            strong_key: key_is_strong(certificate.public_key()),
+            key_error: check_key(certificate.public_key().raw).err(),
         };
         for (index, extension) in certificate.extensions().iter().enumerate() {
             // RFC 5280 section 4.2: a certificate must not contain an extension twice.
@@ -188,13 +188,8 @@ impl AuthorityFacts {
                 format!("{} may not sign certificates (key usage)", self.subject),
             ));
         }
-        if !self.strong_key {
-            return Err((
-                ReasonCode::WeakKey,
-                format!("the key of {} is too weak", self.subject),
-            ));
-        }
-        // RFC 5280 section 4.1.2.6: an issuer must have a name.
+        self.check_key()?;
+        // RFC 5280 section 4.1.2.6: an issuer has a name.
         if self.empty_subject {
             return Err((
                 ReasonCode::MalformedIdentity,
@@ -216,24 +211,47 @@ impl AuthorityFacts {
         Ok(())
     }
 
-    /// Checks the certificate of a root. The check is necessary because webpki uses only the name,
-    /// the key and the name constraints of a root's certificate.
+    /// Checks that signatures can be verified under the authority's key.
+    pub(crate) fn check_key(&self) -> Result<(), PathError> {
+        match &self.key_error {
+            None => Ok(()),
+            Some(error) => Err(error.describe(&format!("the key of {}", self.subject))),
+        }
+    }
+
+    /// Checks the key, and that the signature of the certificate `der` itself can be verified.
+    pub(crate) fn check_algorithms(&self, der: &[u8]) -> Result<(), PathError> {
+        self.check_key()?;
+        match SignedParts::read(der).map(|signed| check_signature(signed.algorithm)) {
+            Some(Err(error)) => Err(error.describe(&format!("the signature of {}", self.subject))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks the anchor. webpki reads only its name, key and name constraints.
     pub(crate) fn check_as_anchor(&self, now: i64, purpose: PathPurpose) -> Result<(), PathError> {
         self.check_validity(now)?;
-        if !self.is_ca {
-            return Err((
-                ReasonCode::WrongUsage,
-                format!(
-                    "{} is not a certificate authority (no CA:TRUE)",
-                    self.subject
-                ),
-            ));
-        }
         if self.names_other_issuer {
             return Err((
                 ReasonCode::UnknownIssuer,
                 format!(
                     "{} is self-issued but its authority key identifier names another certificate",
+                    self.subject
+                ),
+            ));
+        }
+        self.check_usage(purpose)?;
+        self.check_as_issuer()
+    }
+
+    /// Checks the rules for an authority's usage that webpki checks in intermediates, but not in an
+    /// anchor.
+    pub(crate) fn check_usage(&self, purpose: PathPurpose) -> Result<(), PathError> {
+        if !self.is_ca {
+            return Err((
+                ReasonCode::WrongUsage,
+                format!(
+                    "{} is not a certificate authority (no CA:TRUE)",
                     self.subject
                 ),
             ));
@@ -256,7 +274,7 @@ impl AuthorityFacts {
                 ),
             ));
         }
-        self.check_as_issuer()
+        Ok(())
     }
 
     /// Whether keyUsage allows the authority to sign revocation lists (RFC 5280 section 4.2.1.3).
@@ -299,19 +317,7 @@ fn names_other_issuer(certificate: &X509Certificate<'_>) -> bool {
     other_key || other_serial || other_name
 }
 
-/// Whether the gateway accepts a public key: P-256, P-384, P-521, Ed25519, or RSA with at least
-/// 2048 bits. Returns true for unknown algorithms, because no signature of such a key is ever
-/// accepted.
-pub(crate) fn key_is_strong(key: &SubjectPublicKeyInfo<'_>) -> bool {
-    match key.parsed() {
-        Ok(PublicKey::RSA(rsa)) => rsa.key_size() >= 2048,
-        Ok(PublicKey::EC(point)) => point.key_size() >= 256,
-        Ok(PublicKey::DSA(_)) => false,
-        _ => true,
-    }
-}
-
-/// A trusted root, with the facts that a webpki trust anchor does not contain.
+/// One trusted root with the facts that a bare trust anchor lacks.
 #[derive(Clone)]
 pub(crate) struct Root {
     pub(crate) facts: AuthorityFacts,

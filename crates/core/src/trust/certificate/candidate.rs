@@ -127,6 +127,15 @@ impl PathFields {
             _ => true,
         }
     }
+
+    /// Whether the key of `old` seems to have certified this key under the same name. This proves
+    /// nothing either.
+    pub(crate) fn is_rollover_by(&self, old: &Self) -> bool {
+        self.subject == old.subject
+            && self.key != old.key
+            && self.authority_key_id.is_some()
+            && self.authority_key_id == old.key_id
+    }
 }
 
 /// Counts the DER elements of a certificate, including elements inside extensions. Stops counting

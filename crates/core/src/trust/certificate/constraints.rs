@@ -90,8 +90,12 @@ impl IssuerConstraints {
         }
     }
 
-    /// Makes the checks that webpki does not make. Returns an error if the leaf violates a
-    /// constraint.
+    /// Whether no names are constrained.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.subtrees == 0
+    }
+
+    /// Checks the constraints that webpki does not check.
     pub(crate) fn check(&self, carried: &CarriedNames) -> Result<(), PathError> {
         let refuse = |why: String| Err((ReasonCode::NameConstraint, why));
         if self.subtrees.saturating_mul(carried.count) > MAX_COMPARISONS {

@@ -5,7 +5,7 @@
 
 use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
 
-use super::authority::key_is_strong;
+use super::algorithm::{AlgorithmError, check_key};
 use super::constraints::CarriedNames;
 use super::error::PathError;
 use super::purpose::PathPurpose;
@@ -26,7 +26,7 @@ pub(crate) struct LeafPathFacts {
     is_ca: bool,
     constrains_names: bool,
     demands_policies: bool,
-    strong_key: bool,
+    key_error: Option<AlgorithmError>,
 }
 
 impl LeafPathFacts {
@@ -42,7 +42,7 @@ impl LeafPathFacts {
             is_ca: false,
             constrains_names: false,
             demands_policies: false,
-            strong_key: key_is_strong(leaf.public_key()),
+            key_error: check_key(leaf.public_key().raw).err(),
         };
         facts.names.note_subject(leaf.subject());
         for extension in leaf.extensions() {
@@ -67,8 +67,8 @@ impl LeafPathFacts {
 
     pub(crate) fn check(&self, purpose: PathPurpose) -> Result<(), PathError> {
         let refuse = |reason, why: &str| Err((reason, why.to_owned()));
-        if !self.strong_key {
-            return refuse(ReasonCode::WeakKey, "the leaf's key is too weak");
+        if let Some(error) = &self.key_error {
+            return Err(error.describe("the leaf's key"));
         }
         // RFC 5280 section 4.2.1.10: only CA certificates may contain name constraints.
         if self.constrains_names {

@@ -7,10 +7,12 @@
 //! - `constraints`: name constraints
 //! - `member`: the facts that revocation checks and the deny list need
 //! - `candidate`: the few fields of a certificate that the path search needs
-//! - `signed`: splits signed data into message, algorithm and signature
-//! - `purpose`: whether a certificate is verified as client or as server
-//! - `error`: why a certificate or a path is refused
+//! - `signed`: message, algorithm and signature
+//! - `algorithm`: keys and signature algorithms that cannot be verified
+//! - `purpose`: the purpose of a verification
+//! - `error`: why a certificate or path is not accepted
 
+pub(crate) mod algorithm;
 pub(crate) mod authority;
 pub(crate) mod candidate;
 pub(crate) mod constraints;

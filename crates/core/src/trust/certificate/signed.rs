@@ -9,20 +9,20 @@ use crate::crypto;
 
 /// The three parts of a certificate or a revocation list.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct SignedParts<'a> {
+pub struct SignedParts<'a> {
     /// The signed message: tbsCertificate or tbsCertList, in DER.
-    pub(crate) message: &'a [u8],
+    pub message: &'a [u8],
     /// The signature algorithm: the content of the AlgorithmIdentifier, in DER.
-    pub(crate) algorithm: &'a [u8],
+    pub algorithm: &'a [u8],
     /// The signature: the content of the BIT STRING after its first byte. The first byte is the
     /// number of unused bits and must be 0.
-    pub(crate) signature: &'a [u8],
+    pub signature: &'a [u8],
 }
 
 impl<'a> SignedParts<'a> {
     /// Splits a certificate or CRL into message, algorithm and signature. Returns `None` if `der`
     /// is malformed.
-    pub(crate) fn read(der: &'a [u8]) -> Option<Self> {
+    pub fn read(der: &'a [u8]) -> Option<Self> {
         let (rest, whole) = Any::from_der(der).ok()?;
         let (after_message, _message) = Any::from_der(whole.data).ok()?;
         let length = whole.data.len().checked_sub(after_message.len())?;
@@ -40,14 +40,14 @@ impl<'a> SignedParts<'a> {
     }
 
     /// Whether the signature was made with the private key of `key` (SubjectPublicKeyInfo in DER).
-    pub(crate) fn is_signed_by(&self, key: &[u8]) -> bool {
+    pub fn is_signed_by(&self, key: &[u8]) -> bool {
         let provider = crypto::provider();
         let algorithms = provider.signature_verification_algorithms.all;
         self.is_signed_under(key, algorithms.iter().copied())
     }
 
     /// Same as [`Self::is_signed_by`], but verifies the signature only with the given algorithms.
-    pub(crate) fn is_signed_under<'b>(
+    pub fn is_signed_under<'b>(
         &self,
         key: &[u8],
         algorithms: impl IntoIterator<Item = &'b dyn SignatureVerificationAlgorithm>,

@@ -8,10 +8,14 @@ use webpki::Error;
 use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
 
 use crate::clock;
+use crate::identity::leaf::rfc4514;
 use crate::reason::ReasonCode;
-use crate::trust::certificate::authority::{AuthorityFacts, Root, RootSet, key_is_strong};
+use crate::trust::certificate::algorithm::{check_key, check_signature};
+use crate::trust::certificate::authority::{AuthorityFacts, Root, RootSet};
 use crate::trust::certificate::end_entity::LeafPathFacts;
 use crate::trust::certificate::error::PathError;
+use crate::trust::certificate::purpose::PathPurpose;
+use crate::trust::certificate::signed::SignedParts;
 
 /// Converts an error of webpki to a reason code and a sentence. The other arguments are the chain
 /// and the roots that webpki has tried.
@@ -22,21 +26,20 @@ pub(crate) fn explain(
     roots: &RootSet,
 ) -> PathError {
     let reason = reason_of(error);
-    // For a key that is too weak for the cryptography provider, webpki reports a bad signature.
-    if reason == ReasonCode::BadSignature {
-        let weak = std::iter::once(leaf).chain(intermediates).any(|der| {
-            X509Certificate::from_der(der)
-                .is_ok_and(|(_, certificate)| !key_is_strong(certificate.public_key()))
-        });
-        if weak {
-            return (
-                ReasonCode::WeakKey,
-                "a key in the presented chain is too weak".to_owned(),
-            );
-        }
+    // A provider may report a bad signature for a key that it does not support.
+    if matches!(
+        reason,
+        ReasonCode::BadSignature | ReasonCode::UnsupportedKey
+    ) && let Some(unusable) = unusable_algorithm(leaf, intermediates, roots)
+    {
+        return unusable;
     }
-    // If a configured root has the name of the issuer but another key, webpki reports a bad
-    // signature. In fact, the issuer is another authority, so the reason is an unknown issuer.
+    // All algorithms are supported, so that another type of key has made the signature.
+    let reason = match error {
+        Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => ReasonCode::BadSignature,
+        _ => reason,
+    };
+    // An authority that was made anew under its old name is another authority.
     if reason == ReasonCode::BadSignature
         && let Some(root) = namesake(leaf, intermediates, roots)
     {
@@ -62,8 +65,105 @@ pub(crate) fn explain(
     (reason, describe(error, "the presented chain"))
 }
 
-/// Returns the name of a root that has the same name as an issuer in the chain, but another key.
-/// Compares the keys by their key identifiers.
+/// Finds the first key or signature that cannot be verified, from the leaf upwards.
+fn unusable_algorithm(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    roots: &RootSet,
+) -> Option<PathError> {
+    let read = |der| Some(X509Certificate::from_der(der).ok()?.1);
+    std::iter::once(leaf)
+        .chain(intermediates)
+        .enumerate()
+        .find_map(|(position, der)| {
+            let certificate = read(der)?;
+            let key = certificate.public_key().raw;
+            let name = match position {
+                0 => "the leaf".to_owned(),
+                _ => rfc4514(certificate.subject()),
+            };
+            if let Err(error) = check_key(key) {
+                return Some(error.describe(&format!("the key of {name}")));
+            }
+            // A root that is presented does not have to be verified.
+            let is_root = |root: &Root| {
+                root.facts.subject_der == certificate.subject().as_raw() && root.facts.key == key
+            };
+            if !roots.roots().iter().any(is_root)
+                && let Err(error) = check_signature(SignedParts::read(der)?.algorithm)
+            {
+                return Some(error.describe(&format!("the signature of {name}")));
+            }
+            let is_issuer = |name: &[u8]| name == certificate.issuer().as_raw();
+            let mut authorities = intermediates.iter().filter_map(|der| read(der));
+            if authorities.any(|authority| is_issuer(authority.subject().as_raw())) {
+                return None;
+            }
+            let named = roots.roots().iter();
+            let named = named.filter(|root| is_issuer(&root.facts.subject_der));
+            let mut keys = named.map(|root| root.facts.check_key());
+            let unusable = keys.next()?.err()?;
+            keys.all(|key| key.is_err()).then_some(unusable)
+        })
+}
+
+/// Returns the rule that a path violates, if all its signatures are valid. `issuers` are the
+/// intermediates of the path, the leaf's issuer first.
+///
+/// If two certificates of a path have the same subject, webpki also tries them in other orders. It
+/// then reports the bad signatures of these attempts, instead of the rule.
+pub(crate) fn violated_rule(
+    issuers: &[AuthorityFacts],
+    root: &Root,
+    purpose: PathPurpose,
+) -> Option<PathError> {
+    let is_rollover = issuers.iter().any(|facts| facts.self_issued);
+    for (below, facts) in issuers.iter().enumerate() {
+        if let Err(violated) = facts.check_usage(purpose) {
+            return Some(violated);
+        }
+        let most = facts
+            .path_length
+            .and_then(|most| usize::try_from(most).ok());
+        if let Some(most) = most.filter(|most| below > *most) {
+            let lower = issuers.iter().take(below);
+            let self_issued = lower.filter(|facts| facts.self_issued).count();
+            return Some((
+                ReasonCode::ChainTooLong,
+                format!(
+                    "{} allows {most} intermediate certificates below it, the path has {below}{}",
+                    facts.subject,
+                    match self_issued {
+                        0 => String::new(),
+                        _ => format!(", {self_issued} of them self-issued; {SELF_ISSUED_COUNT}"),
+                    }
+                ),
+            ));
+        }
+    }
+    let constraining = issuers.iter().chain([&root.facts]);
+    let mut constraining = constraining.filter(|facts| !facts.constraints.is_empty());
+    let constraining = constraining.next()?;
+    Some((
+        ReasonCode::NameConstraint,
+        format!(
+            "a name in the presented chain violates a name constraint of {}, or is of a type whose \
+             constraints are not supported{}",
+            constraining.subject,
+            match is_rollover {
+                true =>
+                    "; names of self-issued certificates are not exempt (RFC 5280 section 4.2.1.10)",
+                false => "",
+            }
+        ),
+    ))
+}
+
+const SELF_ISSUED_COUNT: &str = "the gateway counts self-issued certificates, although RFC 5280 \
+    section 4.2.1.9 exempts them: have the authority above certify the new key";
+
+/// Finds a root that has the name of an issuer in the chain, but another key according to the key
+/// identifiers.
 fn namesake(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
@@ -166,9 +266,11 @@ pub(crate) fn describe(error: &Error, what: &str) -> String {
         Error::InvalidSignatureForPublicKey => {
             format!("a signature in {what} does not verify under the key of its issuer")
         }
-        Error::UnsupportedSignatureAlgorithmContext(_)
-        | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+        Error::UnsupportedSignatureAlgorithmContext(_) => {
             format!("{what} is signed with an algorithm that is not supported")
+        }
+        Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            format!("a signature in {what} does not fit the type of its issuer's key")
         }
         Error::PathLenConstraintViolated => {
             format!("{what} has more intermediates than the path length of an issuer allows")
@@ -208,7 +310,7 @@ pub(crate) const fn reason_of(error: &Error) -> ReasonCode {
         Error::UnsupportedSignatureAlgorithm
         | Error::UnsupportedSignatureAlgorithmContext(_)
         | Error::UnsupportedSignatureAlgorithmForPublicKey
-        | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => ReasonCode::WeakKey,
+        | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => ReasonCode::UnsupportedKey,
         Error::PathLenConstraintViolated
         | Error::MaximumPathDepthExceeded
         | Error::MaximumPathBuildCallsExceeded

@@ -35,7 +35,7 @@ use super::certificate::purpose::PathPurpose;
 use super::revocation::{RevocationIndex, RevocationOutcome};
 use crate::clock;
 use crate::reason::ReasonCode;
-use explain::{describe, explain, reason_of};
+use explain::{describe, explain, reason_of, violated_rule};
 use search::{Budget, Pool};
 use signature_checks::{SignatureBudget, SignatureChecks};
 
@@ -150,12 +150,16 @@ pub(crate) fn verify(
             .filter_map(|index| Some(intermediates.get(*index)?.shared()))
             .collect();
         let anchor = rules.roots.anchors().get(root)?;
-        webpki_check
-            .verify(std::slice::from_ref(anchor), &chain)
-            .map_err(|failure| {
-                refusal.get_or_insert_with(|| failure.explain(leaf, &chain, rules.roots));
-            })
-            .ok()
+        match webpki_check.verify(std::slice::from_ref(anchor), &chain) {
+            Ok(verified) => Some(verified),
+            Err(failure) => {
+                refusal.get_or_insert_with(|| {
+                    let violated = webpki_check.violated_rule(&failure, root, &chain);
+                    violated.unwrap_or_else(|| failure.explain(leaf, &chain, rules.roots))
+                });
+                None
+            }
+        }
     };
     match search::find(pool, search, checks, attempt) {
         Ok(Some(verified)) => Ok(verified),
@@ -186,6 +190,27 @@ impl WebpkiCheck<'_> {
         let roots = pool.roots;
         self.verify(roots.anchors(), &chain)
             .map_err(|failure| failure.explain(&pool.leaf.der, &chain, roots))
+    }
+
+    /// Returns the rule that a path with valid signatures violates, if webpki reports another one.
+    fn violated_rule(
+        &self,
+        failure: &WebpkiError,
+        root: usize,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Option<PathError> {
+        let is_about_signatures = matches!(
+            reason_of(&failure.error),
+            ReasonCode::BadSignature | ReasonCode::UnsupportedKey
+        );
+        let is_about_length = failure.error == Error::PathLenConstraintViolated;
+        if failure.refusal.is_some() || !(is_about_signatures || is_about_length) {
+            return None;
+        }
+        let root = self.rules.roots.roots().get(root)?;
+        let issuers = intermediates.iter().map(|der| AuthorityFacts::read(der));
+        let issuers: Vec<AuthorityFacts> = issuers.collect::<Result<_, _>>().ok()?;
+        violated_rule(&issuers, root, self.rules.purpose)
     }
 
     fn verify(

@@ -271,9 +271,9 @@ fn named_above<'a>(pool: Pool<'a>) -> Vec<(usize, &'a Candidate<'a>)> {
         .collect()
 }
 
-/// Returns the chain above the leaf that the peer most likely meant. The chain is selected only by
-/// names and key identifiers, and contains each name only once. The chain is used to explain why no
-/// path was accepted.
+/// Returns the likeliest chain above a leaf, chosen by names and key identifiers alone. A name is in
+/// it once, or twice if the second certificate is for the key that signed the first one. The chain
+/// explains why no path was accepted.
 pub(crate) fn likeliest_chain<'a>(pool: Pool<'a>) -> Vec<&'a Candidate<'a>> {
     let mut chain: Vec<&Candidate<'_>> = Vec::new();
     let mut head = pool.leaf.fields.as_ref();
@@ -283,7 +283,12 @@ pub(crate) fn likeliest_chain<'a>(pool: Pool<'a>) -> Vec<&'a Candidate<'a>> {
         let used = |fields: &PathFields| {
             let own = pool.leaf.fields.iter();
             let above = chain.iter().filter_map(|one| one.fields.as_ref());
-            own.chain(above).any(|used| used.subject == fields.subject)
+            let named = own.chain(above);
+            match named.filter(|used| used.subject == fields.subject).count() {
+                0 => false,
+                1 => !below.is_rollover_by(fields),
+                _ => true,
+            }
         };
         let is_next = |candidate: &&&Candidate<'_>| {
             let fields = candidate.fields.as_ref();

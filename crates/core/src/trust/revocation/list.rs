@@ -17,6 +17,7 @@ use x509_parser::x509::X509Name;
 use super::serials::SerialSet;
 use super::unusable::UnusableCrl;
 use crate::identity::leaf::{rfc4514, significant};
+use crate::trust::certificate::algorithm::check_signature;
 use crate::trust::certificate::member::{PathMember, PointName};
 use crate::trust::certificate::signed::SignedParts;
 
@@ -101,9 +102,10 @@ impl RevocationList {
         let entries = BorrowedCertRevocationList::from_der(der).map_err(unusable)?;
         let header =
             Header::read(der).ok_or_else(|| UnusableCrl::damaged("its encoding is malformed"))?;
-        // Allocates the memory for all entries in one step, because a set that grows copies its
-        // entries. `most` limits the allocation: more entries do not fit into the bytes of the
-        // list.
+        check_signature(header.signed.algorithm)
+            .map_err(|error| UnusableCrl::Signature(error.describe("its signature").1))?;
+        // Allocates space for all entries at once, because growing would copy them into new memory.
+        // A list that claims more entries than its bytes can contain has no readable entries.
         let most = header.revoked.len() / SMALLEST_ENTRY;
         let mut serials = SerialSet::with_room(header.entries().min(most));
         for entry in &entries {

@@ -56,7 +56,10 @@ pub enum UnusableCrl {
     /// critical.
     #[error("its number (cRLNumber) is {0}")]
     Number(&'static str),
-    /// The file contains more bytes after the list. The number is how many.
+    /// The algorithm of its signature is not supported, or too weak.
+    #[error("{0}")]
+    Signature(String),
+    /// The file continues after the list.
     #[error("{0} bytes follow it")]
     BytesFollow(usize),
     /// The list is truncated, or the data is not a revocation list.
@@ -89,6 +92,10 @@ impl UnusableCrl {
             Self::Times => "have the issuer sign the list again, with the right times",
             Self::NoNumber | Self::Number(_) => {
                 "have the issuer sign the list with a cRLNumber that is not critical"
+            }
+            Self::Signature(_) => {
+                "have the issuer sign the list with SHA-256 or SHA-384 (for OpenSSL: default_md) and a \
+                 key of P-256, P-384, Ed25519 or RSA"
             }
             Self::BytesFollow(_) => "put each list in DER form into a file of its own",
             Self::Damaged(_) => "fetch the list again from its issuer",
