@@ -26,6 +26,7 @@ use crate::trust::DenyTarget;
   countersign deny add --identity spiffe://example.org/ns/shop/sa/checkout --reason \"key on a laptop that was stolen\"
   countersign deny add --serial 4c0500a1 --issuer \"CN=example.org intermediate\" --for 24h
   countersign deny add --cert client.pem
+  countersign deny add --identity api-key:nightly-batch --reason \"key in a public repository\"
   countersign deny list
   countersign deny remove 0a1b2c3d4e5f6071
   countersign deny list --admin https://gateway.example.org:9901 --cert me.pem --key me.key --cacert root.pem
@@ -80,7 +81,8 @@ struct AddArgs {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct Target {
-    /// Every certificate of this caller, as assertions and audit lines name it.
+    /// Every certificate of this caller, as assertions and audit lines name it; an API key as
+    /// api-key:NAME, a client of a token issuer as client:ISSUER/CLIENT_ID.
     #[arg(long, value_name = "ID")]
     identity: Option<String>,
     /// One certificate, leaf or intermediate, by its number; needs --issuer.
@@ -150,6 +152,12 @@ fn add(args: &AddArgs, output: Output) -> Result<Exit, CliError> {
         target(&said),
         shown(&said, "id")
     ));
+    if said.get("seen") == Some(&Value::Bool(false)) {
+        output.note(
+            "note: no caller of that name was seen lately, and no API key has it. Audit lines \
+             have the names of callers.",
+        );
+    }
     Ok(Exit::Done)
 }
 

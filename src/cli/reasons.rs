@@ -17,11 +17,54 @@ const EXAMPLES: &str = "\
 Examples:
   countersign reasons
   countersign reasons certificate-revoked
+  countersign reasons 46
+  countersign reasons --alert certificate_unknown
   countersign reasons --json
   countersign reasons --markdown > docs/reasons.md
 
 The same code stands in the answer's Countersign-Reason field and problem document, in audit
-lines and in metrics.";
+lines and in metrics. A refused handshake has a TLS alert only, and one alert has several possible
+reasons: 46 and the name that a TLS library prints (certificate_unknown, \"unknown certificate\") list
+them. The operator's audit line has the one.";
+
+/// The TLS alerts and their registered names (RFC 8446 section 6).
+const ALERTS: [(u8, &str); 27] = [
+    (0, "close_notify"),
+    (10, "unexpected_message"),
+    (20, "bad_record_mac"),
+    (22, "record_overflow"),
+    (40, "handshake_failure"),
+    (42, "bad_certificate"),
+    (43, "unsupported_certificate"),
+    (44, "certificate_revoked"),
+    (45, "certificate_expired"),
+    (46, "certificate_unknown"),
+    (47, "illegal_parameter"),
+    (48, "unknown_ca"),
+    (49, "access_denied"),
+    (50, "decode_error"),
+    (51, "decrypt_error"),
+    (70, "protocol_version"),
+    (71, "insufficient_security"),
+    (80, "internal_error"),
+    (86, "inappropriate_fallback"),
+    (90, "user_canceled"),
+    (109, "missing_extension"),
+    (110, "unsupported_extension"),
+    (112, "unrecognized_name"),
+    (113, "bad_certificate_status_response"),
+    (115, "unknown_psk_identity"),
+    (116, "certificate_required"),
+    (120, "no_application_protocol"),
+];
+
+/// What Go's TLS library prints, where the words are others.
+const ALERTS_IN_GO: [(u8, &str); 4] = [
+    (44, "revoked certificate"),
+    (45, "expired certificate"),
+    (46, "unknown certificate"),
+    (48, "unknown certificate authority"),
+];
 
 /// Maximum number of suggestions for an unknown code.
 const SUGGESTIONS: usize = 3;
@@ -30,17 +73,34 @@ const SUGGESTIONS: usize = 3;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ReasonsArgs {
-    /// Explain this one only.
+    /// Explain this one only: a reason code, or the number or name of a TLS alert.
     #[arg(value_name = "CODE")]
     code: Option<String>,
+    /// List the reasons that this TLS alert can have, by its number or name.
+    #[arg(long, value_name = "NUMBER|NAME", conflicts_with = "code")]
+    alert: Option<String>,
     /// Print the reference page.
-    #[arg(long, conflicts_with = "code")]
+    #[arg(long, conflicts_with_all = ["code", "alert"])]
     markdown: bool,
 }
 
 /// Runs `countersign reasons`.
 pub(crate) fn run(args: &ReasonsArgs, output: Output) -> Result<Exit, CliError> {
-    let code = args.code.as_deref().map(find).transpose()?;
+    let word = args.code.as_deref();
+    let number = match (&args.alert, word) {
+        (Some(text), _) => Some(alert(text).ok_or_else(|| no_alert(text))?),
+        (None, Some(text)) if ReasonCode::parse(text).is_none() => alert(text),
+        (None, _) => None,
+    };
+    if let Some(number) = number {
+        let reasons = ReasonCode::behind_alert(number);
+        output.json(&alert_document(number, &reasons));
+        if !output.is_json() {
+            output.result(alert_explanation(number, &reasons));
+        }
+        return Ok(Exit::Done);
+    }
+    let code = word.map(find).transpose()?;
     if output.is_json() {
         match code {
             Some(code) => output.json(&document(code)),
@@ -57,6 +117,67 @@ pub(crate) fn run(args: &ReasonsArgs, output: Output) -> Result<Exit, CliError> 
         }
     }
     Ok(Exit::Done)
+}
+
+/// Returns the number of an alert, which is given by its number or a name. Case, and what
+/// separates words, do not matter: TLS libraries print `certificate_unknown`, `CertificateUnknown`
+/// and `certificate unknown`.
+fn alert(text: &str) -> Option<u8> {
+    let letters = |text: &str| -> String {
+        let letters = text.chars().filter(char::is_ascii_alphanumeric);
+        letters.collect::<String>().to_ascii_lowercase()
+    };
+    let wanted = letters(text);
+    let known = || ALERTS.iter().chain(&ALERTS_IN_GO);
+    let number: Option<u8> = text.trim().parse().ok();
+    known()
+        .find(|(known, name)| number == Some(*known) || letters(name) == wanted)
+        .map(|(number, _)| *number)
+}
+
+fn no_alert(text: &str) -> CliError {
+    CliError::usage(format!(
+        "there is no TLS alert \"{}\"; give its number or name as the TLS library prints it, such as \
+         46 or certificate_unknown",
+        printable(text)
+    ))
+}
+
+fn alert_name(number: u8) -> &'static str {
+    let known = ALERTS.iter().find(|(known, _)| *known == number);
+    known.map_or("", |(_, name)| *name)
+}
+
+fn alert_document(number: u8, reasons: &[ReasonCode]) -> Value {
+    json!({
+        "alert": { "number": number, "name": alert_name(number) },
+        "reasons": reasons.iter().copied().map(document).collect::<Vec<_>>(),
+    })
+}
+
+fn alert_explanation(number: u8, reasons: &[ReasonCode]) -> String {
+    let mut text = format!("TLS alert {number} {}\n", alert_name(number));
+    if reasons.is_empty() {
+        text.push_str(
+            "\nNo reason code has this alert. If the gateway sent it, the TLS settings of both sides \
+             do not fit, or the peer broke the protocol; the audit line says more.",
+        );
+        return text;
+    }
+    text.push_str(
+        "\nThe gateway sends it for one of these reasons. The operator's audit line says which one.\n",
+    );
+    for code in reasons {
+        let _ = write!(
+            text,
+            "\n{code}: {}\n  {} ({})\n",
+            code.title(),
+            code.hint(),
+            mender(code.fixed_by())
+        );
+    }
+    text.truncate(text.trim_end().len());
+    text
 }
 
 fn find(word: &str) -> Result<ReasonCode, CliError> {
@@ -230,6 +351,32 @@ mod tests {
         let page = markdown();
         for code in ReasonCode::ALL {
             assert_eq!(page.matches(&format!("| `{code}` |")).count(), 1);
+        }
+    }
+
+    #[test]
+    fn alerts_have_numbers_and_names() {
+        for (text, number) in [
+            ("46", Some(46)),
+            (" 46 ", Some(46)),
+            ("certificate_unknown", Some(46)),
+            ("CertificateUnknown", Some(46)),
+            ("unknown certificate", Some(46)),
+            ("unknown certificate authority", Some(48)),
+            ("Unknown CA", Some(48)),
+            ("handshake failure", Some(40)),
+            ("1", None),
+            ("300", None),
+            ("", None),
+            ("certificate", None),
+        ] {
+            assert_eq!(alert(text), number, "{text:?}");
+        }
+        for code in ReasonCode::ALL {
+            if let Some(known) = code.alert() {
+                assert_eq!(alert(known.name()), Some(known.number()));
+                assert_eq!(alert_name(known.number()), known.name());
+            }
         }
     }
 

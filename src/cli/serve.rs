@@ -7,7 +7,8 @@ use clap::Args;
 use super::common::config_loading;
 use super::common::output::{CliError, Exit, Output};
 use crate::app::{self, AppError, Listeners};
-use crate::{config, telemetry};
+use crate::config;
+use crate::telemetry::log::{self, LogOptions};
 
 /// Arguments of `countersign serve`.
 #[derive(Debug, Args)]
@@ -15,8 +16,10 @@ use crate::{config, telemetry};
   countersign serve
   countersign serve --config /etc/countersign/countersign.toml
 
-Logs go to standard error (COUNTERSIGN_LOG=debug shows more), audit lines to
-standard output or the file in [audit]. SIGTERM and Ctrl-C let requests finish.")]
+Logs go to standard error, audit lines to standard output or the file in [audit].
+--json logs one JSON document per line, --quiet errors only. COUNTERSIGN_LOG is off,
+error, warn, info, debug or trace, or has levels for parts: COUNTERSIGN_LOG=info,h2=debug.
+SIGTERM and Ctrl-C let requests finish.")]
 pub struct ServeArgs {
     /// The configuration file [default: $COUNTERSIGN_CONFIG, ./countersign.toml,
     /// /etc/countersign/countersign.toml]
@@ -28,8 +31,22 @@ pub struct ServeArgs {
 }
 
 /// Runs `countersign serve`.
-pub(crate) fn run(args: &ServeArgs, _output: Output) -> Result<Exit, CliError> {
-    telemetry::log::start();
+pub(crate) fn run(args: &ServeArgs, output: Output) -> Result<Exit, CliError> {
+    let options = LogOptions::INFORMATIVE
+        .json(output.is_json())
+        .quiet(output.is_quiet());
+    log::start(options).map_err(CliError::usage)?;
+    match serve(args) {
+        // A program that reads the log learns from it why the gateway ended.
+        Err(error) if output.is_json() => {
+            tracing::error!("{}", error.message);
+            Ok(error.exit)
+        }
+        ended => ended,
+    }
+}
+
+fn serve(args: &ServeArgs) -> Result<Exit, CliError> {
     let path = match &args.config {
         Some(path) => path.clone(),
         None => config::default_path().map_err(CliError::usage)?,

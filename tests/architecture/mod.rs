@@ -23,7 +23,7 @@ const TIERS: [&[&str]; 15] = [
     &["identity"],
     &["crypto", "directory_lock"],
     &["secret"],
-    &["file_read", "file_stamp", "pem"],
+    &["file_access", "file_read", "file_stamp", "pem"],
     &[
         "clock",
         "descriptors",

@@ -25,8 +25,8 @@ impl Deref for ApiKeyWorld {
     }
 }
 
-/// Makes an API key with `countersign api-key new`. Returns the key and its entry.
-fn new_key(directory: &Path, arguments: &[&str]) -> (String, String) {
+/// Makes a key with the command of operators. Returns the key and its entry.
+pub(super) fn new_key(directory: &Path, arguments: &[&str]) -> (String, String) {
     let hmac = directory.join("api-keys.hmac");
     let mut command = Command::new(BINARY);
     command.args(["api-key", "new", "batch", "--hmac-key"]);

@@ -2,10 +2,12 @@
 //! certificate, the data that services receive, and the effect of a failing issuer.
 
 mod api_keys;
+mod denied;
 mod explained;
 mod issuers;
 mod lifetimes;
 mod limits;
+mod probed;
 mod provider;
 #[cfg(feature = "redis")]
 mod redis;

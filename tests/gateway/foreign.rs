@@ -84,6 +84,11 @@ async fn pyjwt_agrees() {
 }
 
 #[tokio::test]
+async fn the_python_of_the_readme_agrees() {
+    run(|| script::python("readme.py"), "PyJWT with cryptography").await;
+}
+
+#[tokio::test]
 async fn jose_for_node_agrees() {
     run(|| script::node("verify.mjs"), "jose for Node").await;
 }

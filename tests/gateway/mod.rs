@@ -30,6 +30,7 @@ mod isolation;
 mod isolation_services;
 mod known_chains;
 mod lists;
+mod logs;
 mod material;
 mod names;
 mod paths;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use countersign_testkit::{
-    Answer, Client, Crl, Echo, Gateway, Leaf, Settings, TestCa, TlsVersion, in_time,
+    Answer, Client, Crl, Echo, Gateway, Leaf, Settings, TestCa, TlsVersion, in_time, until,
 };
 
 use tokio::io::AsyncWriteExt as _;
@@ -340,16 +340,12 @@ async fn replicas_accept_each_others_tls_1_3_tickets_by_a_shared_secret_alone() 
 
 #[tokio::test]
 async fn a_bad_secret_refuses_at_start() {
-    use std::os::unix::fs::PermissionsExt as _;
     let ca = TestCa::new("example.org");
     let echo = Echo::start().await;
-    let open = ca.write("open.secret", [1; 48]);
-    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o640)).unwrap();
     for (file, complaint) in [
         (ca.write("short.secret", [1; 31]), "fewer than 32 octets"),
         (ca.write("empty.secret", []), "is empty"),
         (ca.directory().join("missing.secret"), "cannot read"),
-        (open, "can be read by others"),
     ] {
         let settings = Settings::new(&ca)
             .set(
@@ -363,6 +359,30 @@ async fn a_bad_secret_refuses_at_start() {
         assert!(failure.stderr.contains(complaint), "{failure}");
         assert!(failure.stderr.contains("secret_file"), "{failure}");
     }
+}
+
+/// As with private keys: Kubernetes mounts them with mode 0440 for a group.
+#[tokio::test]
+async fn a_secret_that_its_group_may_read_is_used_with_a_warning() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let ca = TestCa::new("example.org");
+    let caller = ca.client(CALLER);
+    let echo = Echo::start().await;
+    let secret = ca.write("group.secret", [1; 48]);
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o440)).unwrap();
+    let file = format!("\"{}\"", secret.display());
+    let settings = Settings::new(&ca)
+        .set("tls.tickets", "secret_file", &file)
+        .everything_to(echo.address());
+    let gateway = Gateway::start(BINARY, &settings).await;
+    let client = gateway.client(HOST).with(&caller).resuming();
+    assert!(!is_resumed(&client).await);
+    assert!(is_resumed(&client).await);
+    until("the warning", async || {
+        let said = gateway.stderr();
+        said.contains("group.secret") && said.contains(" WARN ")
+    })
+    .await;
 }
 
 #[tokio::test]

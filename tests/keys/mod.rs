@@ -272,6 +272,33 @@ fn reasons_are_explained_listed_and_suggested() {
     assert!(words.starts_with("token-scope: "));
     countersign(&["reasons", "certificate-revokd"], "").refused(2, "certificate-revoked");
     countersign(&["reasons", "xyzzy"], "").refused(2, "countersign reasons");
+    for arguments in [
+        &["reasons", "46"][..],
+        &["reasons", "--alert", "46"],
+        &["reasons", "--alert", "certificate_unknown"],
+        &["reasons", "certificate unknown"],
+    ] {
+        let words = countersign(arguments, "").done().stdout;
+        assert!(
+            words.starts_with("TLS alert 46 certificate_unknown\n"),
+            "{words}"
+        );
+        for code in ["wrong-usage: ", "identity-denied: ", "no-identity: "] {
+            assert!(words.contains(code), "{code} in {words}");
+        }
+        assert!(!words.contains("certificate-revoked"), "{words}");
+    }
+    let document = countersign(&["reasons", "--alert", "44", "--json"], "")
+        .done()
+        .json();
+    assert_eq!(document["alert"]["name"], "certificate_revoked");
+    assert_eq!(document["reasons"][0]["code"], "certificate-revoked");
+    assert_eq!(document["reasons"].as_array().unwrap().len(), 1);
+    let none = countersign(&["reasons", "protocol_version"], "").done();
+    assert!(none.stdout.contains("No reason code"), "{}", none.stdout);
+    for unknown in ["300", "nonsense", ""] {
+        countersign(&["reasons", "--alert", unknown], "").refused(2, "no TLS alert");
+    }
     let page = countersign(&["reasons", "--markdown"], "").done().stdout;
     assert!(page.starts_with("# Reason codes\n"));
 }

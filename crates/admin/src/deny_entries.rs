@@ -18,6 +18,8 @@ use super::deny_writes::ChangeError;
 use super::operations::Operations;
 use super::responses::respond_json;
 use crate::clock;
+use crate::identity::CallerName;
+use crate::snapshot::Snapshot;
 use crate::trust::{DenyEntry, DenyList, DenyTarget};
 
 /// A request to add an entry.
@@ -32,6 +34,16 @@ pub struct NewDenyEntry {
     /// When the entry expires, in seconds since the Unix epoch. `None` means never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
+}
+
+/// An entry that was added.
+#[derive(Serialize)]
+struct Added<'a> {
+    #[serde(flatten)]
+    entry: &'a DenyEntry,
+    /// Whether the gateway has met the caller that the entry names. Absent if it cannot know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seen: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -72,7 +84,13 @@ pub(super) async fn add(
     let saving = move || list.save(&added, now());
     // The entry is in effect even if the write fails, so the audit log names it in both cases.
     match operations.deny_writes.on_disk(saving).await {
-        Ok(()) => done(respond_json(StatusCode::CREATED, &entry), what),
+        Ok(()) => {
+            let added = Added {
+                entry: &entry,
+                seen: is_known(&operations.snapshot(), &entry.target),
+            };
+            done(respond_json(StatusCode::CREATED, &added), what)
+        }
         Err(error) => {
             let response = match error {
                 ChangeError::Disk => fault(
@@ -114,6 +132,18 @@ pub(super) async fn remove(
             "there is no such entry; countersign deny list shows their ids",
         ),
         Err(error) => refused(&error),
+    }
+}
+
+/// Whether the caller that an entry names is known: by a chain that is remembered, or as an API
+/// key. An operator who misspelt a name would otherwise believe that somebody is refused.
+fn is_known(snapshot: &Snapshot, target: &DenyTarget) -> Option<bool> {
+    let name = target.caller()?;
+    match &name {
+        CallerName::ApiKey(key) => Some(snapshot.api_keys.names().any(|known| *known == **key)),
+        // Tokens are forgotten when the list changes.
+        CallerName::Client(_) => None,
+        _ => Some(snapshot.path_cache.has_caller(&name)),
     }
 }
 

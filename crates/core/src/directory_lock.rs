@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
+use crate::file_access::FileAccess;
 use crate::file_read::require_regular;
 use crate::kill_point::kill_point;
 
@@ -168,9 +170,24 @@ fn open(path: &Path) -> Result<(File, Metadata), LockError> {
         | OFlags::CLOEXEC
         | OFlags::NOCTTY;
     let mode = Mode::from_raw_mode(PRIVATE);
-    let opened = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, mode))
-        .map_err(|error| failed("open", path)(error.into()))?;
-    let file = File::from(opened);
+    let open = |flags| rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, mode));
+    let file = match open(flags | OFlags::EXCL) {
+        // A file that root makes in the directory of another user would lock that user out.
+        Ok(created) => {
+            let created = File::from(created);
+            let directory = path.parent().unwrap_or(Path::new("."));
+            if let Some(access) = FileAccess::inherited(directory, PRIVATE) {
+                access
+                    .give_to(&created)
+                    .map_err(failed("give away", path))?;
+            }
+            created
+        }
+        Err(error) if error == Errno::EXIST => {
+            File::from(open(flags).map_err(|error| failed("open", path)(error.into()))?)
+        }
+        Err(error) => return Err(failed("open", path)(error.into())),
+    };
     let metadata = file.metadata().map_err(failed("look at", path))?;
     // The type is checked again, because the file may have been replaced after the first check.
     require_regular(metadata.file_type()).map_err(not_regular)?;

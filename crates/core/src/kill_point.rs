@@ -15,6 +15,13 @@ pub use tests::kill_point;
 /// Runs a child process in unit tests, and ends it at each kill point in turn.
 #[cfg(any(test, feature = "testing"))]
 pub mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        clippy::print_stderr,
+        reason = "only tests use this, but a crate above is no test of this one"
+    )]
+
     use std::path::Path;
     use std::process::{Command, Stdio};
     use std::sync::LazyLock;

@@ -16,6 +16,7 @@ pub mod crl_fetch;
 pub mod crypto;
 pub mod descriptors;
 pub mod directory_lock;
+pub mod file_access;
 pub mod file_read;
 pub mod file_stamp;
 pub mod h2_frames;

@@ -359,6 +359,23 @@ impl ReasonCode {
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|code| code.as_str() == word)
     }
+
+    /// Returns the reasons for which a peer may meet a TLS alert, by the alert's number.
+    #[must_use]
+    pub fn behind_alert(number: u8) -> Vec<Self> {
+        let has_alert = |code: &Self| code.alert().is_some_and(|alert| alert.number() == number);
+        let mut reasons: Vec<Self> = Self::ALL.iter().copied().filter(has_alert).collect();
+        match number {
+            // unexpected_message: the first message was no ClientHello.
+            10 => reasons.push(Self::MalformedRequest),
+            // handshake_failure: in this way TLS 1.2 reports that a certificate is required.
+            40 => reasons.push(Self::NoCertificate),
+            // unrecognized_name
+            112 => reasons.push(Self::HostMismatch),
+            _ => {}
+        }
+        reasons
+    }
 }
 
 impl fmt::Display for ReasonCode {
@@ -387,6 +404,21 @@ mod tests {
                     .all(|b| b.is_ascii_lowercase() || b == b'-')
             );
         }
+    }
+
+    #[test]
+    fn every_alert_leads_to_its_reasons() {
+        for code in ReasonCode::ALL {
+            if let Some(alert) = code.alert() {
+                assert!(ReasonCode::behind_alert(alert.number()).contains(code));
+            }
+        }
+        assert_eq!(
+            ReasonCode::behind_alert(44),
+            [ReasonCode::CertificateRevoked]
+        );
+        assert_eq!(ReasonCode::behind_alert(40), [ReasonCode::NoCertificate]);
+        assert_eq!(ReasonCode::behind_alert(70), []);
     }
 
     #[test]

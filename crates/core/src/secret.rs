@@ -13,6 +13,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::descriptors::open_with_spare;
+use crate::file_access::FileAccess;
 use crate::kill_point::kill_point;
 
 /// Secret bytes. `Debug` prints no content, there is no `Display` or `Serialize`, and the bytes are
@@ -78,6 +79,21 @@ pub fn write_private_by(
     existing: Existing,
     prefix: &str,
 ) -> io::Result<()> {
+    write_private_with(path, content, existing, prefix, None)
+}
+
+/// Same as [`write_private_by`], but with the owner, group and mode of another file, as far as
+/// they are right for a secret.
+///
+/// # Errors
+/// Same as [`write_private`], and [`FileAccess::give_to`].
+pub fn write_private_with(
+    path: &Path,
+    content: &[u8],
+    existing: Existing,
+    prefix: &str,
+    access: Option<FileAccess>,
+) -> io::Result<()> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -91,6 +107,9 @@ pub fn write_private_by(
     };
     let mut aside = open_with_spare(create)?;
     kill_point();
+    if let Some(access) = access {
+        access.private().give_to(aside.as_file())?;
+    }
     aside.write_all(content)?;
     aside.as_file().sync_all()?;
     kill_point();

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::directory::Pki;
 use super::files::error::PkiError;
 use super::files::layout::Scope;
+use super::files::own::refuse_own;
 use super::files::transaction::Transaction;
 use super::issuing::sign;
 use super::records::inventory::{Cause, Inventory, NewEntry};
@@ -111,6 +112,20 @@ impl Pki {
             if !places.contains(&place) {
                 places.push(place);
             }
+        }
+        // The usual place, `issued`, is none of the authority's own files. It may be a link.
+        let usual = self.layout().directory().canonicalize().ok();
+        let usual = usual.map(|directory| directory.join("issued"));
+        if places
+            .iter()
+            .all(|place| place.canonicalize().ok() == usual)
+        {
+            return Ok(places);
+        }
+        for request in requests {
+            let (certificate, key) = self.layout().leaf_files(request)?;
+            refuse_own(&certificate)?;
+            refuse_own(&key)?;
         }
         Ok(places)
     }

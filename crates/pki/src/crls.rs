@@ -56,6 +56,32 @@ impl Pki {
         name: AuthorityName,
         lifetime: Option<Lifetime>,
     ) -> Result<Vec<SignedCrl>, PkiError> {
+        self.sign_numbered_crls(name, lifetime, None)
+    }
+
+    /// Checks that the next list of an authority, and of the one before it, may have this number.
+    ///
+    /// # Errors
+    /// [`PkiError::ListNumber`]
+    pub fn check_crl_number(&self, name: AuthorityName, number: u64) -> Result<(), PkiError> {
+        let mut state = self.states.read(&self.layout().state())?;
+        for signatory in self.signatories(name) {
+            set_number(&mut state, signatory, number)?;
+        }
+        Ok(())
+    }
+
+    /// Like [`Pki::sign_crls`], with this number instead of the next one. After `pki.toml` was
+    /// restored from a backup, gateways may have seen lists with higher numbers than it knows.
+    ///
+    /// # Errors
+    /// As [`Pki::sign_crls`], and when the number is lower than the next one.
+    pub fn sign_numbered_crls(
+        &mut self,
+        name: AuthorityName,
+        lifetime: Option<Lifetime>,
+        number: Option<u64>,
+    ) -> Result<Vec<SignedCrl>, PkiError> {
         let mut authorities = vec![(self.present(name), self.load_authority(name)?)];
         if let Some(earlier) = self.earlier_signatory(name)
             && self.layout_of(earlier).key(name).exists()
@@ -64,6 +90,11 @@ impl Pki {
         }
         let lock = self.layout().lock()?;
         let mut state = self.current_state()?;
+        if let Some(number) = number {
+            for (signatory, _) in &authorities {
+                set_number(&mut state, *signatory, number)?;
+            }
+        }
         self.publish(&authorities, lifetime, &mut state, &lock)
     }
 
@@ -213,8 +244,17 @@ impl Pki {
     }
 }
 
-/// Returns the list of one issuer (a name in DER) as PEM, from a file that may contain several
-/// lists.
+fn set_number(state: &mut State, signatory: Signatory, asked: u64) -> Result<(), PkiError> {
+    state
+        .set_next_number(signatory, asked)
+        .map_err(|next| PkiError::ListNumber {
+            authority: signatory.name,
+            next,
+            asked,
+        })
+}
+
+/// Finds the list of one issuer in a file of lists, as PEM.
 pub(super) fn list_of(content: &[u8], issuer: &[u8]) -> Result<Option<String>, PemError> {
     let lists = pem::revocation_lists(content)?;
     let list = lists.iter().find(|der| {

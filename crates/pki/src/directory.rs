@@ -4,6 +4,7 @@
 //! [`super::revoking`] revokes certificates. This module never uses a terminal.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::files::certificates;
 use super::files::error::PkiError;
@@ -19,7 +20,12 @@ use super::store::key;
 use crate::identity::TrustDomain;
 use crate::secret::Secret;
 
-/// The certificates of the earlier generation: the root and intermediate before the current ones.
+/// How long a user who may not lock the directory waits for a change to end.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between two attempts.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The root and intermediate before the present ones.
 #[derive(Debug)]
 pub(super) struct EarlierGeneration {
     pub(super) generation: Generation,
@@ -54,12 +60,15 @@ impl Pki {
         let layout = Layout::new(directory);
         let opened = match Self::read_unlocked(&layout)? {
             Some(opened) => opened,
-            None => {
-                let _lock = layout.lock()?;
-                let (states, state) = read_state(&layout)?;
-                let opened = Self::read(&layout, &state)?;
-                Self { states, ..opened }
-            }
+            None => match layout.lock() {
+                Ok(_lock) => {
+                    let (states, state) = read_state(&layout)?;
+                    let opened = Self::read(&layout, &state)?;
+                    Self { states, ..opened }
+                }
+                Err(error) if error.is_denied_lock() => Self::read_when_settled(&layout)?,
+                Err(error) => return Err(error),
+            },
         };
         layout.settle_leaves();
         Ok(opened)
@@ -83,6 +92,18 @@ impl Pki {
             return Ok(None);
         }
         opened.map(|pki| Some(Self { states, ..pki }))
+    }
+
+    /// Reads it for a user who may not lock it, as soon as no other process changes its files.
+    fn read_when_settled(layout: &Layout) -> Result<Self, PkiError> {
+        let begin = Instant::now();
+        while begin.elapsed() < SETTLE_TIMEOUT {
+            if let Some(opened) = Self::read_unlocked(layout)? {
+                return Ok(opened);
+            }
+            std::thread::sleep(SETTLE_INTERVAL);
+        }
+        Err(PkiError::Unsettled(layout.directory().to_owned()))
     }
 
     fn read(layout: &Layout, state: &State) -> Result<Self, PkiError> {

@@ -20,6 +20,7 @@ use x509_parser::prelude::FromDer as _;
 use super::directory::Pki;
 use super::files::certificates;
 use super::files::error::PkiError;
+use super::files::own::refuse_own;
 use super::store::{self, Audience, Existing, key};
 use crate::clock;
 use crate::secret::Secret;
@@ -162,8 +163,10 @@ impl Pki {
 /// Writes a file completely, or not at all. If `private` is true, only its owner can read it.
 ///
 /// # Errors
-/// If the file already exists and `overwrite` is false, or if it cannot be written.
+/// When it is there already (unless `overwrite`), is a file of an authority, or cannot be
+/// written.
 pub fn write(path: &Path, content: &[u8], private: bool, overwrite: bool) -> Result<(), PkiError> {
+    refuse_own(path)?;
     let audience = if private {
         Audience::Owner
     } else {

@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::directory::Pki;
 use super::files::certificates;
 use super::files::error::PkiError;
+use super::files::layout::Layout;
 use super::fixtures::faults::{FAULTS, Fault, Making};
 use super::revoking::RevocationTarget;
 use super::signing::authority::random_serial;
@@ -35,6 +36,8 @@ use crate::reason::ReasonCode;
 
 /// The lifetime of the test certificates and of their revocation lists.
 const GOOD_FOR: Lifetime = Lifetime::days(365);
+/// The file that marks an authority as made for fixtures, so that it may be replaced.
+const MARK: &str = "FOR-TESTS-ONLY";
 
 /// The content of `manifest.json`. All paths are relative to the directory of this file.
 #[derive(Debug, Clone, Serialize)]
@@ -122,6 +125,15 @@ pub fn create(domain: &TrustDomain, out: &Path, overwrite: bool) -> Result<Manif
         store::refuse_existing(&manifest_path)?;
     }
     let directory = out.join("ca");
+    let mark = directory.join(MARK);
+    let is_ours = mark.exists() || manifest_path.exists();
+    if Layout::new(&directory).state().exists() && !is_ours {
+        return Err(PkiError::NotOfFixtures(directory));
+    }
+    // Before the authority: a run that is killed is repeated with --force.
+    store::create_directory(&directory)?;
+    let words = b"This authority is for tests; pki fixtures --force replaces it.\n";
+    store::write(&mark, words, Audience::Public, Existing::Replace)?;
     let make = if overwrite { Pki::replace } else { Pki::create };
     let mut workshop = Workshop {
         pki: make(&directory, domain, &KeyProtection::Plain)?,

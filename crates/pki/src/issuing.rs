@@ -13,6 +13,7 @@ use super::directory::Pki;
 use super::files::certificates;
 use super::files::error::PkiError;
 use super::files::layout::Scope;
+use super::files::own::refuse_own;
 use super::files::transaction::Transaction;
 use super::records::inventory::{Cause, NewEntry};
 use super::records::state::State;
@@ -75,8 +76,8 @@ impl Pki {
     /// profile under which the leaf will be issued.
     ///
     /// # Errors
-    /// If the gateway would refuse the leaf, if the intermediate is revoked, or if the files of the
-    /// leaf already exist and `overwrite` is false.
+    /// When the gateway would refuse such a leaf, the intermediate is revoked,
+    /// files are there already, or they would be the authority's own.
     pub fn check(&self, request: &IssueRequest) -> Result<CertificateProfile, PkiError> {
         self.check_with(request, true)
     }
@@ -96,8 +97,10 @@ impl Pki {
     ) -> Result<CertificateProfile, PkiError> {
         let profile = self.check_names(request)?;
         self.check_intermediate(&self.states.read(&self.layout().state())?)?;
+        let (certificate, key) = self.layout().leaf_files(request)?;
+        refuse_own(&certificate)?;
+        refuse_own(&key)?;
         if !request.overwrite {
-            let (certificate, key) = self.layout().leaf_files(request)?;
             if makes_key {
                 store::refuse_existing(&key)?;
             }

@@ -49,7 +49,8 @@
 //! code. This module must not use the configuration, the command line or the network.
 
 use countersign_core::{
-    clock, crypto, directory_lock, file_read, identity, kill_point, pem, reason, secret, trust,
+    clock, crypto, directory_lock, file_access, file_read, file_stamp, identity, kill_point, pem,
+    reason, secret, trust,
 };
 
 pub mod bulk;
@@ -81,7 +82,7 @@ pub use records::inventory::{Entry, Filter, InventoryError};
 pub use records::state::StateError;
 pub use renewing::{Remaining, Renewal};
 pub use revoking::{Among, Revocation, RevocationTarget, Revoked, Status};
-pub use rotating::{Retired, Rotation, RotationOptions};
+pub use rotating::{Abandon, Dependent, Retired, Rotation, RotationOptions};
 pub use signing::authority::CertificateAuthority;
 pub use signing::authority_certificate::AuthorityCertificate;
 pub use signing::csr::{SigningRequest, SigningRequestError};

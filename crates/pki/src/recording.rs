@@ -24,9 +24,10 @@ impl Pki {
     /// If the records cannot be read.
     pub fn issued(&self, filter: &Filter) -> Result<Vec<(Entry, Status)>, PkiError> {
         let now = clock::certificate_now();
-        Ok(self
-            .inventory()?
-            .find(&self.issuer_keys(), filter)?
+        let inventory = self.inventory_to_read()?;
+        let found = inventory.find(&self.issuer_keys(), filter)?;
+        inventory.check_unchanged()?;
+        Ok(found
             .into_iter()
             .map(|entry| with_status(entry, now))
             .collect())
@@ -43,7 +44,7 @@ impl Pki {
         filter: &Filter,
         mut visit: impl FnMut((Entry, Status)) -> ControlFlow<()>,
     ) -> Result<(), PkiError> {
-        let (inventory, issuers) = (self.inventory()?, self.issuer_keys());
+        let (inventory, issuers) = (self.inventory_to_read()?, self.issuer_keys());
         let now = clock::certificate_now();
         let mut page = filter.clone();
         let mut left = filter.limit;
@@ -60,7 +61,7 @@ impl Pki {
             }
             left = left.map(|left| left.saturating_sub(count));
             if count < limit || left == Some(0) {
-                return Ok(());
+                return Ok(inventory.check_unchanged()?);
             }
         }
     }
@@ -92,14 +93,53 @@ impl Pki {
         Ok(inventory)
     }
 
-    /// Copies revocations from `pki.toml` into the inventory, if some are missing there. They are
-    /// missing if a process was killed after it had revoked a certificate.
+    /// Opens the inventory for a command that only reads. Where nothing may be written, what
+    /// [`Self::inventory`] would write is in a private copy.
+    pub(super) fn inventory_to_read(&self) -> Result<Inventory, PkiError> {
+        let path = self.layout().inventory();
+        let journal = self.layout().journal();
+        if Inventory::is_writable(&path) && (path.exists() || journal.exists()) {
+            return self.inventory();
+        }
+        let mut inventory = Inventory::open_to_read(&path)?;
+        if journal.exists() {
+            inventory = inventory.private_copy()?;
+            let records = state::read_issued(&journal)?;
+            let entries: Vec<NewEntry> = records.into_iter().map(from_record).collect();
+            inventory.import(&entries)?;
+        }
+        if self.lacks_revocations(&inventory)? {
+            inventory = inventory.private_copy()?;
+            self.copy_revocations(&mut inventory)?;
+        }
+        Ok(inventory)
+    }
+
+    fn lacks_revocations(&self, inventory: &Inventory) -> Result<bool, PkiError> {
+        let state = self.states.read(&self.layout().state())?;
+        for signatory in self.issuers() {
+            let key = self.certificate_of(signatory).key_identifier_hex();
+            let revoked = || state.revoked.iter().filter(|entry| entry.is_of(signatory));
+            if inventory.count_revoked(&key)? != revoked().count()
+                && inventory.lacks_one_of(&key, revoked())?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Copies revocations into the inventory. This also repairs a crash between the recording of a
+    /// revocation and its copy.
     pub(super) fn copy_revocations(&self, inventory: &mut Inventory) -> Result<(), PkiError> {
         let state = self.states.read(&self.layout().state())?;
         for signatory in self.issuers() {
             let key = self.certificate_of(signatory).key_identifier_hex();
             let revoked = || state.revoked.iter().filter(|entry| entry.is_of(signatory));
-            if inventory.count_revoked(&key)? != revoked().count() {
+            // One that the inventory has lost cannot be copied, and the numbers then differ for ever.
+            if inventory.count_revoked(&key)? != revoked().count()
+                && inventory.lacks_one_of(&key, revoked())?
+            {
                 inventory.mark_revoked(&key, revoked())?;
             }
         }

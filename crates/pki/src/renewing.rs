@@ -5,15 +5,23 @@
 //! sufficient. Certificates of other authorities and revoked certificates are refused. Expired
 //! certificates can be renewed, because callers must be able to continue after an outage.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+use rcgen::PublicKeyData as _;
+use rustls_pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
 
 use super::directory::Pki;
 use super::files::certificates;
 use super::files::error::PkiError;
 use super::issuing::{Issued, LeafKey};
-use super::records::inventory::{Cause, Filter};
+use super::records::inventory::{Cause, Entry, Filter};
+use super::signing::csr::SigningRequest;
 use super::signing::lifetime::{Lifetime, LifetimeError};
 use super::signing::names::{RequestError, SubjectNames};
 use super::signing::profile::{BACKDATING, CertificateProfile};
@@ -23,7 +31,11 @@ use crate::clock;
 use crate::identity::LeafFacts;
 use crate::reason::ReasonCode;
 
-/// When a certificate must be renewed: as soon as its remaining lifetime is below this limit.
+/// Certificates that were over for this long, in seconds, are not renewed with all others: nobody
+/// has missed them.
+const OVER_SINCE_LONG: i64 = 30 * 24 * 3600;
+
+/// The remaining lifetime below which a certificate is renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remaining {
     /// A percentage of the certificate's whole lifetime.
@@ -61,7 +73,11 @@ impl fmt::Display for Remaining {
 #[derive(Debug, Clone)]
 pub struct Renewal {
     request: IssueRequest,
-    /// The serial number of the current certificate.
+    /// The file of the present certificate.
+    path: PathBuf,
+    /// Whether it was signed from a request, so that its key is with its holder.
+    needs_request: bool,
+    /// The serial number of the present certificate.
     pub serial: String,
     /// notBefore of the current certificate, in seconds since the Unix epoch.
     pub not_before: i64,
@@ -84,8 +100,19 @@ impl Renewal {
         self.not_after.saturating_sub(left)
     }
 
-    /// Sets the lifetime of the new certificate. The default is the lifetime of the current
-    /// certificate, or the maximum of the profile if that is shorter.
+    /// Whether only a new request of the holder of the key can renew it.
+    #[must_use]
+    pub const fn needs_request(&self) -> bool {
+        self.needs_request
+    }
+
+    /// Returns the names in printed form.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        printed(&self.request.names)
+    }
+
+    /// Sets the lifetime. By default it is that of the present certificate.
     #[must_use]
     pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
         self.request = self.request.lifetime(lifetime);
@@ -129,45 +156,53 @@ impl Pki {
             .not_after
             .saturating_sub(facts.not_before)
             .saturating_sub(BACKDATING);
-        let profile = self.profile_of(&facts)?;
+        let recorded = self.recorded(&facts)?;
+        let profile = self.profile_of(&facts, recorded.as_ref());
         let prefix = prefix_of(path)?;
+        let was_requested = recorded.is_some_and(|entry| entry.cause == Cause::Sign.as_str());
         let request = IssueRequest::new(label_of(&facts, &prefix), names_of(&facts)?)
             .lifetime(Lifetime::from_seconds(lifetime).min(profile.max_lifetime()))
             .profile(profile)
             .out(prefix)
             .overwrite(true);
+        let (_, key) = self.layout().leaf_files(&request)?;
         Ok(Renewal {
             request,
+            path: path.to_owned(),
+            needs_request: was_requested && !is_key_of(&key, leaf),
             serial: facts.serial_hex(),
             not_before: facts.not_before,
             not_after: facts.not_after,
         })
     }
 
-    /// Returns the profile for the new certificate. This is the profile with the name that the
-    /// inventory has recorded. If the inventory has no record, or the profile no longer exists, it
-    /// is the profile with the usages of the current certificate.
-    fn profile_of(&self, facts: &LeafFacts) -> Result<CertificateProfile, PkiError> {
+    /// Returns the inventory's entry for a certificate.
+    fn recorded(&self, facts: &LeafFacts) -> Result<Option<Entry>, PkiError> {
         let filter = Filter {
             serial: Some(facts.serial_hex()),
             ..Filter::default()
         };
-        let recorded = self.issued(&filter)?;
-        let profile = recorded
-            .first()
-            .and_then(|(entry, _)| self.profiles.leaf(&entry.profile));
-        Ok(match profile {
+        let found = self.issued(&filter)?.into_iter().next();
+        Ok(found.map(|(entry, _)| entry))
+    }
+
+    /// Returns the present version of the profile under which the certificate was issued. If the
+    /// records do not contain it, or the profile no longer exists, returns the profile with the
+    /// same usages.
+    fn profile_of(&self, facts: &LeafFacts, recorded: Option<&Entry>) -> CertificateProfile {
+        match recorded.and_then(|entry| self.profiles.leaf(&entry.profile)) {
             Some(profile) => profile.clone(),
             None => self.profiles.in_place_of(with_usages_of(facts)),
-        })
+        }
     }
 
     /// Issues the new certificate. If `keep_key` is true, the new certificate has the key in
     /// `PREFIX.key`, and otherwise a new key. The current certificate stays valid until it expires.
     ///
     /// # Errors
-    /// Same as [`Pki::issue`].
+    /// As [`Pki::issue`], and when it needs a request.
     pub fn renew(&mut self, renewal: &Renewal, keep_key: bool) -> Result<Issued, PkiError> {
+        self.check_renewal(renewal)?;
         if !keep_key {
             return self.issue_with(&renewal.request, LeafKey::New, Cause::Renew);
         }
@@ -175,6 +210,112 @@ impl Pki {
         let kept = key::read(&path, None)?;
         self.issue_with(&renewal.request, LeafKey::Kept(&kept), Cause::Renew)
     }
+
+    /// Checks that a certificate can be renewed without its holder.
+    ///
+    /// # Errors
+    /// [`PkiError::NeedsRequest`]
+    pub fn check_renewal(&self, renewal: &Renewal) -> Result<(), PkiError> {
+        if !renewal.needs_request {
+            return Ok(());
+        }
+        Err(PkiError::NeedsRequest {
+            certificate: renewal.path.clone(),
+            directory: self.layout().directory().to_owned(),
+            names: names_for_openssl(&renewal.request.names),
+        })
+    }
+
+    /// Signs the successor for the key of a new request, which has to have the same names.
+    ///
+    /// # Errors
+    /// As [`Pki::sign`], and when the names are others.
+    pub fn renew_requested(
+        &mut self,
+        renewal: &Renewal,
+        signing: &SigningRequest,
+    ) -> Result<Issued, PkiError> {
+        let (before, asked) = (renewal.names(), printed(signing.names()));
+        let sorted = |names: &[String]| {
+            let mut names = names.to_vec();
+            names.sort();
+            names
+        };
+        if sorted(&before) != sorted(&asked) {
+            return Err(PkiError::OtherNames {
+                certificate: renewal.path.clone(),
+                before: before.join(", "),
+                asked: asked.join(", "),
+            });
+        }
+        let (_, key) = self.layout().leaf_files(&renewal.request)?;
+        if !renewal.needs_request && key.exists() {
+            return Err(PkiError::KeyIsHere {
+                certificate: renewal.path.clone(),
+                key,
+            });
+        }
+        self.sign(signing, &renewal.request)
+    }
+
+    /// Returns the newest certificate at each path of the inventory that is neither revoked nor
+    /// over since long: those that can be renewed. In the order of issuing.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub fn newest(&self) -> Result<Vec<Entry>, PkiError> {
+        let filter = Filter {
+            live_at: Some(clock::certificate_now().saturating_sub(OVER_SINCE_LONG)),
+            ..Filter::default()
+        };
+        let mut newest: HashMap<PathBuf, Entry> = HashMap::new();
+        self.each_issued(&filter, |(entry, _)| {
+            newest.insert(entry.certificate.clone(), entry);
+            ControlFlow::Continue(())
+        })?;
+        let mut newest: Vec<Entry> = newest.into_values().collect();
+        newest.sort_by_key(|entry| entry.id);
+        Ok(newest)
+    }
+}
+
+/// Returns the serial number of the first certificate of a PEM file.
+///
+/// # Errors
+/// When the file holds no certificate.
+pub fn serial_at(path: &Path) -> Result<String, PkiError> {
+    let presented = certificates::read_beside_key(path)?;
+    let leaf = presented
+        .first()
+        .ok_or_else(|| PkiError::NotIssuedHere(path.to_owned()))?;
+    LeafFacts::read(leaf)
+        .map(|facts| facts.serial_hex())
+        .map_err(|error| PkiError::unreadable(path, error))
+}
+
+/// Whether a file holds the private key of a certificate.
+fn is_key_of(key: &Path, certificate: &CertificateDer<'_>) -> bool {
+    let Ok(key) = key::read(key, None) else {
+        return false;
+    };
+    X509Certificate::from_der(certificate)
+        .is_ok_and(|(_, leaf)| leaf.public_key().raw == key.subject_public_key_info())
+}
+
+fn printed(names: &SubjectNames) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+/// Returns names as the extension subjectAltName of `openssl req`.
+fn names_for_openssl(names: &SubjectNames) -> String {
+    let name = |text: String| match text.split_once(':') {
+        Some(("dns", name)) => format!("DNS:{name}"),
+        Some(("mailto", address)) => format!("email:{address}"),
+        Some(("ip", address)) => format!("IP:{address}"),
+        _ => format!("URI:{text}"),
+    };
+    let names: Vec<String> = printed(names).into_iter().map(name).collect();
+    names.join(",")
 }
 
 /// Whether the time `due_at` has passed (in seconds since the Unix epoch).
@@ -244,9 +385,25 @@ mod tests {
     }
 
     #[test]
+    fn names_are_written_as_openssl_reads_them() {
+        let names = SubjectNames::new()
+            .uri("spiffe://example.org/a")
+            .and_then(|names| names.dns("*.example.org"))
+            .and_then(|names| names.email("a@example.org"))
+            .and_then(|names| names.ip_text("::1"))
+            .unwrap();
+        assert_eq!(
+            names_for_openssl(&names),
+            "URI:spiffe://example.org/a,DNS:*.example.org,email:a@example.org,IP:::1"
+        );
+    }
+
+    #[test]
     fn a_third_is_left_when_two_thirds_are_over() {
         let renewal = Renewal {
             request: IssueRequest::new(SafeName::renewed(), SubjectNames::new()),
+            path: PathBuf::new(),
+            needs_request: false,
             serial: String::new(),
             not_before: 1_000,
             not_after: 1_300,

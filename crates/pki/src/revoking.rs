@@ -25,7 +25,9 @@ pub enum RevocationTarget {
     /// The certificate with this serial number in hexadecimal. An authority of this directory must
     /// have signed it.
     Serial(String),
-    /// Certificates with this name (in printed form) that are neither revoked nor expired.
+    /// A serial number in hexadecimal, whether or not the inventory knows it: it may have lost it.
+    UnrecordedSerial(String),
+    /// A name that live certificates carry, in printed form.
     Name(String, Among),
 }
 
@@ -137,6 +139,15 @@ impl Pki {
         match target {
             RevocationTarget::File(path) => self.find_file(path).map(|found| vec![found]),
             RevocationTarget::Serial(text) => self.find_serial(text).map(|found| vec![found]),
+            RevocationTarget::UnrecordedSerial(text) => match self.find_serial(text) {
+                // Which generation signed it is not known. A list may revoke a number that its
+                // issuer never gave.
+                Err(PkiError::UnknownSerial(serial)) => Ok(self
+                    .issuers()
+                    .map(|issuer| (issuer, serial.clone()))
+                    .collect()),
+                found => found.map(|found| vec![found]),
+            },
             RevocationTarget::Name(name, among) => self.find_named(name, *among),
         }
     }

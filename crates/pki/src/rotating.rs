@@ -51,6 +51,28 @@ pub struct Rotation<'a> {
     /// Number of certificates that the earlier generation has signed and that are neither revoked
     /// nor expired.
     pub dependents: u64,
+    /// Number of those whose files hold a newer certificate.
+    pub renewed: u64,
+}
+
+/// A live certificate that depends on the earlier generation.
+#[derive(Debug, Clone)]
+pub struct Dependent {
+    /// The inventory's entry.
+    pub entry: Entry,
+    /// The serial number of the certificate that is in its files now.
+    pub renewed_as: Option<String>,
+}
+
+/// The certificates that may be refused when a generation is retired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Abandon {
+    /// None.
+    Nothing,
+    /// Those whose files hold a newer certificate.
+    Renewed,
+    /// All.
+    All,
 }
 
 /// What [`Pki::retire`] has done.
@@ -119,13 +141,17 @@ impl Pki {
         };
         let issuer = earlier.issuer();
         let key = issuer.key_identifier_hex();
+        let inventory = self.inventory_to_read()?;
+        let now = clock::certificate_now();
+        let dependents = inventory.count_live(&key, now)?;
+        let renewed = inventory.count_renewed(&key, &self.issuer_keys(), now)?;
+        inventory.check_unchanged()?;
         Ok(Some(Rotation {
             earlier: earlier.generation,
             root: &earlier.root,
             issuer,
-            dependents: self
-                .inventory()?
-                .count_live(&key, clock::certificate_now())?,
+            dependents,
+            renewed,
         }))
     }
 
@@ -133,18 +159,26 @@ impl Pki {
     /// expired. The oldest come first. Returns at most `limit`.
     ///
     /// # Errors
-    /// If the inventory cannot be read.
-    pub fn dependents(&self, limit: Option<u32>) -> Result<Vec<Entry>, PkiError> {
+    /// When the inventory cannot be read.
+    pub fn dependents(&self, limit: Option<u32>) -> Result<Vec<Dependent>, PkiError> {
         let Some(earlier) = &self.earlier else {
             return Ok(Vec::new());
         };
+        let now = clock::certificate_now();
         let filter = Filter {
-            live_at: Some(clock::certificate_now()),
+            live_at: Some(now),
             limit,
             ..Filter::default()
         };
         let key = earlier.issuer().key_identifier_hex();
-        Ok(self.inventory()?.find(&[key], &filter)?)
+        let (inventory, issuers) = (self.inventory_to_read()?, self.issuer_keys());
+        let mut found = Vec::new();
+        for entry in inventory.find(&[key], &filter)? {
+            let renewed_as = inventory.successor(&entry, &issuers, now)?;
+            found.push(Dependent { entry, renewed_as });
+        }
+        inventory.check_unchanged()?;
+        Ok(found)
     }
 
     /// Ends a rotation: removes the root of the earlier generation from the trusted roots, and
@@ -155,6 +189,17 @@ impl Pki {
     /// If there is no earlier generation. If some certificates of that generation are neither
     /// revoked nor expired and `force` is false. If files cannot be written.
     pub fn retire(&mut self, force: bool) -> Result<Retired, PkiError> {
+        self.retire_and(match force {
+            true => Abandon::All,
+            false => Abandon::Nothing,
+        })
+    }
+
+    /// Like [`Self::retire`], and says which live certificates may be refused.
+    ///
+    /// # Errors
+    /// As [`Self::retire`], when others depend on it.
+    pub fn retire_and(&mut self, abandon: Abandon) -> Result<Retired, PkiError> {
         let Some(earlier) = &self.earlier else {
             return self.finish_retiring();
         };
@@ -162,12 +207,19 @@ impl Pki {
         let inventory = self.inventory()?;
         let lock = self.layout().lock()?;
         let mut state = self.current_state()?;
-        let live = inventory.count_live(
-            &earlier.issuer().key_identifier_hex(),
+        let (key, now) = (
+            earlier.issuer().key_identifier_hex(),
             clock::certificate_now(),
-        )?;
-        if live > 0 && !force {
-            return Err(PkiError::StillInUse(live));
+        );
+        let live = inventory.count_live(&key, now)?;
+        let renewed = inventory.count_renewed(&key, &self.issuer_keys(), now)?;
+        let is_allowed = match abandon {
+            Abandon::Nothing => live == 0,
+            Abandon::Renewed => live == renewed,
+            Abandon::All => true,
+        };
+        if !is_allowed {
+            return Err(PkiError::StillInUse { live, renewed });
         }
         state.retire();
         let directory = retired_directory(self.layout(), generation);

@@ -92,6 +92,7 @@ impl Gateway {
             .arg(&config)
             .arg("--ready-file")
             .arg(&ready)
+            .args(settings.further_arguments())
             .current_dir(directory.path())
             .env_remove("COUNTERSIGN_CONFIG")
             .env_remove("COUNTERSIGN_LOG")

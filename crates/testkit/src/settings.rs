@@ -20,6 +20,7 @@ pub struct Settings {
     sections: String,
     algorithm: &'static str,
     log: Option<&'static str>,
+    arguments: &'static [&'static str],
     server: Credentials,
     root_file: String,
     domain: String,
@@ -58,6 +59,7 @@ impl Settings {
             sections: String::new(),
             algorithm: "ES256",
             log: None,
+            arguments: &[],
             server: ca.server(&names),
             root_file: ca.root_file().display().to_string(),
             domain: domain.to_owned(),
@@ -110,6 +112,17 @@ impl Settings {
     pub const fn log(mut self, filter: &'static str) -> Self {
         self.log = Some(filter);
         self
+    }
+
+    /// Starts the gateway with further arguments.
+    #[must_use]
+    pub const fn arguments(mut self, arguments: &'static [&'static str]) -> Self {
+        self.arguments = arguments;
+        self
+    }
+
+    pub(crate) const fn further_arguments(&self) -> &'static [&'static str] {
+        self.arguments
     }
 
     pub(crate) const fn log_filter(&self) -> Option<&'static str> {

@@ -92,7 +92,13 @@ impl Output {
         self.json
     }
 
-    /// Prints text for people on standard output. Prints nothing with `--json` or `--quiet`.
+    /// Whether errors only are wanted.
+    #[must_use]
+    pub const fn is_quiet(self) -> bool {
+        self.quiet
+    }
+
+    /// Prints text for people on standard output; nothing with `--json` or `--quiet`.
     pub fn say(self, text: impl fmt::Display) {
         if !self.json && !self.quiet {
             Self::line(&text);

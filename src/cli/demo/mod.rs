@@ -22,7 +22,8 @@ use crate::assertion::{SigningAlgorithm, key_directory};
 use crate::cli::common::output::{CliError, Exit, Output};
 use crate::identity::TrustDomain;
 use crate::pki::{CertificateProfile, IssueRequest, Issued, KeyProtection, Pki, SubjectNames};
-use crate::{clock, config, telemetry};
+use crate::telemetry::log::{self, LogOptions};
+use crate::{clock, config};
 
 const TRUST_DOMAIN: &str = "example.org";
 const ALLOWED: &str = "spiffe://example.org/ns/demo/sa/client";
@@ -72,7 +73,8 @@ struct Ready {
 
 /// Runs `countersign demo`.
 pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<Exit, CliError> {
-    telemetry::log::start_quietly();
+    let options = LogOptions::WARNINGS.quiet(output.is_quiet());
+    log::start(options).map_err(CliError::usage)?;
     for address in [args.listen, args.admin, args.public] {
         if !address.ip().is_loopback() {
             output.note(format_args!(

@@ -146,6 +146,7 @@ impl Way<'_> {
             presented: question.presented,
             address: UNKNOWN,
             target: &target,
+            deny_list: snapshot.deny_list.as_deref(),
         };
         let permit = match authorize::decide(&asking, route) {
             Decision::Now(decided) => decided,

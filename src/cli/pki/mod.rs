@@ -4,7 +4,7 @@
 //! may be issued.
 //!
 //! - `init`: creates a root, an intermediate and their CRLs
-//! - `issue`, `sign`, `renew`: issue certificates
+//! - `issue`, `renew`, `renew_all`, `sign`: issue certificates
 //! - `revoke`: revokes certificates, and signs new CRLs
 //! - `rotate`: replaces root and intermediate
 //! - `list`, `profiles`: show issued certificates, and the profiles for new ones
@@ -28,6 +28,7 @@ pub(in crate::cli) mod list;
 mod live;
 mod profiles;
 mod renew;
+mod renew_all;
 mod revoke;
 mod rotate;
 mod sign;

@@ -1,18 +1,19 @@
-//! `countersign pki renew`: renews a certificate once when it is due, or repeatedly.
+//! `countersign pki renew`: renews certificates once, when they are due, or again and again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
 use super::authority::open;
 use super::hook;
+use super::renew_all::{self, Look, not_due_until, renewed_document};
+use super::sign::read_request;
 use super::times::now;
 use crate::cli::common::format::{absolute, moment};
 use crate::cli::common::output::{CliError, Exit, Output};
 use crate::cli::common::passphrase::PassphraseArgs;
 use crate::clock;
-use crate::pki::renewing::is_due;
 use crate::pki::{Issued, Lifetime, Remaining};
 use crate::secret::Secret;
 
@@ -21,11 +22,19 @@ Examples:
   countersign pki renew certs/issued/checkout.pem --dir certs
   countersign pki renew certs/issued/checkout.pem --dir certs --if-expiring 33%
   countersign pki renew certs/issued/gateway.pem --dir certs --every 1h --exec 'systemctl reload gw'
+  countersign pki renew --all --dir certs --if-expiring 33%
+  countersign pki renew certs/issued/batch.pem --dir certs --csr batch-2.csr
 
 Issues a certificate with the same names, usages and lifetime and a new key, in place of
 PREFIX.pem and PREFIX.key (the key first). The earlier certificate stays valid until it expires
 or is revoked. A new key means a new thumbprint: tokens bound to the earlier certificate
 (RFC 8705) have to be fetched anew; --keep-key does not change that.
+
+A certificate that was signed from a request has its key elsewhere. It is renewed with a new request
+of its holder, --csr, for the same names.
+
+--all renews every certificate of the inventory that is in its place, with its key. Those that need
+a request are listed; exit code 3 if one of them is due. A failure does not stop the others.
 
 With --every, looks again after each interval, give or take a tenth, and no later than the renewal
 is due; keeps going when an attempt fails. --exec runs a shell command after each renewal, with
@@ -40,8 +49,15 @@ const DEFAULT_REMAINING: Remaining = Remaining::Percent(33);
 #[command(after_help = EXAMPLES)]
 pub(super) struct RenewArgs {
     /// The certificate to renew, PREFIX.pem.
-    #[arg(value_name = "CERT")]
-    certificate: PathBuf,
+    #[arg(
+        value_name = "CERT",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    certificate: Option<PathBuf>,
+    /// Every certificate of the inventory.
+    #[arg(long, conflicts_with_all = ["keep_key", "out", "csr"])]
+    all: bool,
     /// The authority's directory.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
@@ -51,6 +67,10 @@ pub(super) struct RenewArgs {
     /// Keep the key in PREFIX.key.
     #[arg(long, conflicts_with = "out")]
     keep_key: bool,
+    /// A new request (PKCS#10, PEM or DER) for a certificate that was signed from one; `-` is
+    /// standard input.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["keep_key", "every"])]
+    csr: Option<PathBuf>,
     /// For this long instead of the lifetime of the present certificate.
     #[arg(long, value_name = "TIME")]
     lifetime: Option<Lifetime>,
@@ -67,45 +87,48 @@ pub(super) struct RenewArgs {
     passphrase: PassphraseArgs,
 }
 
-/// The result of one check of the certificate.
-enum Look {
-    NotDue { due_at: i64 },
-    Renewed(Box<Issued>),
-}
-
 pub(super) fn run(args: &RenewArgs, output: Output) -> Result<Exit, CliError> {
     let mut passphrase = None;
     let Some(interval) = args.every else {
-        if let (Look::Renewed(issued), Some(command)) = (
-            look(args, args.if_expiring, &mut passphrase, output)?,
-            &args.exec,
-        ) {
-            call(command, &issued).map_err(|error| {
-                CliError::failed(format!("the certificate is renewed, but {error}"))
-            })?;
+        let look = look(args, args.if_expiring, &mut passphrase, output)?;
+        if let Some(command) = &args.exec {
+            for issued in &look.renewed {
+                call(command, issued).map_err(|error| {
+                    CliError::failed(format!("the certificate is renewed, but {error}"))
+                })?;
+            }
         }
-        return Ok(Exit::Done);
+        return Ok(look.exit.unwrap_or(Exit::Done));
     };
     let remaining = args.if_expiring.unwrap_or(DEFAULT_REMAINING);
     let mut has_begun = false;
-    // The last renewed certificate if its `--exec` command has not succeeded yet.
-    let mut owed: Option<Box<Issued>> = None;
+    // The renewed certificates whose hook has not succeeded yet.
+    let mut owed: Vec<Issued> = Vec::new();
     loop {
         let mut wait = interval;
         match look(args, Some(remaining), &mut passphrase, output) {
-            Ok(Look::NotDue { due_at }) => wait = wait.min(until(due_at)),
-            Ok(Look::Renewed(issued)) => owed = Some(issued),
-            // Invalid arguments end the command at the first check, because waiting cannot correct
-            // them. A later error may be temporary, for example while a file is being replaced.
+            Ok(look) => {
+                if let Some(due_at) = look.due_at {
+                    wait = wait.min(until(due_at));
+                }
+                for issued in look.renewed {
+                    owed.retain(|other| other.certificate != issued.certificate);
+                    owed.push(issued);
+                }
+            }
+            // Waiting does not correct bad arguments; files may change.
             Err(error) if error.exit == Exit::Usage && !has_begun => return Err(error),
             Err(error) => output.error(&error),
         }
         has_begun = true;
-        if let (Some(command), Some(issued)) = (&args.exec, &owed) {
-            match call(command, issued) {
-                Ok(()) => owed = None,
-                Err(error) => output.error(&CliError::failed(error)),
-            }
+        if let Some(command) = &args.exec {
+            owed.retain(|issued| match call(command, issued) {
+                Ok(()) => false,
+                Err(error) => {
+                    output.error(&CliError::failed(error));
+                    true
+                }
+            });
         }
         hook::sleep_about(wait);
     }
@@ -124,29 +147,49 @@ fn until(moment: i64) -> Lifetime {
     Lifetime::from_seconds(moment.saturating_sub(now()))
 }
 
-/// Checks the certificate once, and renews it if it is due. Opens the authority each time, because
-/// a rotation may have changed it.
 fn look(
     args: &RenewArgs,
     remaining: Option<Remaining>,
     passphrase: &mut Option<Secret>,
     output: Output,
 ) -> Result<Look, CliError> {
-    let mut pki = open(&args.dir)?;
-    let mut renewal = pki.renewal(&args.certificate)?;
-    if let Some(remaining) = remaining {
-        let due = renewal.due_at(remaining);
-        if !is_due(due) {
-            output.json(&json!({
-                "renewed": false,
-                "certificate": absolute(&args.certificate),
-                "serial": renewal.serial,
-                "due_at": clock::rfc3339(due),
-                "not_after": clock::rfc3339(renewal.not_after),
-            }));
-            output.say(format_args!("Not due yet: renewed from {}.", moment(due)));
-            return Ok(Look::NotDue { due_at: due });
+    match &args.certificate {
+        Some(certificate) => look_at(certificate, args, remaining, passphrase, output),
+        None => {
+            let selection = renew_all::Selection {
+                dir: &args.dir,
+                remaining,
+                lifetime: args.lifetime,
+            };
+            renew_all::run(&selection, &args.passphrase, passphrase, output)
         }
+    }
+}
+
+/// Checks the certificate once, and renews it if it is due. The authority is opened each time,
+/// because it may have been rotated.
+fn look_at(
+    certificate: &Path,
+    args: &RenewArgs,
+    remaining: Option<Remaining>,
+    passphrase: &mut Option<Secret>,
+    output: Output,
+) -> Result<Look, CliError> {
+    let mut pki = open(&args.dir)?;
+    let mut renewal = pki.renewal(certificate)?;
+    if let Some(due) = not_due_until(&renewal, remaining) {
+        output.json(&json!({
+            "renewed": false,
+            "certificate": absolute(certificate),
+            "serial": renewal.serial,
+            "due_at": clock::rfc3339(due),
+            "not_after": clock::rfc3339(renewal.not_after),
+        }));
+        output.say(format_args!("Not due yet: renewed from {}.", moment(due)));
+        return Ok(Look {
+            due_at: Some(due),
+            ..Look::default()
+        });
     }
     if let Some(lifetime) = args.lifetime {
         renewal = renewal.lifetime(lifetime);
@@ -154,35 +197,41 @@ fn look(
     if let Some(prefix) = &args.out {
         renewal = renewal.out(prefix, false);
     }
+    let signing = args.csr.as_deref().map(read_request).transpose()?;
+    // Checked before a passphrase is asked for: is a request missing?
+    if signing.is_none() {
+        pki.check_renewal(&renewal)?;
+    }
     if let Some(secret) = passphrase.as_ref() {
         pki.set_passphrase(secret.clone());
     }
     let issuer = pki.issuer();
     args.passphrase.unlock(&mut pki, issuer)?;
-    let issued = pki.renew(&renewal, args.keep_key)?;
+    let issued = match &signing {
+        Some(signing) => pki.renew_requested(&renewal, signing)?,
+        None => pki.renew(&renewal, args.keep_key)?,
+    };
     *passphrase = pki.passphrase().cloned();
-    output.json(&json!({
-        "renewed": true,
-        "certificate": absolute(&issued.certificate),
-        "key": absolute(&issued.key),
-        "identity": issued.identity(),
-        "names": issued.names,
-        "profile": issued.profile.name(),
-        "replaces": renewal.serial,
-        "serial": issued.serial,
-        "x5t#S256": issued.thumbprint,
-        "not_before": clock::rfc3339(issued.not_before),
-        "not_after": clock::rfc3339(issued.not_after),
-    }));
+    let mut document = renewed_document(&issued, &renewal, signing.is_none());
+    if let Some(members) = document.as_object_mut() {
+        members.insert("renewed".to_owned(), true.into());
+    }
+    output.json(&document);
     output.say(format_args!(
-        "Renewed {} until {}.\n  certificate  {}\n  private key  {}{}\n  serial       {} (earlier: {})",
+        "Renewed {} until {}.\n  certificate  {}\n  private key  {}\n  serial       {} (earlier: {})",
         issued.identity(),
         moment(issued.not_after),
         issued.certificate.display(),
-        issued.key.display(),
-        if args.keep_key { "  unchanged" } else { "  new" },
+        match (&signing, args.keep_key) {
+            (Some(_), _) => "that of the request, with its holder".to_owned(),
+            (None, true) => format!("{}  unchanged", issued.key.display()),
+            (None, false) => format!("{}  new", issued.key.display()),
+        },
         issued.serial,
         renewal.serial,
     ));
-    Ok(Look::Renewed(Box::new(issued)))
+    Ok(Look {
+        renewed: vec![issued],
+        ..Look::default()
+    })
 }

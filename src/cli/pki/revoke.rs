@@ -35,6 +35,9 @@ Examples:
   countersign pki revoke --dir certs --cert checkout.pem --wait https://gw-1:9901 https://gw-2:9901 \
       --admin-cert me.pem --admin-key me.key --admin-cacert root.pem
 
+The inventory has to know the number of --serial: a slip would revoke nothing. If it has lost the
+certificate, --unrecorded revokes the number all the same.
+
 A name that several live certificates carry is refused, and they are listed: after a renewal,
 revoking by name would hit the new one. --all takes them all, --issued-before those of before a
 time (RFC 3339, seconds since the epoch, or a time ago such as 1h).
@@ -52,11 +55,15 @@ Examples:
   countersign pki crl --dir certs --issuer all --lifetime 14d
   countersign pki crl --dir certs --issuer intermediate --every 24h
   countersign pki crl --dir certs --every 24h --exec 'rsync certs/crl/ gateways:crl/'
+  countersign pki crl --dir certs --number 4200
 
 The root's list is good for a year, the intermediate's for 7 days, unless --lifetime says
 otherwise. Run this before they run out: a gateway with revocation = \"hard\" refuses every
 certificate once its issuer's list is out of date. During a rotation the earlier generation's
 lists are signed as well, into the same files.
+
+--number is for pki.toml from a backup: gateways refuse a list whose number is lower than that of the
+list they have. Give one that is higher than that (pki inspect shows it); the next ones follow.
 
 --every keeps running: it signs at once and then after each TIME, give or take a tenth, which has to
 be less than half of the lists' lifetime. A failure is reported and tried again sooner. --exec runs a
@@ -71,6 +78,9 @@ pub(super) struct RevokeArgs {
     dir: PathBuf,
     #[command(flatten)]
     target: Target,
+    /// Also if the inventory does not know the number.
+    #[arg(long, requires = "serial")]
+    unrecorded: bool,
     /// All live certificates of the identity.
     #[arg(long, requires = "identity", conflicts_with = "issued_before")]
     all: bool,
@@ -126,6 +136,9 @@ pub(super) struct CrlArgs {
     /// root that issues by itself].
     #[arg(long, value_name = "TIME")]
     lifetime: Option<Lifetime>,
+    /// The number of the lists, higher than that of the last ones.
+    #[arg(long, value_name = "N", conflicts_with = "every")]
+    number: Option<u64>,
     /// Keep running, and sign again after each TIME.
     #[arg(long, value_name = "TIME")]
     every: Option<Lifetime>,
@@ -243,8 +256,15 @@ fn target(args: &RevokeArgs, pki: &Pki) -> Result<RevocationTarget, CliError> {
             "--all and --issued-before go with --identity",
         ));
     }
+    // As above: the other targets exclude --serial.
+    if serial.is_none() && args.unrecorded {
+        return Err(CliError::usage("--unrecorded goes with --serial"));
+    }
     if let Some(serial) = serial {
-        return Ok(RevocationTarget::Serial(serial.clone()));
+        return Ok(match args.unrecorded {
+            true => RevocationTarget::UnrecordedSerial(serial.clone()),
+            false => RevocationTarget::Serial(serial.clone()),
+        });
     }
     if let Some(path) = cert {
         return Ok(RevocationTarget::File(path.clone()));
@@ -326,12 +346,17 @@ fn sign_lists(
         pki.set_passphrase(secret.clone());
     }
     let authorities = chosen(args, &pki, output)?;
+    if let Some(number) = args.number {
+        for authority in authorities {
+            pki.check_crl_number(*authority, number)?;
+        }
+    }
     let mut lists = Vec::with_capacity(authorities.len());
     // Signs one CRL after the other. If the process is killed, each CRL is either the old or the
     // new one.
     for authority in authorities {
         args.passphrase.unlock(&mut pki, *authority)?;
-        lists.extend(pki.sign_crls(*authority, args.lifetime)?);
+        lists.extend(pki.sign_numbered_crls(*authority, args.lifetime, args.number)?);
     }
     *passphrase = pki.passphrase().cloned();
     output.json(&json!({ "crls": lists.iter().map(list_document).collect::<Vec<_>>() }));

@@ -15,7 +15,8 @@ use crate::cli::common::passphrase::PassphraseArgs;
 use crate::clock;
 use crate::identity::text::printable;
 use crate::pki::{
-    AuthorityCertificate, AuthorityName, Entry, Lifetime, Pki, PkiError, RotationOptions,
+    Abandon, AuthorityCertificate, AuthorityName, Dependent, Lifetime, Pki, PkiError,
+    RotationOptions,
 };
 
 const EXAMPLES: &str = "\
@@ -43,17 +44,19 @@ Examples:
   countersign pki rotate status --dir certs
   countersign pki rotate status --dir certs --json
 
-Lists the live certificates that still depend on the earlier generation. Exit code 3 while
-there are any, 0 when the earlier root can be retired or there is none.";
+Lists the live certificates that still depend on the earlier generation. \"renewed as SERIAL\": its
+files hold a newer certificate already, and only programs that have not loaded that still use it.
+Exit code 3 while there are any, 0 when the earlier root can be retired or there is none.";
 
 const RETIRE_EXAMPLES: &str = "\
 Examples:
   countersign pki rotate retire --dir certs
+  countersign pki rotate retire --dir certs --renewed
   countersign pki rotate retire --dir certs --force
 
 Takes the earlier root out of DIR/trust.pem and moves its generation to DIR/retired. Refused
-while live certificates depend on it; --force retires it all the same, and gateways refuse
-those certificates as soon as they read the new DIR/trust.pem.";
+while live certificates depend on it. --renewed retires it if all of them were renewed, --force in any
+case; gateways refuse those certificates as soon as they read the new DIR/trust.pem.";
 
 /// Maximum number of entries in a listing as text.
 const PAGE: u32 = 1_000;
@@ -109,6 +112,9 @@ struct RetireArgs {
     /// The authority's directory.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
+    /// Even while live certificates depend on it, if their files hold newer ones.
+    #[arg(long, conflicts_with = "force")]
+    renewed: bool,
     /// Even while live certificates depend on it.
     #[arg(long)]
     force: bool,
@@ -189,6 +195,7 @@ fn status(args: &StatusArgs, output: Output) -> Result<Exit, CliError> {
             "intermediate": authority_document(rotation.issuer),
         },
         "dependents": rotation.dependents,
+        "renewed": rotation.renewed,
         "certificates": dependents.iter().map(document).collect::<Vec<_>>(),
     }));
     if rotation.dependents == 0 {
@@ -199,11 +206,18 @@ fn status(args: &StatusArgs, output: Output) -> Result<Exit, CliError> {
         return Ok(Exit::Done);
     }
     output.say(format_args!(
-        "{} live certificates depend on generation {}:",
+        "{} live certificates depend on generation {}, {} of them renewed:",
         rotation.dependents,
-        rotation.earlier.number()
+        rotation.earlier.number(),
+        rotation.renewed
     ));
     output.say(table(&dependents));
+    if rotation.renewed == rotation.dependents {
+        output.say(
+            "Once every program has loaded its new certificate: countersign pki rotate retire \
+             --renewed",
+        );
+    }
     if rotation.dependents > u64::from(PAGE) && !output.is_json() {
         output.note("there are more: --json lists all of them");
     }
@@ -212,7 +226,11 @@ fn status(args: &StatusArgs, output: Output) -> Result<Exit, CliError> {
 
 fn retire(args: &RetireArgs, output: Output) -> Result<Exit, CliError> {
     let mut pki = Pki::open(&args.dir)?;
-    let retired = pki.retire(args.force)?;
+    let retired = pki.retire_and(match (args.force, args.renewed) {
+        (true, _) => Abandon::All,
+        (false, true) => Abandon::Renewed,
+        (false, false) => Abandon::Nothing,
+    })?;
     output.json(&json!({
         "generation": pki.generation().number(),
         "retired": retired.generation.number(),
@@ -245,7 +263,7 @@ fn authority_document(authority: &AuthorityCertificate) -> serde_json::Value {
     })
 }
 
-fn document(entry: &Entry) -> serde_json::Value {
+fn document(Dependent { entry, renewed_as }: &Dependent) -> serde_json::Value {
     json!({
         "id": entry.id,
         "serial": entry.serial,
@@ -254,20 +272,25 @@ fn document(entry: &Entry) -> serde_json::Value {
         "profile": entry.profile,
         "not_after": clock::rfc3339(entry.not_after),
         "certificate": entry.certificate,
+        "renewed_as": renewed_as,
     })
 }
 
-fn table(dependents: &[Entry]) -> Table {
+fn table(dependents: &[Dependent]) -> Table {
     let mut table = Table::new();
     table
         .load_style(NOTHING)
-        .set_header(["ENDS", "SERIAL", "NAMES", "FILE"]);
-    for entry in dependents {
+        .set_header(["ENDS", "SERIAL", "NAMES", "FILE", "STATE"]);
+    for Dependent { entry, renewed_as } in dependents {
         table.add_row([
             moment(entry.not_after),
             entry.serial.clone(),
             printable(&entry.names.join(", ")),
             printable(&entry.certificate.to_string_lossy()),
+            match renewed_as {
+                Some(serial) => format!("renewed as {serial}"),
+                None => "to be renewed".to_owned(),
+            },
         ]);
     }
     table

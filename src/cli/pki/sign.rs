@@ -11,9 +11,10 @@ use crate::cli::common::input;
 use crate::cli::common::output::{CliError, Exit, Output};
 use crate::cli::common::passphrase::PassphraseArgs;
 use crate::clock;
+use crate::identity::text::printable;
 use crate::pki::signing::request::label_for;
 use crate::pki::store::SafeName;
-use crate::pki::{IssueRequest, Lifetime, SigningRequest, SigningRequestError};
+use crate::pki::{IssueRequest, Lifetime, Pki, SigningRequest, SigningRequestError};
 
 /// Maximum number of bytes of a file with a certificate request.
 const MAX_FILE: u64 = 64 << 20;
@@ -21,13 +22,15 @@ const MAX_FILE: u64 = 64 << 20;
 const EXAMPLES: &str = "\
 Examples:
   countersign pki sign checkout.csr --dir certs --profile client
+  countersign pki sign checkout.csr --dir certs --expect spiffe://example.org/ns/shop/sa/checkout
   openssl req -new -key k.pem -subj / -addext subjectAltName=URI:spiffe://example.org/a |
     countersign pki sign - --dir certs --profile peer --out certs/issued/a
 
 Only the key and the names come from the request, after its signature has been checked. Usages,
 lifetime and everything else come from the profile; what else was asked for is reported.
 Refused with the gateway's reason code: CA:TRUE, a signature that does not verify, a weak key,
-names of another trust domain, malformed names.
+names of another trust domain, malformed names. --expect says which names you mean to certify, and
+refuses a request with others (exit code 3).
 
 Writes PREFIX.pem (the leaf, then the intermediate). PREFIX is DIR/issued/NAME, with NAME the
 request's file name without its ending, or for standard input its first name.";
@@ -46,6 +49,10 @@ pub(super) struct SignArgs {
     /// [default: what its names can be used for].
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
+    /// Sign only if the request asks for exactly this name, or these: a SPIFFE ID or its path, a
+    /// host name, mailto:ADDRESS, ip:ADDRESS or another URI.
+    #[arg(long, value_name = "ID")]
+    expect: Vec<String>,
     /// How long it is good for, such as 90m, 24h or 7d [default: what the profile says, 24h; at
     /// most 825d].
     #[arg(long, value_name = "TIME")]
@@ -62,14 +69,8 @@ pub(super) struct SignArgs {
 
 pub(super) fn run(args: &SignArgs, output: Output) -> Result<Exit, CliError> {
     let mut pki = open(&args.dir)?;
-    let signing = SigningRequest::read(&input::read(&args.request, MAX_FILE)?).map_err(
-        |error| match error {
-            SigningRequestError::Refused(error) => CliError::usage(error),
-            SigningRequestError::Unreadable(_) => {
-                CliError::usage(format!("{}: {error}", args.request.display()))
-            }
-        },
-    )?;
+    let signing = read_request(&args.request)?;
+    check_expected(args, &pki, &signing)?;
     let mut request =
         IssueRequest::new(label(args, &signing)?, signing.names().clone()).overwrite(args.force);
     if let Some(name) = &args.profile {
@@ -123,6 +124,41 @@ Signed a certificate for {}.
         }
     }
     Ok(Exit::Done)
+}
+
+/// Reads a request from a file, or from standard input for `-`.
+pub(super) fn read_request(path: &Path) -> Result<SigningRequest, CliError> {
+    SigningRequest::read(&input::read(path, MAX_FILE)?).map_err(|error| match error {
+        SigningRequestError::Refused(error) => CliError::usage(error),
+        SigningRequestError::Unreadable(_) => {
+            CliError::usage(format!("{}: {error}", path.display()))
+        }
+    })
+}
+
+/// Refuses a request for other names than the operator expects.
+fn check_expected(args: &SignArgs, pki: &Pki, signing: &SigningRequest) -> Result<(), CliError> {
+    if args.expect.is_empty() {
+        return Ok(());
+    }
+    let mut expected: Vec<String> = args.expect.iter().map(|id| pki.printed_name(id)).collect();
+    let mut asked: Vec<String> = signing.names().iter().map(ToString::to_string).collect();
+    expected.sort();
+    expected.dedup();
+    asked.sort();
+    asked.dedup();
+    if expected == asked {
+        return Ok(());
+    }
+    Err(CliError::no(format!(
+        "{} asks for {}, not for {}; nothing was signed",
+        input::name(&args.request),
+        match asked.is_empty() {
+            true => "no name".to_owned(),
+            false => printable(&asked.join(", ")),
+        },
+        printable(&expected.join(", ")),
+    )))
 }
 
 fn label(args: &SignArgs, signing: &SigningRequest) -> Result<SafeName, CliError> {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response, Uri, header};
-use http_body_util::Empty;
+use http::{Request, Response};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -25,6 +25,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use x509_parser::prelude::{FromDer as _, X509Name};
 
+use super::question::{Question, bare};
 use crate::cli::common::recording_verifier::{self, Recorder};
 use crate::clock;
 use crate::crypto;
@@ -146,26 +147,38 @@ pub(super) fn credentials(
     }
 }
 
-/// Connects, performs the TLS handshake and requests the URL.
+/// Connects, performs the handshake and sends the request. Without credentials the caller has no
+/// certificate.
 pub(super) async fn probe(
-    url: &Uri,
-    credentials: CertifiedKey,
+    question: &Question,
+    credentials: Option<CertifiedKey>,
     roots: Option<Vec<CertificateDer<'static>>>,
 ) -> Result<Findings, ProbeError> {
+    let url = &question.url;
     let usage = |what: &str| ProbeError::Usage(format!("{url}: {what}"));
     let host = match (url.scheme_str(), url.host()) {
-        (Some("https"), Some(host)) => host.trim_start_matches('[').trim_end_matches(']'),
+        (Some("https"), Some(host)) => bare(host),
         _ => return Err(usage("write the whole URL, https://HOST/PATH")),
     };
     let name = ServerName::try_from(host.to_owned()).map_err(|_| usage("the host is malformed"))?;
     let mut findings = Findings::default();
-    let chain = credentials.cert.clone();
-    look_at_own(&chain, &mut findings);
+    let chain = credentials
+        .as_ref()
+        .map(|credentials| credentials.cert.clone());
+    let chain = chain.unwrap_or_default();
+    if credentials.is_some() {
+        look_at_own(&chain, &mut findings);
+    }
     let seen = Arc::new(Recorder::default());
     let config = config(&seen, credentials, roots)?;
 
     let unreachable = |error: io::Error| ProbeError::Unreachable(format!("{url}: {error}"));
-    let connecting = TcpStream::connect((host, url.port_u16().unwrap_or(443)));
+    let connecting = async {
+        match question.address {
+            Some(address) => TcpStream::connect(address).await,
+            None => TcpStream::connect((host, url.port_u16().unwrap_or(443))).await,
+        }
+    };
     let stream = in_time("the connection", connecting)
         .await?
         .map_err(unreachable)?;
@@ -177,7 +190,7 @@ pub(super) async fn probe(
         Ok(stream) => {
             note_protocol(&stream, &mut findings);
             let timeout = REFUSAL + 2 * begun.elapsed();
-            converse(stream, url, timeout).await
+            converse(stream, question, timeout).await
         }
         Err(error) => Err(Box::<dyn Error + Send + Sync>::from(error)),
     };
@@ -226,6 +239,25 @@ fn look_at_own(chain: &[CertificateDer<'_>], findings: &mut Findings) {
     if leaf.extended_key_usage.is_some_and(|usage| !usage.client) {
         note("your certificate is not meant for clients (extended key usage)".to_owned());
     }
+    let sans = &leaf.sans;
+    let names = sans.uri.len() + sans.dns.len() + sans.email.len() + sans.ip.len();
+    if names == 0 {
+        let other = match sans.other {
+            0 => "no subject alternative name",
+            _ => "subject alternative names of other types only",
+        };
+        note(format!(
+            "your certificate has {other}, so that it names no caller: it needs a SPIFFE ID, DNS \
+             name, mail address, IP address or other URI there. Its subject ({}) does not count",
+            printable(&leaf.subject)
+        ));
+    }
+    if sans.uri.len() > 1 {
+        note(format!(
+            "your certificate has {} URI names; a caller has one",
+            sans.uri.len()
+        ));
+    }
     if leaf.claims_authority() {
         note(
             "your certificate may sign certificates or revocation lists (CA, keyCertSign or \
@@ -237,7 +269,7 @@ fn look_at_own(chain: &[CertificateDer<'_>], findings: &mut Findings) {
 
 fn config(
     seen: &Arc<Recorder>,
-    credentials: CertifiedKey,
+    credentials: Option<CertifiedKey>,
     roots: Option<Vec<CertificateDer<'static>>>,
 ) -> Result<ClientConfig, ProbeError> {
     let provider = crypto::provider();
@@ -254,8 +286,8 @@ fn config(
             Some(verifier.build().map_err(|error| usage(&error))?)
         }
     };
-    let mut config = recording_verifier::config(seen, Some(credentials), judge)
-        .map_err(|error| usage(&error))?;
+    let mut config =
+        recording_verifier::config(seen, credentials, judge).map_err(|error| usage(&error))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -270,7 +302,7 @@ fn tell(seen: &Recorder, own: &[CertificateDer<'_>], findings: &mut Findings) {
     };
     findings.certificate_requested = true;
     findings.acceptable_issuers = issuers.iter().map(|der| distinguished(der)).collect();
-    findings.issued_by_acceptable = (!issuers.is_empty()).then(|| {
+    findings.issued_by_acceptable = (!issuers.is_empty() && !own.is_empty()).then(|| {
         let facts = own.iter().filter_map(|der| LeafFacts::read(der).ok());
         facts
             .into_iter()
@@ -315,7 +347,7 @@ fn note_protocol(stream: &TlsStream<TcpStream>, findings: &mut Findings) {
 
 async fn converse(
     mut stream: TlsStream<TcpStream>,
-    url: &Uri,
+    question: &Question,
     timeout: Duration,
 ) -> Result<Response<Incoming>, Box<dyn Error + Send + Sync>> {
     // In TLS 1.3, the client completes the handshake before the server has checked the client
@@ -330,11 +362,12 @@ async fn converse(
     }
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let target = url.path_and_query().map_or("/", |target| target.as_str());
-    let request = Request::get(target)
-        .header(header::HOST, url.authority().map_or("", |a| a.as_str()))
-        .header(header::USER_AGENT, "countersign-probe")
-        .body(Empty::<Bytes>::new())?;
+    let target = question.url.path_and_query();
+    let mut request = Request::builder()
+        .method(&question.method)
+        .uri(target.map_or("/", |target| target.as_str()))
+        .body(Full::<Bytes>::new(question.body.clone()))?;
+    *request.headers_mut() = question.fields.clone();
     match tokio::time::timeout(PROBE_TIMEOUT, sender.send_request(request)).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => match connection.await {
@@ -366,23 +399,12 @@ fn alert_of(error: &(dyn Error + 'static)) -> Option<AlertDescription> {
 
 fn note_alert(alert: AlertDescription, findings: &mut Findings) {
     let number = u8::from(alert);
-    let of_alert = |code: &&ReasonCode| code.alert().is_some_and(|one| one.number() == number);
-    let mut candidates: Vec<ReasonCode> =
-        ReasonCode::ALL.iter().filter(of_alert).copied().collect();
-    let name = match ReasonCode::ALL
-        .iter()
-        .find(of_alert)
-        .and_then(|c| c.alert())
-    {
+    let candidates = ReasonCode::behind_alert(number);
+    let known = candidates.iter().find_map(|code| code.alert());
+    let name = match known.filter(|alert| alert.number() == number) {
         Some(known) => known.name().to_owned(),
         None => format!("{alert:?}"),
     };
-    match alert {
-        // TLS 1.2 servers send this alert if they require a client certificate.
-        AlertDescription::HandshakeFailure => candidates.push(ReasonCode::NoCertificate),
-        AlertDescription::UnrecognisedName => candidates.push(ReasonCode::HostMismatch),
-        _ => {}
-    }
     if candidates.is_empty() {
         findings.notes.push(
             "no reason of Countersign has this alert: the TLS settings of both sides do not fit"

@@ -5,8 +5,10 @@
 //! configuration, so it works with any server.
 //!
 //! - `connect`: connects once and records the server's behaviour
+//! - `question`: the request that is sent
 
 mod connect;
+mod question;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -15,6 +17,7 @@ use clap::Args;
 use http::Uri;
 
 use self::connect::{Findings, ProbeError};
+use self::question::QuestionArgs;
 use crate::cli::common::output::{CliError, Exit, Output};
 use crate::cli::common::{certificate_files, input};
 
@@ -24,43 +27,56 @@ use crate::cli::common::{certificate_files, input};
   countersign probe https://orders.example.org/orders/7 --cert client.pem --key client.key
   countersign probe https://orders.example.org:8443/.well-known/countersign/whoami \\
       --cert client.pem --key client.key --cacert gateway-root.pem
+  countersign probe https://orders.example.org/orders --cert client.pem --key client.key \\
+      -X PUT -H 'Content-Type: application/json' -d @order.json --token token.jwt
+  countersign probe https://orders.example.org/open --resolve orders.example.org:443:10.0.0.7
 
-Sends one GET request. Without --cacert the server's certificate is shown and not verified.
+Sends one request: GET, or POST with -d. Without --cert it is a caller without certificate. Without
+--cacert the server's certificate is shown and not verified.
 Exit code 0: the gateway let the request pass. 3: refused, or the server is not to be trusted.
 1: no connection.")]
 pub struct ProbeArgs {
     /// The URL to ask for.
     #[arg(value_name = "URL")]
     url: Uri,
-    /// The certificate to present, then its intermediates (PEM).
-    #[arg(long, value_name = "FILE")]
-    cert: PathBuf,
+    /// The certificate to present, then its intermediates (PEM); none without it.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
     /// Its private key (PEM).
-    #[arg(long, value_name = "FILE")]
-    key: PathBuf,
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
     /// The roots that the server's certificate must lead to (PEM).
     #[arg(long, value_name = "FILE")]
     cacert: Option<PathBuf>,
+    #[command(flatten)]
+    question: QuestionArgs,
 }
 
 /// Runs `countersign probe`.
 pub(crate) fn run(args: &ProbeArgs, output: Output) -> Result<Exit, CliError> {
-    let files = [Some(&args.cert), Some(&args.key), args.cacert.as_ref()];
-    input::check_one_stdin(files.into_iter().flatten().map(PathBuf::as_path))?;
+    let files = [&args.cert, &args.key, &args.cacert];
+    let files = files.into_iter().flatten().map(PathBuf::as_path);
+    input::check_one_stdin(files.chain(args.question.files()))?;
     let roots = args
         .cacert
         .as_deref()
         .map(certificate_files::certificates)
         .transpose()?;
-    let chain = certificate_files::certificates_beside_key(&args.cert)?;
-    let key = certificate_files::private_key(&args.key)?;
-    let credentials = connect::credentials(chain, key).map_err(CliError::usage)?;
+    let credentials = match (&args.cert, &args.key) {
+        (Some(cert), Some(key)) => {
+            let chain = certificate_files::certificates_beside_key(cert)?;
+            let key = certificate_files::private_key(key)?;
+            Some(connect::credentials(chain, key).map_err(CliError::usage)?)
+        }
+        _ => None,
+    };
+    let question = args.question.question(&args.url)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(CliError::failed)?;
     let findings = runtime
-        .block_on(connect::probe(&args.url, credentials, roots))
+        .block_on(connect::probe(&question, credentials, roots))
         .map_err(|error| match error {
             ProbeError::Usage(_) => CliError::usage(error),
             ProbeError::Unreachable(_) | ProbeError::Silent(_) => CliError::failed(error),
@@ -107,7 +123,8 @@ fn report(findings: &Findings) -> String {
         let _ = match findings.issued_by_acceptable {
             Some(true) => writeln!(text, "your chain leads to one of them"),
             Some(false) => writeln!(text, "YOUR CHAIN LEADS TO NONE OF THEM"),
-            None => writeln!(text, "  anybody"),
+            None if findings.acceptable_issuers.is_empty() => writeln!(text, "  anybody"),
+            None => writeln!(text, "you presented no certificate"),
         };
     } else {
         let _ = writeln!(text, "it asked for no client certificate");

@@ -1,6 +1,5 @@
 //! `[tls.tickets]`: how callers resume TLS sessions without a full handshake.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use super::bounds::set_time_within;
@@ -49,17 +48,8 @@ fn secret(written: &At<String>, context: &mut Context<'_>) -> Option<Secret> {
     let path = context.files.locate(&written.value);
     let unit = UnitKey::new("secret_file of [tls.tickets]");
     let content = context.unit(unit, |context| {
-        let content = context
-            .files
-            .read(written, &path, context.diagnostics)
-            .map(Secret::new)?;
-        let mode = std::fs::metadata(&path).map(|metadata| metadata.permissions().mode());
-        if mode.is_ok_and(|mode| mode & 0o077 != 0) {
-            let error = pem::about(written, &path, "can be read by others than its owner");
-            context.error(error.help(format!("chmod 600 {}", path.display())));
-            return None;
-        }
-        Some(content)
+        let files = &mut context.files;
+        files.read_private(written, &path, context.diagnostics)
     })?;
     if content.expose().len() < MIN_SECRET {
         let error = pem::about(

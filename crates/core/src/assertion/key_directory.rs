@@ -90,7 +90,8 @@ pub fn add(
         .or(newest.map(|record| record.algorithm))
         .unwrap_or(SigningAlgorithm::Es256);
     let ahead = newest.map_or(0, |_| active_in.as_secs());
-    let kid = write_new_key(directory, algorithm)?;
+    let before = newest.map(|record| record.kid.clone());
+    let kid = write_new_key(directory, algorithm, before.as_deref())?;
     let record = KeyRecord {
         kid,
         algorithm,

@@ -20,10 +20,11 @@ use super::key_record::KeyRecord;
 use super::signing_key::{SigningAlgorithm, SigningKey};
 use crate::crypto::{ProviderFailed, SigningKeyPair};
 use crate::directory_lock::DirectoryLock;
+use crate::file_access::FileAccess;
 use crate::file_read::{PrivateFile, is_not_regular, read_private};
 use crate::kill_point::kill_point;
 use crate::pem;
-use crate::secret::{Existing, write_private_by};
+use crate::secret::{Existing, write_private_with};
 
 /// The file that lists the keys of the directory.
 pub const RING_FILE: &str = "ring.json";
@@ -158,15 +159,25 @@ pub(super) fn write_records(directory: &Path, records: &[KeyRecord]) -> Result<(
     let mut text = serde_json::to_string_pretty(&ring)
         .map_err(|error| KeyRingError::malformed(&path, error))?;
     text.push('\n');
-    write_private_by(&path, text.as_bytes(), Existing::Replace, ASIDE_PREFIX)
+    let access = access_like(directory, &path)?;
+    let replace = Existing::Replace;
+    write_private_with(&path, text.as_bytes(), replace, ASIDE_PREFIX, access)
         .map_err(KeyRingError::io("write", &path))
 }
 
-/// Creates a key and writes its file. After `ring.json` names the key, [`key_is_recorded`] must be
-/// called.
+/// Returns the access to a file, for one that takes its place or joins it. If there is none,
+/// returns the access that root gives to new files in another user's directory.
+fn access_like(directory: &Path, path: &Path) -> Result<Option<FileAccess>, KeyRingError> {
+    let access = FileAccess::of(path).map_err(KeyRingError::io("look at", path))?;
+    Ok(access.or_else(|| FileAccess::inherited(directory, 0o600)))
+}
+
+/// Makes a key and its file; [`key_is_recorded`] has to follow once `ring.json` names
+/// it. Whoever may read the key `before` may read this one.
 pub(super) fn write_new_key(
     directory: &Path,
     algorithm: SigningAlgorithm,
+    before: Option<&str>,
 ) -> Result<String, KeyRingError> {
     let document = SigningKeyPair::generate_pkcs8(algorithm.scheme())?;
     let key = SigningKey::from_pkcs8(algorithm, document.expose()).map_err(|_| ProviderFailed)?;
@@ -185,7 +196,10 @@ pub(super) fn write_new_key(
     // The marker file needs no sync of its own: writing the key file syncs the directory that
     // contains both files.
     let path = key_path(directory, key.kid());
-    write_private_by(&path, pem.as_bytes(), Existing::Refuse, ASIDE_PREFIX)
+    let like = before.map_or_else(|| path.clone(), |kid| key_path(directory, kid));
+    let access = access_like(directory, &like)?;
+    let refuse = Existing::Refuse;
+    write_private_with(&path, pem.as_bytes(), refuse, ASIDE_PREFIX, access)
         .map_err(KeyRingError::io("write", &path))?;
     Ok(key.kid().to_owned())
 }

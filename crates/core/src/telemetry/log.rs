@@ -1,25 +1,246 @@
-//! Human-readable logs on standard error.
+//! Logs on standard error: lines of text for people, or JSON documents for programs.
 
-use tracing_subscriber::EnvFilter;
+use std::borrow::Cow;
+use std::env::VarError;
+use std::fmt;
+use std::io::IsTerminal as _;
 
-/// Starts logging to standard error. The variable `COUNTERSIGN_LOG` selects the messages, in the
-/// syntax of `tracing-subscriber`'s `EnvFilter`. The default is `info`.
-pub fn start() {
-    start_at("info");
+use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::{Format, Full, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry};
+
+/// The environment variable that selects messages.
+const VARIABLE: &str = "COUNTERSIGN_LOG";
+
+/// How messages are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogOptions {
+    /// The level of messages that `COUNTERSIGN_LOG` does not select otherwise.
+    level: LevelFilter,
+    json: bool,
+    quiet: bool,
 }
 
-/// Same as [`start`], but the default is `warn`.
-pub fn start_quietly() {
-    start_at("warn");
+impl LogOptions {
+    /// Logs what operators want to know: `info` and above.
+    pub const INFORMATIVE: Self = Self::at(LevelFilter::INFO);
+    /// Logs warnings and errors.
+    pub const WARNINGS: Self = Self::at(LevelFilter::WARN);
+
+    const fn at(level: LevelFilter) -> Self {
+        Self {
+            level,
+            json: false,
+            quiet: false,
+        }
+    }
+
+    /// Logs one JSON document per line instead of text.
+    #[must_use]
+    pub const fn json(mut self, json: bool) -> Self {
+        self.json = json;
+        self
+    }
+
+    /// Logs errors only, whatever `COUNTERSIGN_LOG` selects.
+    #[must_use]
+    pub const fn quiet(mut self, quiet: bool) -> Self {
+        self.quiet = quiet;
+        self
+    }
 }
 
-fn start_at(default: &str) {
-    let filter =
-        EnvFilter::try_from_env("COUNTERSIGN_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+/// `COUNTERSIGN_LOG` cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "COUNTERSIGN_LOG selects no messages by {0:?}: use one of the levels off, error, warn, info, \
+     debug and trace, or levels of parts of the program, such as info,h2=debug"
+)]
+pub struct LogFilterError(String);
+
+/// Starts logging to standard error. `COUNTERSIGN_LOG` selects the messages: a level, or several
+/// `TARGET=LEVEL` with commas between them.
+///
+/// # Errors
+/// If `COUNTERSIGN_LOG` is anything else.
+pub fn start(options: LogOptions) -> Result<(), LogFilterError> {
+    let value = match std::env::var(VARIABLE) {
+        Ok(value) => value,
+        Err(VarError::NotPresent) => String::new(),
+        Err(VarError::NotUnicode(value)) => {
+            return Err(LogFilterError(value.to_string_lossy().into_owned()));
+        }
+    };
+    let filter = filter(&value, options.level)?;
+    let layer = tracing_subscriber::fmt::layer::<Registry>()
         .with_target(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_writer(std::io::stderr)
+        .with_writer(std::io::stderr);
+    let layer = if options.json {
+        layer
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .boxed()
+    } else {
+        let is_terminal = std::io::stderr().is_terminal();
+        let format = Format::default().with_target(false);
+        layer
+            .with_ansi(is_terminal)
+            .event_format(EachLine(format.with_ansi(is_terminal)))
+            .boxed()
+    };
+    let most = match options.quiet {
+        true => LevelFilter::ERROR,
+        false => LevelFilter::TRACE,
+    };
+    // A test may have started logging before.
+    let _ = tracing_subscriber::registry()
+        .with(layer)
+        .with(filter)
+        .with(most)
         .try_init();
+    Ok(())
+}
+
+/// Reads a filter. `EnvFilter` alone would take a misspelt level for the name of a part of the
+/// program, and log nothing else.
+fn filter(value: &str, default: LevelFilter) -> Result<EnvFilter, LogFilterError> {
+    let parts = value
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty());
+    // The first one is for everything that the others do not name.
+    let mut directives = default.to_string();
+    for part in parts {
+        let (target, level) = match part.rsplit_once('=') {
+            Some((target, level)) => (Some(target), level),
+            None => (None, part),
+        };
+        let is_level = !level.is_empty() && level.parse::<LevelFilter>().is_ok();
+        if !is_level || !target.is_none_or(is_target) {
+            return Err(LogFilterError(part.to_owned()));
+        }
+        directives.push(',');
+        directives.push_str(part);
+    }
+    EnvFilter::builder()
+        .parse(directives)
+        .map_err(|_| LogFilterError(value.to_owned()))
+}
+
+/// Whether a text can be the path of a module.
+fn is_target(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-');
+    !text.is_empty() && text.bytes().all(allowed)
+}
+
+/// Repeats time and level on each line of a message that has several, such as a refused
+/// configuration: programs that read lines then know the level of each.
+struct EachLine(Format<Full>);
+
+impl<S, N> FormatEvent<S, N> for EachLine
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut text = String::new();
+        self.0
+            .format_event(context, Writer::new(&mut text), event)?;
+        writer.write_str(&with_prefix(&text, event.metadata().level().as_str()))
+    }
+}
+
+/// Adds the beginning of the first line, up to its level, to all other lines.
+fn with_prefix<'a>(text: &'a str, level: &str) -> Cow<'a, str> {
+    /// Ends the colour of the level on a terminal.
+    const RESET: &str = "\x1b[0m";
+
+    let message = text.trim_end_matches('\n');
+    let Some((time, rest)) = message.split_once(level) else {
+        return Cow::Borrowed(text);
+    };
+    if !message.contains('\n') {
+        return Cow::Borrowed(text);
+    }
+    let reset = if rest.starts_with(RESET) { RESET } else { "" };
+    let mut lines = message.lines();
+    let mut all = lines.next().unwrap_or_default().to_owned();
+    for line in lines {
+        all.push_str(&format!("\n{time}{level}{reset} {line}"));
+    }
+    all.push('\n');
+    Cow::Owned(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_levels_and_nothing_else() {
+        let read = |value: &str| {
+            filter(value, LevelFilter::INFO).map(|filter| {
+                let text = filter.to_string();
+                let mut parts: Vec<_> = text.split(',').map(str::to_owned).collect();
+                parts.sort();
+                parts.join(",")
+            })
+        };
+        for (value, expected) in [
+            ("", "info"),
+            ("debug", "debug"),
+            ("WARN", "warn"),
+            (" error ,", "error"),
+            ("h2=debug", "h2=debug,info"),
+            (
+                "warn,countersign::proxy=trace",
+                "countersign::proxy=trace,warn",
+            ),
+        ] {
+            assert_eq!(read(value).as_deref(), Ok(expected), "{value:?}");
+        }
+        for value in [
+            "typo",
+            "inof",
+            "info,typo",
+            "h2",
+            "h2=",
+            "=info",
+            "h2=loud",
+            "[span]=info",
+            "info;h2=debug",
+        ] {
+            let error = read(value).unwrap_err().to_string();
+            assert!(error.contains("off, error, warn, info, debug and trace"));
+        }
+    }
+
+    #[test]
+    fn each_line_of_a_message_has_the_prefix() {
+        for (text, expected) in [
+            ("T INFO one\n", "T INFO one\n"),
+            (
+                "T INFO one\ntwo\n\n  three\n",
+                "T INFO one\nT INFO two\nT INFO \nT INFO   three\n",
+            ),
+            (
+                "T \x1b[31mINFO\x1b[0m one\ntwo\n",
+                "T \x1b[31mINFO\x1b[0m one\nT \x1b[31mINFO\x1b[0m two\n",
+            ),
+        ] {
+            assert_eq!(with_prefix(text, "INFO"), expected);
+        }
+    }
 }

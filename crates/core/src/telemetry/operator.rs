@@ -11,7 +11,12 @@ use crate::identity::LeafFacts;
 use crate::identity::text::printable;
 use crate::reason::ReasonCode;
 
-/// The known facts about an operator or a refused peer.
+/// The decision about an operator's action that is allowed.
+const ALLOWED: &str = "allowed";
+/// The lowest status of a response that says that an action was not done.
+const FAILED: u16 = 400;
+
+/// The known facts about an operator.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct OperatorFacts {
     /// The identity in the operator's certificate or, on the private socket, the local user. Absent
@@ -100,7 +105,7 @@ impl OperatorRecord {
     /// Creates the line for an allowed action of an operator.
     #[must_use]
     pub fn allowed(sink: &AuditSink, facts: OperatorFacts, action: &str) -> Self {
-        let mut record = Self::new(sink, "allowed", facts);
+        let mut record = Self::new(sink, ALLOWED, facts);
         record.line.action = Some(printable(action));
         record
     }
@@ -137,15 +142,30 @@ impl OperatorRecord {
 impl Drop for OperatorRecord {
     fn drop(&mut self) {
         let line = &self.line;
-        tracing::warn!(
-            operator = line.facts.operator.as_deref().unwrap_or("unknown"),
-            decision = line.decision,
-            action = line.action.as_deref().unwrap_or("connect"),
-            status = line.status.unwrap_or_default(),
-            reason = line.reason.map_or("", ReasonCode::as_str),
-            detail = %line.detail,
-            "an operator"
-        );
+        let operator = line.facts.operator.as_deref().unwrap_or("unknown");
+        let action = line.action.as_deref().unwrap_or("connect");
+        let status = line.status.unwrap_or_default();
+        // A level is part of the place in the code that logs, so that there are two.
+        if line.decision == ALLOWED && status < FAILED {
+            tracing::info!(
+                operator,
+                decision = line.decision,
+                action,
+                status,
+                detail = %line.detail,
+                "an operator"
+            );
+        } else {
+            tracing::warn!(
+                operator,
+                decision = line.decision,
+                action,
+                status,
+                reason = line.reason.map_or("", ReasonCode::as_str),
+                detail = %line.detail,
+                "an operator"
+            );
+        }
         self.sink.write(line);
     }
 }

@@ -20,8 +20,8 @@ use rustls_pki_types::CertificateDer;
 use super::certificate::member::PathMember;
 use super::digest::Digest;
 use crate::clock;
-use crate::identity::PeerIdentity;
 use crate::identity::text::hex;
+use crate::identity::{CallerName, PeerIdentity};
 
 /// Default for the maximum number of paths in the cache.
 pub const DEFAULT_CAPACITY: usize = 16_384;
@@ -138,6 +138,14 @@ impl PathCache {
             known: self.known.load(Ordering::Relaxed),
             verified: self.verified.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether a remembered chain names this caller. Goes through all of them.
+    #[must_use]
+    pub fn has_caller(&self, name: &CallerName) -> bool {
+        self.paths
+            .iter()
+            .any(|(_, path)| path.identity.caller() == name)
     }
 
     pub(super) fn count(&self, known: bool) {

@@ -1,8 +1,10 @@
 //! `PkiError`: why an operation of an authority failed.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::directory_lock::LockError;
 use crate::pem::PemError;
 use crate::records::inventory::InventoryError;
 use crate::records::state::StateError;
@@ -10,7 +12,7 @@ use crate::signing::error::AuthorityError;
 use crate::signing::lifetime::Lifetime;
 use crate::signing::names::RequestError;
 use crate::signing::revocation_list::MAX_LIFETIME;
-use crate::signing::signatory::Generation;
+use crate::signing::signatory::{AuthorityName, Generation};
 use crate::store::StoreError;
 use crate::store::key::KeyError;
 
@@ -60,7 +62,26 @@ pub enum PkiError {
         .0.display()
     )]
     AuthorityExists(PathBuf),
-    /// Two files of the authority do not belong together, for example a root and an intermediate.
+    /// A file of an authority would be replaced by something else.
+    #[error(
+        "{} belongs to the authority in {}, and nothing else is ever written there; write \
+         elsewhere, for example with --out {}/issued/NAME",
+        .path.display(), .directory.display(), .directory.display()
+    )]
+    OwnFile {
+        /// The file.
+        path: PathBuf,
+        /// The authority's directory.
+        directory: PathBuf,
+    },
+    /// The authority for fixtures would replace one that was not made for fixtures.
+    #[error(
+        "{} holds an authority that pki fixtures did not make, and is not replaced; choose another \
+         directory with --out",
+        .0.display()
+    )]
+    NotOfFixtures(PathBuf),
+    /// The authority's files do not belong together.
     #[error("{} does not belong here: {why}", .path.display())]
     Disagree {
         /// The path of the file.
@@ -87,8 +108,11 @@ pub enum PkiError {
     /// No authority in this directory has signed the certificate in this file.
     #[error("the certificate in {} was not issued by this authority", .0.display())]
     NotIssuedHere(PathBuf),
-    /// The inventory contains no certificate with this serial number.
-    #[error("this authority issued no certificate with serial number {0}")]
+    /// A serial number that this authority never issued.
+    #[error(
+        "the inventory knows no certificate with serial number {0}; if this authority issued it and \
+         the inventory has lost it, revoke it with --unrecorded"
+    )]
     UnknownSerial(String),
     /// No live certificate has this name. A certificate is live if it is neither revoked nor
     /// expired.
@@ -141,7 +165,14 @@ pub enum PkiError {
     /// Another process has rotated the authority since this process opened it.
     #[error("the authority in {} was rotated meanwhile; try again", .0.display())]
     Rotated(PathBuf),
-    /// A rotation cannot start, because this earlier generation is not retired yet.
+    /// A change of the authority was interrupted, and this user may not complete it.
+    #[error(
+        "a change of the authority in {} has not ended, and this user may not complete it; run a \
+         command as the owner of the directory, such as: countersign pki list --dir {}",
+        .0.display(), .0.display()
+    )]
+    Unsettled(PathBuf),
+    /// A rotation is under way already.
     #[error(
         "generation {} of the authority is not retired yet; see: countersign pki rotate status",
         .0.number()
@@ -153,11 +184,71 @@ pub enum PkiError {
     /// The earlier generation cannot be retired, because it has signed this number of certificates
     /// that are neither revoked nor expired.
     #[error(
-        "{0} live certificates depend on the earlier generation; renew them (countersign pki \
-         rotate status lists them), or retire it with --force and have them refused"
+        "{live} live certificates depend on the earlier generation, {renewed} of them renewed; {}",
+        remedy_in_use(*.live, *.renewed)
     )]
-    StillInUse(u64),
-    /// Two requests of a bulk run would write this certificate file.
+    StillInUse {
+        /// The number of all of them.
+        live: u64,
+        /// The number of those whose files hold a newer certificate.
+        renewed: u64,
+    },
+    /// A certificate was signed from a request, so that its key is not here.
+    #[error(
+        "{} was signed from a request: its private key is with its holder, who makes a new request, \
+         for example with: openssl req -new -key KEY -subj / -addext subjectAltName={names} -out \
+         NEW.csr. Then sign it with: countersign pki renew {} --dir {} --csr NEW.csr",
+        .certificate.display(), .certificate.display(), .directory.display()
+    )]
+    NeedsRequest {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The authority's directory.
+        directory: PathBuf,
+        /// The names, as openssl reads them.
+        names: String,
+    },
+    /// A certificate with its key here would become one of another key.
+    #[error(
+        "{} is the key of {}, which is renewed without --csr; sign a request for another key with \
+         countersign pki sign",
+        .key.display(), .certificate.display()
+    )]
+    KeyIsHere {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// A request for a renewal asks for other names than the certificate has.
+    #[error(
+        "the request asks for {asked}, and {} is for {before}; a renewal has the same names. For \
+         others: countersign pki sign",
+        .certificate.display()
+    )]
+    OtherNames {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The names of the certificate.
+        before: String,
+        /// The names in the request.
+        asked: String,
+    },
+    /// A list number that does not follow.
+    #[error(
+        "the next list of the {} needs a number from {next} to {}, not {asked}: gateways refuse a \
+         list whose number goes back",
+        .authority.as_str(), i64::MAX
+    )]
+    ListNumber {
+        /// The authority of the list.
+        authority: AuthorityName,
+        /// The lowest number.
+        next: u64,
+        /// The number that was asked for.
+        asked: u64,
+    },
+    /// Two leaves of a list would have the same files.
     #[error("two entries of the list would be written to {}", .0.display())]
     Twice(PathBuf),
     /// The name of the certificate file does not end with `.pem`, so the name of its key file is
@@ -167,6 +258,16 @@ pub enum PkiError {
     /// The prefix for the files of a leaf ends with `/`, so it contains no file name.
     #[error("{} names no file; give a prefix such as certs/issued/gateway", .0.display())]
     NoFileName(PathBuf),
+}
+
+fn remedy_in_use(live: u64, renewed: u64) -> &'static str {
+    if live == renewed {
+        "programs that have not loaded the new certificates would be refused. Make sure that all \
+         have, and retire it with --renewed; or wait until the earlier ones are over"
+    } else {
+        "renew the others (countersign pki rotate status lists them), or retire it with --force and \
+         have them refused"
+    }
 }
 
 fn lines(lines: &[String]) -> String {
@@ -183,6 +284,12 @@ impl PkiError {
                 | Self::MalformedSerial(_)
                 | Self::ListLifetime(_)
                 | Self::NoFileName(_)
+                | Self::OwnFile { .. }
+                | Self::NeedsRequest { .. }
+                | Self::KeyIsHere { .. }
+                | Self::OtherNames { .. }
+                | Self::ListNumber { .. }
+                | Self::NotOfFixtures(_)
                 | Self::NotPem(_)
                 | Self::Twice(_)
                 | Self::Ambiguous { .. }
@@ -191,6 +298,17 @@ impl PkiError {
                     error: AuthorityError::LifetimeTooLong { .. },
                     ..
                 }
+        )
+    }
+
+    /// Whether the directory cannot be locked because this user may not write to it.
+    pub(crate) fn is_denied_lock(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(StoreError::Lock(LockError::Io { error, .. })) if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+            )
         )
     }
 

@@ -138,8 +138,12 @@ impl Layout {
         self.directory.join("inventory.db")
     }
 
-    /// Returns the path of `issued.jsonl`, in which old versions of this program recorded signed
-    /// certificates.
+    /// `.lock`: its holder changes the directory.
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        self.directory.join(".lock")
+    }
+
+    /// Returns the path of the file in which earlier versions kept their records.
     pub(crate) fn journal(&self) -> PathBuf {
         self.directory.join("issued.jsonl")
     }

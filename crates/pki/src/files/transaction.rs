@@ -34,6 +34,7 @@ use super::error::PkiError;
 use super::layout::{Layout, Scope};
 use crate::crypto;
 use crate::directory_lock::DirectoryLock;
+use crate::file_access::FileAccess;
 use crate::identity::text::hex;
 use crate::kill_point::kill_point;
 use crate::records::inventory::{Inventory, NewEntry};
@@ -110,6 +111,10 @@ impl Transaction {
             .mode(0o600)
             .open(&file)
             .map_err(failed)?;
+        // A process of the owner has to be able to recover.
+        if let Some(access) = FileAccess::inherited(base, 0o600) {
+            access.give_to(&created).map_err(failed)?;
+        }
         let stored = |path: &PathBuf| StoredPath::new(base, path);
         let transaction = Self {
             base: base.to_owned(),
@@ -169,6 +174,9 @@ impl Transaction {
         existing: Existing,
     ) -> Result<Staged, StoreError> {
         let sync = self.syncs_each();
+        if path.starts_with(&self.base) {
+            return Staged::written_at_home(path, content, audience, existing, &self.prefix, sync);
+        }
         Staged::written(path, content, audience, existing, &self.prefix, sync)
     }
 

@@ -5,17 +5,26 @@
 //! revoked. The inventory has a copy of the revocations, which is used for searching. Several
 //! processes may read and write at the same time, because SQLite uses a write-ahead log.
 
-/// The database file, and the files that SQLite creates next to it.
+/// Why the inventory cannot be used.
+mod error;
+/// The database file, and the files that SQLite keeps next to it.
 mod files;
-/// The tables of the database, and their versions.
+/// Reads the inventory without writing anything.
+mod reading;
+/// The tables, and their versions.
 mod schema;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
+use tempfile::TempDir;
 
+pub use self::error::InventoryError;
+
+use self::error::sqlite;
 use self::schema::Access;
+use crate::file_stamp::FileStamp;
 use crate::identity::text::printable;
 use crate::kill_point::kill_point;
 use crate::signing::revoked::RevokedCertificate;
@@ -24,34 +33,7 @@ use crate::store::{self, StoreError};
 /// Maximum time to wait if another process has locked the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The reason why the inventory cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum InventoryError {
-    /// A file of the database cannot be created, is not a regular file, or cannot be made private.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// SQLite returned an error.
-    #[error("cannot use {}: {error}", .path.display())]
-    Sqlite {
-        /// The path of the file.
-        path: PathBuf,
-        /// The error of SQLite.
-        error: rusqlite::Error,
-    },
-    /// A newer version of this program has written the file.
-    #[error(
-        "{} has format version {found}; this program knows {} and older. Use the newer program",
-        .path.display(), schema::VERSION
-    )]
-    Newer {
-        /// The path of the file.
-        path: PathBuf,
-        /// The version of the tables in the file.
-        found: i64,
-    },
-}
-
-/// The command that signed a certificate.
+/// The origin of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// The command `pki issue`.
@@ -157,20 +139,23 @@ pub struct Filter {
 pub(crate) struct Inventory {
     connection: Connection,
     path: PathBuf,
+    /// The stamp of a file that is read without locks.
+    stamp: Option<FileStamp>,
+    /// The directory of a private copy. Removed after the connection is closed.
+    _home: Option<TempDir>,
 }
 
 impl Inventory {
     /// Opens the inventory at `path`. Creates the file if it does not exist. Updates the tables if
     /// an old version of this program has written them.
     pub(crate) fn open(path: &Path) -> Result<Self, InventoryError> {
-        files::keep_private(path)?;
+        if !files::keep_private(path)? {
+            files::create(path, schema::create)?;
+        }
         let failed = sqlite(path);
         let connection = Connection::open(path).map_err(&failed)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(&failed)?;
-        let mut inventory = Self {
-            connection,
-            path: path.to_owned(),
-        };
+        let mut inventory = Self::with(connection, path);
         inventory.check_version()?;
         // With `synchronous = FULL`, a record is on the disk when the commit returns. So no
         // certificate is handed out before its record is durable.
@@ -182,6 +167,15 @@ impl Inventory {
         Ok(inventory)
     }
 
+    fn with(connection: Connection, path: &Path) -> Self {
+        Self {
+            connection,
+            path: path.to_owned(),
+            stamp: None,
+            _home: None,
+        }
+    }
+
     fn check_version(&self) -> Result<(), InventoryError> {
         let found = schema::version(&self.connection).map_err(sqlite(&self.path))?;
         if found > schema::VERSION {
@@ -189,6 +183,10 @@ impl Inventory {
                 path: self.path.clone(),
                 found,
             });
+        }
+        // The database appears together with its tables (`files::create`).
+        if found == 0 {
+            return Err(InventoryError::Empty(self.path.clone()));
         }
         Ok(())
     }
@@ -294,8 +292,43 @@ impl Inventory {
             .map_err(sqlite(&self.path))
     }
 
-    /// Whether one of the issuers has signed a certificate with this name and file path that is
-    /// neither revoked nor expired at `now`.
+    /// Counts the live certificates of an issuer whose files hold a newer certificate with the same
+    /// names, which one of `issuer_keys` has signed.
+    pub(crate) fn count_renewed(
+        &self,
+        issuer_key: &str,
+        issuer_keys: &[String],
+        now: i64,
+    ) -> Result<u64, InventoryError> {
+        let issuers = serde_json::json!(issuer_keys).to_string();
+        self.connection
+            .query_row(
+                schema::COUNT_RENEWED,
+                params![issuer_key, now, issuers],
+                |row| row.get::<_, i64>(0),
+            )
+            .map(|count| u64::try_from(count).unwrap_or(0))
+            .map_err(sqlite(&self.path))
+    }
+
+    /// Returns the serial number of the certificate that is in the files of another one now.
+    pub(crate) fn successor(
+        &self,
+        entry: &Entry,
+        issuer_keys: &[String],
+        now: i64,
+    ) -> Result<Option<String>, InventoryError> {
+        let issuers = serde_json::json!(issuer_keys).to_string();
+        let run = || {
+            self.connection
+                .prepare_cached(schema::SUCCESSOR)?
+                .query_row(params![entry.id, now, issuers], |row| row.get(0))
+                .optional()
+        };
+        run().map_err(sqlite(&self.path))
+    }
+
+    /// Whether a live certificate of one of the issuers has this name and this path.
     pub(crate) fn has_live(
         &self,
         issuer_keys: &[String],
@@ -446,15 +479,7 @@ fn user() -> String {
         .map_or_else(|| "unknown".to_owned(), |user| printable(&user))
 }
 
-fn sqlite(path: &Path) -> impl Fn(rusqlite::Error) -> InventoryError + use<> {
-    let path = path.to_owned();
-    move |error| InventoryError::Sqlite {
-        path: path.clone(),
-        error,
-    }
-}
-
-/// Renames `issued.jsonl` after its records were imported.
+/// Puts the earlier file of records aside, once it is taken over.
 pub(crate) fn retire_journal(journal: &Path) -> Result<(), StoreError> {
     store::rename(journal, &journal.with_extension("jsonl.imported"))
 }

@@ -99,6 +99,23 @@ impl CrlNumbers {
         *number = number.saturating_add(1);
         *number
     }
+
+    /// Makes `number` the next number of an authority.
+    ///
+    /// # Errors
+    /// With the lowest number that may be the next one, if it is lower than that or too high.
+    fn set_next(&mut self, authority: AuthorityName, number: u64) -> Result<(), u64> {
+        let last = match authority {
+            AuthorityName::Root => &mut self.root,
+            AuthorityName::Intermediate => &mut self.intermediate,
+        };
+        let next = last.saturating_add(1);
+        if number < next || i64::try_from(number).is_err() {
+            return Err(next);
+        }
+        *last = number.saturating_sub(1);
+        Ok(())
+    }
 }
 
 impl State {
@@ -135,8 +152,24 @@ impl State {
         }
     }
 
-    /// Begins a rotation: the current generation becomes the earlier one, and a new generation
-    /// becomes the current one. `crl_number` are the CRL numbers of the new generation.
+    /// Makes `number` the next list number of an authority. Nothing changes for one that is
+    /// retired.
+    ///
+    /// # Errors
+    /// With the lowest number that may be the next one.
+    pub(crate) fn set_next_number(&mut self, signatory: Signatory, number: u64) -> Result<(), u64> {
+        if signatory.generation == self.generation {
+            return self.crl_number.set_next(signatory.name, number);
+        }
+        match &mut self.earlier {
+            Some(earlier) if earlier.generation == signatory.generation => {
+                earlier.crl_number.set_next(signatory.name, number)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the present generation the earlier one.
     pub(crate) fn rotate(&mut self, crl_number: CrlNumbers) {
         self.earlier = Some(EarlierState {
             generation: self.generation,

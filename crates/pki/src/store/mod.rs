@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempPath;
 
 use crate::directory_lock::LockError;
+use crate::file_access::{self, FileAccess};
 use crate::file_read;
 use crate::identity::text::printable;
 use crate::kill_point::kill_point;
@@ -133,7 +134,17 @@ pub(crate) enum Audience {
     Public,
 }
 
-/// What happens if the file to be written already exists.
+impl Audience {
+    /// Returns the mode of a new file.
+    const fn mode(self) -> u32 {
+        match self {
+            Self::Owner => 0o600,
+            Self::Public => 0o644,
+        }
+    }
+}
+
+/// The action if the file exists already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Existing {
@@ -192,8 +203,20 @@ impl Staged {
         Self::written(path, content, audience, existing, ASIDE_PREFIX, true)
     }
 
-    /// Writes a temporary file whose name begins with `prefix`. If `sync` is false, the content may
-    /// be lost in a power failure until the caller syncs it.
+    /// Like [`Self::written`]. A new file that root makes is for the owner of its directory.
+    pub(crate) fn written_at_home(
+        path: &Path,
+        content: &[u8],
+        audience: Audience,
+        existing: Existing,
+        prefix: &str,
+        sync: bool,
+    ) -> Result<Self, StoreError> {
+        let inherited = FileAccess::inherited(parent(path), audience.mode());
+        Self::written_for(path, content, audience, inherited, existing, prefix, sync)
+    }
+
+    /// Writes a file under a name that begins with `prefix`. Without `sync` it is not durable yet.
     pub(crate) fn written(
         path: &Path,
         content: &[u8],
@@ -202,22 +225,45 @@ impl Staged {
         prefix: &str,
         sync: bool,
     ) -> Result<Self, StoreError> {
-        // Fails early if the file exists. The rename makes the same check again.
+        Self::written_for(path, content, audience, None, existing, prefix, sync)
+    }
+
+    /// `new` is the access to the file if it replaces none; a file that replaces another one keeps
+    /// its owner, group and mode.
+    fn written_for(
+        path: &Path,
+        content: &[u8],
+        audience: Audience,
+        new: Option<FileAccess>,
+        existing: Existing,
+        prefix: &str,
+        sync: bool,
+    ) -> Result<Self, StoreError> {
+        // Fails early; putting it in place checks again.
         if existing == Existing::Refuse {
             refuse_existing(path)?;
         }
-        let mode = match audience {
-            Audience::Owner => 0o600,
-            Audience::Public => 0o644,
+        let replaced = match existing {
+            Existing::Refuse => None,
+            Existing::Replace => FileAccess::of(path).map_err(StoreError::io("look at", path))?,
         };
-        // `tempfile` creates a new file, which has its final mode from the beginning.
+        let access = replaced.map(|access| match audience {
+            Audience::Owner => access.private(),
+            Audience::Public => access.public(),
+        });
+        // `tempfile` creates exclusively, with the mode from the first moment on.
         kill_point();
         let mut aside = tempfile::Builder::new()
             .prefix(prefix)
-            .permissions(Permissions::from_mode(mode))
+            .permissions(Permissions::from_mode(audience.mode()))
             .tempfile_in(parent(path))
             .map_err(StoreError::io("create", path))?;
         kill_point();
+        if let Some(access) = access.or(new) {
+            access
+                .give_to(aside.as_file())
+                .map_err(StoreError::io("replace", path))?;
+        }
         aside
             .write_all(content)
             .and_then(|()| match sync {
@@ -350,7 +396,13 @@ impl Barrier {
     pub(crate) const SYNCS: bool = false;
 }
 
-/// Returns an error if `path` exists. A symbolic link exists even if its target does not.
+/// Makes a file of this process's own private and writable.
+pub(crate) fn make_private(path: &Path) -> Result<(), StoreError> {
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))
+        .map_err(StoreError::io("change the mode of", path))
+}
+
+/// Fails if `path` exists, even as a dangling link.
 pub(crate) fn refuse_existing(path: &Path) -> Result<(), StoreError> {
     match path.symlink_metadata() {
         Ok(_) => Err(StoreError::Exists(path.to_owned())),
@@ -367,10 +419,22 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     sync_directory(parent(to))
 }
 
-/// Creates a directory and its parents, if they do not exist.
+/// Creates a directory and its parents, unless they exist. Those that root makes belong to the
+/// owner of the directory in which they are.
 pub(crate) fn create_directory(path: &Path) -> Result<(), StoreError> {
     kill_point();
-    std::fs::create_dir_all(path).map_err(StoreError::io("create directory", path))
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = parent(path);
+    create_directory(parent)?;
+    match std::fs::create_dir(path) {
+        // Another process was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        created => created
+            .and_then(|()| file_access::inherit_directory(path, parent))
+            .map_err(StoreError::io("create directory", path)),
+    }
 }
 
 /// Removes a file, if it exists.

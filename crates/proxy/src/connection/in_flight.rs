@@ -152,6 +152,9 @@ impl InFlightRequests {
                 }
                 (earlier, _) => earlier.clone(),
             };
+            if let Some(principal) = &principal {
+                policy::check_denied(snapshot.deny_list.as_deref(), principal)?;
+            }
             policy::decide(&route.rule, principal)?;
             let is_allowed =
                 |protocols: &HeaderValue| route.allowed_upgrades(protocols).next().is_some();

@@ -12,6 +12,7 @@ use crate::identity::{Method, Principal};
 use crate::policy::{self, Authentication, Denial, Permit};
 use crate::reason::ReasonCode;
 use crate::route::Route;
+use crate::trust::DenyList;
 use crate::wire::refusal::Refusal;
 
 /// The parts of a request that can authenticate its caller.
@@ -25,6 +26,8 @@ pub struct Evidence<'a> {
     pub address: IpAddr,
     /// The checked target of the request.
     pub target: &'a Target,
+    /// The deny list, for callers that no certificate names.
+    pub deny_list: Option<&'a DenyList>,
 }
 
 /// Authenticates by the certificate alone, on routes without authenticators. Returns `None` if the

@@ -26,6 +26,7 @@ pub fn decide<'a>(evidence: &'a Evidence<'a>, route: &'a Route) -> Decision<'a> 
         }
         return Decision::Later(Box::pin(async move {
             let principal = authenticate::by_credentials(evidence, route).await?;
+            policy::check_denied(evidence.deny_list, &principal)?;
             Ok(policy::decide(&route.rule, Some(principal))?)
         }));
     }
@@ -58,6 +59,7 @@ pub(crate) async fn authorize(
         presented,
         address,
         target,
+        deny_list: context.snapshot.deny_list.as_deref(),
     };
     let decided = match decide(&evidence, route) {
         Decision::Now(decided) => decided,

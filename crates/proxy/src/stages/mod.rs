@@ -14,6 +14,11 @@
 //! `target`, `route`, `authenticate` and `authorize::decide` need no connection.
 //! `countersign explain` calls the same functions, so that its decision is the gateway's decision.
 
+#![allow(
+    clippy::missing_errors_doc,
+    reason = "the error of each stage is the refusal that the caller gets"
+)]
+
 pub(crate) mod admission;
 pub mod authenticate;
 pub mod authorize;

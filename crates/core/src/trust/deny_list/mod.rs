@@ -27,8 +27,8 @@ use tokio::sync::watch;
 use super::certificate::member::PathMember;
 use crate::crypto;
 use crate::file_stamp::FileStamp;
-use crate::identity::PeerIdentity;
 use crate::identity::text::hex;
+use crate::identity::{CallerName, PeerIdentity};
 
 pub use entry::{DenyEntry, DenyListError};
 pub use target::DenyTarget;
@@ -355,8 +355,20 @@ impl DenyList {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// Returns the reason in the matching entry if the deny list refuses the caller or a
-    /// certificate of its path. `members` is the path without the root.
+    /// Returns the operator's reason if the caller of this name is refused.
+    #[must_use]
+    pub fn denies_name(&self, name: &CallerName, now: i64) -> Option<String> {
+        let index = self.index.load();
+        if index.entries.is_empty() {
+            return None;
+        }
+        let named = DenyTarget::Identity {
+            identity: name.to_string(),
+        };
+        index.find(&named, now).map(|entry| entry.reason.clone())
+    }
+
+    /// Returns the operator's reason if this caller is refused.
     pub(super) fn denies(
         &self,
         identity: &PeerIdentity,

@@ -37,8 +37,16 @@ pub enum DenyTarget {
 }
 
 impl DenyTarget {
-    /// Returns the target in the normalized form, by which entries are looked up, for example a
-    /// hash in lower-case hexadecimal. Returns an error if the target is not valid.
+    /// Returns the name of the caller that the target names. None if it names a certificate.
+    #[must_use]
+    pub fn caller(&self) -> Option<CallerName> {
+        match self {
+            Self::Identity { identity } => caller(identity).ok(),
+            Self::Serial { .. } | Self::Thumbprint { .. } => None,
+        }
+    }
+
+    /// Converts the target to the spelling that look-ups use.
     pub(super) fn normal(self) -> Result<Self, String> {
         match self {
             Self::Serial { serial, issuer } => {
@@ -93,6 +101,14 @@ fn caller(text: &str) -> Result<CallerName, String> {
             .parse()
             .map(CallerName::Ip)
             .map_err(|_| "after ip: comes an address".to_owned());
+    } else if let Some(name) = text.strip_prefix("api-key:") {
+        CallerName::from_api_key(name)
+    } else if let Some(client) = text.strip_prefix("client:") {
+        let (issuer, client) = client.split_once('/').ok_or(
+            "after client: comes the name of a [[token_issuer]], a slash and the client's \
+             identifier",
+        )?;
+        CallerName::from_client(issuer, client)
     } else {
         CallerName::from_uri(text)
     };

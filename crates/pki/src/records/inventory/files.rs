@@ -1,64 +1,156 @@
 //! The database file, and the files that SQLite creates next to it.
 
-use std::fs::{OpenOptions, Permissions};
+use std::fs::{Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
+use rusqlite::Connection;
+
+use super::error::{InventoryError, sqlite};
+use crate::file_access::FileAccess;
 use crate::file_read::require_regular;
 use crate::kill_point::kill_point;
-use crate::store::StoreError;
+use crate::store::{self, StoreError};
 
-/// Creates the database file if it does not exist. Checks that the database file and the files of
-/// SQLite next to it are regular files, and makes them private. Otherwise another user could open
-/// them and hold SQLite's locks, so that no process could write.
+/// The endings of the names of the files that SQLite keeps beside the database.
+const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// Makes sure that the file and those beside it are regular files for their owner alone: a
+/// user who can open them can hold SQLite's locks, and so keep others from writing. Returns
+/// whether there is a file.
 ///
-/// This function opens no existing file. In POSIX, closing a descriptor would release all locks
-/// that this process has on the file, also those of another SQLite connection.
-pub(super) fn keep_private(path: &Path) -> Result<(), StoreError> {
-    for suffix in ["", "-wal", "-shm", "-journal"] {
-        let mut file = path.as_os_str().to_owned();
-        file.push(suffix);
-        let file = Path::new(&file);
-        let metadata = match file.metadata() {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if suffix.is_empty() {
-                    create_private(file)?;
-                }
-                continue;
-            }
-            Err(error) => return Err(StoreError::io("look at", file)(error)),
-        };
-        require_regular(metadata.file_type()).map_err(|error| StoreError::NotRegular {
-            path: file.to_owned(),
-            error,
-        })?;
-        if metadata.permissions().mode() & 0o077 != 0 {
-            match std::fs::set_permissions(file, Permissions::from_mode(0o600)) {
-                // These errors are ignored: the file belongs to another user, SQLite has just
-                // removed it, or the file system is read-only.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::PermissionDenied
-                            | io::ErrorKind::NotFound
-                            | io::ErrorKind::ReadOnlyFilesystem
-                    ) => {}
-                changed => changed.map_err(StoreError::io("change the mode of", file))?,
-            }
+/// Works on paths, because closing a descriptor gives up all locks that this process
+/// holds on the file, those of its other connections too (POSIX).
+pub(super) fn keep_private(path: &Path) -> Result<bool, InventoryError> {
+    let exists = check(path)?;
+    for file in [path.to_owned()].into_iter().chain(beside(path)) {
+        keep_file_private(&file)?;
+    }
+    Ok(exists)
+}
+
+/// Returns whether there is a database that SQLite may open. Refuses what it would take for a
+/// new database: it would then remove the changes that are beside it.
+pub(super) fn check(path: &Path) -> Result<bool, InventoryError> {
+    match path.metadata() {
+        Ok(metadata) if metadata.is_file() && metadata.len() == 0 => {
+            Err(InventoryError::Empty(path.to_owned()))
         }
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if has_changes_beside(path) {
+                return Err(InventoryError::Empty(path.to_owned()));
+            }
+            Ok(false)
+        }
+        Err(error) => Err(StoreError::io("look at", path)(error).into()),
+    }
+}
+
+/// Refuses what is not a regular file in place of the database or of a file beside it.
+pub(super) fn require_regular_files(path: &Path) -> Result<(), StoreError> {
+    for file in [path.to_owned()].into_iter().chain(beside(path)) {
+        regular(&file)?;
     }
     Ok(())
 }
 
-/// Creates an empty file with mode 0600. SQLite accepts an empty file as a new database.
-fn create_private(file: &Path) -> Result<(), StoreError> {
+/// Returns the metadata of a regular file. None if there is no file.
+fn regular(file: &Path) -> Result<Option<Metadata>, StoreError> {
+    let metadata = match file.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StoreError::io("look at", file)(error)),
+    };
+    require_regular(metadata.file_type()).map_err(|error| StoreError::NotRegular {
+        path: file.to_owned(),
+        error,
+    })?;
+    Ok(Some(metadata))
+}
+
+/// Whether there are changes beside the database that are not in it yet.
+pub(super) fn has_changes_beside(path: &Path) -> bool {
+    with_ending(path, "-wal")
+        .metadata()
+        .is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
+}
+
+/// Whether a process has the database open, or was killed while it had.
+pub(super) fn has_shared_memory(path: &Path) -> bool {
+    ["-wal", "-shm"]
+        .iter()
+        .all(|ending| with_ending(path, ending).exists())
+}
+
+pub(super) fn beside(path: &Path) -> [PathBuf; 3] {
+    BESIDE.map(|ending| with_ending(path, ending))
+}
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut file = path.as_os_str().to_owned();
+    file.push(ending);
+    file.into()
+}
+
+fn keep_file_private(file: &Path) -> Result<(), StoreError> {
+    let Some(metadata) = regular(file)? else {
+        return Ok(());
+    };
+    // A group that may read was given that right on purpose.
+    if metadata.permissions().mode() & 0o037 == 0 {
+        return Ok(());
+    }
+    match std::fs::set_permissions(file, Permissions::from_mode(0o600)) {
+        // Another user's file; one that SQLite has just removed; or a file system
+        // that is only read.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::NotFound
+                    | io::ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            Ok(())
+        }
+        changed => changed.map_err(StoreError::io("change the mode of", file)),
+    }
+}
+
+/// Creates a database with its tables, for its owner alone. It appears in its place complete, so
+/// that an empty file there has lost its content. A process that is killed meanwhile may leave
+/// a file whose name begins with that of the database, and which is never read.
+pub(super) fn create(
+    path: &Path,
+    fill: impl FnOnce(&mut Connection) -> rusqlite::Result<()>,
+) -> Result<(), InventoryError> {
     kill_point();
-    let mut options = OpenOptions::new();
-    match options.write(true).create_new(true).mode(0o600).open(file) {
-        // If another process has just created the file, nothing must be done.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        created => created.map(drop).map_err(StoreError::io("create", file)),
+    let mut prefix = path.file_name().unwrap_or_default().to_owned();
+    prefix.push("-new-");
+    let aside = tempfile::Builder::new()
+        .prefix(&prefix)
+        .permissions(Permissions::from_mode(0o600))
+        .tempfile_in(store::parent(path))
+        .map_err(StoreError::io("create", path))?;
+    if let Some(access) = FileAccess::inherited(store::parent(path), 0o600) {
+        access
+            .give_to(aside.as_file())
+            .map_err(StoreError::io("create", path))?;
+    }
+    let aside = aside.into_temp_path();
+    let failed = sqlite(path);
+    let mut connection = Connection::open(&aside).map_err(&failed)?;
+    fill(&mut connection).map_err(&failed)?;
+    connection.close().map_err(|(_, error)| failed(error))?;
+    kill_point();
+    match aside.persist_noclobber(path) {
+        // Another process was faster.
+        Err(failure) if failure.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        placed => {
+            placed.map_err(|failure| StoreError::io("create", path)(failure.error))?;
+            Ok(store::sync_directory(store::parent(path))?)
+        }
     }
 }

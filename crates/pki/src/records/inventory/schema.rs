@@ -46,7 +46,37 @@ pub(super) const HAS_LIVE: &str = "
     WHERE name.name = ?2 AND certificate.certificate = ?3 AND not_after >= ?4
         AND revoked_at IS NULL AND issuer_key IN (SELECT value FROM json_each(?1))";
 
-/// A search may look up and sort this many rows without a noticeable delay.
+/// The condition that a certificate `s` has taken the place of a certificate `c`: the same file,
+/// the same names, and still good.
+macro_rules! succeeds {
+    () => {
+        "s.id > c.id AND s.certificate = c.certificate AND s.names = c.names
+         AND s.not_after >= ?2 AND s.revoked_at IS NULL
+         AND s.issuer_key IN (SELECT value FROM json_each(?3))"
+    };
+}
+
+/// Counts the live certificates of an issuer whose place another one has taken.
+pub(super) const COUNT_RENEWED: &str = concat!(
+    "SELECT COUNT(*) FROM certificate AS c
+     WHERE c.issuer_key = ?1 AND c.revoked_at IS NULL AND c.not_after >= ?2 AND EXISTS (
+         SELECT 1 FROM name AS n JOIN certificate AS s ON s.id = n.certificate
+         WHERE n.name = json_extract(c.names, '$[0]') AND ",
+    succeeds!(),
+    ")"
+);
+
+/// Finds the serial number of the newest certificate that has taken the place of another one.
+pub(super) const SUCCESSOR: &str = concat!(
+    "SELECT s.serial FROM certificate AS c
+     JOIN name AS n ON n.name = json_extract(c.names, '$[0]')
+     JOIN certificate AS s ON s.id = n.certificate
+     WHERE c.id = ?1 AND ",
+    succeeds!(),
+    " ORDER BY s.id DESC LIMIT 1"
+);
+
+/// Up to this number of rows, looking each row up and sorting all of them takes no noticeable time.
 pub(super) const FEW: i64 = 20_000;
 
 /// Counts the revoked certificates. Stops counting at `?1`, which is [`FEW`].
@@ -95,7 +125,14 @@ pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
-/// Updates tables of an old version to the current version, one migration after the other.
+/// Makes the tables of a new file, which nobody else uses yet.
+pub(super) fn create(connection: &mut Connection) -> rusqlite::Result<()> {
+    // It is put in place when it is complete, so that it needs no journal until then.
+    connection.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = FULL;")?;
+    migrate(connection)
+}
+
+/// Brings an older file up to date, in one step per version.
 pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     if version(connection)? == VERSION {
         return Ok(());

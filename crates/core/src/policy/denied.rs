@@ -1,0 +1,39 @@
+//! Checks callers that no certificate names against the deny list.
+//!
+//! A caller with a certificate was checked when its chain was verified, and is checked again
+//! whenever the list changes.
+
+use super::engine::Denial;
+use crate::clock;
+use crate::identity::text::printable;
+use crate::identity::{CallerName, Principal};
+use crate::reason::ReasonCode;
+use crate::trust::DenyList;
+
+/// Checks the names that the credentials of one request have proven. An API key is denied by its
+/// name also if a certificate names the caller, because the key itself may be in wrong hands.
+///
+/// # Errors
+/// `identity-denied` if one of the names is on the list.
+pub fn check_denied(list: Option<&DenyList>, principal: &Principal) -> Result<(), Denial> {
+    let Some(list) = list else {
+        return Ok(());
+    };
+    let now = clock::certificate_now();
+    let key = principal
+        .api_key()
+        .and_then(|key| CallerName::from_api_key(&key.name).ok());
+    let named = principal.peer().is_none().then(|| principal.caller());
+    for name in named.into_iter().chain(&key) {
+        if let Some(note) = list.denies_name(name, now) {
+            return Err(Denial {
+                note: (!note.is_empty()).then(|| printable(&note).into()),
+                ..Denial::new(
+                    ReasonCode::IdentityDenied,
+                    format!("{name} is on the deny list"),
+                )
+            });
+        }
+    }
+    Ok(())
+}
