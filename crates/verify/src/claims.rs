@@ -5,7 +5,11 @@
 //! This module does not decide whether an assertion is valid.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -82,10 +86,15 @@ pub struct Assertion {
     /// `bind_body`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub htb: Option<String>,
-    /// The caller's certificate. It is absent if the caller has no certificate.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The caller's certificate. Absent for callers without one.
+    #[serde(
+        default,
+        deserialize_with = "optional_object",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub client_cert: Option<ClientCertificate>,
-    /// How the gateway authenticated the caller.
+    /// How the caller was authenticated.
+    #[serde(deserialize_with = "object")]
     pub authn: Authentication,
     /// Claims of the access token. They are absent if the caller presented no token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -106,7 +115,8 @@ pub struct ClientCertificate {
     pub not_before: u64,
     /// The `notAfter` time of the certificate.
     pub not_after: u64,
-    /// The subject alternative names, grouped by type.
+    /// Subject alternative names by type.
+    #[serde(deserialize_with = "object")]
     pub sans: SubjectAlternativeNames,
     /// The base64url SHA-256 of the root certificate at the end of the certificate path.
     pub anchor: String,
@@ -145,7 +155,11 @@ pub struct Authentication {
     pub trust_domain: Option<String>,
     /// The result of the revocation check. It is absent if the caller has no
     /// certificate.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "optional_text",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub revocation: Option<Revocation>,
     /// The `thisUpdate` time of the CRL that the gateway checked. It is absent if the
     /// gateway checked no CRL.
@@ -222,4 +236,59 @@ impl Assertion {
 #[must_use]
 pub fn hash(octets: &[u8]) -> String {
     base64url_encode(&crypto::sha256(octets))
+}
+
+/// A structure that is read from a JSON object only. Derived implementations
+/// also accept an array of the values.
+struct FromObject<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for FromObject<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer
+            .deserialize_map(MembersVisitor(PhantomData))
+            .map(Self)
+    }
+}
+
+struct MembersVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for MembersVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(members))
+    }
+}
+
+fn object<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    FromObject::deserialize(deserializer).map(|FromObject(value)| value)
+}
+
+fn optional_object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let value = Option::deserialize(deserializer)?;
+    Ok(value.map(|FromObject(value)| value))
+}
+
+/// Reads an enumeration from a text only. Derived implementations also accept an
+/// object with one member.
+fn optional_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let text: Option<String> = Option::deserialize(deserializer)?;
+    text.map(|text| T::deserialize(text.into_deserializer()))
+        .transpose()
 }

@@ -19,4 +19,5 @@ mod properties;
 #[cfg(feature = "fetch")]
 mod shared_fetches;
 mod support;
+mod vectors;
 mod verifier;
