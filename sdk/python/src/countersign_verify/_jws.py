@@ -41,8 +41,8 @@ class Header:
 class CompactJws:
     """A token whose form is that of an assertion. Not verified."""
 
-    token: str
     header: Header
+    signing_input: bytes
     payload: bytes
     signature: bytes
 
@@ -85,7 +85,8 @@ def parse(token: str) -> CompactJws:
     members = _header_members(_decode(parts[0], "header"))
     payload = _decode(parts[1], "payload")
     signature = _decode(parts[2], "signature")
-    return CompactJws(token, _header(members), payload, signature)
+    signing_input = f"{parts[0]}.{parts[1]}".encode("ascii")
+    return CompactJws(_header(members), signing_input, payload, signature)
 
 
 def _decode(text: str, part: str) -> bytes:
