@@ -223,6 +223,14 @@ def test_servers_without_a_raw_path_are_refused(raw_path: Any, live_gateway: Tes
     assert b"assertion-request-unclear" in body["body"]
 
 
+def test_a_raw_path_with_the_query_must_agree(live_gateway: TestGateway) -> None:
+    verifier = live_gateway.verifier(unverified_paths=["/"])
+    with pytest.raises(AssertionError, match="reached"):
+        run_scope(verifier, raw_path=b"/?x", query_string=b"x")
+    start, _ = run_scope(verifier, raw_path=b"/?x", query_string=b"y")
+    assert start["status"] == 403
+
+
 def test_unknown_scopes_do_not_pass(live_gateway: TestGateway) -> None:
     with pytest.raises(RuntimeError, match="webtransport"):
         run_scope(live_gateway.verifier(), type="webtransport")

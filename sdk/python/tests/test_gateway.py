@@ -14,16 +14,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import grpc
 import pytest
 
 from countersign_verify import AssertionVerifier
 from countersign_verify._jws import base64url_decode, base64url_encode
 from http_cases import TARGETS
-from support import IN_TIME, Reply, exchange, gunicorn_server, lacking, process, uvicorn_server
+from support import (
+    IN_TIME,
+    Reply,
+    exchange,
+    gunicorn_server,
+    hypercorn_server,
+    lacking,
+    process,
+    uvicorn_server,
+)
 from test_asgi import fastapi_app
+from test_grpc import KINDS, SERVERS, call, refused
 
 ISSUER = "https://gateway.example.org:9080"
 CLIENT = "spiffe://example.org/client"
+
+GRPC_FILES = ("trust.pem", "issued/client.key", "issued/client.pem")
 
 CONFIGURATION = """
 [listener]
@@ -46,6 +59,7 @@ address = "127.0.0.1:0"
 [[upstream]]
 name = "orders"
 endpoints = ["http://127.0.0.1:{port}"]
+{upstream}
 
 [[route]]
 name = "orders"
@@ -93,10 +107,10 @@ def files(binary: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def running(binary: str, files: Path, port: int) -> Iterator[Gateway]:
+def running(binary: str, files: Path, port: int, upstream: str = "") -> Iterator[Gateway]:
     """Start a gateway in front of the service at this port."""
     config = files / f"{port}.toml"
-    config.write_text(CONFIGURATION.format(issuer=ISSUER, port=port))
+    config.write_text(CONFIGURATION.format(issuer=ISSUER, port=port, upstream=upstream))
     ready = files / f"{port}.json"
     command = [binary, "serve", "--config", str(config), "--ready-file", str(ready)]
     with process(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as started:
@@ -137,6 +151,16 @@ def check_requests(gateway: Gateway) -> None:
     assert gateway.send("/orders/7", method="POST").text == CLIENT
     forged = gateway.send("/orders/7", "Countersign-Assertion: a.b.c", "Countersign-Caller: x")
     assert forged.text == CLIENT
+
+
+@pytest.fixture(scope="module")
+def keys(binary: str, files: Path) -> Path:
+    """The gateway's key set in a file."""
+    command = [binary, "keys", "jwks", "--dir", str(files / "certs/signing")]
+    exported = subprocess.run(command, check=True, capture_output=True, timeout=IN_TIME)
+    file = files / "keys.json"
+    file.write_bytes(exported.stdout)
+    return file
 
 
 def test_fastapi_behind_a_gateway(binary: str, files: Path) -> None:
@@ -206,11 +230,7 @@ def check_around(port: int, token: str, hosts: tuple[str, ...]) -> None:
     )
 
 
-def test_flask_behind_a_gateway(binary: str, files: Path, tmp_path: Path) -> None:
-    keys = tmp_path / "keys.json"
-    command = [binary, "keys", "jwks", "--dir", str(files / "certs/signing")]
-    exported = subprocess.run(command, check=True, capture_output=True, timeout=IN_TIME)
-    keys.write_bytes(exported.stdout)
+def test_flask_behind_a_gateway(binary: str, files: Path, keys: Path) -> None:
     with (
         gunicorn_server("apps.flask_app:app", {"KEYS": str(keys)}) as port,
         running(binary, files, port) as gateway,
@@ -218,3 +238,33 @@ def test_flask_behind_a_gateway(binary: str, files: Path, tmp_path: Path) -> Non
         check_requests(gateway)
         assert gateway.send("/orders/7?").text == CLIENT
         assert exchange(port, "/orders/7").code == "assertion-missing"
+
+
+def test_http2_behind_a_gateway(binary: str, files: Path, keys: Path) -> None:
+    verifier = AssertionVerifier(issuer=ISSUER, audience="orders", jwks_file=keys)
+    with (
+        hypercorn_server(fastapi_app(verifier)) as port,
+        running(binary, files, port, 'protocol = "h2"') as gateway,
+    ):
+        check_requests(gateway)
+
+
+def test_grpc_behind_a_gateway(binary: str, files: Path, keys: Path) -> None:
+    authority = "orders.example.org:8443"
+    verifier = AssertionVerifier(
+        issuer=ISSUER, audience="orders", jwks_file=keys, authority=authority
+    )
+    certs = files / "certs"
+    credentials = grpc.ssl_channel_credentials(
+        *((certs / name).read_bytes() for name in GRPC_FILES)
+    )
+    for serve in SERVERS.values():
+        with (
+            serve(verifier) as port,
+            running(binary, files, port, f'protocol = "h2"\nhost = "{authority}"') as gateway,
+            grpc.secure_channel(f"localhost:{gateway.listener}", credentials) as channel,
+        ):
+            for kind in KINDS:
+                assert call(channel, kind).startswith(CLIENT.encode())
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as around:
+                assert refused(around, "unary_unary")[1] == "assertion-missing"

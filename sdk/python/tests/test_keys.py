@@ -305,6 +305,10 @@ def test_a_server_that_trickles_costs_bounded_time(
     listener.close()
 
 
+def test_a_call_waits_for_five_seconds_at_most() -> None:
+    assert 4 < _fetch.FETCH_TIMEOUT < _key_cache.WAIT_TIMEOUT <= 5
+
+
 def test_nobody_listens(gateway: TestGateway) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

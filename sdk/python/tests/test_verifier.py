@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 import json
 import pickle
 from typing import Any
@@ -66,6 +67,9 @@ def test_a_good_assertion_names_the_caller(algorithm: Any, clock: Clock) -> None
     assert (caller.authn.methods, caller.authn.revocation) == (("certificate",), "checked")
     assert (caller.iat, caller.exp) == (NOW, NOW + 30)
     assert caller.claims["later"] == {"a": None}
+    assert pickle.loads(pickle.dumps(caller)) == caller
+    assert len({caller, dataclasses.replace(caller)}) == 1
+    assert dataclasses.asdict(caller)["authn"]["resumed"] is False
     assert CALLER in repr(caller)
     assert "alice" not in repr(caller)
     assert asyncio.run(gateway.verifier().verify_async(token, request("/orders/7?x=1"))) == caller

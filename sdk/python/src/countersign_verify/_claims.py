@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal, cast
 
 from ._errors import AssertionRefused
@@ -60,7 +59,7 @@ class TokenClaims:
     jti: str | None = None
     ath: str | None = None
     # Further claims that the route passes on.
-    other: Mapping[str, Any] = field(default_factory=dict)
+    other: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -89,7 +88,7 @@ class Caller:
     htu: str | None
     htq: str | None
     htb: str | None
-    claims: Mapping[str, Any]
+    claims: Mapping[str, Any] = field(hash=False)
 
     @property
     def trust_domain(self) -> str | None:
@@ -133,7 +132,7 @@ def caller_from(claims: dict[str, Any]) -> Caller:
         htu=root.optional_text("htu"),
         htq=root.optional_text("htq"),
         htb=root.optional_text("htb"),
-        claims=MappingProxyType(claims),
+        claims=claims,
     )
 
 
@@ -226,9 +225,7 @@ def _token(members: _Members) -> TokenClaims:
         scope=members.optional_text("scope"),
         jti=members.optional_text("jti"),
         ath=members.optional_text("ath"),
-        other=MappingProxyType(
-            {name: value for name, value in members.raw.items() if name not in _TOKEN_MEMBERS}
-        ),
+        other={name: value for name, value in members.raw.items() if name not in _TOKEN_MEMBERS},
     )
 
 

@@ -205,7 +205,6 @@ class RemoteKeys(KeySource):
         self._clock = clock
         self._cached: _Cached | None = None
         self._last_problem: str | None = None
-        self._last_attempt: int | None = None
         # Hashes of identifiers that were not found, and the time until which they are remembered.
         self._unknown: dict[bytes, int] = {}
         self._closed = threading.Event()
@@ -216,6 +215,7 @@ class RemoteKeys(KeySource):
         """Forget what only other threads of the parent process could have finished."""
         self._lock = threading.Lock()
         self._running: _Fetch | None = None
+        self._last_attempt: int | None = None
         self._fetches = 0
         self._waiting = 0
         self._refresher: threading.Thread | None = None

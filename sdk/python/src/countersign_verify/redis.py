@@ -13,7 +13,9 @@ from typing import Any, Final, cast
 
 import redis
 import redis.asyncio
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from ._errors import AssertionRefused, ConfigurationError
 from ._jws import base64url_encode
@@ -54,14 +56,18 @@ class RedisReplayStore(ReplayStore):
         prefix: str = "{countersign}:jti:",
     ) -> None:
         self._client: Any = client
-        self._is_async = isinstance(client, redis.asyncio.Redis)
+        self._is_async = isinstance(client, redis.asyncio.Redis | redis.asyncio.RedisCluster)
         self._prefix = prefix
 
     @classmethod
     def from_url(cls, url: str, *, timeout: float = 1.0) -> RedisReplayStore:
         """Make a store with a client of its own. `timeout` is in seconds."""
+        # After a repeated command, an assertion would be its own replay.
+        retry = Retry(NoBackoff(), 0)
         return cls(
-            redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
+            redis.Redis.from_url(
+                url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=retry
+            )
         )
 
     def admit(self, identifier: str, expiry: int, now: int) -> None:  # noqa: ARG002
