@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -126,6 +127,25 @@ def test_redis_admits_once(redis_socket: Path) -> None:
         assert refusal(lambda: first.admit("e", now + 100, now)) == "assertion-expired"
         first.admit("e", now + 140, now)
         assert all(client.ttl(key) <= 140 for key in client.scan_iter("*") if b"clock" not in key)
+
+
+def test_a_repeated_command_is_no_replay(
+    redis_socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with redis.Redis(unix_socket_path=str(redis_socket)) as client:
+        client.flushall()
+        now = int(client.time()[0])
+        send = client.eval
+
+        def send_twice(*arguments: Any) -> Any:
+            send(*arguments)
+            return send(*arguments)
+
+        monkeypatch.setattr(client, "eval", send_twice)
+        RedisReplayStore(client).admit("repeated", now + 40, now)
+        assert refusal(lambda: RedisReplayStore(client).admit("repeated", now + 40, now)) == (
+            "assertion-replayed"
+        )
 
 
 def test_redis_from_asynchronous_code(redis_socket: Path) -> None:

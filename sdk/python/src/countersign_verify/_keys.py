@@ -1,4 +1,8 @@
-"""The gateway's public keys (RFC 7517) and the verification of a signature with one of them."""
+"""The gateway's public keys (RFC 7517) and the verification of a signature with one of them.
+
+The library is PyJWT, and not joserfc: most services have it already, and its algorithms can be
+used without its parser.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 from collections.abc import Awaitable
 from typing import Any, Final, cast
 
@@ -25,15 +26,18 @@ __all__ = ["RedisReplayStore"]
 
 # Redis' own clock decides when an entry is forgotten, and it may be set back. The highest time seen
 # is kept, and assertions that had expired by then are refused: their entries may be gone. An entry
-# lives until its expiry, and no longer, so that the memory is bounded.
+# lives until its expiry, and no longer, so that the memory is bounded. Its value is random for each
+# call: a client that repeats a command after a lost answer must not take it for a replay.
 _ADMIT: Final = """
 local now = tonumber(redis.call('TIME')[1])
 local seen = tonumber(redis.call('GET', KEYS[2]) or '0')
 if now > seen then redis.call('SET', KEYS[2], now) else now = seen end
 local left = tonumber(ARGV[1]) - now
-if redis.call('EXISTS', KEYS[1]) == 1 then return 'replayed' end
+local holder = redis.call('GET', KEYS[1])
+if holder == ARGV[2] then return 'admitted' end
+if holder then return 'replayed' end
 if left <= 0 then return 'expired' end
-redis.call('SET', KEYS[1], '1', 'EX', left)
+redis.call('SET', KEYS[1], ARGV[2], 'EX', left)
 return 'admitted'
 """
 
@@ -62,7 +66,7 @@ class RedisReplayStore(ReplayStore):
     @classmethod
     def from_url(cls, url: str, *, timeout: float = 1.0) -> RedisReplayStore:
         """Make a store with a client of its own. `timeout` is in seconds."""
-        # After a repeated command, an assertion would be its own replay.
+        # Requests wait, so the time is not multiplied by repeating.
         retry = Retry(NoBackoff(), 0)
         return cls(
             redis.Redis.from_url(
@@ -75,7 +79,7 @@ class RedisReplayStore(ReplayStore):
         if self._is_async:
             raise ConfigurationError("an asynchronous client serves verify_async only")
         try:
-            result = self._client.eval(_ADMIT, 2, *self._keys(identifier), expiry)
+            result = self._client.eval(_ADMIT, 2, *self._arguments(identifier, expiry))
         except (RedisError, OSError):
             raise _unavailable() from None
         _decide(result)
@@ -88,15 +92,15 @@ class RedisReplayStore(ReplayStore):
         try:
             result = await cast(
                 "Awaitable[object]",
-                self._client.eval(_ADMIT, 2, *self._keys(identifier), expiry),
+                self._client.eval(_ADMIT, 2, *self._arguments(identifier, expiry)),
             )
         except (RedisError, OSError):
             raise _unavailable() from None
         _decide(result)
 
-    def _keys(self, identifier: str) -> tuple[str, str]:
+    def _arguments(self, identifier: str, expiry: int) -> tuple[str, str, int, str]:
         entry = base64url_encode(hashlib.sha256(identifier.encode("utf-8")).digest())
-        return self._prefix + entry, self._prefix + "clock"
+        return self._prefix + entry, self._prefix + "clock", expiry, secrets.token_hex(16)
 
 
 def _decide(result: object) -> None:
