@@ -1,0 +1,168 @@
+package countersigngin_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/gin-gonic/gin"
+
+	countersign "github.com/countersign/countersign/sdk/go"
+	"github.com/countersign/countersign/sdk/go/countersigngin"
+	"github.com/countersign/countersign/sdk/go/countersigntest"
+)
+
+const sub = "spiffe://example.org/ns/shop/sa/checkout"
+
+func who(c *gin.Context) {
+	caller, ok := countersigngin.Caller(c)
+	if !ok {
+		c.String(http.StatusOK, "nobody")
+		return
+	}
+	c.String(http.StatusOK, caller.Sub)
+}
+
+// serve starts a real server and returns its address.
+func serve(t *testing.T, verifier *countersign.AssertionVerifier) string {
+	t.Helper()
+	gin.SetMode(gin.ReleaseMode)
+	engine := gin.New()
+	engine.UseRawPath = true
+	engine.UnescapePathValues = true
+	engine.Use(countersigngin.Middleware(verifier))
+	engine.Any("/orders/*rest", who)
+	group := engine.Group("/mounted")
+	group.Any("/:id", who)
+	engine.Any("/again", func(c *gin.Context) {
+		c.Request.URL.Path, c.Request.URL.RawPath = "/mounted/7", ""
+		engine.HandleContext(c)
+	})
+	engine.GET("/healthz", who)
+	server := httptest.NewServer(engine)
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String()
+}
+
+func send(t *testing.T, address, method, target, host string, tokens ...string) (*http.Response, string) {
+	t.Helper()
+	connection, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = connection.Close() }()
+	fields := ""
+	for _, token := range tokens {
+		fields += "Countersign-Assertion: " + token + "\r\n"
+	}
+	_, err = io.WriteString(connection, method+" "+target+" HTTP/1.1\r\nHost: "+host+"\r\n"+fields+"Connection: close\r\n\r\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.ReadResponse(bufio.NewReader(connection), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response, string(body)
+}
+
+func expectProblem(t *testing.T, response *http.Response, body, want string) {
+	t.Helper()
+	var problem struct {
+		Status int
+		Code   string
+	}
+	err := json.Unmarshal([]byte(body), &problem)
+	if err != nil || problem.Code != want || problem.Status != response.StatusCode ||
+		response.Header.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("got %s %s, want %s", response.Status, body, want)
+	}
+}
+
+func TestRawTargetsThroughARealServer(t *testing.T) {
+	gw := countersigntest.NewTestGateway(t, "orders")
+	address := serve(t, gw.Verifier())
+	for _, host := range []string{"orders.example.org", "orders.example.org:8443", "[::1]:9001"} {
+		for _, target := range []string{
+			"/orders/7", "/orders/%37", "/orders/a%2Fb", "/orders/7;v=1", "/orders/7?", "/orders/7?a=1&b=%20+",
+			"/orders/a+b", "/orders/caf\xc3\xa9", "/orders/7?q=caf\xc3\xa9", "/mounted/a%2Fb", "/mounted/7?x", "/again",
+		} {
+			token := gw.Assertion("GET", "https://"+host+target, sub)
+			response, body := send(t, address, "GET", target, host, token)
+			if response.StatusCode != http.StatusOK || body != sub {
+				t.Errorf("%s %s: %s %s", host, target, response.Status, body)
+			}
+		}
+	}
+}
+
+func TestOtherRequestsGetProblemDetails(t *testing.T) {
+	gw := countersigntest.NewTestGateway(t, "orders")
+	address := serve(t, gw.Verifier())
+	const host = "orders.example.org"
+	token := gw.Assertion("GET", "https://orders.example.org/orders/7", sub)
+	for _, test := range []struct {
+		method, target, host string
+		tokens               []string
+		want                 string
+	}{
+		{"GET", "/orders/7", host, nil, countersign.CodeMissing},
+		{"GET", "/orders/7", host, []string{token, token}, countersign.CodeDuplicate},
+		{"GET", "/orders/7", host, []string{token + "," + token}, countersign.CodeMalformed},
+		{"POST", "/orders/7", host, []string{token}, countersign.CodeMethod},
+		{"GET", "/orders/7", "evil.example", []string{token}, countersign.CodeAuthority},
+		{"GET", "/orders/%37", host, []string{token}, countersign.CodePath},
+		{"GET", "/orders/7;x", host, []string{token}, countersign.CodePath},
+		{"GET", "/mounted/7", host, []string{token}, countersign.CodePath},
+		{"GET", "/again", host, []string{token}, countersign.CodePath},
+		{"GET", "/orders/7?", host, []string{token}, countersign.CodeQuery},
+		{"GET", "http://orders.example.org/orders/7", host, []string{token}, countersign.CodeRequestUnclear},
+		{"GET", "/no/route", host, nil, countersign.CodeMissing},
+	} {
+		response, body := send(t, address, test.method, test.target, test.host, test.tokens...)
+		expectProblem(t, response, body, test.want)
+	}
+}
+
+func TestUnverifiedPaths(t *testing.T) {
+	gw := countersigntest.NewTestGateway(t, "orders")
+	address := serve(t, gw.Verifier(countersign.WithUnverifiedPaths("/healthz")))
+	response, body := send(t, address, "GET", "/healthz", "any")
+	if response.StatusCode != http.StatusOK || body != "nobody" {
+		t.Error(response.Status, body)
+	}
+	response, body = send(t, address, "GET", "/health%7A", "any")
+	expectProblem(t, response, body, countersign.CodeMissing)
+	response, body = send(t, address, "POST", "/healthz", "any")
+	expectProblem(t, response, body, countersign.CodeMissing)
+}
+
+func TestBodiesAreCompared(t *testing.T) {
+	gw := countersigntest.NewTestGateway(t, "orders")
+	engine := gin.New()
+	engine.Use(countersigngin.Middleware(gw.Verifier(countersign.RequireBodyBinding())))
+	engine.POST("/orders", func(c *gin.Context) {
+		var order struct{ ID int }
+		if err := c.BindJSON(&order); err != nil || order.ID != 7 {
+			t.Error(order, err)
+		}
+	})
+	const body = `{"ID":7}`
+	for sent, want := range map[string]int{body: http.StatusOK, `{"ID":8}`: http.StatusForbidden} {
+		recorder := httptest.NewRecorder()
+		engine.ServeHTTP(recorder, gw.NewRequest("POST", "https://orders.example.org/orders", strings.NewReader(sent), sub,
+			countersigntest.WithBody([]byte(body))))
+		if recorder.Code != want {
+			t.Error(recorder.Code, recorder.Body)
+		}
+	}
+}
