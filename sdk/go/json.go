@@ -1,11 +1,11 @@
 package countersign
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -18,12 +18,14 @@ var (
 	errNotObject       = errors.New("is not a JSON object")
 )
 
-// parseObject parses a JSON object. It refuses duplicate members at any depth:
-// two parsers could otherwise read different content from the same signed token.
-// It also refuses what encoding/json accepts or replaces: text that is not UTF-8,
-// and escapes of single surrogates. Member names are compared exactly.
+// parseObject parses a JSON object (RFC 8259). part names the text in the error.
 //
-// Numbers are json.Number. part names the text in the error.
+// It refuses duplicate members at any depth: two parsers could otherwise read
+// different content from the same signed token. encoding/json takes the last of them,
+// ignores the case of member names, and replaces invalid UTF-8 and single surrogates.
+// All of this is refused here or, for names, compared exactly.
+//
+// Values have the types of encoding/json, and numbers are json.Number.
 func parseObject(text []byte, part string) (map[string]any, error) {
 	value, err := parseStrict(text)
 	if err != nil {
@@ -37,112 +39,246 @@ func parseObject(text []byte, part string) (map[string]any, error) {
 }
 
 func parseStrict(text []byte) (any, error) {
-	// json.Valid also refuses data after the value, which a Decoder does not.
-	if !utf8.Valid(text) || !json.Valid(text) || !surrogatesArePaired(text) {
+	if !utf8.Valid(text) {
 		return nil, errNotJSON
 	}
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.UseNumber()
-	return readValue(decoder, 1)
+	p := jsonParser{rest: text}
+	p.skipSpace()
+	value, err := p.value(1)
+	if err != nil {
+		return nil, err
+	}
+	if p.skipSpace(); len(p.rest) > 0 {
+		return nil, errNotJSON
+	}
+	return value, nil
 }
 
-// readValue reads the next value. An object or array is at the given depth.
-func readValue(decoder *json.Decoder, depth int) (any, error) {
-	token, err := decoder.Token()
-	if err != nil {
-		return nil, errNotJSON
+// jsonParser parses the rest of a text that is valid UTF-8.
+type jsonParser struct{ rest []byte }
+
+func (p *jsonParser) skipSpace() {
+	for len(p.rest) > 0 {
+		switch p.rest[0] {
+		case ' ', '\t', '\n', '\r':
+			p.rest = p.rest[1:]
+		default:
+			return
+		}
 	}
-	switch token := token.(type) {
-	case json.Delim:
+}
+
+// peek returns the next byte. It is 0, which begins nothing, at the end of the text.
+func (p *jsonParser) peek() byte {
+	if len(p.rest) == 0 {
+		return 0
+	}
+	return p.rest[0]
+}
+
+// take skips this byte and white space after it, and returns whether it was there.
+func (p *jsonParser) take(octet byte) bool {
+	if p.peek() != octet {
+		return false
+	}
+	p.rest = p.rest[1:]
+	p.skipSpace()
+	return true
+}
+
+// value parses a value and white space after it. An object or array is at this depth.
+func (p *jsonParser) value(depth int) (value any, err error) {
+	switch octet := p.peek(); octet {
+	case '{', '[':
 		if depth >= maxDepth {
 			return nil, errNotJSON
 		}
-		if token == '{' {
-			return readObject(decoder, depth)
+		if octet == '{' {
+			return p.object(depth)
 		}
-		return readArray(decoder, depth)
-	case json.Number:
-		if _, err := strconv.ParseFloat(token.String(), 64); err != nil {
-			return nil, errNotJSON
-		}
-		return token, nil
+		return p.array(depth)
+	case '"':
+		value, err = p.string()
+	case 't':
+		value, err = true, p.literal("true")
+	case 'f':
+		value, err = false, p.literal("false")
+	case 'n':
+		value, err = nil, p.literal("null")
 	default:
-		return token, nil
+		value, err = p.number()
 	}
+	p.skipSpace()
+	return value, err
 }
 
-func readObject(decoder *json.Decoder, depth int) (map[string]any, error) {
+func (p *jsonParser) object(depth int) (map[string]any, error) {
+	p.take('{')
 	object := make(map[string]any)
-	for decoder.More() {
-		token, err := decoder.Token()
-		name, ok := token.(string)
-		if err != nil || !ok {
-			return nil, errNotJSON
-		}
+	if p.take('}') {
+		return object, nil
+	}
+	for {
 		// Names are compared after their escapes are resolved.
+		name, err := p.string()
+		if err != nil {
+			return nil, err
+		}
 		if _, exists := object[name]; exists {
 			return nil, errDuplicateMember
 		}
-		if object[name], err = readValue(decoder, depth+1); err != nil {
+		p.skipSpace()
+		if !p.take(':') {
+			return nil, errNotJSON
+		}
+		if object[name], err = p.value(depth + 1); err != nil {
 			return nil, err
 		}
+		if p.take('}') {
+			return object, nil
+		}
+		if !p.take(',') {
+			return nil, errNotJSON
+		}
 	}
-	if _, err := decoder.Token(); err != nil {
-		return nil, errNotJSON
-	}
-	return object, nil
 }
 
-func readArray(decoder *json.Decoder, depth int) ([]any, error) {
+func (p *jsonParser) array(depth int) ([]any, error) {
+	p.take('[')
 	array := []any{}
-	for decoder.More() {
-		value, err := readValue(decoder, depth+1)
+	if p.take(']') {
+		return array, nil
+	}
+	for {
+		value, err := p.value(depth + 1)
 		if err != nil {
 			return nil, err
 		}
 		array = append(array, value)
+		if p.take(']') {
+			return array, nil
+		}
+		if !p.take(',') {
+			return nil, errNotJSON
+		}
 	}
-	if _, err := decoder.Token(); err != nil {
-		return nil, errNotJSON
-	}
-	return array, nil
 }
 
-// surrogatesArePaired returns whether each escape of a UTF-16 surrogate belongs to
-// a pair. The text must be valid JSON, so that each backslash begins an escape.
-func surrogatesArePaired(text []byte) bool {
+func (p *jsonParser) literal(word string) error {
+	if len(p.rest) < len(word) || string(p.rest[:len(word)]) != word {
+		return errNotJSON
+	}
+	p.rest = p.rest[len(word):]
+	return nil
+}
+
+func (p *jsonParser) number() (json.Number, error) {
+	start := p.rest
+	if p.peek() == '-' {
+		p.rest = p.rest[1:]
+	}
+	if p.peek() == '0' {
+		p.rest = p.rest[1:]
+	} else if !p.digits() {
+		return "", errNotJSON
+	}
+	if p.peek() == '.' {
+		p.rest = p.rest[1:]
+		if !p.digits() {
+			return "", errNotJSON
+		}
+	}
+	if p.peek() == 'e' || p.peek() == 'E' {
+		p.rest = p.rest[1:]
+		if p.peek() == '+' || p.peek() == '-' {
+			p.rest = p.rest[1:]
+		}
+		if !p.digits() {
+			return "", errNotJSON
+		}
+	}
+	number := string(start[:len(start)-len(p.rest)])
+	// Numbers that other parsers cannot represent are refused.
+	if _, err := strconv.ParseFloat(number, 64); err != nil {
+		return "", errNotJSON
+	}
+	return json.Number(number), nil
+}
+
+// digits skips digits, and returns whether there was one.
+func (p *jsonParser) digits() bool {
+	start := len(p.rest)
+	for p.peek() >= '0' && p.peek() <= '9' {
+		p.rest = p.rest[1:]
+	}
+	return len(p.rest) < start
+}
+
+// string parses a string, without white space after it.
+func (p *jsonParser) string() (string, error) {
+	if p.peek() != '"' {
+		return "", errNotJSON
+	}
+	text := p.rest[1:]
+	var unescaped []byte
 	for i := 0; i < len(text); i++ {
-		if text[i] != '\\' {
-			continue
-		}
-		i++ // The character after the backslash.
-		unit, ok := escapedUnit(text, i)
-		if !ok {
-			continue
-		}
-		i += 4
-		switch {
-		case unit >= 0xDC00 && unit <= 0xDFFF:
-			return false
-		case unit >= 0xD800 && unit <= 0xDBFF:
-			if i+1 >= len(text) || text[i+1] != '\\' {
-				return false
+		switch octet := text[i]; {
+		case octet == '"':
+			p.rest = text[i+1:]
+			return string(append(unescaped, text[:i]...)), nil
+		case octet < ' ':
+			return "", errNotJSON
+		case octet == '\\':
+			character, length := unescape(text[i:])
+			if length == 0 {
+				return "", errNotJSON
 			}
-			low, ok := escapedUnit(text, i+2)
-			if !ok || low < 0xDC00 || low > 0xDFFF {
-				return false
-			}
-			i += 6
+			unescaped = utf8.AppendRune(append(unescaped, text[:i]...), character)
+			text, i = text[i+length:], -1
 		}
 	}
-	return true
+	return "", errNotJSON
 }
 
-// escapedUnit reads the UTF-16 unit of an escape of which text[at] is the letter u.
-func escapedUnit(text []byte, at int) (uint64, bool) {
-	if at+5 > len(text) || text[at] != 'u' {
+// unescape reads the escape at the beginning of a text. The length is 0 if it is not
+// valid.
+func unescape(text []byte) (character rune, length int) {
+	if len(text) < 2 {
+		return 0, 0
+	}
+	switch text[1] {
+	case '"', '\\', '/':
+		return rune(text[1]), 2
+	case 'b':
+		return '\b', 2
+	case 'f':
+		return '\f', 2
+	case 'n':
+		return '\n', 2
+	case 'r':
+		return '\r', 2
+	case 't':
+		return '\t', 2
+	}
+	unit, ok := escapedUnit(text)
+	if !ok {
+		return 0, 0
+	}
+	if !utf16.IsSurrogate(unit) {
+		return unit, 6
+	}
+	low, ok := escapedUnit(text[6:])
+	if pair := utf16.DecodeRune(unit, low); ok && pair != utf8.RuneError {
+		return pair, 12
+	}
+	return 0, 0
+}
+
+// escapedUnit reads the UTF-16 unit of an escape like \u00e9.
+func escapedUnit(text []byte) (rune, bool) {
+	if len(text) < 6 || text[0] != '\\' || text[1] != 'u' {
 		return 0, false
 	}
-	unit, err := strconv.ParseUint(string(text[at+1:at+5]), 16, 16)
-	return unit, err == nil
+	unit, err := strconv.ParseUint(string(text[2:6]), 16, 16)
+	return rune(unit), err == nil
 }
