@@ -72,18 +72,18 @@ func newHTTPLoader(address, caFile string) (*httpLoader, error) {
 	return &httpLoader{address, client}, nil
 }
 
-func (l *httpLoader) load(ctx context.Context, entityTag string) (answer, error) {
+func (l *httpLoader) load(ctx context.Context, entityTag string) (loadedKeys, error) {
 	read, err := l.get(ctx, entityTag)
 	if err != nil && ctx.Err() != nil {
-		return answer{}, errTimedOut
+		return loadedKeys{}, errTimedOut
 	}
 	return read, err
 }
 
-func (l *httpLoader) get(ctx context.Context, entityTag string) (answer, error) {
+func (l *httpLoader) get(ctx context.Context, entityTag string) (loadedKeys, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, l.url, nil)
 	if err != nil {
-		return answer{}, err
+		return loadedKeys{}, err
 	}
 	request.Header.Set("Accept", "application/jwk-set+json, application/json")
 	request.Header.Set("User-Agent", "countersign-go/"+Version)
@@ -92,19 +92,19 @@ func (l *httpLoader) get(ctx context.Context, entityTag string) (answer, error) 
 	}
 	response, err := l.client.Do(request)
 	if err != nil {
-		return answer{}, err
+		return loadedKeys{}, err
 	}
 	defer func() { _ = response.Body.Close() }()
-	result := answer{freshFor: freshness(response.Header)}
+	result := loadedKeys{freshFor: freshness(response.Header)}
 	switch {
 	case response.StatusCode == http.StatusNotModified && entityTag != "":
 		return result, nil
 	case response.StatusCode != http.StatusOK:
-		return answer{}, statusError(response.StatusCode)
+		return loadedKeys{}, statusError(response.StatusCode)
 	}
 	result.entityTag = response.Header.Get("ETag")
 	if result.keys, err = readKeySet(response.Body); err != nil {
-		return answer{}, err
+		return loadedKeys{}, err
 	}
 	return result, nil
 }
@@ -209,15 +209,15 @@ func readRoots(file string) (*x509.CertPool, error) {
 // fileLoader reads a key set from a file.
 type fileLoader string
 
-func (l fileLoader) load(context.Context, string) (answer, error) {
+func (l fileLoader) load(context.Context, string) (loadedKeys, error) {
 	file, err := os.Open(string(l))
 	if err != nil {
-		return answer{}, err
+		return loadedKeys{}, err
 	}
 	defer func() { _ = file.Close() }()
 	keys, err := readKeySet(file)
 	if err != nil {
-		return answer{}, err
+		return loadedKeys{}, err
 	}
-	return answer{keys: keys, freshFor: fileFreshness}, nil
+	return loadedKeys{keys: keys, freshFor: fileFreshness}, nil
 }

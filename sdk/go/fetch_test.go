@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -57,7 +58,7 @@ func (s *keyServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	respond(w, r)
 }
 
-func (s *keyServer) answer(respond http.HandlerFunc) {
+func (s *keyServer) respondWith(respond http.HandlerFunc) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	s.respond = respond
@@ -67,14 +68,14 @@ func (s *keyServer) publish(keys ...*signingKey) { s.publishWith("max-age=300", 
 
 func (s *keyServer) publishWith(cacheControl string, keys ...*signingKey) {
 	body := keySet(keys...)
-	s.answer(func(w http.ResponseWriter, _ *http.Request) {
+	s.respondWith(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Cache-Control", cacheControl)
 		_, _ = w.Write(body)
 	})
 }
 
 func (s *keyServer) fail() {
-	s.answer(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
+	s.respondWith(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
 }
 
 // hold sends no response until release.
@@ -314,7 +315,7 @@ func TestCacheControlIsRespected(t *testing.T) {
 func TestUnchangedKeysAreConfirmed(t *testing.T) {
 	server, clock, key := newKeyServer(t), newClock(), newES256()
 	notModified := 0
-	server.answer(func(w http.ResponseWriter, r *http.Request) {
+	server.respondWith(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("ETag", `"1"`)
 		if r.Header.Get("If-None-Match") == `"1"` {
 			notModified++
@@ -370,7 +371,7 @@ func TestWrongResponses(t *testing.T) {
 			countersign.CodeUnknownKey},
 	} {
 		server, clock := newKeyServer(t), newClock()
-		server.answer(test.respond)
+		server.respondWith(test.respond)
 		expectCode(t, verifyNow(t, server.verifier(t, clock), key, clock), test.want, name)
 		expectRequests(t, server, 1)
 	}
@@ -413,6 +414,68 @@ func TestServerThatHangsCostsOneTimeout(t *testing.T) {
 	server.release()
 	clock.advance(1)
 	expectCode(t, verifyNow(t, verifier, key, clock), "")
+}
+
+func TestServerThatDripsIsCutOff(t *testing.T) {
+	t.Parallel()
+	server, clock, key := newKeyServer(t), newClock(), newES256()
+	server.respondWith(func(w http.ResponseWriter, r *http.Request) {
+		ticks := time.NewTicker(100 * time.Millisecond)
+		defer ticks.Stop()
+		for r.Context().Err() == nil {
+			_, _ = w.Write([]byte(" "))
+			_ = http.NewResponseController(w).Flush()
+			<-ticks.C
+		}
+	})
+	began := time.Now()
+	expectCode(t, verifyNow(t, server.verifier(t, clock), key, clock), countersign.CodeKeysUnavailable)
+	if elapsed := time.Since(began); elapsed > 9*time.Second {
+		t.Error(elapsed)
+	}
+}
+
+func TestRotationUnderLoad(t *testing.T) {
+	server, clock := newKeyServer(t), newClock()
+	keys := []*signingKey{newEdDSA(), newEdDSA()}
+	server.publish(keys...)
+	verifier := server.verifier(t, clock)
+	var current atomic.Pointer[signingKey]
+	current.Store(keys[0])
+	stop := make(chan struct{})
+	var group sync.WaitGroup
+	for range 4 {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				_, err := verifier.Verify(context.Background(), []string{token(current.Load(), clock)}, request())
+				// The clock of the test can advance between signing and verifying.
+				if got := code(err); got != "" && got != countersign.CodeExpired {
+					t.Error(err)
+					return
+				}
+			}
+		}()
+	}
+	for range 10 {
+		// The next key is published, used after the freshness of the set, and the old one
+		// is removed.
+		keys = append(keys, newEdDSA())
+		server.publish(keys[len(keys)-3:]...)
+		for range 7 {
+			clock.advance(60)
+			expectCode(t, verifyCode(t, verifier, token(current.Load(), clock), request()), "")
+		}
+		current.Store(keys[len(keys)-2])
+	}
+	close(stop)
+	group.Wait()
 }
 
 func TestCancelledRequestDoesNotEndTheFetch(t *testing.T) {

@@ -77,8 +77,8 @@ func (p *jsonParser) peek() byte {
 }
 
 // take skips this byte and white space after it, and returns whether it was there.
-func (p *jsonParser) take(octet byte) bool {
-	if p.peek() != octet {
+func (p *jsonParser) take(b byte) bool {
+	if p.peek() != b {
 		return false
 	}
 	p.rest = p.rest[1:]
@@ -88,12 +88,12 @@ func (p *jsonParser) take(octet byte) bool {
 
 // value parses a value and white space after it. An object or array is at this depth.
 func (p *jsonParser) value(depth int) (value any, err error) {
-	switch octet := p.peek(); octet {
+	switch b := p.peek(); b {
 	case '{', '[':
 		if depth >= maxDepth {
 			return nil, errNotJSON
 		}
-		if octet == '{' {
+		if b == '{' {
 			return p.object(depth)
 		}
 		return p.array(depth)
@@ -222,13 +222,13 @@ func (p *jsonParser) string() (string, error) {
 	text := p.rest[1:]
 	var unescaped []byte
 	for i := 0; i < len(text); i++ {
-		switch octet := text[i]; {
-		case octet == '"':
+		switch b := text[i]; {
+		case b == '"':
 			p.rest = text[i+1:]
 			return string(append(unescaped, text[:i]...)), nil
-		case octet < ' ':
+		case b < ' ':
 			return "", errNotJSON
-		case octet == '\\':
+		case b == '\\':
 			character, length := unescape(text[i:])
 			if length == 0 {
 				return "", errNotJSON

@@ -80,12 +80,12 @@ func (f fixedKeys) fetchNow(context.Context) error                   { return ni
 // loader gets a key set from its place.
 type loader interface {
 	// load gets the key set. If entityTag is that of the current key set, it may
-	// return an answer without keys.
-	load(ctx context.Context, entityTag string) (answer, error)
+	// return a result without keys.
+	load(ctx context.Context, entityTag string) (loadedKeys, error)
 }
 
-// answer is a key set, or the confirmation that it has not changed.
-type answer struct {
+// loadedKeys is a key set, or the confirmation that it has not changed.
+type loadedKeys struct {
 	// keys is nil if the key set has not changed.
 	keys      *keySet
 	entityTag string
@@ -220,17 +220,17 @@ func (c *keyCache) start(now uint64) *fetch {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
 		defer cancel()
-		answer, err := c.loader.load(ctx, entityTag)
+		loaded, err := c.loader.load(ctx, entityTag)
 		c.mutex.Lock()
 		defer c.mutex.Unlock()
-		c.end(started, answer, err)
+		c.end(started, loaded, err)
 	}()
 	return started
 }
 
 // end records the outcome of a fetch, unless it was given up: a later one may have
 // stored newer keys.
-func (c *keyCache) end(ended *fetch, answer answer, err error) {
+func (c *keyCache) end(ended *fetch, loaded loadedKeys, err error) {
 	if c.running != ended {
 		return
 	}
@@ -240,12 +240,12 @@ func (c *keyCache) end(ended *fetch, answer answer, err error) {
 	c.running, c.lastAttempt = nil, now
 	switch {
 	case err != nil:
-	case answer.keys != nil:
+	case loaded.keys != nil:
 		c.unknown = nil
-		c.cached = &cachedKeys{keys: answer.keys, entityTag: answer.entityTag}
-		c.cached.confirm(now, answer.freshFor)
+		c.cached = &cachedKeys{keys: loaded.keys, entityTag: loaded.entityTag}
+		c.cached.confirm(now, loaded.freshFor)
 	case c.cached != nil:
-		c.cached.confirm(now, answer.freshFor)
+		c.cached.confirm(now, loaded.freshFor)
 	default:
 		err = statusError(304)
 	}
@@ -281,7 +281,7 @@ func (c *keyCache) wait(ctx context.Context, running *fetch, started bool) error
 	c.mutex.Lock()
 	if errors.Is(err, errTimedOut) {
 		// The next call can then start another fetch.
-		c.end(running, answer{}, errTimedOut)
+		c.end(running, loadedKeys{}, errTimedOut)
 	}
 	if err == nil {
 		err = running.err

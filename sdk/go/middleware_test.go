@@ -30,7 +30,7 @@ func who(w http.ResponseWriter, r *http.Request) {
 	}
 	caller, ok := countersign.CallerFromContext(r.Context())
 	if !ok {
-		_, _ = fmt.Fprint(w, "nobody")
+		_, _ = fmt.Fprint(w, "no caller")
 		return
 	}
 	_, _ = fmt.Fprintf(w, "%s %s", caller.Sub, body)
@@ -314,7 +314,7 @@ func TestUnverifiedPaths(t *testing.T) {
 		if (response.StatusCode == 200) != test.passes {
 			t.Error(test, response.Status)
 		}
-		if test.passes && test.method == "GET" && body != "nobody" {
+		if test.passes && test.method == "GET" && body != "no caller" {
 			t.Error(test, body)
 		}
 	}
@@ -323,7 +323,7 @@ func TestUnverifiedPaths(t *testing.T) {
 	request = request.WithContext(countersign.ContextWithCaller(request.Context(), &countersign.Caller{Sub: "outer"}))
 	recorder := httptest.NewRecorder()
 	gw.Verifier(countersign.WithUnverifiedPaths("/healthz")).Middleware(http.HandlerFunc(who)).ServeHTTP(recorder, request)
-	if recorder.Body.String() != "nobody" {
+	if recorder.Body.String() != "no caller" {
 		t.Error(recorder.Body)
 	}
 }

@@ -47,7 +47,7 @@ func onlyHost(hosts []string) (string, bool) {
 		return "", false
 	}
 	for i := 0; i < len(hosts[0]); i++ {
-		if octet := hosts[0][i]; (octet < ' ' && octet != '\t') || octet > '~' {
+		if b := hosts[0][i]; (b < ' ' && b != '\t') || b > '~' {
 			return "", false
 		}
 	}

@@ -22,7 +22,7 @@ const sub = "spiffe://example.org/ns/shop/sa/checkout"
 func who(c *gin.Context) {
 	caller, ok := countersigngin.Caller(c)
 	if !ok {
-		c.String(http.StatusOK, "nobody")
+		c.String(http.StatusOK, "no caller")
 		return
 	}
 	c.String(http.StatusOK, caller.Sub)
@@ -137,7 +137,7 @@ func TestUnverifiedPaths(t *testing.T) {
 	gw := countersigntest.NewTestGateway(t, "orders")
 	address := serve(t, gw.Verifier(countersign.WithUnverifiedPaths("/healthz")))
 	response, body := send(t, address, "GET", "/healthz", "any")
-	if response.StatusCode != http.StatusOK || body != "nobody" {
+	if response.StatusCode != http.StatusOK || body != "no caller" {
 		t.Error(response.Status, body)
 	}
 	response, body = send(t, address, "GET", "/health%7A", "any")
