@@ -190,11 +190,6 @@ func (c *testClock) option() countersign.Option { return countersign.WithClock(c
 
 func newVerifier(t testing.TB, options ...countersign.Option) *countersign.AssertionVerifier {
 	t.Helper()
-	return newVerifierFor(t, audience, options...)
-}
-
-func newVerifierFor(t testing.TB, audience string, options ...countersign.Option) *countersign.AssertionVerifier {
-	t.Helper()
 	verifier, err := countersign.NewAssertionVerifier(issuer, audience, options...)
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	countersign "github.com/countersign/countersign/sdk/go"
 	"github.com/countersign/countersign/sdk/go/countersigngin"
 	"github.com/countersign/countersign/sdk/go/countersigntest"
+	"github.com/countersign/countersign/sdk/go/internal/realgateway"
 )
 
 const sub = "spiffe://example.org/ns/shop/sa/checkout"
@@ -131,6 +132,33 @@ func TestOtherRequestsGetProblemDetails(t *testing.T) {
 		response, body := send(t, address, test.method, test.target, test.host, test.tokens...)
 		expectProblem(t, response, body, test.want)
 	}
+}
+
+func TestRequestsThroughARealGateway(t *testing.T) {
+	engine := gin.New()
+	service := httptest.NewServer(engine)
+	t.Cleanup(service.Close)
+	gateway := realgateway.Start(t, service.URL, "", "")
+	engine.Use(countersigngin.Middleware(gateway.Verifier(t, realgateway.Audience)))
+	engine.GET("/orders/*rest", who)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: gateway.TLS}}
+	for _, target := range []string{"/orders/7", "/orders/%37", "/orders/7;v=1", "/orders/7?", "/orders/7?a=%20+&b", "/orders/~a+b"} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+gateway.Listener, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.URL.Opaque, request.Host = target, "orders.example.org:8443"
+		response, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		_ = response.Body.Close()
+		if err != nil || response.StatusCode != http.StatusOK || string(body) != realgateway.Caller {
+			t.Errorf("%s: %s %s %v", target, response.Status, body, err)
+		}
+	}
+	client.CloseIdleConnections()
 }
 
 func TestUnverifiedPaths(t *testing.T) {

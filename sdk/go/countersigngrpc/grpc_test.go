@@ -21,6 +21,7 @@ import (
 	countersign "github.com/countersign/countersign/sdk/go"
 	"github.com/countersign/countersign/sdk/go/countersigngrpc"
 	"github.com/countersign/countersign/sdk/go/countersigntest"
+	"github.com/countersign/countersign/sdk/go/internal/realgateway"
 )
 
 const (
@@ -35,11 +36,12 @@ const (
 // service requires a caller in each of its methods.
 type service struct {
 	grpc_health_v1.UnimplementedHealthServer
-	t *testing.T
+	t   *testing.T
+	sub string
 }
 
 func (s service) respond(ctx context.Context) (*grpc_health_v1.HealthCheckResponse, error) {
-	if caller, ok := countersign.CallerFromContext(ctx); !ok || caller.Sub != sub {
+	if caller, ok := countersign.CallerFromContext(ctx); !ok || caller.Sub != s.sub {
 		s.t.Error("the handler sees no caller")
 	}
 	return &grpc_health_v1.HealthCheckResponse{Status: grpc_health_v1.HealthCheckResponse_SERVING}, nil
@@ -63,7 +65,7 @@ func newServer(t *testing.T, verifier *countersign.AssertionVerifier) *grpc.Serv
 		grpc.ChainUnaryInterceptor(countersigngrpc.UnaryServerInterceptor(verifier)),
 		grpc.ChainStreamInterceptor(countersigngrpc.StreamServerInterceptor(verifier)),
 		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return status.Error(codes.NotFound, "unknown") }))
-	grpc_health_v1.RegisterHealthServer(server, service{t: t})
+	grpc_health_v1.RegisterHealthServer(server, service{t: t, sub: sub})
 	t.Cleanup(server.Stop)
 	return server
 }
@@ -151,6 +153,37 @@ func TestCallsOfARealServer(t *testing.T) {
 	}
 }
 
+func TestCallsThroughARealGateway(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gateway := realgateway.Start(t, "http://"+listener.Addr().String(), `protocol = "h2"`, "")
+	verifier := gateway.Verifier(t, realgateway.Audience)
+	server := grpc.NewServer(
+		grpc.ChainUnaryInterceptor(countersigngrpc.UnaryServerInterceptor(verifier)),
+		grpc.ChainStreamInterceptor(countersigngrpc.StreamServerInterceptor(verifier)))
+	grpc_health_v1.RegisterHealthServer(server, service{t: t, sub: realgateway.Caller})
+	t.Cleanup(server.Stop)
+	go func() { _ = server.Serve(listener) }()
+	client := dial(t, gateway.Listener, "localhost", credentials.NewTLS(gateway.TLS))
+	if err := call(t, client, check, "an assertion of the caller is removed"); err != nil {
+		t.Error(err)
+	}
+	stream, err := grpc_health_v1.NewHealthClient(client).Watch(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	// The service itself refuses calls that do not come through the gateway.
+	direct := dial(t, listener.Addr().String(), "localhost", insecure.NewCredentials())
+	if code, got := reason(call(t, direct, check)); code != codes.Unauthenticated || got != countersign.CodeMissing {
+		t.Error(code, got)
+	}
+}
+
 func TestStreamsOfARealServer(t *testing.T) {
 	gw := countersigntest.NewTestGateway(t, "orders")
 	client := grpc_health_v1.NewHealthClient(serve(t, gw.Verifier()))
@@ -217,7 +250,7 @@ func TestServeHTTPRefusesAndNeedsTheMiddleware(t *testing.T) {
 		t.Error(code, got)
 	}
 	plain := grpc.NewServer()
-	grpc_health_v1.RegisterHealthServer(plain, service{t: t})
+	grpc_health_v1.RegisterHealthServer(plain, service{t: t, sub: sub})
 	t.Cleanup(plain.Stop)
 	client := overHTTP(t, verifier.Middleware(plain))
 	if err := call(t, client, check, token); err != nil {

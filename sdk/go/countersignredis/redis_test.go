@@ -151,14 +151,14 @@ func TestRedisThatHangsRefusesInTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = listener.Close() })
-	client := redis.NewClient(&redis.Options{Addr: listener.Addr().String(), MaxRetries: -1})
+	client := redis.NewClient(&redis.Options{Addr: listener.Addr().String(), MaxRetries: -1, ReadTimeout: time.Minute})
 	t.Cleanup(func() { _ = client.Close() })
 	gw := countersigntest.NewTestGateway(t, "orders")
 	store := countersignredis.New(client, countersignredis.WithTimeout(50*time.Millisecond))
 	began := time.Now()
 	_, err = gw.Verifier(countersign.WithReplayStore(store)).VerifyRequest(
 		gw.NewRequest("GET", "https://orders.example.org/", nil, "api-key:nightly"))
-	if code(err) != countersign.CodeReplayCacheFull || time.Since(began) > 5*time.Second {
+	if code(err) != countersign.CodeReplayCacheFull || time.Since(began) > 20*time.Second {
 		t.Error(err, time.Since(began))
 	}
 }
