@@ -8,7 +8,8 @@
 const MAX_DEPTH = 127;
 const HIGHEST_INTEGER = 2n ** 64n - 1n;
 const NUMBER = /-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/y;
-const PLAIN_TEXT = /[^"\\\u0000-\u001f]*/y;
+// All but quotation marks, backslashes and control characters.
+const PLAIN_TEXT = /[ !#-[\]-\uffff]*/y;
 const ESCAPE = /\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})/y;
 
 export type JsonValue = null | boolean | number | string | readonly JsonValue[] | JsonObject;

@@ -77,7 +77,7 @@ export interface AssertionVerifierOptions {
   readonly requireBodyBinding?: boolean | undefined;
   /** Returns the seconds since 1970, for tests. */
   readonly clock?: Clock | undefined;
-  /** Takes messages for operators, about keys. By default `process.emitWarning`. */
+  /** Takes messages for operators, about keys and the replay store. By default `process.emitWarning`. */
   readonly warn?: Warn | undefined;
 }
 
@@ -116,6 +116,7 @@ export class AssertionVerifier {
   private readonly unverifiedPaths: ReadonlySet<string>;
   private readonly allowCallerBinding: boolean;
   private readonly clock: Clock;
+  private readonly warn: Warn;
   private readonly keys: KeySource;
 
   /** Throws ConfigurationError if an option is missing, unknown or wrong. */
@@ -134,7 +135,8 @@ export class AssertionVerifier {
     this.unverifiedPaths = checkedPaths(options.unverifiedPaths ?? []);
     this.allowCallerBinding = flag("allowCallerBinding", options.allowCallerBinding);
     this.requiresBody = flag("requireBodyBinding", options.requireBodyBinding);
-    this.keys = keySource(options, this.clock, options.warn ?? emitWarning);
+    this.warn = options.warn ?? emitWarning;
+    this.keys = keySource(options, this.clock, this.warn);
   }
 
   /**
@@ -197,8 +199,17 @@ export class AssertionVerifier {
 
   /** Uses up the assertion. Last, so that a refused assertion is not used up. */
   async admit(caller: Caller): Promise<void> {
-    if (this.replayStore !== undefined && caller.jti !== undefined) {
+    if (this.replayStore === undefined || caller.jti === undefined) return;
+    try {
       await this.replayStore.admit(caller.jti, caller.exp + this.skew, this.clock());
+    } catch (error) {
+      if (error instanceof AssertionRefused) throw error;
+      // Accepting would allow every replay.
+      this.warn(`the replay store failed: ${error}`);
+      throw new AssertionRefused(
+        "assertion-replay-cache-full",
+        "the store of used assertions cannot be used",
+      );
     }
   }
 
