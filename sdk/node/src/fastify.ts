@@ -22,7 +22,7 @@ type AnyInstance = FastifyInstance<any, any, any, any, any>;
  * Lets only requests with a verified assertion reach the routes of an application. Refused
  * requests get problem details.
  *
- * Call it before routes and plugins are added. Throws ConfigurationError if there are routes
+ * Call it on the outermost application, before routes and plugins are added. Throws ConfigurationError if there are routes
  * already: some of them would not be verified.
  */
 export function verifyAssertions(

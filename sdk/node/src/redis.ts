@@ -10,9 +10,8 @@ import { sha256 } from "./encoding.js";
 import { AssertionRefused, ConfigurationError } from "./errors.js";
 import type { ReplayStore } from "./replay.js";
 
-/** What is needed of a client of the package `redis`, or of a pool or cluster of it. */
+/** What is needed of a client of the package `redis`. */
 export interface NodeRedisClient {
-  readonly isOpen?: boolean;
   eval(script: string, options: { keys: string[]; arguments: string[] }): Promise<unknown>;
 }
 

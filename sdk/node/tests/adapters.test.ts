@@ -3,6 +3,7 @@
 import { once } from "node:events";
 import { createServer as createHttp1 } from "node:http";
 import { connect, createServer, type IncomingHttpHeaders } from "node:http2";
+import { connect as connectTcp } from "node:net";
 import express from "express";
 import Fastify from "fastify";
 import { Hono } from "hono";
@@ -159,6 +160,38 @@ test("Fastify: routes that were added before are an error", async () => {
     child.get("/orders", () => "unverified");
   });
   expect(() => fastifyAdapter.verifyAssertions(app, gw.verifier())).toThrow(ConfigurationError);
+});
+
+test("Fastify: paths without a route are verified", async () => {
+  const app = Fastify();
+  fastifyAdapter.verifyAssertions(app, gw.verifier(options));
+  await app.ready();
+  const port = await listen(app.server);
+  expect((await exchange(port, "/x")).code).toBe("assertion-missing");
+  expect((await exchange(port, "/x", [signed(gw, "GET", "/x")])).status).toBe(404);
+});
+
+test("a body that ends early never reaches the handler", async () => {
+  let calls = 0;
+  const verifier = gw.verifier({ ...options, requireBodyBinding: true });
+  const server = createHttp1();
+  const refused = new Promise<AssertionRefused>((resolve) => {
+    server.on("request", (request) => {
+      nodeAdapter.verifyRequest(verifier, request).then(() => {
+        calls += 1;
+      }, resolve);
+    });
+  });
+  const socket = connectTcp({ port: await listen(server), host: "127.0.0.1" });
+  const token = gw.assertion("POST", `https://${HOST}/echo`, { body: Buffer.from("abc") });
+  socket.write(
+    `POST /echo HTTP/1.1\r\nHost: ${HOST}\r\nCountersign-Assertion: ${token}\r\n` +
+      "Content-Length: 6\r\n\r\nabc",
+  );
+  await once(server, "request");
+  socket.end();
+  expect((await refused).code).toBe("assertion-body");
+  expect(calls).toBe(0);
 });
 
 test("Fastify: a rewritten URL is not compared", async () => {
