@@ -60,12 +60,18 @@ final class KeyServer {
 
     private final URI url;
     private final HttpClient client;
+    private final Duration timeout;
 
     /** A successful response. {@code body} is null if the cached keys are still current. */
     record Response(byte[] body, String entityTag, long freshFor) {}
 
     KeyServer(String url, Path caFile) {
+        this(url, caFile, FETCH_TIMEOUT);
+    }
+
+    KeyServer(String url, Path caFile, Duration timeout) {
         this.url = checkedUrl(url);
+        this.timeout = timeout;
         HttpClient.Builder options = HttpClient.newBuilder()
                 .version(HttpClient.Version.HTTP_1_1)
                 .followRedirects(HttpClient.Redirect.NEVER)
@@ -98,7 +104,7 @@ final class KeyServer {
         HttpResponse<byte[]> response;
         try {
             // The request's own timeout ends with the header.
-            response = pending.get(FETCH_TIMEOUT.toMillis(), TimeUnit.MILLISECONDS);
+            response = pending.get(timeout.toMillis(), TimeUnit.MILLISECONDS);
         } catch (TimeoutException e) {
             // This also closes the connection.
             pending.cancel(true);
