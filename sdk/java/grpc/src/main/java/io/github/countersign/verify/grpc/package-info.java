@@ -1,0 +1,2 @@
+/** A gRPC interceptor that lets only calls with a verified assertion pass. */
+package io.github.countersign.verify.grpc;
