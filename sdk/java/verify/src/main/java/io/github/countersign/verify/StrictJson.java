@@ -96,7 +96,7 @@ final class StrictJson {
         position++;
         skipSpace();
         if (accept('}')) {
-            return members;
+            return Map.of();
         }
         do {
             skipSpace();
@@ -119,7 +119,7 @@ final class StrictJson {
         position++;
         skipSpace();
         if (accept(']')) {
-            return items;
+            return List.of();
         }
         do {
             items.add(value(depth));

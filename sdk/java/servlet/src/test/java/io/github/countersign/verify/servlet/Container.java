@@ -3,6 +3,7 @@ package io.github.countersign.verify.servlet;
 import io.github.countersign.verify.AssertionVerifier;
 import io.github.countersign.verify.Caller;
 import jakarta.servlet.DispatcherType;
+import jakarta.servlet.Filter;
 import jakarta.servlet.http.HttpServlet;
 import jakarta.servlet.http.HttpServletRequest;
 import jakarta.servlet.http.HttpServletResponse;
@@ -62,7 +63,11 @@ interface Container extends AutoCloseable {
         TOMCAT;
 
         Container start(AssertionVerifier verifier, String contextPath) throws Exception {
-            return this == TOMCAT ? tomcat(verifier, contextPath) : jetty(verifier, contextPath, this == LAX_JETTY);
+            return start(new AssertionFilter(verifier), contextPath);
+        }
+
+        Container start(Filter filter, String contextPath) throws Exception {
+            return this == TOMCAT ? tomcat(filter, contextPath) : jetty(filter, contextPath, this == LAX_JETTY);
         }
     }
 
@@ -85,7 +90,7 @@ interface Container extends AutoCloseable {
         }
     }
 
-    private static Container jetty(AssertionVerifier verifier, String contextPath, boolean isLax) throws Exception {
+    private static Container jetty(Filter filter, String contextPath, boolean isLax) throws Exception {
         HttpConfiguration options = new HttpConfiguration();
         if (isLax) {
             options.setUriCompliance(UriCompliance.UNSAFE);
@@ -97,7 +102,7 @@ interface Container extends AutoCloseable {
         ServletContextHandler context = new ServletContextHandler(contextPath.isEmpty() ? "/" : contextPath);
         context.getServletHandler().setDecodeAmbiguousURIs(isLax);
         context.addFilter(
-                new FilterHolder(new AssertionFilter(verifier)),
+                new FilterHolder(filter),
                 "/*",
                 EnumSet.of(DispatcherType.REQUEST, DispatcherType.FORWARD));
         context.addServlet(new ServletHolder(new Echo()), "/*");
@@ -106,7 +111,7 @@ interface Container extends AutoCloseable {
         return new Running(connector::getLocalPort, server::stop);
     }
 
-    private static Container tomcat(AssertionVerifier verifier, String contextPath) throws Exception {
+    private static Container tomcat(Filter assertionFilter, String contextPath) throws Exception {
         Tomcat tomcat = new Tomcat();
         var directory = Files.createTempDirectory("tomcat");
         tomcat.setBaseDir(directory.toString());
@@ -119,7 +124,7 @@ interface Container extends AutoCloseable {
         context.addServletMappingDecoded("/*", "echo");
         FilterDef filter = new FilterDef();
         filter.setFilterName("assertion");
-        filter.setFilter(new AssertionFilter(verifier));
+        filter.setFilter(assertionFilter);
         context.addFilterDef(filter);
         FilterMap map = new FilterMap();
         map.setFilterName("assertion");

@@ -2,7 +2,6 @@ package io.github.countersign.verify.servlet;
 
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
-import java.net.InetAddress;
 import java.net.Socket;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
@@ -10,6 +9,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import javax.net.SocketFactory;
 
 /** Sends requests byte by byte, as no client library does. */
 final class RawHttp {
@@ -23,6 +23,7 @@ final class RawHttp {
     private byte[] body = new byte[0];
     private boolean hasHost;
     private boolean endsEarly;
+    private SocketFactory sockets = SocketFactory.getDefault();
 
     private RawHttp(String method, String target) {
         this.method = method;
@@ -78,6 +79,12 @@ final class RawHttp {
         return field("Content-Length: " + length);
     }
 
+    /** Uses sockets with TLS, for example. */
+    RawHttp over(SocketFactory sockets) {
+        this.sockets = sockets;
+        return this;
+    }
+
     Reply send(int port) throws IOException {
         if (!hasHost) {
             host(HOST);
@@ -85,7 +92,7 @@ final class RawHttp {
         StringBuilder head = new StringBuilder(method + " " + target + " HTTP/1.1\r\nConnection: close\r\n");
         fields.forEach(line -> head.append(line).append("\r\n"));
         head.append("\r\n");
-        try (Socket socket = new Socket(InetAddress.getLoopbackAddress(), port)) {
+        try (Socket socket = sockets.createSocket("localhost", port)) {
             socket.setSoTimeout(TIMEOUT_MILLIS);
             ByteArrayOutputStream sent = new ByteArrayOutputStream();
             sent.write(head.toString().getBytes(StandardCharsets.ISO_8859_1));
