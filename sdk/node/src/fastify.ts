@@ -22,8 +22,9 @@ type AnyInstance = FastifyInstance<any, any, any, any, any>;
  * Lets only requests with a verified assertion reach the routes of an application. Refused
  * requests get problem details.
  *
- * Call it on the outermost application, before routes and plugins are added. Throws ConfigurationError if there are routes
- * already: some of them would not be verified.
+ * Call it on the outermost application, before routes and plugins are added. Throws
+ * ConfigurationError inside of a plugin with a context of its own, and if there are routes or such
+ * plugins already: some routes would not be verified.
  */
 export function verifyAssertions(
   app: AnyInstance,
@@ -31,8 +32,16 @@ export function verifyAssertions(
   options: AdapterOptions = {},
 ): void {
   const maxBody = checkedMaxBody(verifier, options);
-  // Plugins that are loaded already do not get hooks that are added later.
-  if (!/^\(empty tree\)\s*$/.test(app.printRoutes())) {
+  // Each context inherits from the one around it, which does not get its hooks.
+  if ("addHook" in Object.getPrototypeOf(app)) {
+    throw new ConfigurationError(
+      "call verifyAssertions on the outermost application: inside of a plugin, it would verify the " +
+        "routes of that plugin only",
+    );
+  }
+  // Contexts that exist already do not get hooks that are added later, not even for routes and
+  // handlers of unknown paths that are added to them later.
+  if (contextsOf(app).length > 0 || !/^\(empty tree\)\s*$/.test(app.printRoutes())) {
     throw new ConfigurationError("call verifyAssertions before routes and plugins are added");
   }
   app.addHook("onRequest", async (request: FastifyRequest, reply: FastifyReply) => {
@@ -46,6 +55,19 @@ export function verifyAssertions(
     }
     return undefined;
   });
+}
+
+/** Returns the contexts of the plugins that are loaded already. */
+function contextsOf(app: AnyInstance): readonly unknown[] {
+  // Fastify has no public name for them.
+  const name = Object.getOwnPropertySymbols(app).find(
+    (symbol) => symbol.description === "fastify.children",
+  );
+  const contexts: unknown = name && (app as unknown as Record<symbol, unknown>)[name];
+  if (!Array.isArray(contexts)) {
+    throw new ConfigurationError("this version of Fastify does not tell which plugins are loaded");
+  }
+  return contexts;
 }
 
 /**

@@ -3,7 +3,8 @@
  * for later ones only.
  *
  * Hono itself shows a normalized URL. The received one is in `c.env.incoming`, which only the
- * server for Node.js gives: with others, all requests are refused.
+ * server for Node.js gives: with others, all requests are refused. So are requests that Hono handles
+ * under another method, path or query than the received one.
  */
 
 import type { Context, MiddlewareHandler } from "hono";
@@ -14,6 +15,7 @@ import {
   checkedMaxBody,
   type IncomingRequest,
   incomingCaller,
+  rawTarget,
   verifyIncoming,
 } from "./incoming.js";
 import { problem } from "./problem.js";
@@ -33,6 +35,7 @@ export function verifyAssertions(
   return async (context, next) => {
     try {
       const incoming = incomingOf(context);
+      checkHandled(context, incoming);
       // The server does not read a stream that was read before, but takes this property for it.
       const onBody = (rawBody: Buffer) => Object.assign(incoming, { rawBody });
       await verifyIncoming(verifier, incoming, maxBody, onBody);
@@ -63,4 +66,35 @@ function incomingOf(context: Pick<Context, "env">): IncomingRequest {
     );
   }
   return incoming as IncomingRequest;
+}
+
+/**
+ * Checks that Hono handles the request that is verified. The server builds Hono's URL from the host
+ * and the target, and other code may call `app.fetch` with another request and the same `env`.
+ */
+function checkHandled(context: Context, incoming: IncomingRequest): void {
+  const { method, url } = context.req.raw;
+  const target = rawTarget(incoming).toString("latin1");
+  if (method !== incoming.method || !isHandled(`http://host${target}`, url)) {
+    throw new AssertionRefused(
+      "assertion-request-unclear",
+      "the request is handled under another method or URL than the received one",
+    );
+  }
+}
+
+/** Returns whether the URLs have the same query, and the same path or one without its first part. */
+function isHandled(received: string, handled: string): boolean {
+  if (!URL.canParse(received) || !URL.canParse(handled)) return false;
+  const { pathname, search, hash } = new URL(received);
+  const other = new URL(handled);
+  if (search !== other.search || hash !== other.hash) return false;
+  // Applications that are mounted with `app.mount` see only the rest of the path, partly decoded.
+  return other.pathname === "/" || decoded(pathname).endsWith(decoded(other.pathname));
+}
+
+function decoded(path: string): string {
+  return path.replace(/%[0-9a-f]{2}/gi, (octet) =>
+    String.fromCharCode(Number.parseInt(octet.slice(1), 16)),
+  );
 }

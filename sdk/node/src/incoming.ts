@@ -4,7 +4,7 @@ import type { IncomingMessage } from "node:http";
 import type { Http2ServerRequest } from "node:http2";
 import { Caller } from "./claims.js";
 import { AssertionRefused, ConfigurationError } from "./errors.js";
-import { HEADER, onlyAssertion, RequestParts } from "./request.js";
+import { HEADER, isPlainHost, onlyAssertion, RequestParts } from "./request.js";
 import type { AssertionVerifier } from "./verifier.js";
 
 /** A request of `node:http`, `node:https` or `node:http2`. */
@@ -50,9 +50,12 @@ export async function verifyIncoming(
   callers.delete(request);
   const method = request.method ?? "";
   const target = rawTarget(request);
+  const received = hosts(request);
+  // Also for unverified paths, and if `authority` replaces the host: what runs later may parse it.
+  if (!received.every(isPlainHost)) throw new AssertionRefused("assertion-request-unclear");
   if (verifier.isUnverified(method, target)) return;
   const assertion = onlyAssertion(fields(request, HEADER));
-  const parts = new RequestParts(method, hosts(request), target);
+  const parts = new RequestParts(method, received, target);
   const caller = await verifier.verifyHead(assertion, parts);
   if (verifier.requiresBody) {
     // Without `htb` the request is refused anyway.
@@ -78,7 +81,7 @@ export function incomingCaller(request: object): Caller {
  * Returns the request target as received. Node.js reads each byte as one character. Frameworks
  * that rewrite `url`, for mounted parts, keep the received one in `originalUrl`.
  */
-function rawTarget(request: IncomingRequest & { readonly originalUrl?: unknown }): Buffer {
+export function rawTarget(request: IncomingRequest & { readonly originalUrl?: unknown }): Buffer {
   const target = request.originalUrl ?? request.url;
   if (typeof target !== "string") throw new AssertionRefused("assertion-request-unclear");
   // The target of somebody's own rewriting.

@@ -285,7 +285,10 @@ export class RemoteKeys implements KeySource {
   private async joinOrBegin(): Fetch {
     if (this.running === undefined) {
       this.lastAttempt = this.clock();
-      this.running = this.fetchOnce();
+      // Cleared whatever happens: otherwise all later calls would share one failure.
+      this.running = this.fetchOnce().finally(() => {
+        this.running = undefined;
+      });
       return this.running;
     }
     if (this.waiting >= MAX_WAITING) {
@@ -321,7 +324,6 @@ export class RemoteKeys implements KeySource {
     // after a slow failure.
     this.lastAttempt = this.clock();
     this.lastProblem = problem;
-    this.running = undefined;
     this.keepFresh();
     return problem;
   }
@@ -342,10 +344,13 @@ export class RemoteKeys implements KeySource {
   /** Returns the number of seconds until the keys should be fetched again. */
   private refreshIn(): number {
     const now = this.clock();
+    this.followClock(now);
     const cached = this.usable(now);
     const left = cached === undefined ? 0 : cached.freshUntil - now;
     // Early enough for a slow server, and not at the same time in all processes.
-    return Math.max(left * (0.7 + 0.2 * Math.random()), 2 * MINIMUM_INTERVAL);
+    const wait = left * (0.7 + 0.2 * Math.random());
+    // A timer of more than 24 days, or of no number, would end at once.
+    return wait > 2 * MINIMUM_INTERVAL ? Math.min(wait, LAST_GOOD_SECONDS) : 2 * MINIMUM_INTERVAL;
   }
 }
 

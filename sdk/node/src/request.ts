@@ -14,7 +14,7 @@ export const HEADER = "Countersign-Assertion";
 /** Method, authority, path and query of one request, as received. */
 export class RequestParts {
   readonly method: string;
-  /** Undefined if it is unclear: no host, several, or no text. */
+  /** Undefined if it is unclear: no host, several, or one that `isPlainHost` does not accept. */
   readonly authority: string | undefined;
   readonly path: Buffer;
   /** The bytes after `?`. Undefined without a `?`, empty if nothing follows it. */
@@ -48,8 +48,17 @@ export class RequestParts {
 
 function onlyHost(hosts: readonly string[]): string | undefined {
   const [host] = hosts;
-  // A comma can join several fields. No host contains one.
-  return hosts.length === 1 && host !== undefined && /^[!-+\--~]*$/.test(host) ? host : undefined;
+  return hosts.length === 1 && host !== undefined && isPlainHost(host) ? host : undefined;
+}
+
+/**
+ * Returns whether a host has only characters of names, addresses and ports.
+ *
+ * Frameworks and handlers parse `http://HOST/path`. With `/`, `?`, `#`, `\` or `@` in the host, they
+ * would find another path there than the one that was verified. A comma can join several fields.
+ */
+export function isPlainHost(host: string): boolean {
+  return /^[A-Za-z0-9._:[\]-]+$/.test(host);
 }
 
 /**

@@ -111,7 +111,10 @@ export class TestGateway {
     return { [HEADER]: this.assertion(method, url, options) };
   }
 
-  /** Returns the third argument of Hono's `app.request(path, init, bindings)`. */
+  /**
+   * Returns the third argument of Hono's `app.request(path, init, bindings)`, for the same method and
+   * path.
+   */
   bindings(method: string, url: string, options: TestAssertionOptions = {}): TestBindings {
     const [authority, target] = this.split(url);
     const assertion = this.assertion(method, url, options);

@@ -135,7 +135,7 @@ export class AssertionVerifier {
     this.unverifiedPaths = checkedPaths(options.unverifiedPaths ?? []);
     this.allowCallerBinding = flag("allowCallerBinding", options.allowCallerBinding);
     this.requiresBody = flag("requireBodyBinding", options.requireBodyBinding);
-    this.warn = options.warn ?? emitWarning;
+    this.warn = guarded(options.warn ?? emitWarning);
     this.keys = keySource(options, this.clock, this.warn);
   }
 
@@ -302,6 +302,18 @@ function systemClock(): number {
 
 function emitWarning(message: string): void {
   process.emitWarning(message, { type: "CountersignWarning" });
+}
+
+/** Returns a `warn` that never fails: a message must not decide about a request. */
+function guarded(warn: Warn): Warn {
+  if (typeof warn !== "function") throw new ConfigurationError("warn must be a function");
+  return async (message) => {
+    try {
+      await warn(message);
+    } catch {
+      emitWarning(message);
+    }
+  };
 }
 
 function text(name: string, value: unknown): string {

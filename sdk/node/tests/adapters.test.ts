@@ -5,26 +5,43 @@ import { createServer as createHttp1 } from "node:http";
 import { connect, createServer, type IncomingHttpHeaders } from "node:http2";
 import { connect as connectTcp } from "node:net";
 import express from "express";
-import Fastify from "fastify";
+import Fastify, { type FastifyInstance } from "fastify";
 import { Hono } from "hono";
-import { expect, onTestFinished, test } from "vitest";
+import { methodOverride } from "hono/method-override";
+import { afterEach, expect, onTestFinished, test, vi } from "vitest";
 import * as expressAdapter from "../src/express.js";
 import * as fastifyAdapter from "../src/fastify.js";
 import * as honoAdapter from "../src/hono.js";
 import { AssertionRefused, type AssertionVerifier, ConfigurationError } from "../src/index.js";
 import * as nodeAdapter from "../src/node.js";
+import * as requestParts from "../src/request.js";
 import { TestGateway } from "../src/testing.js";
 import { applications, honoApp, honoServer, nodeApp } from "./applications.js";
-import { checkAll, checkBodies, REFUSED_BY_SOME, signed, TARGETS } from "./http-cases.js";
+import {
+  checkAll,
+  checkBodies,
+  checkUnclearHosts,
+  REFUSED_BY_SOME,
+  signed,
+  TARGETS,
+  UNCLEAR_HOSTS,
+} from "./http-cases.js";
 import { CALLER, exchange, HOST, listen } from "./support.js";
 
 const gw = new TestGateway({ audience: "orders" });
 // The request's own host is compared.
 const options = { authority: undefined, unverifiedPaths: ["/healthz"] };
 
+afterEach(() => vi.restoreAllMocks());
+
 for (const [name, make] of Object.entries(applications)) {
   test(`${name}: targets, hosts and refusals`, async () => {
     await checkAll(await listen(await make(gw.verifier(options))), gw);
+  });
+
+  test(`${name}: hosts that are no hosts`, async () => {
+    const verifier = gw.verifier({ ...options, authority: HOST });
+    await checkUnclearHosts(await listen(await make(verifier)), gw);
   });
 
   test(`${name}: bodies`, async () => {
@@ -81,6 +98,20 @@ for (const [name, start] of Object.entries(http2Applications)) {
       "403 assertion-authority",
     );
     expect(await get("/orders/7", token, { ":method": "PUT" })).toBe("403 assertion-method");
+
+    const fixed = await start(gw.verifier({ ...options, authority: HOST }));
+    // Node.js itself refuses the other ones over HTTP/2.
+    for (const host of UNCLEAR_HOSTS.filter((host) => /^[\w@%,]+$/.test(host))) {
+      for (const [path, more] of [
+        ["/healthz", {}],
+        ["/orders/7", { "countersign-assertion": token }],
+      ] as const) {
+        const headers = { ":authority": host, ":path": path, ...more };
+        const result = await http2Exchange(fixed, headers);
+        // Hono's server refuses some of them itself.
+        if (result !== "") expect([host, result]).toEqual([host, "403 assertion-request-unclear"]);
+      }
+    }
 
     const strict = await start(gw.verifier({ ...options, requireBodyBinding: true }));
     const body = Buffer.alloc(100_000, "x");
@@ -162,6 +193,55 @@ test("Fastify: routes that were added before are an error", async () => {
   expect(() => fastifyAdapter.verifyAssertions(app, gw.verifier())).toThrow(ConfigurationError);
 });
 
+test("Fastify: inside of a plugin, the routes of other plugins would not be verified", async () => {
+  const app = Fastify();
+  app.register(async (child) => fastifyAdapter.verifyAssertions(child, gw.verifier()));
+  app.register(async (child) => {
+    child.get("/orders", () => "unverified");
+  });
+  await expect(app.ready()).rejects.toThrow("outermost");
+});
+
+test("Fastify: a plugin without a context of its own may call it", async () => {
+  const app = Fastify();
+  const plugin = async (same: FastifyInstance) =>
+    fastifyAdapter.verifyAssertions(same, gw.verifier(options));
+  app.register(Object.assign(plugin, { [Symbol.for("skip-override")]: true }));
+  app.register(async (child) => {
+    child.get("/orders", (request) => fastifyAdapter.callerOf(request).sub);
+  });
+  await app.ready();
+  const port = await listen(app.server);
+  expect((await exchange(port, "/orders")).code).toBe("assertion-missing");
+  expect((await exchange(port, "/orders", [signed(gw, "GET", "/orders")])).text).toBe(CALLER);
+});
+
+test("Fastify: plugins that were loaded before are an error, even without routes", async () => {
+  for (const plugin of [
+    async () => {},
+    async (child: FastifyInstance) => {
+      child.setNotFoundHandler((_request, reply) => reply.send("unverified"));
+    },
+  ]) {
+    const app = Fastify();
+    await app.register(plugin, { prefix: "/p" });
+    expect(() => fastifyAdapter.verifyAssertions(app, gw.verifier())).toThrow(ConfigurationError);
+  }
+});
+
+test("Fastify: a plugin that is loaded later is verified, and so is an earlier handler for unknown paths", async () => {
+  const app = Fastify();
+  app.setNotFoundHandler((_request, reply) => reply.code(200).send("unverified"));
+  app.register(async (child) => {
+    child.get("/orders", () => "unverified");
+  });
+  fastifyAdapter.verifyAssertions(app, gw.verifier(options));
+  await app.ready();
+  const port = await listen(app.server);
+  expect((await exchange(port, "/orders")).code).toBe("assertion-missing");
+  expect((await exchange(port, "/x")).code).toBe("assertion-missing");
+});
+
 test("Fastify: paths without a route are verified", async () => {
   const app = Fastify();
   fastifyAdapter.verifyAssertions(app, gw.verifier(options));
@@ -213,6 +293,50 @@ test("Hono: servers that do not give the received target are refused", async () 
   expect(await response.json()).toMatchObject({ code: "assertion-request-unclear" });
 });
 
+test("Hono: the host does not decide which handler runs", async () => {
+  // Also without the check of the host.
+  for (const isPlainHost of [true, false]) {
+    if (!isPlainHost) vi.spyOn(requestParts, "isPlainHost").mockReturnValue(true);
+    const app = new Hono();
+    app.use(honoAdapter.verifyAssertions(gw.verifier({ ...options, authority: HOST })));
+    app.get("/healthz", (context) => context.text("healthy"));
+    app.get("/admi", (context) => context.text("unverified"));
+    app.get("*", (context) => context.text(context.req.path));
+    const port = await listen(honoServer(app));
+    for (const host of ["1/admi?", "1/admi#"]) {
+      const sent = { hosts: [host] };
+      expect((await exchange(port, "/healthz", [], sent)).code).toBe("assertion-request-unclear");
+      const tokens = [signed(gw, "GET", "/orders/7")];
+      expect((await exchange(port, "/orders/7", tokens, sent)).code).toBe(
+        "assertion-request-unclear",
+      );
+    }
+    expect((await exchange(port, "/healthz")).text).toBe("healthy");
+  }
+});
+
+test("Hono: another request with the same environment is refused", async () => {
+  const app = new Hono();
+  app.use(methodOverride({ app, header: "X-HTTP-Method-Override" }));
+  app.use(honoAdapter.verifyAssertions(gw.verifier(options)));
+  app.all("*", (context) => context.text(`${context.req.method} ${context.req.path}`));
+  const rewriting = new Hono();
+  rewriting.all("/rewritten", (context) =>
+    app.fetch(new Request(new URL("/orders/7", context.req.url), context.req.raw), context.env),
+  );
+  rewriting.mount("/api", app.fetch);
+  rewriting.all("*", (context) => app.fetch(context.req.raw, context.env));
+  const port = await listen(honoServer(rewriting));
+  const send = (method: string, target: string, headers: string[] = []) =>
+    exchange(port, target, [signed(gw, method, target)], { method, headers });
+  expect((await send("POST", "/orders/7")).text).toBe("POST /orders/7");
+  const overridden = await send("POST", "/orders/7", ["X-HTTP-Method-Override: DELETE"]);
+  expect(overridden.code).toBe("assertion-request-unclear");
+  expect((await send("GET", "/rewritten")).code).toBe("assertion-request-unclear");
+  expect((await send("GET", "/api/orders/%37?x")).text).toBe("GET /orders/7");
+  expect((await send("GET", "/api")).text).toBe("GET /");
+});
+
 test("Hono: the caller survives other middleware, and errors stay errors", async () => {
   const app = new Hono();
   app.use(honoAdapter.verifyAssertions(gw.verifier(options)));
@@ -251,6 +375,23 @@ test("a failing replay store refuses", async () => {
   const reply = await exchange(port, "/", [signed(gw, "GET", "/")]);
   expect([reply.status, reply.code]).toEqual([503, "assertion-replay-cache-full"]);
   expect(warnings).toHaveLength(1);
+});
+
+test.each([
+  () => {
+    throw new Error("no log");
+  },
+  async () => {
+    throw new Error("no log");
+  },
+])("a failing warn does not change the result (%#)", async (warn) => {
+  const emitted = vi.spyOn(process, "emitWarning").mockReturnValue();
+  const replayStore = { admit: () => Promise.reject(new Error("broken")) };
+  const verifier = gw.verifier({ ...options, replayStore, warn });
+  const port = await listen(createHttp1(nodeApp(verifier)));
+  const reply = await exchange(port, "/", [signed(gw, "GET", "/")]);
+  expect([reply.status, reply.code]).toEqual([503, "assertion-replay-cache-full"]);
+  expect(emitted).toHaveBeenCalledOnce();
 });
 
 test("adapters refuse wrong options", () => {

@@ -303,6 +303,51 @@ test("keys age after the clock is set back", async () => {
   expect(endpoint.requests).toHaveLength(2);
 });
 
+test("keys are not fetched without a pause when the clock changes", async () => {
+  const source = new RemoteKeys(endpoint.url, undefined, clock.read, () => {});
+  onTestFinished(() => source.close());
+  const set = vi.spyOn(globalThis, "setTimeout");
+  const pauses = () => {
+    const refreshes = set.mock.calls.filter(([, time]) => time !== limits.fetchTimeout);
+    return refreshes
+      .map(([, time]) => time as number)
+      .filter((time) => !(time >= 1 && time < 2 ** 31));
+  };
+  await source.fetchNow();
+  endpoint.fails();
+  for (const change of [-30 * 24 * 60 * 60, 60 * 24 * 60 * 60, Number.NaN]) {
+    clock.now += change;
+    await expect(source.fetchNow()).rejects.toThrow("status 500");
+  }
+  // A timer that overflows ends at once, and the next one too.
+  const { length } = endpoint.requests;
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  expect(endpoint.requests).toHaveLength(length);
+  expect(pauses()).toEqual([]);
+});
+
+test("a failing warn does not end the fetches", async () => {
+  const warn = () => {
+    throw new Error("no log");
+  };
+  const source = new RemoteKeys(endpoint.url, undefined, clock.read, warn);
+  onTestFinished(() => source.close());
+  endpoint.fails();
+  await expect(source.fetchNow()).rejects.toThrow("no log");
+  endpoint.serves(gw.keySet);
+  await source.fetchNow();
+
+  vi.spyOn(process, "emitWarning").mockReturnValue();
+  const verifier = gw.verifier({ authority: undefined, jwksUrl: endpoint.url, warn });
+  onTestFinished(() => verifier.close());
+  endpoint.fails();
+  expect(await code(verifier)).toBe("assertion-keys-unavailable");
+  expect(process.emitWarning).toHaveBeenCalledOnce();
+  endpoint.serves(gw.keySet);
+  clock.now += MINIMUM_INTERVAL;
+  await verify(verifier);
+});
+
 test("a fetch before the first request", async () => {
   const verifier = remote();
   await verifier.fetchKeys();

@@ -44,6 +44,8 @@ test("Hono's request", async () => {
   expect(await response.text()).toBe(CALLER);
   const unsigned = { incoming: { method: "GET", url: "/orders/7", rawHeaders: [] } };
   expect((await app.request("/orders/7", {}, unsigned)).status).toBe(401);
+  const other = await app.request("/orders/8", {}, gw.bindings("GET", "/orders/7"));
+  expect(code(await other.json())).toBe("assertion-request-unclear");
 });
 
 test("whole URLs are compared with the request's own host", async () => {

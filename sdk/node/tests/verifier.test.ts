@@ -148,6 +148,7 @@ test.each<[Partial<Record<keyof AssertionVerifierOptions | "audiance", unknown>>
   [{ authority: "https://x" }, "authority"],
   [{ authority: "" }, "authority"],
   [{ authority: "x/y" }, "authority"],
+  [{ warn: "log" }, "warn"],
   [{ pathPrefix: "api" }, "prefix"],
   [{ pathPrefix: "/" }, "prefix"],
   [{ pathPrefix: "/api/" }, "prefix"],
@@ -196,7 +197,7 @@ test("targets that are no path, and hosts that are unclear", () => {
   for (const target of ["*", "", "orders", "https://x/", "/a#b", "/a?#"]) {
     expect(() => new RequestParts("GET", HOST, target)).toThrow("assertion-request-unclear");
   }
-  for (const hosts of [[], [HOST, HOST], ["a,b"], ["a b"], ["\xe9"]]) {
+  for (const hosts of [[], [HOST, HOST], ["a,b"], ["a b"], ["\xe9"], ["1/x?"], ["a@b"], [""]]) {
     expect(new RequestParts("GET", hosts, "/").authority).toBeUndefined();
   }
   expect(inspect(new RequestParts("GET", HOST, "/a?secret"))).toBe(`RequestParts(GET ${HOST} /a)`);
