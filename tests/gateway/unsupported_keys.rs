@@ -9,10 +9,12 @@ use countersign_testkit::unusual::{
     ECDSA_SHA1, ECDSA_SHA224, ECDSA_SHA512, certificate_claiming, keys_beyond_ring, list_claiming,
     unsupported_keys, with_key,
 };
-use countersign_testkit::{Credentials, Crl, TestCa, TlsVersion, pem};
+use countersign_testkit::{Authority, AuthoritySpec, Credentials, Crl, TestCa, TlsVersion, pem};
 use rustls_pki_types::CertificateDer;
 
-use crate::support::{BINARY, CALLER, HOST, Run, World, readyz, replace, revocable};
+use crate::support::{
+    BINARY, CALLER, HOST, Run, World, readyz, reloaded, replace, revocable, streaming,
+};
 
 /// Whether this build uses ring, which supports fewer algorithms than AWS-LC.
 fn is_ring() -> bool {
@@ -381,5 +383,28 @@ async fn a_stock_client_hears_of_its_key_and_not_of_a_missing_certificate() {
         assert_eq!(line["reason"], "unsupported-key", "{line}");
         assert_eq!(line["alert"], "certificate_unknown", "{line}");
         assert!(line["sans"].to_string().contains(CALLER), "{line}");
+    }
+}
+
+/// A removed root is not trusted any more, also if no remaining root can verify callers.
+#[tokio::test]
+async fn a_removed_root_loses_trust_although_the_other_one_cannot_be_used() {
+    let key = &keys()[0].1;
+    for name in ["unsupported", "expired"] {
+        let world = World::open().await;
+        let root = world.ca.root();
+        let other = match name {
+            "unsupported" => pem("CERTIFICATE", &with_key(root, root.der(), key)),
+            _ => Authority::root(&AuthoritySpec::new("expired").valid(-100, -10)).pem(),
+        };
+        replace(&world.ca.root_file(), root.pem() + &other);
+        reloaded(&world.gateway).await;
+        let client = world.client();
+        assert_eq!(client.get("/a").await.unwrap().status, 200, "{name}");
+        let mut stream = streaming(&client).await;
+        replace(&world.ca.root_file(), other);
+        assert!(stream.read_until(|_| false).await.closed, "{name}");
+        assert_eq!(client.refusal().await.alert(), Some(48), "{name}");
+        readyz(&world.gateway, "has no root certificate that", true).await;
     }
 }

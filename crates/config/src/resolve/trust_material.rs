@@ -265,17 +265,22 @@ struct BundleParts<'a> {
 
 impl BundleParts<'_> {
     /// Builds the bundle. In a load of material, leaves out CRLs that cannot be used. If the new
-    /// roots cannot be used, uses the roots and intermediates of `before`. So these errors never
-    /// prevent other CRLs from taking effect.
+    /// roots cannot be used, uses the roots and intermediates of `before`, but not the roots that
+    /// were removed ([`Self::keep_earlier_roots`]). So these errors never prevent other CRLs from
+    /// taking effect.
     fn build(
         &mut self,
         earlier: Option<&TrustBundle>,
         before: Option<&DomainMaterial>,
         context: &mut Context<'_>,
     ) -> Option<TrustBundle> {
+        let mut keeps_earlier_roots = false;
         loop {
-            let built =
-                TrustBundle::build_after(&self.config, context.now, earlier, self.predecessors);
+            let build = match keeps_earlier_roots {
+                false => TrustBundle::build_after,
+                true => TrustBundle::build_refusing,
+            };
+            let built = build(&self.config, context.now, earlier, self.predecessors);
             let error = match built {
                 Ok(bundle) => return Some(bundle),
                 Err(error) => error,
@@ -295,12 +300,10 @@ impl BundleParts<'_> {
                     | BundleError::NoValidRoot { .. }
                     | BundleError::NoUsableRoot { .. },
                     Some(last_good),
-                ) if self.config.roots != values(&last_good.roots) => {
+                ) if !keeps_earlier_roots => {
                     context.degraded.push(shown);
-                    self.roots.clone_from(&last_good.roots);
-                    self.intermediates.clone_from(&last_good.intermediates);
-                    self.config.roots = values(&self.roots);
-                    self.config.intermediates = values(&self.intermediates);
+                    keeps_earlier_roots = true;
+                    self.keep_earlier_roots(last_good);
                 }
                 _ => {
                     context.error(shown);
@@ -308,6 +311,25 @@ impl BundleParts<'_> {
                 }
             }
         }
+    }
+
+    /// Uses the roots of `last_good` that the files still contain. A root that is in no file any more
+    /// was removed, and must not stay trusted because another root cannot be used. If the files
+    /// contain none of the roots, they were replaced as a whole by mistake, and all stay.
+    fn keep_earlier_roots(&mut self, last_good: &DomainMaterial) {
+        let is_still_there =
+            |root: &&Found<CertificateDer<'static>>| self.config.roots.contains(&root.value);
+        let mut kept: Vec<_> = (last_good.roots.iter())
+            .filter(is_still_there)
+            .cloned()
+            .collect();
+        if kept.is_empty() {
+            kept.clone_from(&last_good.roots);
+        }
+        self.roots = kept;
+        self.intermediates.clone_from(&last_good.intermediates);
+        self.config.roots = values(&self.roots);
+        self.config.intermediates = values(&self.intermediates);
     }
 
     fn show(&self, error: &BundleError) -> Diagnostic {

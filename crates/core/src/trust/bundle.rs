@@ -115,6 +115,15 @@ pub struct TrustBundle {
     alarms: Vec<String>,
 }
 
+/// What happens if no root of a bundle is valid and has a supported key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UnusableRoots {
+    /// The bundle is not built.
+    Refused,
+    /// The bundle is built. It refuses every chain.
+    Accepted,
+}
+
 impl TrustBundle {
     /// Builds a bundle. A root that is not valid at `now` (seconds since the Unix epoch) is left
     /// out, and an alarm is recorded for it.
@@ -140,6 +149,31 @@ impl TrustBundle {
         previous: Option<&Self>,
         predecessors: Predecessors,
     ) -> Result<Self, BundleError> {
+        Self::build_with(config, now, previous, predecessors, UnusableRoots::Refused)
+    }
+
+    /// Same as [`TrustBundle::build_after`], but also builds a bundle of which no root is valid and
+    /// has a supported key. Such a bundle refuses every chain.
+    ///
+    /// # Errors
+    /// If a root or a revocation list cannot be used, or if revocation is checked and there are no
+    /// revocation lists.
+    pub fn build_refusing(
+        config: &TrustBundleConfig,
+        now: i64,
+        previous: Option<&Self>,
+        predecessors: Predecessors,
+    ) -> Result<Self, BundleError> {
+        Self::build_with(config, now, previous, predecessors, UnusableRoots::Accepted)
+    }
+
+    fn build_with(
+        config: &TrustBundleConfig,
+        now: i64,
+        previous: Option<&Self>,
+        predecessors: Predecessors,
+        unusable_roots: UnusableRoots,
+    ) -> Result<Self, BundleError> {
         let domain = config.name.to_string();
         let mut bundle = Self {
             revocation: RevocationIndex::new(config.posture, config.depth, config.grace),
@@ -163,7 +197,8 @@ impl TrustBundle {
                 return Err(BundleError::Root { domain, index, why });
             }
         }
-        if bundle.roots.roots().is_empty() {
+        let must_be_usable = unusable_roots == UnusableRoots::Refused;
+        if must_be_usable && bundle.roots.roots().is_empty() {
             let why = if bundle.alarms.is_empty() {
                 "there is none".to_owned()
             } else {
@@ -172,7 +207,7 @@ impl TrustBundle {
             return Err(BundleError::NoValidRoot { domain, why });
         }
         let mut roots = bundle.roots.roots().iter();
-        if roots.all(|root| root.facts.check_key().is_err()) {
+        if must_be_usable && roots.all(|root| root.facts.check_key().is_err()) {
             let why = bundle.alarms.join("; ");
             return Err(BundleError::NoUsableRoot { domain, why });
         }
