@@ -180,7 +180,7 @@ fn who_cannot_keep_the_owner_is_refused_with_a_remedy() {
     let said = run_as(OTHER, &program, &export).refused(1, "it belongs to user 65534");
     assert!(said.stderr.contains("sudo -u '#65534'"), "{}", said.stderr);
     assert_eq!(std::fs::read(&out).unwrap(), b"before");
-    // Nobody loses access to a file that everybody may read.
+    // If all users may read the old file, a new owner takes access from none of them.
     set_mode(&out, 0o644);
     run_as(OTHER, &program, &export).done();
     assert_ne!(std::fs::read(&out).unwrap(), b"before");
@@ -233,4 +233,28 @@ fn keys_that_root_rotates_are_for_those_who_read_the_keys_before() {
     set_mode(&keys.join("ring.json"), 0o644);
     let rotate = ["keys", "rotate", "--dir", text(&keys)];
     run_as(OTHER, &program, &rotate).refused(1, "it belongs to user 0");
+}
+
+/// In a directory where others can make files, a file with the name of a key may be a trap.
+#[test]
+fn a_planted_file_does_not_get_a_private_key() {
+    let authority = Authority::new();
+    let shared = tempfile::tempdir().unwrap();
+    if program(shared.path()).is_none() {
+        return;
+    }
+    set_mode(shared.path(), 0o777);
+    let key = shared.path().join("planted.key");
+    std::fs::write(&key, "").unwrap();
+    chown(&key, Some(OTHER), Some(OTHER)).unwrap();
+    let out = shared.path().join("planted");
+    let issue = |more: &[&str]| {
+        let words = ["issue", "spiffe://example.org/planted", "--out", text(&out)];
+        authority.run(&[&words[..], more].concat())
+    };
+    issue(&["--force"]).refused(1, "it belongs to user 65533, who would own the new secret");
+    assert_eq!(std::fs::read(&key).unwrap(), b"");
+    set_mode(shared.path(), 0o755);
+    issue(&["--force"]).done();
+    belongs(&key, OTHER);
 }

@@ -5,8 +5,10 @@
 
 use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, fchown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags};
 
 /// The bits of a mode by which others than owner and group may read.
 const WORLD_READABLE: u32 = 0o004;
@@ -14,6 +16,11 @@ const WORLD_READABLE: u32 = 0o004;
 const FOR_ALL: u32 = 0o007;
 /// The bits of a mode that concern the group.
 const OF_GROUP: u32 = 0o070;
+/// The bits of a mode by which group and others may write. In a directory, they may then create
+/// files, and take the names of files that do not exist yet.
+const SHARED_WRITE: u32 = 0o022;
+/// The extended attribute of a POSIX access control list.
+const ACCESS_CONTROL_LIST: &str = "system.posix_acl_access";
 
 /// The owner, group and mode of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,15 +37,56 @@ impl FileAccess {
     /// If the system does not say.
     pub fn of(path: &Path) -> io::Result<Option<Self>> {
         match path.metadata() {
-            Ok(found) if found.is_file() => Ok(Some(Self {
-                owner: found.uid(),
-                group: found.gid(),
-                mode: found.mode() & 0o777,
-            })),
+            Ok(found) if found.is_file() => {
+                let mut mode = found.mode() & 0o777;
+                if has_access_control_list(path) {
+                    // These bits are then the mask of the list, and not the rights of the group. The
+                    // list itself is not copied.
+                    mode &= !OF_GROUP;
+                }
+                Ok(Some(Self {
+                    owner: found.uid(),
+                    group: found.gid(),
+                    mode,
+                }))
+            }
             Ok(_) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Returns the access to the secret at a path, which a new file will replace. Returns `None` if
+    /// there is no file.
+    ///
+    /// # Errors
+    /// Same as [`Self::of`]. Also returns [`io::ErrorKind::PermissionDenied`] with a remedy if
+    /// another user may have put the file there in order to own the new one: other users than its
+    /// owner can write to the directory, and the file belongs neither to this user nor to the
+    /// directory's owner.
+    pub fn of_secret(path: &Path) -> io::Result<Option<Self>> {
+        let Some(access) = Self::of(path)? else {
+            return Ok(None);
+        };
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.metadata()?,
+            _ => Path::new(".").metadata()?,
+        };
+        let is_shared = directory.mode() & SHARED_WRITE != 0;
+        let own = rustix::process::geteuid().as_raw();
+        let is_trusted = [own, directory.uid()].contains(&access.owner);
+        if is_shared && !is_trusted {
+            let owner = access.owner;
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!(
+                    "it belongs to user {owner}, who would own the new secret, and the directory is \
+                     open for other users to write: remove the file, give it to the directory's \
+                     owner, or close the directory (chmod go-w)"
+                ),
+            ));
+        }
+        Ok(Some(access))
     }
 
     /// Returns the access that root gives to a new file in another user's directory. None for other
@@ -123,15 +171,45 @@ impl FileAccess {
     }
 }
 
-/// Gives a directory that root has just created in another user's directory to that user.
+/// Creates a directory. A directory that root creates in another user's directory belongs to that
+/// user.
+///
+/// The other user can exchange every part of the path for a symbolic link meanwhile. Therefore root
+/// works on the open parent directory, follows no link below it, and gives away only a directory
+/// that is still root's.
 ///
 /// # Errors
-/// If the system refuses.
-pub fn inherit_directory(created: &Path, parent: &Path) -> io::Result<()> {
-    match FileAccess::inherited(parent, 0o755) {
-        Some(access) => chown(created, Some(access.owner), Some(access.group)),
-        None => Ok(()),
+/// Returns the error of the operating system.
+pub fn create_directory(path: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return std::fs::create_dir(path);
+    };
+    if !rustix::process::geteuid().is_root() {
+        return std::fs::create_dir(path);
     }
+    let parent = match parent.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => parent,
+    };
+    let directory = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent = File::from(rustix::fs::openat(CWD, parent, directory, Mode::empty())?);
+    rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o777))?;
+    let owner = parent.metadata()?;
+    if owner.uid() == 0 {
+        return Ok(());
+    }
+    let flags = directory | OFlags::NOFOLLOW;
+    let created = File::from(rustix::fs::openat(&parent, name, flags, Mode::empty())?);
+    if created.metadata()?.uid() == 0 {
+        fchown(&created, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
+}
+
+/// Whether a file has a POSIX access control list with more entries than its mode.
+fn has_access_control_list(path: &Path) -> bool {
+    let mut nothing: [u8; 0] = [];
+    rustix::fs::getxattr(path, ACCESS_CONTROL_LIST, &mut nothing).is_ok_and(|length| length > 0)
 }
 
 #[cfg(test)]
@@ -181,5 +259,38 @@ mod tests {
             error.contains("mode 0640") && error.contains("sudo -u '#0'"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn rights_of_an_access_control_list_are_not_taken_for_those_of_the_group() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        std::fs::write(&path, "").unwrap();
+        // Entries of acl(5): the owner may write, user 33 may read, the group may do nothing. The
+        // mask makes the mode 0640.
+        let entries: [(u16, u16, u32); 5] = [
+            (1, 6, u32::MAX),
+            (2, 4, 33),
+            (4, 0, u32::MAX),
+            (0x10, 4, u32::MAX),
+            (0x20, 0, u32::MAX),
+        ];
+        let mut list = 2_u32.to_le_bytes().to_vec();
+        for (tag, rights, id) in entries {
+            list.extend(tag.to_le_bytes());
+            list.extend(rights.to_le_bytes());
+            list.extend(id.to_le_bytes());
+        }
+        let set = rustix::fs::setxattr(
+            &path,
+            ACCESS_CONTROL_LIST,
+            &list,
+            rustix::fs::XattrFlags::empty(),
+        );
+        if !countersign_testkit::skipped::machine("access control lists", set.is_ok()) {
+            return;
+        }
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o640);
+        assert_eq!(FileAccess::of(&path).unwrap().unwrap().mode, 0o600);
     }
 }

@@ -31,8 +31,8 @@ use crate::clock;
 use crate::identity::LeafFacts;
 use crate::reason::ReasonCode;
 
-/// Certificates that were over for this long, in seconds, are not renewed with all others: nobody
-/// has missed them.
+/// Certificates that expired longer ago than this, in seconds, are not renewed together with all
+/// others, because they are evidently not used any more.
 const OVER_SINCE_LONG: i64 = 30 * 24 * 3600;
 
 /// The remaining lifetime below which a certificate is renewed.

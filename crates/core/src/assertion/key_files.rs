@@ -168,12 +168,12 @@ pub(super) fn write_records(directory: &Path, records: &[KeyRecord]) -> Result<(
 /// Returns the access to a file, for one that takes its place or joins it. If there is none,
 /// returns the access that root gives to new files in another user's directory.
 fn access_like(directory: &Path, path: &Path) -> Result<Option<FileAccess>, KeyRingError> {
-    let access = FileAccess::of(path).map_err(KeyRingError::io("look at", path))?;
+    let access = FileAccess::of_secret(path).map_err(KeyRingError::io("look at", path))?;
     Ok(access.or_else(|| FileAccess::inherited(directory, 0o600)))
 }
 
-/// Makes a key and its file; [`key_is_recorded`] has to follow once `ring.json` names
-/// it. Whoever may read the key `before` may read this one.
+/// Makes a key and its file. The caller must call [`key_is_recorded`] after `ring.json` names the
+/// key. The file gets the owner, group and mode of the file of the key `before`.
 pub(super) fn write_new_key(
     directory: &Path,
     algorithm: SigningAlgorithm,

@@ -245,7 +245,11 @@ impl Staged {
         }
         let replaced = match existing {
             Existing::Refuse => None,
-            Existing::Replace => FileAccess::of(path).map_err(StoreError::io("look at", path))?,
+            Existing::Replace => match audience {
+                Audience::Owner => FileAccess::of_secret(path),
+                Audience::Public => FileAccess::of(path),
+            }
+            .map_err(StoreError::io("look at", path))?,
         };
         let access = replaced.map(|access| match audience {
             Audience::Owner => access.private(),
@@ -428,12 +432,10 @@ pub(crate) fn create_directory(path: &Path) -> Result<(), StoreError> {
     }
     let parent = parent(path);
     create_directory(parent)?;
-    match std::fs::create_dir(path) {
+    match file_access::create_directory(path) {
         // Another process was faster.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        created => created
-            .and_then(|()| file_access::inherit_directory(path, parent))
-            .map_err(StoreError::io("create directory", path)),
+        created => created.map_err(StoreError::io("create directory", path)),
     }
 }
 

@@ -1,11 +1,13 @@
 //! The database file, and the files that SQLite creates next to it.
 
-use std::fs::{Metadata, Permissions};
+use std::fs::{File, Metadata, Permissions};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
+use rustix::fs::{Mode, OFlags};
 
 use super::error::{InventoryError, sqlite};
 use crate::file_access::FileAccess;
@@ -102,7 +104,7 @@ fn keep_file_private(file: &Path) -> Result<(), StoreError> {
     if metadata.permissions().mode() & 0o037 == 0 {
         return Ok(());
     }
-    match std::fs::set_permissions(file, Permissions::from_mode(0o600)) {
+    match set_private(file) {
         // Another user's file; one that SQLite has just removed; or a file system
         // that is only read.
         Err(error)
@@ -117,6 +119,18 @@ fn keep_file_private(file: &Path) -> Result<(), StoreError> {
         }
         changed => changed.map_err(StoreError::io("change the mode of", file)),
     }
+}
+
+/// Sets mode 0600. Follows no symbolic link, because a user who can write to the directory
+/// could choose another user's file with it. A descriptor that was opened with `O_PATH` gives up no lock.
+fn set_private(file: &Path) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(file, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))
 }
 
 /// Creates a database with its tables, for its owner alone. It appears in its place complete, so

@@ -17,7 +17,7 @@ use crate::store::{self, StoreError};
 
 /// Reads the database beside other processes, by the shared memory that they have made.
 const BESIDE_OTHERS: &str = "mode=ro&readonly_shm=1";
-/// Reads the file as it is, without locks. Only right if nobody changes it.
+/// Reads the file as it is, without locks. Only right if no process changes the file meanwhile.
 const UNLOCKED: &str = "mode=ro&immutable=1";
 
 impl Inventory {

@@ -125,7 +125,7 @@ pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
-/// Makes the tables of a new file, which nobody else uses yet.
+/// Makes the tables of a new file, which no other process uses yet.
 pub(super) fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     // It is put in place when it is complete, so that it needs no journal until then.
     connection.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = FULL;")?;
