@@ -177,6 +177,11 @@ impl InFlightRequests {
 pub(crate) type Deadline = Pin<Box<dyn Future<Output = Denial> + Send>>;
 
 impl InFlightRequest {
+    /// Returns the caller of the request. Returns `None` if the route authenticates no caller.
+    pub(crate) fn principal(&self) -> Option<&Principal> {
+        self.permitted.principal.as_ref()
+    }
+
     /// Sets the time by which the response must be complete.
     pub(crate) const fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;

@@ -46,9 +46,9 @@ use self::worker::Worker;
 use crate::authn::ConnectionProof;
 use crate::identity::text::printable;
 use crate::identity::{PeerIdentity, ShareKey};
-use crate::policy::Denial;
 use crate::policy::revalidate::revalidate;
 use crate::policy::share::PlaceLimits;
+use crate::policy::{self, Denial};
 use crate::reason::ReasonCode;
 use crate::snapshot::{Snapshot, TrustStamp};
 use crate::telemetry::record::{ConnectionCut, ConnectionFacts};
@@ -366,6 +366,11 @@ impl Connection {
         permitted: PermittedRequest,
     ) -> Result<InFlightRequest, Denial> {
         let request = self.in_flight.register(permitted);
+        // An entry of the deny list may have been added while this request waited, after the check
+        // of its credentials. The recheck after that change did not include this request.
+        if let Some(principal) = request.principal() {
+            policy::check_denied(snapshot.deny_list.as_deref(), principal)?;
+        }
         // A new configuration may have been put in service while this request was authenticated.
         // The recheck after that change did not include this request.
         if !self.is_newest(snapshot) {
