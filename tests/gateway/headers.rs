@@ -15,7 +15,7 @@ const FORGED: &str = "forged";
 
 /// Fields that only the gateway may set. Also fields of other gateways and proxies, because
 /// services trust these fields.
-const FORGEABLE: [&str; 63] = [
+const FORGEABLE: [&str; 66] = [
     "Countersign-Assertion",
     "Countersign-Reason",
     "Countersign-Anything",
@@ -32,6 +32,9 @@ const FORGEABLE: [&str; 63] = [
     "X-Forwarded-Client-Cert",
     "Forwarded",
     "X-Original-Host",
+    "SCRIPT_NAME",
+    "Path_Info",
+    "Daphne-Root-Path",
     "X-Original-URL",
     "X-Original-URI",
     "X-Rewrite-URL",

@@ -35,12 +35,16 @@ const fn candidates(name: &[u8]) -> &'static [&'static str] {
             "client-cert*",
             "countersign-*",
         ],
+        // Daphne takes the path below which an application is mounted from this field.
+        [b'd', ..] => &["daphne-root-path"],
         [b'f', ..] => &["forwarded"],
-        // A CGI program gets the field `Proxy` as the environment variable HTTP_PROXY. HTTP clients
-        // read this variable as the address of their proxy.
-        [b'p', ..] => &["proxy"],
+        // gunicorn takes the variables `SCRIPT_NAME` and `PATH_INFO` from fields of these names. An
+        // application would then route another path than the one that was permitted. A CGI program
+        // gets the field `Proxy` as the environment variable HTTP_PROXY. HTTP clients read this
+        // variable as the address of their proxy.
+        [b'p', ..] => &["path-info", "proxy"],
         [b'r', ..] => &["remote-user"],
-        [b's', ..] => &["ssl-cert", "ssl-client*"],
+        [b's', ..] => &["script-name", "ssl-cert", "ssl-client*"],
         [b't', ..] => &["true-client-ip", "txn-token"],
         [b'w', ..] => &["wimse-token", "workload-identity-token"],
         [b'x', _, third, ..] => match third {
@@ -128,6 +132,9 @@ mod tests {
             "x-ssl-client-s-dn",
             "ssl_client_cert",
             "proxy",
+            "script_name",
+            "path_info",
+            "daphne-root-path",
         ] {
             assert!(is_forgeable(name), "{name}");
         }
