@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::common::format::{absolute, moment, shell};
+use super::common::format::{absolute, moment};
 use super::common::output::{CliError, Exit, Output};
 use super::common::passphrase::PassphraseArgs;
 use crate::assertion::{SigningAlgorithm, SigningKeyRing, key_directory};
 use crate::clock;
 use crate::config::{self, Starter};
 use crate::identity::TrustDomain;
+use crate::identity::text::shell;
 use crate::pki::{
     CertificateProfile, IssueRequest, Issued, KeyProtection, Lifetime, Pki, PkiError, SubjectNames,
     export,

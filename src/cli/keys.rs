@@ -11,13 +11,13 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::common::format::{absolute, moment, shell};
+use super::common::format::{absolute, moment};
 use super::common::output::{CliError, Exit, Output};
 use crate::assertion::key_directory::{self, ListedKey};
 use crate::assertion::key_record::KeyState;
 use crate::assertion::{KeyRingError, SigningAlgorithm};
 use crate::clock;
-use crate::identity::text::printable;
+use crate::identity::text::{printable, shell};
 use crate::pki::Lifetime;
 
 /// Arguments of `countersign keys`.

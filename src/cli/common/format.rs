@@ -33,24 +33,6 @@ fn amount(seconds: i64) -> String {
     format!("{seconds} seconds")
 }
 
-/// Quotes a path as one word of a POSIX shell.
-pub(in crate::cli) fn shell(path: &Path) -> String {
-    shell_word(&path.to_string_lossy())
-}
-
-/// Quotes a text as one word of a POSIX shell.
-pub(in crate::cli) fn shell_word(text: &str) -> String {
-    let plain = !text.is_empty()
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"/._-@%+=:,".contains(&b));
-    if plain {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
-}
-
 /// Makes a path absolute, for the JSON output. Returns the path unchanged if that fails.
 pub(in crate::cli) fn absolute(path: &Path) -> String {
     std::path::absolute(path)
@@ -75,13 +57,5 @@ mod tests {
         ] {
             assert_eq!(amount(seconds), words);
         }
-    }
-
-    #[test]
-    fn shell_words_survive_a_shell() {
-        assert_eq!(shell_word("certs/a.pem"), "certs/a.pem");
-        assert_eq!(shell_word("my certs"), "'my certs'");
-        assert_eq!(shell_word("it's"), r"'it'\''s'");
-        assert_eq!(shell_word(""), "''");
     }
 }

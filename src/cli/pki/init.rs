@@ -7,12 +7,13 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::authority::with_remedy;
-use crate::cli::common::format::{absolute, moment, shell};
+use crate::cli::common::format::{absolute, moment};
 use crate::cli::common::output::{CliError, Exit, Output};
 use crate::cli::common::passphrase::PassphraseArgs;
 use crate::clock;
 use crate::config;
 use crate::identity::TrustDomain;
+use crate::identity::text::shell;
 use crate::pki::{
     AuthorityName, AuthorityOptions, ExistingRoot, KeyAlgorithm, KeyProtection, Layout, Lifetime,
     Pki, PkiError,

@@ -8,11 +8,12 @@ use clap::Args;
 use serde_json::json;
 
 use super::authority::{open, profile, with_remedy};
-use crate::cli::common::format::{absolute, moment, shell};
+use crate::cli::common::format::{absolute, moment};
 use crate::cli::common::input;
 use crate::cli::common::output::{CliError, Exit, Output};
 use crate::cli::common::passphrase::PassphraseArgs;
 use crate::clock;
+use crate::identity::text::shell;
 use crate::pki::signing::request::label_for;
 use crate::pki::{
     AuthorityName, CertificateProfile, IssueRequest, Issued, Lifetime, Pki, PkiError, RequestError,

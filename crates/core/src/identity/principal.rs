@@ -117,7 +117,7 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// Creates a caller whom the client certificate names. At `authenticated_at` (seconds since the
+    /// Creates the principal that the client certificate names. At `authenticated_at` (seconds since the
     /// Unix epoch), the caller has proven possession of its private key. If `resumed` is true, this
     /// was in an earlier TLS session, which the current session resumes.
     #[must_use]
@@ -135,7 +135,7 @@ impl Principal {
         }
     }
 
-    /// Creates a caller whom an API key or a token names. This credential was checked at
+    /// Creates the principal that an API key or a token names. This credential was checked at
     /// `authenticated_at` (seconds since the Unix epoch).
     #[must_use]
     pub fn named(name: CallerName, authenticated_at: u64) -> Self {

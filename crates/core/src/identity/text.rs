@@ -1,6 +1,7 @@
 //! Makes text that a peer has chosen safe to print on a terminal, in a log or in JSON.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 /// Maximum length in characters of a peer's text in a log or an audit line. Longer text is cut.
 pub const MAX_RECORDED: usize = 256;
@@ -87,6 +88,28 @@ pub fn hex(bytes: &[u8]) -> String {
     text
 }
 
+/// Quotes a path as one word of a POSIX shell, for a command that the reader may copy.
+#[must_use]
+pub fn shell(path: &Path) -> String {
+    shell_word(&path.to_string_lossy())
+}
+
+/// Quotes a text as one word of a POSIX shell, for a command that the reader may copy. Other
+/// characters than printable ones are escaped ([`printable`]).
+#[must_use]
+pub fn shell_word(text: &str) -> String {
+    let text = printable_within(text, usize::MAX);
+    let plain = !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"/._-@%+=:,".contains(&b));
+    if plain {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,5 +141,15 @@ mod tests {
             push_json(&mut json, text);
             assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn shell_words_survive_a_shell() {
+        assert_eq!(shell_word("certs/a.pem"), "certs/a.pem");
+        assert_eq!(shell_word("my certs"), "'my certs'");
+        assert_eq!(shell_word("it's"), r"'it'\''s'");
+        assert_eq!(shell_word(""), "''");
+        assert_eq!(shell_word("urn:x:$(id)&a"), "'urn:x:$(id)&a'");
+        assert_eq!(shell_word("a\nb"), r"'a\u{a}b'");
     }
 }

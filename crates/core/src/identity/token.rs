@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 pub struct TokenClaims {
     /// The `iss` claim.
     pub issuer: String,
-    /// The `sub` claim: the user for whom the caller acts. It is never the caller's name.
+    /// The `sub` claim: the user on whose behalf the caller acts. It is never the caller's name.
     pub subject: Option<String>,
     /// The `client_id` claim. If the token has none, the `azp` claim.
     pub client_id: Option<String>,

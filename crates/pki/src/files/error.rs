@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::directory_lock::LockError;
+use crate::identity::text::{shell, shell_word};
 use crate::pem::PemError;
 use crate::records::inventory::InventoryError;
 use crate::records::state::StateError;
@@ -45,7 +46,7 @@ pub enum PkiError {
     /// The directory contains no authority.
     #[error(
         "there is no authority in {}; create one with: countersign pki init --dir {} --trust-domain NAME",
-        .0.display(), .0.display()
+        .0.display(), shell(.0)
     )]
     NoAuthority(PathBuf),
     /// The directory contains private keys of an authority, but no `pki.toml`.
@@ -152,7 +153,7 @@ pub enum PkiError {
     /// another generation. That list must not be lost.
     #[error(
         "{}; sign its lists again: countersign pki crl --dir {}",
-        .error.in_file(.path.display()), .directory.display()
+        .error.in_file(.path.display()), shell(directory)
     )]
     DamagedList {
         /// The path of the file.
@@ -169,7 +170,7 @@ pub enum PkiError {
     #[error(
         "a change of the authority in {} has not ended, and this user may not complete it; run a \
          command as the owner of the directory, such as: countersign pki list --dir {}",
-        .0.display(), .0.display()
+        .0.display(), shell(.0)
     )]
     Unsettled(PathBuf),
     /// A rotation is under way already.
@@ -196,9 +197,10 @@ pub enum PkiError {
     /// A certificate was signed from a request, so that its key is not here.
     #[error(
         "{} was signed from a request: its private key is with its holder, who makes a new request, \
-         for example with: openssl req -new -key KEY -subj / -addext subjectAltName={names} -out \
+         for example with: openssl req -new -key KEY -subj / -addext {} -out \
          NEW.csr. Then sign it with: countersign pki renew {} --dir {} --csr NEW.csr",
-        .certificate.display(), .certificate.display(), .directory.display()
+        .certificate.display(), shell_word(&format!("subjectAltName={names}")), shell(certificate),
+        shell(directory)
     )]
     NeedsRequest {
         /// The certificate's file.
