@@ -24,7 +24,7 @@ pub mod tests {
 
     use std::path::Path;
     use std::process::{Command, Stdio};
-    use std::sync::LazyLock;
+    use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     const TARGET: &str = "COUNTERSIGN_TEST_KILL_AT";
@@ -32,25 +32,28 @@ pub mod tests {
     /// The exit code of a child process that ended at its kill point.
     const KILLED: i32 = 86;
 
-    /// The number of the kill point at which this process ends, counted from 0. `None` if it must
-    /// not end early.
-    static KILL_AT: LazyLock<Option<u32>> =
-        LazyLock::new(|| std::env::var(TARGET).ok()?.parse().ok());
+    /// The number of the kill point at which this process ends, counted from 0. Only a unit test
+    /// sets it, by [`directory`], so that the environment alone ends no other program.
+    static KILL_AT: OnceLock<u32> = OnceLock::new();
     static REACHED: AtomicU32 = AtomicU32::new(0);
 
     /// Ends this process if this call is the selected kill point.
     pub fn kill_point() {
-        if let Some(at) = *KILL_AT
-            && REACHED.fetch_add(1, Ordering::SeqCst) == at
+        if let Some(at) = KILL_AT.get()
+            && REACHED.fetch_add(1, Ordering::SeqCst) == *at
         {
             std::process::exit(KILLED);
         }
     }
 
-    /// Returns the directory whose files a child process must change. Returns `None` if this
-    /// process is not such a child process.
+    /// Returns the directory whose files a child process must change, and lets the process end at
+    /// its kill point from now on. Returns `None` if this process is not such a child process.
     pub fn directory() -> Option<std::path::PathBuf> {
-        std::env::var_os(DIRECTORY).map(Into::into)
+        let directory = std::env::var_os(DIRECTORY)?;
+        if let Some(at) = std::env::var(TARGET).ok().and_then(|at| at.parse().ok()) {
+            KILL_AT.get_or_init(|| at);
+        }
+        Some(directory.into())
     }
 
     /// Runs the ignored test `name` of this test program in a child process, which works in
