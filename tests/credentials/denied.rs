@@ -111,7 +111,7 @@ async fn an_api_key_is_denied_at_once() {
     assert_eq!(world.with_key(&client).await.status, 200);
 }
 
-/// The key may be in wrong hands, whoever's certificate is beside it.
+/// A denied key may be stolen, so that a valid certificate beside it does not help.
 #[tokio::test]
 async fn a_denied_api_key_is_of_no_use_beside_a_certificate() {
     let mine = "callers = [\"spiffe://example.org/ns/shop/sa/checkout\"]";
@@ -147,7 +147,7 @@ async fn the_client_of_a_token_is_denied() {
     assert_eq!(ask(&world.anonymous(), "/a", &other).await.status, 200);
 }
 
-/// A misspelt name denies nobody, and the operator hears of it.
+/// A misspelt name denies no caller, and the command says so.
 #[tokio::test]
 async fn a_name_that_nobody_has_is_noticed() {
     let world = Denying::open("").await;

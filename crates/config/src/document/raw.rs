@@ -309,8 +309,8 @@ sections! {
     }
 
     "[route.rate_limit]"
-    /// One rate limit of a route: how many requests are allowed in a time window, and for whom they
-    /// are counted.
+    /// One rate limit of a route: how many requests are allowed in a time window, and whether they
+    /// are counted for each caller, token subject, API key or address.
     RouteLimitSection {
         per: Per = Required,
         requests: u32 = Required,
