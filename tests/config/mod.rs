@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 use crate::support::{BINARY, Run};
 
+mod secrets;
+
 fn countersign(directory: &Path, arguments: &[&str]) -> Run {
     Run::of(
         Command::new(BINARY)

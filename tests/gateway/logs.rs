@@ -42,6 +42,27 @@ fn documents(gateway: &Gateway) -> Vec<Value> {
     said.lines().map(read).collect()
 }
 
+/// A key that is pasted in place of its file's name is refused, and neither the log nor `/readyz`
+/// repeats it.
+#[tokio::test]
+async fn a_pasted_key_is_not_logged() {
+    const BODY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgdeadbeefdeadbeef";
+    let world = world(&[]).await;
+    let config = world.gateway.config_file();
+    let text = std::fs::read_to_string(&config).unwrap();
+    let key = world.gateway.directory().join("gateway.key");
+    let pasted =
+        format!("\"\"\"-----BEGIN PRIVATE KEY-----\\n{BODY}\\n-----END PRIVATE KEY-----\"\"\"");
+    let with = text.replace(&format!("{:?}", key.display().to_string()), &pasted);
+    assert_ne!(with, text);
+    replace(&config, with);
+    let ready = crate::support::readyz(&world.gateway, "the content of a file", true).await;
+    assert!(!ready.to_string().contains(BODY), "{ready}");
+    let said = world.gateway.stderr();
+    assert!(said.contains("the content of a file"), "{said}");
+    assert!(!said.contains(BODY), "{said}");
+}
+
 #[tokio::test]
 async fn with_json_each_line_is_a_document() {
     let mut world = world(&["--json"]).await;

@@ -4,7 +4,9 @@
 //! errors, the result is [`ConfigErrors`]. The code here does not depend on the meaning of any key.
 //!
 //! - `suggest`: finds the known word that is most similar to an unknown one
+//! - `redact`: replaces secrets in the text of the file and in messages
 
+mod redact;
 pub(crate) mod suggest;
 
 use std::fmt;
@@ -13,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::Serialize;
+
+use redact::Redaction;
 
 /// A range of byte positions in the configuration file.
 pub(crate) type Span = Range<usize>;
@@ -107,7 +111,25 @@ impl Diagnostic {
         vec![group]
     }
 
+    /// Returns the diagnostic without the secrets of the file.
+    fn redacted(self, redaction: &Redaction) -> Self {
+        let shown = |text: &String| redaction.message(text);
+        Self {
+            message: shown(&self.message),
+            label: shown(&self.label),
+            also: self.also.map(|(place, label)| (place, shown(&label))),
+            help: self.help.as_ref().map(shown),
+            place: self.place,
+        }
+    }
+
+    /// Returns the diagnostic on one line, without the secrets of the file.
     pub(crate) fn one_line(&self, path: &Path, source: &str) -> String {
+        let shown = self.clone().redacted(&Redaction::of(source));
+        shown.as_one_line(path, source)
+    }
+
+    fn as_one_line(&self, path: &Path, source: &str) -> String {
         let mut text = path.display().to_string();
         if let Some((line, _)) = self.line_and_column(source) {
             text.push_str(&format!(":{line}"));
@@ -129,29 +151,6 @@ impl Diagnostic {
         let column = before.get(start_of_line..)?.chars().count() + 1;
         Some((line, column))
     }
-}
-
-/// Returns the text of the file for output. Replaces possible user names and passwords in URLs,
-/// because the output may be logged. One byte replaces one byte, so all positions stay valid.
-fn without_passwords(source: &str) -> String {
-    let mut shown = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at.saturating_add(3));
-        let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'');
-        let (url, tail) = after.split_at(after.find(ends).unwrap_or(after.len()));
-        let secret = if url.contains("pass=") {
-            url.len()
-        } else {
-            url.rfind('@').unwrap_or(0)
-        };
-        shown.push_str(before);
-        shown.extend(std::iter::repeat_n('*', secret));
-        shown.push_str(url.split_at(secret).1);
-        rest = tail;
-    }
-    shown.push_str(rest);
-    shown
 }
 
 /// Moves the ends of a place to character boundaries within the text. The renderer of the messages
@@ -322,11 +321,13 @@ impl Diagnostics {
     /// file.
     pub(crate) fn into_errors(mut self, path: &Path, source: &str) -> ConfigErrors {
         self.errors.sort_by_key(start);
+        let redaction = Redaction::of(source);
+        let errors = self.errors.into_iter();
         ConfigErrors {
             what: CONFIGURATION,
             path: path.to_owned(),
-            source: without_passwords(source),
-            errors: self.errors,
+            errors: errors.map(|error| error.redacted(&redaction)).collect(),
+            source: redaction.into_shown(),
         }
     }
 

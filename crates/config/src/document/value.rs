@@ -180,6 +180,22 @@ pub(crate) fn text<'a>(
 impl FromToml for String {
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let text = text(value, "a text in quotes", diagnostics)?;
+        if text.contains("-----BEGIN ") {
+            // People paste a key or a certificate in place of its file's name.
+            diagnostics.error(
+                Diagnostic::new(
+                    value.span(),
+                    "this is the content of a file, and not its name",
+                )
+                .label("expected a text such as the path of a file")
+                .help(
+                    "write it to a file of its own that only the gateway's user can read (mode \
+                     0600), and name that file here; if others could read a private key here, \
+                     replace the key",
+                ),
+            );
+            return None;
+        }
         if text.is_empty() || text.chars().any(char::is_control) {
             diagnostics.error(
                 Diagnostic::new(value.span(), "this text is empty or has control characters")

@@ -1,0 +1,437 @@
+//! `Redaction`: replaces secrets in the text of a configuration file, and in messages about it.
+//!
+//! Messages are printed, logged and sent to operators, and people copy them into tickets. A secret
+//! does not belong into the file, but it is pasted there by mistake: a password into a URL, a
+//! private key in place of its file's name, a token after an unknown key. The file may not be valid
+//! TOML then, so the text is searched and not parsed. In doubt, text is hidden.
+
+use std::ops::Range;
+
+/// Parts of the names of keys whose values are secret.
+const SECRET_NAMES: [&str; 14] = [
+    "pass",
+    "pwd",
+    "secret",
+    "token",
+    "credential",
+    "private_key",
+    "private-key",
+    "privatekey",
+    "api_key",
+    "api-key",
+    "apikey",
+    "hmac",
+    "bearer",
+    "cookie",
+];
+/// Keys whose values are secret if they are misunderstood: a key in place of its hash or name.
+const SECRET_KEYS: [&str; 3] = ["key", "hash", "pin"];
+/// Keys whose names look secret, and whose values are not.
+const PLAIN_KEYS: [&str; 4] = [
+    "pass_headers",
+    "token_issuer",
+    "forward_token",
+    "pass_through",
+];
+/// Keys that name the file of a secret. A value that looks like a path is shown.
+const FILE_KEYS: [&str; 3] = ["private_key", "hmac_key", "key"];
+const FILE_SUFFIXES: [&str; 5] = ["_file", "-file", "_path", "_dir", "_directory"];
+/// Minimum length of a word that is hidden because it looks random.
+const RANDOM_WORD: usize = 32;
+/// Minimum length of the part of a random word that has no slash, hyphen or underscore.
+const RANDOM_SEGMENT: usize = 20;
+/// Minimum length of a secret that is hidden in messages wherever it occurs. A shorter one is
+/// hidden if it is in quotation marks.
+const MIN_SECRET: usize = 4;
+
+const PEM_BEGIN: &str = "-----BEGIN ";
+const PEM_END: &str = "-----END";
+
+/// The secrets in the text of a file.
+#[derive(Debug, Default)]
+pub(super) struct Redaction {
+    /// The text of the file, with an asterisk for each byte of a secret. All positions stay valid.
+    shown: String,
+    /// The parts of the secrets that messages may contain, longest first.
+    secrets: Vec<String>,
+}
+
+impl Redaction {
+    /// Finds the secrets in the text of a file.
+    pub(super) fn of(source: &str) -> Self {
+        let mut ranges = url_secrets(source);
+        ranges.extend(pem_bodies(source));
+        ranges.extend(secret_values(source));
+        ranges.extend(random_words(source));
+        let mut secrets: Vec<String> = ranges
+            .iter()
+            .filter_map(|range| source.get(range.clone()))
+            .flat_map(|secret| secret.split(['\n', '\r']))
+            .flat_map(|line| line.split("\\n"))
+            .flat_map(|line| line.split(['"', '\'']))
+            .map(|part| part.trim_matches([' ', '\t', ',', '\\']).to_owned())
+            .filter(|part| !part.is_empty())
+            .collect();
+        secrets.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        secrets.dedup();
+        Self {
+            shown: hidden(source, &ranges),
+            secrets,
+        }
+    }
+
+    /// Returns the text of the file without its secrets.
+    pub(super) fn into_shown(self) -> String {
+        self.shown
+    }
+
+    /// Returns a message about the file without the secrets of the file.
+    pub(super) fn message(&self, message: &str) -> String {
+        let mut shown = message.to_owned();
+        for secret in &self.secrets {
+            // A message may contain a part of a long secret only.
+            let start: String = secret.chars().take(24).collect();
+            if secret.len() >= MIN_SECRET {
+                shown = hidden(&shown, &common_starts(&shown, &start, secret));
+            } else {
+                for quote in ['"', '`', '\''] {
+                    let quoted = format!("{quote}{secret}{quote}");
+                    shown = shown.replace(&quoted, &format!("{quote}***{quote}"));
+                }
+            }
+        }
+        shown
+    }
+}
+
+/// Returns where `text` has `start`, the first characters of `secret`, and as much more of `secret`
+/// as follows there.
+fn common_starts(text: &str, start: &str, secret: &str) -> Vec<Range<usize>> {
+    text.match_indices(start)
+        .map(|(at, _)| {
+            let rest = text.get(at..).unwrap_or_default();
+            let common = rest
+                .bytes()
+                .zip(secret.bytes())
+                .take_while(|(one, other)| one == other)
+                .count();
+            at..at.saturating_add(common)
+        })
+        .collect()
+}
+
+/// Replaces the bytes in the ranges by asterisks, except for line breaks.
+fn hidden(text: &str, ranges: &[Range<usize>]) -> String {
+    let mut bytes = text.as_bytes().to_vec();
+    for range in ranges {
+        for byte in bytes.get_mut(range.clone()).unwrap_or_default() {
+            if !matches!(*byte, b'\n' | b'\r') {
+                *byte = b'*';
+            }
+        }
+    }
+    // A range that ends inside a character would leave bytes that are not UTF-8.
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Finds user names and passwords in URLs.
+fn url_secrets(source: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    for (at, mark) in source.match_indices("://") {
+        let start = at + mark.len();
+        let rest = source.get(start..).unwrap_or_default();
+        let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'');
+        let url = rest.get(..rest.find(ends).unwrap_or(rest.len()));
+        let url = url.unwrap_or_default();
+        let secret = if url.contains("pass=") {
+            url.len()
+        } else {
+            url.rfind('@').unwrap_or(0)
+        };
+        if secret > 0 {
+            found.push(start..start + secret);
+        }
+    }
+    found
+}
+
+/// Finds what stands between the lines of PEM blocks. A block without an end goes to the end of the
+/// text.
+fn pem_bodies(source: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut from = 0;
+    while let Some(begin) = find_from(source, PEM_BEGIN, from) {
+        let label = begin + PEM_BEGIN.len();
+        let body = find_from(source, "-----", label).map_or(label, |dashes| dashes + 5);
+        let end = find_from(source, PEM_END, body).unwrap_or(source.len());
+        found.push(body..end);
+        from = end.max(body);
+    }
+    found
+}
+
+fn find_from(text: &str, what: &str, from: usize) -> Option<usize> {
+    Some(text.get(from..)?.find(what)? + from)
+}
+
+/// Finds the values of keys whose names look secret.
+fn secret_values(source: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some((start, end)) = next_word(source, at, is_of_a_name) {
+        at = end;
+        let name = source
+            .get(start..end)
+            .unwrap_or_default()
+            .to_ascii_lowercase();
+        if !is_secret_name(&name) {
+            continue;
+        }
+        if let Some(value) = value_start(source, end) {
+            let (ranges, end) = value_ranges(source, value, names_file(&name));
+            found.extend(ranges);
+            at = end.max(at);
+        }
+    }
+    found
+}
+
+/// Returns the next run of characters that `belongs` accepts, from the byte position `from`.
+fn next_word(text: &str, from: usize, belongs: impl Fn(char) -> bool) -> Option<(usize, usize)> {
+    let rest = text.get(from..)?;
+    let start = from + rest.find(&belongs)?;
+    let word = text.get(start..)?;
+    let length = word.find(|c| !belongs(c)).unwrap_or(word.len());
+    Some((start, start + length))
+}
+
+const fn is_of_a_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '-')
+}
+
+fn is_secret_name(name: &str) -> bool {
+    !PLAIN_KEYS.contains(&name)
+        && (SECRET_KEYS.contains(&name) || SECRET_NAMES.iter().any(|part| name.contains(part)))
+}
+
+fn names_file(name: &str) -> bool {
+    FILE_KEYS.contains(&name) || FILE_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+}
+
+/// Returns the position of the value after a key's name. Returns `None` if no value follows.
+fn value_start(source: &str, name_end: usize) -> Option<usize> {
+    let rest = source.get(name_end..)?;
+    let after_quote = rest.strip_prefix(['"', '\'']).unwrap_or(rest);
+    let mark = after_quote.trim_start_matches([' ', '\t']);
+    let value = match mark.strip_prefix('=') {
+        Some(value) => value,
+        // YAML's form. Without white space after the colon it is no key, but a part of a value such
+        // as the caller pattern `api-key:batch`.
+        None => mark
+            .strip_prefix(':')
+            .filter(|value| value.starts_with([' ', '\t']))?,
+    };
+    let value = value.trim_start_matches([' ', '\t', '=']);
+    Some(source.len() - value.len())
+}
+
+/// Returns the secret ranges of the value at the position `start`, and the position after it.
+fn value_ranges(source: &str, start: usize, names_file: bool) -> (Vec<Range<usize>>, usize) {
+    let rest = source.get(start..).unwrap_or_default();
+    let shows = |value: &str| names_file && looks_like_path(value);
+    for quotes in ["\"\"\"", "'''"] {
+        if rest.starts_with(quotes) {
+            let body = start + quotes.len();
+            let end = find_from(source, quotes, body).unwrap_or(source.len());
+            return (vec![body..end], end);
+        }
+    }
+    if rest.starts_with('{') {
+        return (Vec::new(), start);
+    }
+    let line_end = start + rest.find('\n').unwrap_or(rest.len());
+    if rest.starts_with('[') {
+        let end = find_from(source, "]", start).unwrap_or(source.len());
+        return (vec![start + 1..end], end);
+    }
+    if let Some(quote) = rest.chars().next().filter(|c| matches!(c, '"' | '\'')) {
+        let body = start + 1;
+        let line = source.get(body..line_end).unwrap_or_default();
+        let end = body + closing_quote(line, quote).unwrap_or(line.len());
+        let tail = source.get(end + 1..line_end).unwrap_or_default().trim();
+        if !(tail.is_empty() || tail.starts_with([',', '}', ']', '#'])) {
+            // The value has a quotation mark in it, so that nobody knows where it ends.
+            return (vec![body..line_end], line_end);
+        }
+        let value = source.get(body..end).unwrap_or_default();
+        return match shows(value) {
+            true => (Vec::new(), end),
+            false => (vec![body..end], end),
+        };
+    }
+    let line = source.get(start..line_end).unwrap_or_default();
+    let end = start + line.find([',', '}', '#']).unwrap_or(line.len());
+    let value = source.get(start..end).unwrap_or_default().trim();
+    if matches!(value, "" | "true" | "false") || shows(value) {
+        return (Vec::new(), end);
+    }
+    (vec![start..line_end], line_end)
+}
+
+/// Returns the position of the quotation mark that ends a string. A backslash escapes in strings
+/// with double quotation marks.
+fn closing_quote(line: &str, quote: char) -> Option<usize> {
+    let mut escaped = false;
+    line.char_indices().find_map(|(at, c)| {
+        let closes = c == quote && !escaped;
+        escaped = quote == '"' && c == '\\' && !escaped;
+        closes.then_some(at)
+    })
+}
+
+/// Whether a value looks like the path of a file: one word with a slash, or with an extension.
+fn looks_like_path(value: &str) -> bool {
+    let has_extension = value.rsplit_once('.').is_some_and(|(stem, extension)| {
+        !stem.is_empty()
+            && (1..=12).contains(&extension.len())
+            && extension.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    });
+    (has_extension || value.contains('/'))
+        && !value.contains(|c: char| c.is_whitespace() || c.is_control())
+        && random_words(value).is_empty()
+}
+
+/// Finds words that look random: keys, tokens and hashes in base64 or hexadecimal.
+fn random_words(source: &str) -> Vec<Range<usize>> {
+    let belongs = |c: char| is_of_a_name(c) || matches!(c, '+' | '/' | '=');
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some((start, end)) = next_word(source, at, belongs) {
+        at = end;
+        let word = source.get(start..end).unwrap_or_default();
+        // Names of files and directories are made of short parts.
+        if word.len() >= RANDOM_WORD && word.split(['/', '-', '_']).any(is_random) {
+            found.push(start..end);
+        }
+    }
+    found
+}
+
+fn is_random(segment: &str) -> bool {
+    let has = |class: fn(&u8) -> bool| segment.bytes().any(|byte| class(&byte));
+    let has_digit = has(u8::is_ascii_digit);
+    let is_hex = segment.len() >= RANDOM_WORD
+        && has_digit
+        && segment.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_base64 = segment.len() >= RANDOM_SEGMENT
+        && has_digit
+        && has(u8::is_ascii_uppercase)
+        && has(u8::is_ascii_lowercase);
+    is_hex || is_base64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg";
+
+    #[test]
+    fn secrets_are_hidden_whatever_is_wrong_with_the_file() {
+        for text in [
+            "password = \"hunter2\"",
+            "password = 'hunter2'",
+            "password = hunter2",
+            "password = \"hunter2",
+            "password: \"hunter2\"",
+            "redis.password = \"hunter2\"",
+            "\"password\" = \"hunter2\"",
+            "url = { password = \"hunter2\", x = 1 }",
+            "client_secret = \"\"\"\nhunter2\n\"\"\"",
+            "tokens = [\n  \"a\",\n  \"hunter2\",\n]",
+            "password = \"a\"hunter2\"",
+            "password = \"a\\\"hunter2\"",
+            "secret_file = \"hunter2\"",
+            "private_key = \"hunter2\"",
+            "passphrase = == hunter2",
+            "[api_key]\nhash = \"hunter2\"",
+            "endpoint = \"https://user:hunter2@host/\"",
+            "x = \"-----BEGIN PRIVATE KEY-----\\nhunter2\\n-----END PRIVATE KEY-----\"",
+            "x = \"\"\"\n-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\"\"\"",
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nhunter2\n",
+        ] {
+            let redaction = Redaction::of(text);
+            assert!(!redaction.shown.contains("hunter2"), "{}", redaction.shown);
+            assert_eq!(redaction.shown.len(), text.len());
+            let message = redaction.message("cannot read /etc/x/hunter2: no such file");
+            // Messages about URLs do not repeat a part of the URL.
+            assert!(
+                text.contains("://") || !message.contains("hunter2"),
+                "{text}: {message}"
+            );
+        }
+        for text in [
+            format!("certificate = \"{KEY}\""),
+            format!("name = {KEY}"),
+            "x = \"eyJhbGciOiJFUzI1NiJ9eyJpc3MiOiJodHRwczovL2lkcC\"".to_owned(),
+            "x = \"ck_0123456789abcdef_abcdefghijABCDEFGHIJ0123456789abcdefghijABC\"".to_owned(),
+            "x = \"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"".to_owned(),
+        ] {
+            let shown = Redaction::of(&text).into_shown();
+            assert!(
+                shown.contains("********************************"),
+                "{shown}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_secret_is_shown() {
+        for text in [
+            "private_key = \"certs/issued/gateway.key\"",
+            "hmac_key = \"/etc/countersign/hmac\"",
+            "secret_file = \"fleet.secret\"",
+            "forward_token = true",
+            "pass_headers = [\"x-request-id\"]",
+            "callers = [\"api-key:batch\", \"token:corporate:*\"]",
+            "token = { issuer = \"corporate\", scopes = [\"orders:read\"] }",
+            "callers = [\"spiffe://example.org/ns/shop-production-eu-west-1a/sa/checkout\"]",
+            "roots = [\"/tmp/.tmpAbC12x/certs/issued/intermediates/gateway\"]",
+            "crls = [\"/tmp/countersign-authority-x3glRIF9/issuing.crl\"]",
+            "issuer = \"https://gateway.example.org:9080\"",
+            "[[api_key]]\nname = \"batch\"",
+        ] {
+            assert_eq!(Redaction::of(text).into_shown(), text);
+        }
+    }
+
+    #[test]
+    fn messages_lose_the_part_of_a_secret_that_they_have() {
+        let redaction = Redaction::of(&format!("x = \"{KEY}\"\npin = \"123\""));
+        let part = KEY.get(..40).unwrap_or_default();
+        let message = redaction.message(&format!("cannot use {part}…, nor `123`, on line 123"));
+        assert!(!message.contains("MIGH"), "{message}");
+        assert!(message.ends_with("…, nor `***`, on line 123"), "{message}");
+    }
+
+    #[test]
+    fn any_text_is_survived() {
+        for text in [
+            "",
+            "=",
+            "password",
+            "password=",
+            "password = \"",
+            "password = \"\\",
+            "key = [",
+            "é = \"ü\"\npassword = \"ü",
+            "://@",
+            "-----BEGIN ",
+            "token = \u{1f600}",
+            "secret = '''",
+        ] {
+            let shown = Redaction::of(text).into_shown();
+            assert!(shown.lines().count() == text.lines().count(), "{text:?}");
+        }
+    }
+}
