@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +21,9 @@ use crate::descriptors::DescriptorPlan;
 use crate::proxy::connection::worker::Shared;
 use crate::snapshot::Settings;
 use crate::telemetry::audit::AuditWriter;
+
+/// The interval at which problems are looked for.
+const OBSERVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The inputs of [`ControlPlane::start`].
 pub(super) struct ControlParts<'a> {
@@ -47,12 +51,15 @@ pub(super) struct ControlPlane {
 impl ControlPlane {
     pub(super) fn start(parts: ControlParts<'_>) -> Result<Self, AppError> {
         let shared = parts.shared;
-        let state = Arc::new(ControlState::new(
-            Arc::clone(&shared.snapshot),
-            Arc::clone(parts.readiness),
-            Arc::clone(&shared.metrics),
-            Arc::clone(&shared.handshake_sources),
-        ));
+        let state = Arc::new(
+            ControlState::new(
+                Arc::clone(&shared.snapshot),
+                Arc::clone(parts.readiness),
+                Arc::clone(&shared.metrics),
+                Arc::clone(&shared.handshake_sources),
+            )
+            .with_audit(Arc::clone(parts.audit.health())),
+        );
         let (stop, stopping) = watch::channel(false);
         let serving = Serving {
             stopping: stopping.clone(),
@@ -72,6 +79,7 @@ impl ControlPlane {
             tracing::info!(address = %socket.local_addr()?, "listening for services: keys and health");
             servers.spawn(admin::serve(socket, router, tls, serving.clone()));
         }
+        servers.spawn(observe(Arc::clone(&state), stopping.clone()));
         let operations = Arc::new(Operations::new(
             Arc::clone(&state),
             parts.reloads.clone(),
@@ -113,6 +121,21 @@ impl ControlPlane {
     pub(super) async fn end(mut self) {
         let _ = self.stop.send(true);
         while self.servers.join_next().await.is_some() {}
+    }
+}
+
+/// Records at intervals which problems there are, so that each is reported with the time at which
+/// it began.
+async fn observe(state: Arc<ControlState>, mut stopping: watch::Receiver<bool>) {
+    loop {
+        state.observe();
+        let stopped = stopping.wait_for(|stopping| *stopping);
+        if tokio::time::timeout(OBSERVE_INTERVAL, stopped)
+            .await
+            .is_ok()
+        {
+            return;
+        }
     }
 }
 

@@ -102,6 +102,28 @@ pub(crate) fn drain(args: &DrainArgs, output: Output) -> Result<Exit, CliError> 
     Ok(Exit::Done)
 }
 
+fn push_audit_and_endpoints(text: &mut String, said: &Value) {
+    if let Some(audit) = said.get("audit").filter(|audit| audit.is_object()) {
+        let _ = write!(
+            text,
+            "\naudit log: {} lines written, {} lost",
+            shown(audit, "written"),
+            shown(audit, "lost"),
+        );
+    }
+    for endpoint in items(said, "endpoints") {
+        if endpoint.get("up").and_then(Value::as_bool) == Some(false) {
+            let _ = write!(
+                text,
+                "\nupstream {}: {} is down since {}",
+                shown(endpoint, "upstream"),
+                shown(endpoint, "endpoint"),
+                shown(endpoint, "down_since"),
+            );
+        }
+    }
+}
+
 fn report(said: &Value) -> String {
     let empty = Value::Null;
     let within = |key: &str| said.get(key).unwrap_or(&empty);
@@ -163,6 +185,7 @@ fn report(said: &Value) -> String {
             );
         }
     }
+    push_audit_and_endpoints(&mut report, said);
     if let Some(count) = said.get("denied").and_then(Value::as_u64) {
         let _ = write!(report, "\ndeny list: {count} entries");
     }

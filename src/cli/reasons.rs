@@ -10,6 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::common::output::{CliError, Exit, Output};
+use crate::admin::{ProblemCode, Severity};
 use crate::identity::text::printable;
 use crate::reason::{Category, FixedBy, ReasonCode};
 
@@ -19,13 +20,17 @@ Examples:
   countersign reasons certificate-revoked
   countersign reasons 46
   countersign reasons --alert certificate_unknown
+  countersign reasons --problems
   countersign reasons --json
   countersign reasons --markdown > docs/reasons.md
 
 The same code stands in the answer's Countersign-Reason field and problem document, in audit
 lines and in metrics. A refused handshake has a TLS alert only, and one alert has several possible
 reasons: 46 and the name that a TLS library prints (certificate_unknown, \"unknown certificate\") list
-them. The operator's audit line has the one.";
+them. The operator's audit line has the one.
+
+--problems lists the codes of problems, which /readyz of the operators' listener, `countersign
+status` and the metric countersign_problem have.";
 
 /// The TLS alerts and their registered names (RFC 8446 section 6).
 const ALERTS: [(u8, &str); 27] = [
@@ -79,6 +84,9 @@ pub struct ReasonsArgs {
     /// List the reasons that this TLS alert can have, by its number or name.
     #[arg(long, value_name = "NUMBER|NAME", conflicts_with = "code")]
     alert: Option<String>,
+    /// List the codes of problems, and the command that usually mends each.
+    #[arg(long, conflicts_with_all = ["code", "alert", "markdown"])]
+    problems: bool,
     /// Print the reference page.
     #[arg(long, conflicts_with_all = ["code", "alert"])]
     markdown: bool,
@@ -86,6 +94,13 @@ pub struct ReasonsArgs {
 
 /// Runs `countersign reasons`.
 pub(crate) fn run(args: &ReasonsArgs, output: Output) -> Result<Exit, CliError> {
+    if args.problems {
+        output.json(&problem_document());
+        if !output.is_json() {
+            output.result(problem_list());
+        }
+        return Ok(Exit::Done);
+    }
     let word = args.code.as_deref();
     let number = match (&args.alert, word) {
         (Some(text), _) => Some(alert(text).ok_or_else(|| no_alert(text))?),
@@ -231,6 +246,39 @@ fn document(code: ReasonCode) -> Value {
         "title": code.title(),
         "hint": code.hint(),
     })
+}
+
+fn problem_document() -> Value {
+    let problems = ProblemCode::ALL.map(|code| {
+        json!({
+            "code": code,
+            "severity": code.usual_severity(),
+            "meaning": code.meaning(),
+            "command": code.usual_command(),
+        })
+    });
+    json!({ "problems": problems })
+}
+
+fn problem_list() -> String {
+    let codes = ProblemCode::ALL.iter();
+    let width = codes.map(|code| code.as_str().len()).max().unwrap_or(0);
+    let mut text = format!("{:<width$}  SEVERITY  MEANING, AND WHAT TO TRY", "CODE");
+    for code in ProblemCode::ALL {
+        let severity = match code.usual_severity() {
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        let _ = write!(
+            text,
+            "\n{:<width$}  {severity:<8}  {}\n{:<width$}            {}",
+            code.as_str(),
+            code.meaning(),
+            "",
+            code.usual_command()
+        );
+    }
+    text
 }
 
 fn list() -> String {

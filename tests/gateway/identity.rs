@@ -272,6 +272,19 @@ async fn name_constraints_bind() {
     assert_eq!(client.get("/a").await.unwrap().status, 200);
 }
 
+/// The line of a chain that is refused unread names the leaf as other lines do, as unproven facts.
+fn describes_the_leaf(line: &Value, credentials: &Credentials) {
+    assert_eq!(line["serial"], credentials.serial_hex(), "{line}");
+    for member in ["subject", "sans", "issuer", "thumbprint"] {
+        assert!(line[member].is_string(), "{member}: {line}");
+    }
+    assert!(
+        line["sans"].as_str().unwrap().contains("spiffe://"),
+        "{line}"
+    );
+    assert_eq!(line["possession_proven"], false);
+}
+
 #[tokio::test]
 async fn chains_are_bounded() {
     let world = World::open().await;
@@ -284,14 +297,16 @@ async fn chains_are_bounded() {
         );
     }
     assert_eq!(long.chain.len(), 9);
-    refused(&world, &long, "chain-too-long", 46).await;
+    let line = refused(&world, &long, "chain-too-long", 46).await;
+    describes_the_leaf(&line, &long);
 
     let padding = vec![0x04; 34 * 1024];
     let big =
         world
             .ca
             .issue(spiffe_leaf().extension(&[1, 3, 6, 1, 4, 1, 99999, 2], false, &padding));
-    refused(&world, &big, "chain-too-long", 46).await;
+    let line = refused(&world, &big, "chain-too-long", 46).await;
+    describes_the_leaf(&line, &big);
 
     let short = Authority::root(&AuthoritySpec::new("short root").path_length(0));
     let settings = Settings::new(&world.ca)

@@ -38,6 +38,7 @@ mod pem_files;
 mod problems;
 mod proxy_protocol;
 mod public;
+mod readiness;
 mod resting;
 mod resumption;
 mod revocation;

@@ -14,8 +14,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::http;
-use crate::support::{Front, reloaded};
+use super::{Named, http};
+use crate::support::{Front, readyz, reloaded};
 
 const CHECK: &str = "health_check = { path = \"/healthz\", interval = \"100ms\", timeout = \"1s\", healthy = 2, unhealthy = 2 }\n";
 
@@ -351,4 +351,54 @@ async fn endpoints_may_be_host_names() {
         ),
         "{answer:?}"
     );
+}
+
+/// Without health checks, the gateway learns from requests that an endpoint is down.
+#[tokio::test]
+async fn a_dead_endpoint_is_named_by_its_address_until_it_responds() {
+    let ca = TestCa::new("example.org");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let world = Front::open(&ca, &[http(address)], "").await;
+    let gateway = &world.gateway;
+    let up = async |value: u8| {
+        let metrics = plain(gateway.admin(), "GET", "/metrics", &[]).await.body;
+        let line = format!(
+            "countersign_upstream_endpoint_up{{upstream=\"orders\",endpoint=\"{address}\"}} {value}"
+        );
+        assert!(
+            metrics.lines().any(|other| other == line),
+            "{line}\n{metrics}"
+        );
+    };
+    up(1).await;
+    let mut session = world.client().session().await.unwrap();
+    assert!(session.get("/a").await.unwrap().status >= 500);
+    let ready = readyz(gateway, "endpoint-down", true).await;
+    let problems = ready["problems"].as_array().unwrap();
+    let found = problems
+        .iter()
+        .find(|one| one["code"] == "endpoint-down")
+        .unwrap();
+    let detail = found["detail"].as_str().unwrap();
+    assert!(detail.contains(&address.to_string()), "{detail}");
+    assert!(
+        detail.contains("0 of 1 endpoints of orders are up"),
+        "{detail}"
+    );
+    assert_eq!(found["severity"], "error");
+    assert_eq!(found["command"], format!("curl -v http://{address}/"));
+    assert!(found["since"].as_str().unwrap().ends_with('Z'), "{found}");
+    up(0).await;
+
+    let listener = TcpListener::bind(address).await.unwrap();
+    let service = Named::on(listener, "back");
+    until("a response", async || {
+        world.client().get("/a").await.unwrap().status == 200
+    })
+    .await;
+    readyz(gateway, "endpoint-down", false).await;
+    up(1).await;
+    drop(service);
 }

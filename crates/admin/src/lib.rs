@@ -25,7 +25,7 @@
 
 use countersign_core::{
     assertion, clock, connection_slots, crypto, descriptors, identity, policy, reason, snapshot,
-    telemetry, tls, trust,
+    telemetry, tls, trust, upstream,
 };
 
 mod actions;

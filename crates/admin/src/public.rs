@@ -41,8 +41,8 @@ pub struct Offered {
     pub health: bool,
     /// Whether the listener serves `/metrics`.
     pub metrics: bool,
-    /// Whether `/readyz` gives details, and whether `/revocation` exists. Both may reveal the names
-    /// of files and of authorities.
+    /// Whether `/readyz` lists the problems, and whether `/revocation` exists. Both tell what is
+    /// weak at the moment, and reveal the names of files, services and authorities.
     pub details: bool,
 }
 
@@ -108,23 +108,22 @@ async fn alive() -> Response {
 struct ReadyReport {
     status: Stage,
     generation: u64,
-    problems: Vec<Problem>,
+    /// `None` on the public listener. An empty list would say that there is no problem.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problems: Option<Vec<Problem>>,
 }
 
 async fn ready(State(state): State<Arc<ControlState>>, details: bool) -> Response {
     let snapshot = state.snapshot();
-    let stage = state.readiness().stage();
+    let stage = state.stage(&snapshot);
     let report = ReadyReport {
         status: stage,
         generation: snapshot.generation,
-        problems: match details {
-            true => state.problems(&snapshot),
-            false => Vec::new(),
-        },
+        problems: details.then(|| state.problems(&snapshot)),
     };
     let status = match stage {
         Stage::Ready => StatusCode::OK,
-        Stage::Starting | Stage::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        Stage::Starting | Stage::Draining | Stage::Unable => StatusCode::SERVICE_UNAVAILABLE,
     };
     match serde_json::to_string(&report) {
         Ok(text) => respond(status, JSON, NO_STORE, text),
@@ -133,9 +132,8 @@ async fn ready(State(state): State<Arc<ControlState>>, details: bool) -> Respons
 }
 
 async fn counters(State(state): State<Arc<ControlState>>) -> Response {
-    let chains = state.snapshot().path_cache.counts();
+    state.refresh_metrics();
     let metrics = state.metrics();
-    metrics.chains(chains.kept, chains.known, chains.verified);
     respond(
         StatusCode::OK,
         metrics::CONTENT_TYPE,

@@ -22,6 +22,9 @@ pub enum Stage {
     Ready,
     /// The process finishes the requests in progress, and should get no new ones.
     Draining,
+    /// The process runs, but cannot serve anybody, for example because its own certificate has
+    /// expired.
+    Unable,
 }
 
 /// How severe a problem is.
@@ -61,9 +64,115 @@ pub enum ProblemCode {
     TokenIssuerUnavailable,
     /// The process has too few file descriptors for the configured number of callers' connections.
     DescriptorsLow,
+    /// The audit log cannot be written.
+    AuditUnwritable,
+    /// An endpoint of an upstream cannot be reached, or does not respond.
+    EndpointDown,
+    /// The gateway cannot serve anybody. The only problem with which `/readyz` is 503.
+    UnableToServe,
 }
 
 impl ProblemCode {
+    /// All codes.
+    pub const ALL: [Self; 14] = [
+        Self::ConfigurationRefused,
+        Self::MaterialUnreadable,
+        Self::MaterialStalled,
+        Self::DenyListUnsaved,
+        Self::CrlUnavailable,
+        Self::CrlHalfLife,
+        Self::CrlStale,
+        Self::Trust,
+        Self::StoreUnreachable,
+        Self::TokenIssuerUnavailable,
+        Self::DescriptorsLow,
+        Self::AuditUnwritable,
+        Self::EndpointDown,
+        Self::UnableToServe,
+    ];
+
+    /// Returns the stable name of the code.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ConfigurationRefused => "configuration-refused",
+            Self::MaterialUnreadable => "material-unreadable",
+            Self::MaterialStalled => "material-stalled",
+            Self::DenyListUnsaved => "deny-list-unsaved",
+            Self::CrlUnavailable => "crl-unavailable",
+            Self::CrlHalfLife => "crl-half-life",
+            Self::CrlStale => "crl-stale",
+            Self::Trust => "trust",
+            Self::StoreUnreachable => "store-unreachable",
+            Self::TokenIssuerUnavailable => "token-issuer-unavailable",
+            Self::DescriptorsLow => "descriptors-low",
+            Self::AuditUnwritable => "audit-unwritable",
+            Self::EndpointDown => "endpoint-down",
+            Self::UnableToServe => "unable-to-serve",
+        }
+    }
+
+    /// Returns what problems of this kind mean, in one sentence.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::ConfigurationRefused => {
+                "The configuration on disk was refused; the one in service stays."
+            }
+            Self::MaterialUnreadable => {
+                "A file cannot be used; its last good content stays in service."
+            }
+            Self::MaterialStalled => "A file system hangs, so that changes on it are not seen.",
+            Self::DenyListUnsaved => {
+                "Entries of the deny list are in force and not on disk; a restart would lose them."
+            }
+            Self::CrlUnavailable => "A revocation list cannot be fetched; the old one stays.",
+            Self::CrlHalfLife => {
+                "More than half of a revocation list's time is over; publish the next one."
+            }
+            Self::CrlStale => {
+                "A revocation list is too old, or not valid yet; its callers may be refused."
+            }
+            Self::Trust => "A root or a revocation list in service has a defect.",
+            Self::StoreUnreachable => "The shared store of rate limits does not respond.",
+            Self::TokenIssuerUnavailable => {
+                "The keys of a token issuer are missing; its tokens are refused."
+            }
+            Self::DescriptorsLow => "The system allows fewer connections than the configuration.",
+            Self::AuditUnwritable => {
+                "The audit log cannot be written; lines wait in memory, and then are lost."
+            }
+            Self::EndpointDown => {
+                "An endpoint of a service accepts no connections or does not respond."
+            }
+            Self::UnableToServe => {
+                "No caller can be served: the gateway's certificates have expired, or all trust \
+                 domains are out of use."
+            }
+        }
+    }
+
+    /// Returns the command that usually fixes a problem of this kind or shows more about it. A
+    /// problem may have a more precise one.
+    #[must_use]
+    pub const fn usual_command(self) -> &'static str {
+        match self {
+            Self::ConfigurationRefused
+            | Self::MaterialUnreadable
+            | Self::Trust
+            | Self::UnableToServe => "countersign check",
+            Self::MaterialStalled => "dmesg --ctime --level=err,warn",
+            Self::DenyListUnsaved => "countersign deny list",
+            Self::CrlUnavailable => "curl --head URL",
+            Self::CrlHalfLife | Self::CrlStale => "countersign pki crl --dir DIR --issuer all",
+            Self::StoreUnreachable => "redis-cli -u URL ping",
+            Self::TokenIssuerUnavailable => "curl -sS ISSUER/.well-known/openid-configuration",
+            Self::DescriptorsLow => "ulimit -Hn",
+            Self::AuditUnwritable => "df -h DIR",
+            Self::EndpointDown => "curl -v http://HOST:PORT/",
+        }
+    }
+
     /// Whether the problem means that files on disk differ from the state in service.
     #[must_use]
     pub const fn concerns_files(self) -> bool {
@@ -76,9 +185,9 @@ impl ProblemCode {
         )
     }
 
-    /// Returns how severe problems of this kind are.
+    /// Returns how severe problems of this kind usually are.
     #[must_use]
-    pub const fn severity(self) -> Severity {
+    pub const fn usual_severity(self) -> Severity {
         match self {
             Self::CrlHalfLife | Self::Trust | Self::DescriptorsLow => Severity::Warning,
             Self::ConfigurationRefused
@@ -88,7 +197,10 @@ impl ProblemCode {
             | Self::CrlUnavailable
             | Self::CrlStale
             | Self::StoreUnreachable
-            | Self::TokenIssuerUnavailable => Severity::Error,
+            | Self::TokenIssuerUnavailable
+            | Self::AuditUnwritable
+            | Self::EndpointDown
+            | Self::UnableToServe => Severity::Error,
         }
     }
 }
@@ -119,8 +231,7 @@ pub struct Problem {
     /// Describes on one line the problem, and what still works.
     pub detail: String,
     /// A command that fixes the problem or shows more about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub command: Option<String>,
+    pub command: String,
 }
 
 impl Problem {
@@ -130,17 +241,25 @@ impl Problem {
     pub fn new(code: ProblemCode, detail: &str) -> Self {
         Self {
             code,
-            severity: code.severity(),
+            severity: code.usual_severity(),
             since: None,
             detail: printable(detail),
-            command: None,
+            command: code.usual_command().to_owned(),
         }
     }
 
-    /// Adds a command that fixes the problem or shows more about it.
+    /// Sets the command that fixes the problem or shows more about it. Without this, it is the usual
+    /// one of the code.
     #[must_use]
     pub fn command(mut self, command: &str) -> Self {
-        self.command = Some(printable(command));
+        self.command = printable(command);
+        self
+    }
+
+    /// Sets the severity, if it is not the usual one of the code.
+    #[must_use]
+    pub const fn severity(mut self, severity: Severity) -> Self {
+        self.severity = severity;
         self
     }
 }
@@ -227,6 +346,17 @@ impl Default for Readiness {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_code_is_named_as_it_is_serialized_and_has_a_command() {
+        let mut seen = std::collections::BTreeSet::new();
+        for code in ProblemCode::ALL {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+            assert!(seen.insert(code.as_str()), "{}", code.as_str());
+            assert!(code.meaning().ends_with('.'));
+            assert!(!Problem::new(code, "x").command.is_empty());
+        }
+    }
 
     #[test]
     fn problems_come_and_go_by_kind_and_subject() {

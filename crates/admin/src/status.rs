@@ -16,6 +16,7 @@ use crate::clock;
 use crate::crypto;
 use crate::descriptors::DescriptorPlan;
 use crate::snapshot::Snapshot;
+use crate::telemetry::audit_health::AuditHealth;
 use crate::telemetry::handshake_sources::HandshakeSources;
 
 #[derive(Serialize)]
@@ -28,6 +29,10 @@ struct Status<'a> {
     generation: u64,
     readiness: Stage,
     problems: Vec<Problem>,
+    /// The lines of the audit log. `None` if they are not counted.
+    audit: Option<Audit>,
+    /// The endpoints of all upstreams.
+    endpoints: Vec<EndpointStatus>,
     addresses: &'a serde_json::Value,
     connections: i64,
     connections_limit: usize,
@@ -42,6 +47,55 @@ struct Status<'a> {
     trust_domains: Vec<Domain>,
     /// Number of entries of the deny list. `None` if no deny list is configured.
     denied: Option<usize>,
+}
+
+/// The lines of the audit log since the start.
+#[derive(Serialize)]
+struct Audit {
+    sink: &'static str,
+    written: u64,
+    lost: u64,
+    last_write: Option<String>,
+}
+
+impl Audit {
+    fn of(health: &AuditHealth) -> Self {
+        let counts = health.counts();
+        let last_write = i64::try_from(counts.last_write).unwrap_or(i64::MAX);
+        Self {
+            sink: counts.sink,
+            written: counts.written,
+            lost: counts.lost,
+            last_write: (last_write > 0).then(|| clock::rfc3339(last_write)),
+        }
+    }
+}
+
+/// One endpoint of an upstream.
+#[derive(Serialize)]
+struct EndpointStatus {
+    upstream: String,
+    endpoint: String,
+    up: bool,
+    /// Since when the endpoint is down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    down_since: Option<String>,
+}
+
+impl EndpointStatus {
+    fn all(snapshot: &Snapshot) -> Vec<Self> {
+        let upstreams = snapshot.upstreams.iter();
+        let endpoints = upstreams.flat_map(|upstream| {
+            upstream.endpoints().map(|(endpoint, down)| Self {
+                upstream: upstream.name().to_owned(),
+                endpoint: endpoint.to_string(),
+                up: down.is_none(),
+                down_since: down
+                    .map(|since| clock::rfc3339(i64::try_from(since).unwrap_or(i64::MAX))),
+            })
+        });
+        endpoints.collect()
+    }
 }
 
 /// An address from which most handshakes come, although the handshakes are of several callers. It
@@ -95,8 +149,10 @@ pub(super) async fn status(State(operations): State<Arc<Operations>>) -> Respons
             started_at: clock::rfc3339(started_at),
             uptime_seconds: operations.started.elapsed().as_secs(),
             generation: snapshot.generation,
-            readiness: state.readiness().stage(),
+            readiness: state.stage(&snapshot),
             problems: state.problems(&snapshot),
+            audit: state.audit().map(Audit::of),
+            endpoints: EndpointStatus::all(&snapshot),
             addresses: &operations.addresses,
             connections: state.metrics().open_connections(),
             connections_limit: operations

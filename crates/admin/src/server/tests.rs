@@ -225,7 +225,8 @@ async fn readiness_follows_the_process() {
         ready.json()["problems"],
         json!([{
             "code": "configuration-refused", "severity": "error",
-            "since": ready.json()["problems"][0]["since"], "detail": "certs/trust.pem: empty"
+            "since": ready.json()["problems"][0]["since"], "detail": "certs/trust.pem: empty",
+            "command": "countersign check"
         }])
     );
     served.readiness.set_draining();

@@ -6,18 +6,19 @@
 //! credentials and tokens are never recorded.
 
 use std::cell::RefCell;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::descriptors::open_with_spare;
+use super::audit_file::{is_same_file, open};
+use super::audit_health::AuditHealth;
+use crate::clock;
 
 /// Time for which the writer thread collects lines before it writes them together.
 const GATHER: Duration = Duration::from_millis(10);
@@ -26,6 +27,9 @@ const MAX_BUFFERED: usize = 16 * 1024 * 1024;
 
 /// Maximum time for writing the lines that remain when the process ends.
 const LAST_LINES: Duration = Duration::from_secs(5);
+
+/// The pause after an attempt to write that failed.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Maximum number of bytes that an empty buffer keeps allocated.
 const MAX_SPARE: usize = 256 * 1024;
@@ -46,7 +50,7 @@ struct Shard {
 struct Shared {
     pending: AtomicBool,
     stop: AtomicBool,
-    lost: AtomicU64,
+    health: Arc<AuditHealth>,
     writer: Thread,
 }
 
@@ -93,6 +97,10 @@ impl AuditWriter {
     }
 
     fn start(mut output: Output) -> io::Result<Self> {
+        let health = Arc::new(AuditHealth::of(match &output {
+            Output::Stdout => None,
+            Output::File { path, .. } => Some(path.clone()),
+        }));
         let shards: Arc<Mutex<Vec<Arc<Shard>>>> = Arc::default();
         let (send, receive) = std::sync::mpsc::channel::<Arc<Shared>>();
         let mine = Arc::clone(&shards);
@@ -104,7 +112,7 @@ impl AuditWriter {
         let shared = Arc::new(Shared {
             pending: AtomicBool::new(false),
             stop: AtomicBool::new(false),
-            lost: AtomicU64::new(0),
+            health,
             writer: thread.thread().clone(),
         });
         send.send(Arc::clone(&shared))
@@ -114,6 +122,12 @@ impl AuditWriter {
             shards,
             thread: Some(thread),
         })
+    }
+
+    /// Returns whether lines can be written, and how many were.
+    #[must_use]
+    pub fn health(&self) -> &Arc<AuditHealth> {
+        &self.shared.health
     }
 
     /// Creates a sink with its own buffer, for one worker.
@@ -162,7 +176,8 @@ impl AuditSink {
     pub(super) fn append(&self, line: impl FnOnce(&mut String)) {
         let mut buffer = lock(&self.shard.buffer);
         if buffer.len() > MAX_BUFFERED {
-            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+            drop(buffer);
+            self.shared.health.record_lost(1);
             return;
         }
         line(&mut buffer);
@@ -201,32 +216,49 @@ fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output:
             spare.clear();
             spare.shrink_to(MAX_SPARE);
         }
-        let lost = shared.lost.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            tracing::error!(lost, "audit lines were lost because the log cannot keep up");
-        }
-        match output.write(&mut batch) {
-            Ok(()) => {}
-            Err(error) => {
-                tracing::error!(%error, "the audit log cannot be written");
-                if batch.bytes.len() > MAX_BUFFERED {
-                    batch.drop_unwritten();
-                    tracing::error!("audit lines were lost because the log cannot be written");
-                }
-                if stopping {
-                    return;
-                }
-                // The lines that were not written stay in `batch`. Another attempt to write them
-                // follows after a pause.
-                thread::park_timeout(Duration::from_secs(1));
-                shared.pending.store(true, Ordering::Release);
-                continue;
-            }
+        if !write_batch(&shared.health, &mut batch, output) && !stopping {
+            // The lines that were not written stay in `batch`. Another attempt to write them
+            // follows after a pause.
+            thread::park_timeout(RETRY);
+            shared.pending.store(true, Ordering::Release);
+            continue;
         }
         if stopping {
             return;
         }
     }
+}
+
+/// Writes a batch, and then a line that says how many lines were lost before. Returns whether all
+/// was written.
+fn write_batch(health: &AuditHealth, batch: &mut Batch, output: &mut Output) -> bool {
+    let mut write = |batch: &mut Batch| {
+        health.writing(|| {
+            let before = batch.line_count();
+            let outcome = output.write(batch);
+            (before.saturating_sub(batch.line_count()), outcome)
+        })
+    };
+    if write(batch).is_err() {
+        if batch.bytes.len() > MAX_BUFFERED {
+            health.record_lost(batch.drop_unwritten());
+        }
+        return false;
+    }
+    let lost = health.take_unsaid();
+    if lost > 0 {
+        let gap = Gap {
+            time: timestamp(clock::since_epoch()),
+            event: "gap",
+            lost,
+        };
+        if let Ok(line) = serde_json::to_string(&gap) {
+            batch.bytes.extend_from_slice(line.as_bytes());
+            batch.bytes.push(b'\n');
+        }
+        return write(batch).is_ok();
+    }
+    true
 }
 
 /// Lines that are being written to the log. After an error, writing continues at the first byte
@@ -275,9 +307,17 @@ impl Batch {
         self.written -= lines;
     }
 
-    /// Discards all lines that were not written. If a line was written in part, keeps the rest of
-    /// this line.
-    fn drop_unwritten(&mut self) {
+    /// Returns the number of lines that were not written completely.
+    fn line_count(&self) -> u64 {
+        let rest = self.bytes.get(self.written..).unwrap_or_default();
+        let count = rest.iter().filter(|byte| **byte == b'\n').count();
+        u64::try_from(count).unwrap_or(u64::MAX)
+    }
+
+    /// Discards all lines that were not written, and returns their number. If a line was written in
+    /// part, keeps the rest of this line.
+    fn drop_unwritten(&mut self) -> u64 {
+        let before = self.line_count();
         let rest = self.bytes.get(self.written..).unwrap_or_default();
         let end = rest.iter().position(|byte| *byte == b'\n');
         match end {
@@ -285,6 +325,7 @@ impl Batch {
             _ => self.bytes.clear(),
         }
         self.written = self.written.min(self.bytes.len());
+        before.saturating_sub(self.line_count())
     }
 }
 
@@ -303,72 +344,6 @@ impl Output {
                 batch.write_to(file)
             }
         }
-    }
-}
-
-/// Appends a line break if the log ends with an incomplete line, because a process was killed while
-/// it wrote. Without a line break, the next line would become part of the incomplete line.
-fn end_last_line(path: &Path, mut file: &File) -> io::Result<()> {
-    let Some(last) = file.metadata()?.len().checked_sub(1) else {
-        return Ok(());
-    };
-    // The log is open for appending only, so it is opened a second time to read its last byte. If
-    // the byte cannot be read, no line break is added.
-    let mut byte = [b'\n'];
-    let is_read = open_with_spare(|| File::open(path))
-        .and_then(|reader| reader.read_exact_at(&mut byte, last))
-        .is_ok();
-    if is_read && byte != *b"\n" {
-        file.write_all(b"\n")?;
-        tracing::warn!(file = %path.display(), "the last line of the audit log was not complete");
-    }
-    Ok(())
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
-    let refused = |what: &str| {
-        io::Error::other(format!(
-            "it is {what}; leave [audit] file out to write to standard output, and pipe that"
-        ))
-    };
-    // Without this flag, opening a named pipe that has no reader would block.
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let opened = open_with_spare(|| {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o640)
-            .custom_flags(nonblocking)
-            .open(path)
-    });
-    let file = match opened {
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
-            return Err(refused("a socket, or a named pipe without a reader"));
-        }
-        opened => opened?,
-    };
-    let file_type = file.metadata()?.file_type();
-    // A pipe is accepted only under `/dev` or `/proc`, where it is a standard stream of this
-    // process. The program that started the gateway reads such a pipe.
-    let is_stream = path.starts_with("/dev") || path.starts_with("/proc");
-    if file_type.is_fifo() && !is_stream {
-        return Err(refused("a named pipe"));
-    }
-    if file_type.is_file()
-        && let Err(error) = end_last_line(path, &file)
-    {
-        // The error is only logged, because a full disk must not prevent the gateway from starting.
-        tracing::error!(%error, "the last line of the audit log could not be ended");
-    }
-    Ok(file)
-}
-
-fn is_same_file(path: &Path, file: &File) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    match (path.metadata(), file.metadata()) {
-        (Ok(named), Ok(held)) => named.ino() == held.ino() && named.dev() == held.dev(),
-        _ => false,
     }
 }
 
@@ -414,6 +389,14 @@ pub struct AuditCaller {
     /// The SHA-256 hash of the leaf certificate (`x5t#S256`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub thumbprint: Option<String>,
+}
+
+/// The audit line in the place of lines that were lost, because the log could not be written.
+#[derive(Debug, Serialize)]
+struct Gap {
+    time: String,
+    event: &'static str,
+    lost: u64,
 }
 
 /// The audit line of a failed handshake.
@@ -467,7 +450,7 @@ pub struct HandshakeFailure<'a> {
 #[must_use]
 pub fn timestamp(since_epoch: Duration) -> String {
     let seconds = i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX);
-    let whole = crate::clock::rfc3339(seconds);
+    let whole = clock::rfc3339(seconds);
     match whole.strip_suffix('Z') {
         Some(without_zone) => format!("{without_zone}.{:03}Z", since_epoch.subsec_millis()),
         None => whole,

@@ -285,9 +285,9 @@ impl AuditRecord {
         self.counted = true;
         let elapsed = self.started.elapsed();
         match (self.decision, self.reason) {
-            (Decision::Refused, Some(reason)) => self.counters.refused(reason, elapsed),
-            (_, Some(reason)) => self.counters.failed(reason, elapsed),
-            (_, None) => self.counters.allowed(elapsed),
+            (Decision::Refused, Some(reason)) => self.counters.refused(reason, status, elapsed),
+            (_, Some(reason)) => self.counters.failed(reason, status, elapsed),
+            (_, None) => self.counters.allowed(status, elapsed),
         }
     }
 

@@ -55,6 +55,8 @@ pub struct ServerEntry {
     tls: Arc<ServerConfig>,
     /// For clients that offer TLS 1.3.
     tls13: Arc<ServerConfig>,
+    /// When the gateway's certificate expires, in seconds since the Unix epoch.
+    not_after: i64,
 }
 
 /// The reason why server-name entries cannot be used together.
@@ -166,6 +168,26 @@ impl ServerNames {
             .collect()
     }
 
+    /// Whether the gateway's own certificate has expired for all server names. No caller then
+    /// accepts a connection.
+    #[must_use]
+    pub fn are_expired(&self, now: i64) -> bool {
+        let is_over = |entry: &ServerEntry| clock::certificate_is_over(entry.not_after, now);
+        self.entries().next().is_some() && self.entries().all(is_over)
+    }
+
+    /// Whether callers must present a certificate for each server name.
+    #[must_use]
+    pub fn require_certificates(&self) -> bool {
+        self.entries()
+            .all(|entry| entry.client_certificate == ClientCertificate::Required)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &ServerEntry> {
+        let named = self.exact.values().chain(self.wildcard.values());
+        self.default.iter().chain(named).map(|entry| &**entry)
+    }
+
     /// Returns the default entry.
     #[must_use]
     pub const fn default_entry(&self) -> Option<&Arc<ServerEntry>> {
@@ -218,6 +240,7 @@ impl ServerEntry {
             ticketer,
             tls: Arc::new(tls),
             tls13: Arc::new(tls13),
+            not_after: config.credentials.facts().not_after,
         })
     }
 

@@ -11,7 +11,8 @@ use super::certificate::candidate::Candidate;
 use super::certificate::purpose::PathPurpose;
 use super::digest::Digest;
 use super::revocation::{
-    CrlStatus, KnownIssuer, RevocationDepth, RevocationIndex, RevocationPosture, UnusableCrl,
+    CrlStatus, Freshness, KnownIssuer, RevocationDepth, RevocationIndex, RevocationPosture,
+    UnusableCrl,
 };
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 
@@ -385,6 +386,19 @@ impl TrustBundle {
     #[must_use]
     pub fn freshness(&self, now: i64) -> Vec<CrlStatus> {
         self.revocation.status(now)
+    }
+
+    /// Whether all callers of the trust domain are refused at `now`, because the domain is
+    /// suspended, or because it requires revocation lists and all of them are out of date.
+    #[must_use]
+    pub fn refuses_everybody(&self, now: i64) -> bool {
+        let lists = self.freshness(now);
+        let is_unusable =
+            |list: &CrlStatus| matches!(list.freshness, Freshness::NotYet | Freshness::Stale);
+        self.revocation.is_suspended()
+            || (self.posture() == RevocationPosture::Hard
+                && !lists.is_empty()
+                && lists.iter().all(is_unusable))
     }
 
     /// Returns how a path is treated if its revocation status is unknown or its revocation lists

@@ -299,7 +299,13 @@ impl ClientTrust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<Accepted, ChainError> {
-        path::check_size(leaf, intermediates)?;
+        path::check_size(leaf, intermediates).map_err(|error| ChainError {
+            // The audit line describes the leaf, although nothing in it is verified.
+            leaf: path::can_be_described(leaf)
+                .then(|| LeafFacts::read(leaf).ok().map(Arc::new))
+                .flatten(),
+            ..ChainError::from(error)
+        })?;
         let facts = LeafFacts::read(leaf).map_err(|error| {
             ChainError::from((
                 ReasonCode::MalformedIdentity,

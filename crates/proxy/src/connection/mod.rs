@@ -255,7 +255,9 @@ impl Connection {
         let (reason, detail) = (denial.reason, &denial.detail);
         let worker = &self.worker;
         let metrics = &worker.shared().metrics;
-        metrics.unrouted().refused(reason, Duration::ZERO);
+        metrics
+            .unrouted()
+            .refused(reason, reason.status(), Duration::ZERO);
         if let Some(limit) = denial.limit {
             metrics.limit_reached(limit.as_str());
         }

@@ -7,6 +7,7 @@
 //!
 //! - `route`: the counters of one route
 //! - `upstream`: the counters of one upstream, and of its endpoints
+//! - `state`: metrics of the gateway's state, which are set when they are read
 //! - `labels`: the labels, and counters that are created on their first use
 //! - `registration`: registers a metric
 //! - `cut_log`: counts connections that were closed after a change of trust
@@ -17,6 +18,7 @@ mod histogram;
 mod labels;
 mod registration;
 mod route;
+mod state;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -42,6 +44,7 @@ use self::labels::{
 use self::registration::registered;
 pub use self::route::RouteMetrics;
 use self::route::RouteNames;
+pub use self::state::{AuditCounts, StateMetrics};
 use self::upstream::UpstreamFamilies;
 pub use self::upstream::{EndpointMetrics, UpstreamMetrics};
 use crate::crypto;
@@ -71,6 +74,7 @@ pub struct Metrics {
     lists: Family<ListLabels, Gauge>,
     list_fetches: Family<ReloadLabels, Counter>,
     chains: ChainMetrics,
+    state: StateMetrics,
     unrouted: Arc<RouteMetrics>,
 }
 
@@ -110,7 +114,10 @@ impl Metrics {
         );
         let handshakes: Family<HandshakeLabels, Counter> =
             counted!("handshakes", "TLS handshakes by result and reason");
-        let requests = counted!("requests", "Requests by route, decision and reason");
+        let requests = counted!(
+            "requests",
+            "Requests by route, decision, reason, status class"
+        );
         let durations = Family::<RouteLabels, DurationHistogram>::default();
         registry.register_with_unit(
             "request_duration",
@@ -128,6 +135,7 @@ impl Metrics {
         let (lists, list_fetches) = list_metrics(&mut registry);
         Self {
             chains: ChainMetrics::new(&mut registry),
+            state: StateMetrics::new(&mut registry),
             lists,
             list_fetches,
             reloads,
@@ -336,6 +344,12 @@ impl Metrics {
         chains.kept.set(i64::try_from(kept).unwrap_or(i64::MAX));
         chains.known.inner().store(known, Ordering::Relaxed);
         chains.verified.inner().store(verified, Ordering::Relaxed);
+    }
+
+    /// Returns the metrics of the gateway's state. They must be set before [`Self::encode`].
+    #[must_use]
+    pub const fn state(&self) -> &StateMetrics {
+        &self.state
     }
 
     /// Encodes all metrics in the text format of OpenMetrics.

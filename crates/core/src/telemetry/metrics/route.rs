@@ -1,7 +1,7 @@
 //! The counters of one route.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -12,10 +12,30 @@ use super::labels::{PerReason, RequestLabels, RouteLabels};
 use crate::identity::text::push_json;
 use crate::reason::ReasonCode;
 
+/// The classes of statuses, as the label `status_class` has them.
+const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Returns the index of a status in [`STATUS_CLASSES`].
+fn class_index(status: u16) -> usize {
+    usize::from(status / 100)
+        .saturating_sub(1)
+        .min(STATUS_CLASSES.len() - 1)
+}
+
+/// Returns the class of a status.
+fn class_of(status: u16) -> &'static str {
+    STATUS_CLASSES
+        .get(class_index(status))
+        .copied()
+        .unwrap_or("")
+}
+
 /// The counters of one route.
 pub struct RouteMetrics {
     pub(super) names: RouteNames,
-    allowed: Counter,
+    requests: Family<RequestLabels, Counter>,
+    route: Arc<str>,
+    allowed: [OnceLock<Counter>; STATUS_CLASSES.len()],
     aborted: Counter,
     refused: PerReason<RequestLabels>,
     failed: PerReason<RequestLabels>,
@@ -56,22 +76,33 @@ impl RouteMetrics {
         route: &str,
     ) -> Self {
         let route: Arc<str> = route.into();
-        let labels = |decision: &'static str| {
+        let per_reason = |decision| {
             let route = Arc::clone(&route);
-            move |reason: &'static str| RequestLabels {
+            PerReason::new(requests, move |reason| RequestLabels {
                 route: Arc::clone(&route),
                 decision,
-                reason,
-            }
+                reason: reason.as_str(),
+                status_class: class_of(reason.status()),
+            })
         };
-        let per_reason = |decision| {
-            let labels = labels(decision);
-            PerReason::new(requests, move |reason| labels(reason.as_str()))
+        let without_reason = |decision, status_class| {
+            requests.get_or_create_owned(&RequestLabels {
+                route: Arc::clone(&route),
+                decision,
+                reason: "",
+                status_class,
+            })
         };
+        let allowed: [OnceLock<Counter>; STATUS_CLASSES.len()] = Default::default();
+        if let Some(usual) = allowed.get(class_index(200)) {
+            usual.get_or_init(|| without_reason("allowed", class_of(200)));
+        }
         Self {
             names: RouteNames::none(),
-            allowed: requests.get_or_create_owned(&labels("allowed")("")),
-            aborted: requests.get_or_create_owned(&labels("aborted")("")),
+            requests: requests.clone(),
+            route: Arc::clone(&route),
+            allowed,
+            aborted: without_reason("aborted", ""),
             refused: per_reason("refused"),
             failed: per_reason("allowed"),
             duration: durations.get_or_create_owned(&RouteLabels { route }),
@@ -88,22 +119,51 @@ impl RouteMetrics {
         &self.names.upstream
     }
 
-    /// Counts an allowed request that the upstream has responded to.
-    pub fn allowed(&self, elapsed: Duration) {
-        self.allowed.inc();
+    /// Counts an allowed request that the upstream has responded to with this status.
+    pub fn allowed(&self, status: u16, elapsed: Duration) {
+        if let Some(counter) = self.allowed.get(class_index(status)) {
+            counter
+                .get_or_init(|| self.counter("allowed", "", status))
+                .inc();
+        }
         self.duration.observe(elapsed);
     }
 
-    /// Counts a refused request.
-    pub fn refused(&self, reason: ReasonCode, elapsed: Duration) {
-        self.refused.count(reason);
+    /// Counts a refused request, and the status of the gateway's response.
+    pub fn refused(&self, reason: ReasonCode, status: u16, elapsed: Duration) {
+        self.count(&self.refused, "refused", reason, status);
         self.duration.observe(elapsed);
     }
 
-    /// Counts an allowed request that the upstream has not responded to.
-    pub fn failed(&self, reason: ReasonCode, elapsed: Duration) {
-        self.failed.count(reason);
+    /// Counts an allowed request that the upstream has not responded to, and the status of the
+    /// gateway's response.
+    pub fn failed(&self, reason: ReasonCode, status: u16, elapsed: Duration) {
+        self.count(&self.failed, "allowed", reason, status);
         self.duration.observe(elapsed);
+    }
+
+    fn count(
+        &self,
+        usual: &PerReason<RequestLabels>,
+        decision: &'static str,
+        reason: ReasonCode,
+        status: u16,
+    ) {
+        if class_index(status) == class_index(reason.status()) {
+            usual.count(reason);
+        } else {
+            // A response to a gRPC request has status 200, whatever the reason is.
+            self.counter(decision, reason.as_str(), status).inc();
+        }
+    }
+
+    fn counter(&self, decision: &'static str, reason: &'static str, status: u16) -> Counter {
+        self.requests.get_or_create_owned(&RequestLabels {
+            route: Arc::clone(&self.route),
+            decision,
+            reason,
+            status_class: class_of(status),
+        })
     }
 
     /// Counts a request that its caller aborted before the response.

@@ -362,11 +362,7 @@ pub(crate) fn check_size(
             ),
         ));
     }
-    let mut elements = 0;
-    for der in std::iter::once(leaf).chain(intermediates) {
-        elements += count_elements(der, MAX_CHAIN_ELEMENTS + 1);
-    }
-    if elements > MAX_CHAIN_ELEMENTS {
+    if !has_few_elements(std::iter::once(leaf).chain(intermediates)) {
         return Err((
             ReasonCode::ChainTooLong,
             format!(
@@ -376,4 +372,20 @@ pub(crate) fn check_size(
         ));
     }
     Ok(())
+}
+
+/// Whether certificates have so few DER elements that a path can be searched at little cost.
+fn has_few_elements<'a>(certificates: impl Iterator<Item = &'a CertificateDer<'a>>) -> bool {
+    let mut elements = 0_usize;
+    for der in certificates {
+        elements = elements.saturating_add(count_elements(der, MAX_CHAIN_ELEMENTS + 1));
+    }
+    elements <= MAX_CHAIN_ELEMENTS
+}
+
+/// Whether a leaf has so few DER elements that it can be described at little cost, although its
+/// chain is refused.
+pub(crate) fn can_be_described(leaf: &CertificateDer<'_>) -> bool {
+    const MAX: usize = 2 * MAX_CHAIN_ELEMENTS;
+    count_elements(leaf, MAX + 1) <= MAX
 }

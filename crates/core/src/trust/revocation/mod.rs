@@ -303,6 +303,10 @@ impl RevocationIndex {
         &self.digest
     }
 
+    pub(crate) const fn is_suspended(&self) -> bool {
+        self.suspended.is_some()
+    }
+
     pub(crate) fn alarms(&self) -> &[String] {
         &self.alarms
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::hash::{mix, step};
 use super::outlier::{EjectionScope, UnansweredRequests};
+use crate::clock;
 use crate::identity::CallerName;
 use crate::upstream::config::UpstreamConfig;
 use crate::upstream::config::target::{Endpoint, Target};
@@ -31,7 +32,7 @@ pub(super) struct EndpointState {
     pub(super) addresses: Arc<Addresses>,
     pub(super) limit: Arc<ConnectionLimit>,
     /// Whether health checks have found the endpoint unhealthy.
-    pub(super) unhealthy: AtomicBool,
+    unhealthy: AtomicBool,
     pub(super) hash: u64,
     pub(super) in_progress: AtomicUsize,
     /// Whether the endpoint has failed since its last response. If false, `failures`, `unanswered`
@@ -45,6 +46,9 @@ pub(super) struct EndpointState {
     /// `since`.
     no_tunnels_until: AtomicU64,
     pub(super) since: Instant,
+    /// Since when the endpoint is down, in seconds since the Unix epoch. Zero if it is up, or if
+    /// nothing is known.
+    down_since: AtomicU64,
 }
 
 impl EndpointState {
@@ -66,11 +70,39 @@ impl EndpointState {
             ejected_until: AtomicU64::new(0),
             no_tunnels_until: AtomicU64::new(0),
             since: Instant::now(),
+            down_since: AtomicU64::new(0),
         }
     }
 
     pub(super) fn is_unhealthy(&self) -> bool {
         self.unhealthy.load(Ordering::Relaxed)
+    }
+
+    /// Records whether a health check has found the endpoint healthy.
+    pub(super) fn set_healthy(&self, healthy: bool) {
+        self.unhealthy.store(!healthy, Ordering::Relaxed);
+        if healthy {
+            self.down_since.store(0, Ordering::Relaxed);
+        } else {
+            self.mark_down();
+        }
+    }
+
+    /// Returns since when the endpoint is down for all callers, in seconds since the Unix epoch.
+    /// Returns `None` if its last response is newer than its last failure.
+    pub(super) fn down_since(&self) -> Option<u64> {
+        match self.down_since.load(Ordering::Relaxed) {
+            0 => None,
+            since => Some(since),
+        }
+    }
+
+    fn mark_down(&self) {
+        let now = clock::unix_now();
+        // Keeps the time of the first failure.
+        let _ = self
+            .down_since
+            .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     pub(super) fn has_no_tunnels(&self) -> bool {
@@ -99,6 +131,7 @@ impl EndpointState {
         let before = self.failures.fetch_add(1, Ordering::Relaxed);
         self.eject(&self.ejected_until, before);
         self.has_failed.store(true, Ordering::Relaxed);
+        self.mark_down();
     }
 
     pub(super) fn record_timeout(&self, caller: Option<&CallerName>) {
@@ -120,6 +153,9 @@ impl EndpointState {
             self.failures.store(0, Ordering::Relaxed);
             self.ejected_until.store(0, Ordering::Relaxed);
             self.unanswered.clear();
+            if !self.is_unhealthy() {
+                self.down_since.store(0, Ordering::Relaxed);
+            }
         }
     }
 

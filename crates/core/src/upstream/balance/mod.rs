@@ -151,7 +151,7 @@ impl Upstream {
     /// Records whether a health check has found an endpoint healthy.
     pub fn set_healthy(&self, index: usize, healthy: bool) {
         if let Some(state) = self.states.get(index) {
-            state.unhealthy.store(!healthy, Ordering::Relaxed);
+            state.set_healthy(healthy);
         }
     }
 
@@ -162,6 +162,14 @@ impl Upstream {
         self.states
             .get(index)
             .is_none_or(|state| !state.is_unhealthy())
+    }
+
+    /// Returns the endpoints in the order of the configuration. The second value is the time since
+    /// which the endpoint is down, in seconds since the Unix epoch, and `None` if it is not: the
+    /// gateway cannot connect to it, it responds to no caller, or health checks fail.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&Endpoint, Option<u64>)> {
+        let states = self.states.iter();
+        states.map(|state| (&state.target.endpoint, state.down_since()))
     }
 
     /// Returns the addresses of an endpoint, and the endpoint's host and port.
