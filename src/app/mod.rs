@@ -25,5 +25,5 @@ mod start;
 
 pub use self::error::AppError;
 pub use self::listeners::{Addresses, Listeners, write_ready_file};
-pub use self::reload::impact;
+pub use self::reload::{comparison, impact};
 pub use self::start::{serve, worker_count};

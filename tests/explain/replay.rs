@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use countersign_testkit::{Credentials, TestCa, in_time, until};
+use countersign_testkit::{Credentials, Crl, Gateway, TestCa, in_time, until};
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -142,10 +142,12 @@ async fn check_says_which_callers_new_trust_would_refuse() {
     world.revoke(&revoked);
     let ended = run(&arguments, &config).await;
     assert_eq!(ended.code, 3, "{}", ended.stderr);
-    let refused = ended.json()["against"]["refused"].clone();
-    assert_eq!(refused.as_array().unwrap().len(), 1, "{refused}");
-    assert_eq!(refused[0]["reason"], "certificate-revoked");
-    assert_eq!(refused[0]["serial"], revoked.serial_hex());
+    let changes = ended.json()["against"]["changes"].clone();
+    assert_eq!(changes.as_array().unwrap().len(), 1, "{changes}");
+    assert_eq!(changes[0]["identity"], world.ca.spiffe("/revoked"));
+    assert_eq!(changes[0]["before"], "allowed");
+    assert_eq!(changes[0]["after"], "certificate-revoked");
+    assert_eq!(changes[0]["serial"], revoked.serial_hex());
 
     // The gateway logs the same preview when it has reloaded.
     in_time("the preview in the log", async {
@@ -177,12 +179,160 @@ async fn without_kept_chains_both_say_what_is_missing() {
     let log = gateway.directory().join("audit.jsonl");
     let log = log.to_str().unwrap();
     let id = line["request_id"].as_str().unwrap();
-    for arguments in [
-        &["check", "--against", log][..],
-        &["explain", "--audit", log, "--request-id", id],
-    ] {
-        let ended = run(arguments, &gateway.config_file()).await;
-        assert_eq!(ended.code, 2, "{}", ended.stderr);
-        assert!(ended.stderr.contains("[audit] chains"), "{}", ended.stderr);
+    let arguments = ["explain", "--audit", log, "--request-id", id];
+    let ended = run(&arguments, &gateway.config_file()).await;
+    assert_eq!(ended.code, 2, "{}", ended.stderr);
+    assert!(ended.stderr.contains("[audit] chains"), "{}", ended.stderr);
+    // Routes can be compared without chains.
+    let ended = run(&["check", "--against", log], &gateway.config_file()).await;
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    for part in ["Nothing would change", "[audit] chains"] {
+        assert!(ended.stdout.contains(part), "{part}: {}", ended.stdout);
     }
+}
+
+/// Writes a configuration beside that of the gateway, in which one text is replaced.
+fn candidate(gateway: &Gateway, from: &str, to: &str) -> PathBuf {
+    let text = std::fs::read_to_string(gateway.config_file()).unwrap();
+    assert!(text.contains(from), "{text}");
+    let path = gateway.directory().join("candidate.toml");
+    std::fs::write(&path, text.replace(from, to)).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn check_says_which_requests_other_routes_would_refuse_or_allow() {
+    let world = World::with(|settings, echo| {
+        settings.upstream("orders", echo).route(
+            "orders",
+            "orders",
+            "paths = [\"/orders/**\"]\ncallers = [\"spiffe://example.org/a\", \"spiffe://example.org/b\"]",
+        )
+    })
+    .await;
+    let gateway = &world.gateway;
+    for (path, url, status) in [
+        ("/a", "/orders/1", 200),
+        ("/b", "/orders/2", 200),
+        ("/b", "/orders/3", 200),
+        ("/c", "/orders/4", 403),
+        ("/a", "/elsewhere", 404),
+    ] {
+        assert_eq!(world.client_as(path).get(url).await.unwrap().status, status);
+    }
+    gateway.audit().at_least(5, "requests", |_| true).await;
+    let log = gateway.directory().join("audit.jsonl");
+    let arguments = ["--json", "check", "--against", log.to_str().unwrap()];
+    let same = run(&arguments, &gateway.config_file()).await;
+    assert_eq!(same.code, 0, "{}", same.stderr);
+    assert_eq!(same.json()["against"]["requests"], 5);
+    assert_eq!(same.json()["against"]["changes"], Value::Array(Vec::new()));
+
+    // One caller is removed, and another is added.
+    let config = candidate(gateway, "spiffe://example.org/b", "spiffe://example.org/c");
+    let ended = run(&arguments, &config).await;
+    assert_eq!(ended.code, 3, "{}", ended.stderr);
+    let changes = ended.json()["against"]["changes"]
+        .as_array()
+        .unwrap()
+        .clone();
+    assert_eq!(changes.len(), 2, "{changes:?}");
+    let of = |identity: &str| {
+        let mut rows = changes.iter();
+        rows.find(|row| row["identity"] == world.ca.spiffe(identity))
+            .unwrap()
+    };
+    let lost = of("/b");
+    for (member, value) in [
+        ("route", "orders"),
+        ("method", "GET"),
+        ("before", "allowed"),
+        ("after", "caller-not-allowed"),
+        ("path", "/orders/2"),
+    ] {
+        assert_eq!(lost[member], value, "{member}: {lost}");
+    }
+    assert_eq!(
+        (&lost["status"], &lost["count"]),
+        (&403.into(), &2.into()),
+        "{lost}"
+    );
+    assert!(
+        lost["first"].as_str().unwrap() <= lost["last"].as_str().unwrap(),
+        "{lost}"
+    );
+    let won = of("/c");
+    assert_eq!(won["before"], "caller-not-allowed");
+    assert_eq!(won["after"], "allowed");
+    let text = run(&arguments[1..], &config).await.stdout;
+    let line = format!(
+        "2 allowed requests would now get 403 caller-not-allowed: GET /orders/2 by {} (route orders)",
+        world.ca.spiffe("/b")
+    );
+    assert!(text.contains(&line), "{text}");
+}
+
+#[tokio::test]
+async fn check_tells_a_lost_route_from_a_won_caller() {
+    let world = World::with(|settings, echo| {
+        settings.upstream("orders", echo).route(
+            "orders",
+            "orders",
+            "paths = [\"/orders/**\"]\ncallers = [\"spiffe://example.org/b\"]",
+        )
+    })
+    .await;
+    let gateway = &world.gateway;
+    for (path, status) in [("/b", 200), ("/c", 403)] {
+        assert_eq!(
+            world.client_as(path).get("/orders/2").await.unwrap().status,
+            status
+        );
+    }
+    gateway.audit().at_least(2, "requests", |_| true).await;
+    let log = gateway.directory().join("audit.jsonl");
+    let arguments = ["--json", "check", "--against", log.to_str().unwrap()];
+    // A path that no route has any longer is 404, and a caller that only gains is no reason for 3.
+    let config = candidate(gateway, "/orders/**", "/orders/1");
+    let ended = run(&arguments, &config).await;
+    assert_eq!(ended.code, 3, "{}", ended.stderr);
+    assert_eq!(ended.json()["against"]["changes"][0]["after"], "no-route");
+    let config = candidate(
+        gateway,
+        "\"spiffe://example.org/b\"",
+        "\"spiffe://example.org/**\"",
+    );
+    let ended = run(&arguments, &config).await;
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert_eq!(
+        ended.json()["against"]["changes"].as_array().unwrap().len(),
+        1
+    );
+}
+
+/// A certificate that was replaced is not used any more. That it is revoked concerns nobody.
+#[tokio::test]
+async fn check_leaves_out_certificates_that_were_replaced() {
+    let world = Keeping::new().await;
+    let (old, new) = (world.ca.client("/renewed"), world.ca.client("/renewed"));
+    for (caller, path) in [(&old, "/old"), (&new, "/new")] {
+        let client = world.anonymous().with(caller);
+        assert_eq!(client.get(path).await.unwrap().status, 200);
+        world.kept(&world.gateway.audit().request(path).await).await;
+    }
+    let (log, config) = (world.audit_file(), world.gateway.config_file());
+    let arguments = ["--json", "check", "--against", log.to_str().unwrap()];
+    world.revoke(&old);
+    let ended = run(&arguments, &config).await;
+    assert_eq!(ended.code, 0, "{}", ended.stdout);
+    assert_eq!(ended.json()["against"]["callers"], 1);
+    // The certificate in use does count, also for the requests of its predecessor.
+    world
+        .lists
+        .publish(&world.ca, Crl::new().number(3).revoke(new.serial()));
+    let ended = run(&arguments, &config).await;
+    assert_eq!(ended.code, 3, "{}", ended.stdout);
+    let changes = ended.json()["against"]["changes"].clone();
+    assert_eq!(changes[0]["serial"], new.serial_hex(), "{changes}");
+    assert_eq!(changes[0]["count"], 2, "{changes}");
 }

@@ -1,11 +1,12 @@
 //! The configuration file: reads it, and builds what it describes.
 //!
 //! The types that are built from the file belong to other modules, which know nothing about the
-//! file. This module never opens a socket and never writes a file.
+//! file. This module accepts no connection and never writes a file.
 //!
 //! Files:
 //!
 //! - `load`: loads a configuration with all files that it names
+//! - `host`: checks what a start needs from this machine besides files to read
 //! - `running`: the configuration in service, and loads of its material
 //! - `default_path`: the default paths of the configuration file
 //! - `socket`: reads only the path of the operators' socket, even if the rest of the file is
@@ -22,13 +23,14 @@
 
 use countersign_core::{
     assertion, authn, clock, crl_fetch, crypto, descriptors, file_read, file_stamp, http_client,
-    identity, pem, policy, route, secret, snapshot, tls, trust, upstream,
+    identity, pem, policy, route, secret, snapshot, telemetry, tls, trust, upstream,
 };
 use countersign_pki as pki;
 
 mod default_path;
 mod diagnostics;
 mod document;
+mod host;
 mod load;
 mod material;
 mod profiles;
@@ -40,7 +42,8 @@ mod template;
 pub use default_path::{DEFAULT_PATHS, NoConfiguration, PATH_VARIABLE, default_path, path};
 pub use diagnostics::{ConfigErrors, Diagnostic, ErrorRecord};
 pub use document::quantity;
-pub use load::{Loaded, inspect, inspect_with, load, load_after};
+pub use host::RunningGateway;
+pub use load::{Loaded, inspect, inspect_on_host, inspect_with, load, load_after};
 pub use material::files::Progress;
 pub use material::inventory::{
     CertificateSummary, CrlSummary, Inventory, ServerNameSummary, TrustDomainSummary,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostics::{ConfigErrors, Diagnostics};
 use super::document::Document;
+use super::host::{self, RunningGateway};
 use super::material::files::{self, Access, Progress};
 use super::material::inventory::Inventory;
 use super::material::units::UnitLoad;
@@ -49,13 +50,28 @@ pub fn inspect(path: &Path) -> Result<(Loaded, Inventory), ConfigErrors> {
 /// # Errors
 /// All errors in the configuration and in the files that it names.
 pub fn inspect_with(path: &Path, progress: &Progress) -> Result<(Loaded, Inventory), ConfigErrors> {
-    read(path, None, UnitLoad::default(), progress)
+    read(path, None, UnitLoad::default(), None, progress)
+}
+
+/// Same as [`inspect_with`], but also checks what a start needs from this machine: free addresses,
+/// and files and directories that can be written. `running` is what is known about a gateway that
+/// runs with this configuration.
+///
+/// # Errors
+/// All errors in the configuration, in the files that it names, and of the machine.
+pub fn inspect_on_host(
+    path: &Path,
+    running: &RunningGateway,
+    progress: &Progress,
+) -> Result<(Loaded, Inventory), ConfigErrors> {
+    read(path, None, UnitLoad::default(), Some(running), progress)
 }
 
 fn read(
     path: &Path,
     previous: Option<&Snapshot>,
     units: UnitLoad,
+    host: Option<&RunningGateway>,
     progress: &Progress,
 ) -> Result<(Loaded, Inventory), ConfigErrors> {
     let access = Access {
@@ -72,7 +88,12 @@ fn read(
             units,
             access,
         };
-        resolve::resolve(&document, input, &mut diagnostics).0
+        let resolved = resolve::resolve(&document, input, &mut diagnostics).0;
+        if let Some(running) = host {
+            let base = path.parent().unwrap_or(Path::new(""));
+            host::check(&document, base, running, &mut diagnostics);
+        }
+        resolved
     });
     match resolved {
         Some(resolved) if !diagnostics.has_errors() => {
@@ -103,5 +124,5 @@ pub fn load_after(
         before: running.all_units().clone(),
         ..UnitLoad::default()
     };
-    read(running.path(), Some(previous), units, progress).map(|(loaded, _)| loaded)
+    read(running.path(), Some(previous), units, None, progress).map(|(loaded, _)| loaded)
 }

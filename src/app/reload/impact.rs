@@ -2,14 +2,15 @@
 //! chains of these callers.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::UnixTime;
 use serde::Serialize;
 
 use crate::clock;
-use crate::identity::LeafFacts;
 use crate::identity::text::printable;
+use crate::identity::{LeafFacts, PeerIdentity};
 use crate::reason::ReasonCode;
 use crate::snapshot::Snapshot;
 use crate::telemetry::chains::{self, KeptChain};
@@ -43,8 +44,8 @@ pub struct WouldRefuse {
 /// How a snapshot decides about one caller.
 #[derive(Debug)]
 pub enum Outlook {
-    /// The snapshot admits the caller.
-    Admitted,
+    /// The snapshot admits the caller, with this identity.
+    Admitted(Arc<PeerIdentity>),
     /// The caller's own certificate has expired since its chain was kept, so the new trust material
     /// is not the cause of a refusal.
     Expired,
@@ -90,7 +91,7 @@ pub fn outlook(snapshot: &Snapshot, kept: &KeptChain) -> Outlook {
         return Outlook::Expired;
     };
     match entry.trust().verify(leaf, intermediates, now) {
-        Ok(_) => Outlook::Admitted,
+        Ok(identity) => Outlook::Admitted(identity),
         Err(refusal) => refused(refusal.reason, &refusal.detail),
     }
 }
@@ -110,7 +111,7 @@ pub(super) fn report(directory: &Path, before: &Snapshot, after: &Snapshot) {
     let mut refused = Vec::new();
     for chain in &kept {
         if let Outlook::Refused(why) = outlook(after, chain)
-            && matches!(outlook(before, chain), Outlook::Admitted)
+            && matches!(outlook(before, chain), Outlook::Admitted(_))
         {
             refused.push(why);
         }

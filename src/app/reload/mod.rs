@@ -21,10 +21,12 @@
 //! - `events`: the events that the task handles
 //! - `file_watch`: compares the stamps of files on a separate thread
 //! - `configuration_state`, `unit_state`: the progress of loading the configuration, or a unit
+//! - `comparison`: compares past decisions about requests with those of a snapshot
 //! - `impact`: reports how new trust material affects recent callers
 //! - `announce`: logs what operators should know about a new configuration
 
 pub(super) mod announce;
+pub mod comparison;
 mod configuration;
 mod configuration_state;
 pub(super) mod events;

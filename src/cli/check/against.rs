@@ -1,93 +1,357 @@
-//! `countersign check --against AUDIT_LOG`: lists the callers of a log that the configuration
-//! would refuse.
+//! `countersign check --against AUDIT_LOG`: lists the requests and connections of a log about which
+//! the configuration would decide in another way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::app::comparison::{ALLOWED, Changed, Comparison, PastRequest, decide};
 use crate::app::impact::{Outlook, WouldRefuse, outlook};
 use crate::cli::common::output::CliError;
 use crate::config::Loaded;
+use crate::identity::text::printable;
+use crate::identity::{Method, MethodSet, PeerIdentity};
+use crate::reason::ReasonCode;
 use crate::telemetry::chains::{self, ChainId};
 
 /// Maximum number of bytes that are read from a line.
 const MAX_LINE: u64 = 64 * 1024;
+/// The past refusals that depend on the configuration alone, so that they can be decided about
+/// again.
+const COMPARED: [ReasonCode; 5] = [
+    ReasonCode::NoRoute,
+    ReasonCode::MethodNotAllowed,
+    ReasonCode::CallerNotAllowed,
+    ReasonCode::HostMismatch,
+    ReasonCode::IdentityDenied,
+];
+/// The paths below which the gateway itself responds.
+const OWN_PATHS: [&str; 2] = [
+    "/.well-known/countersign/",
+    "/.well-known/oauth-protected-resource",
+];
 
 /// The members of an audit line that this command uses.
 #[derive(Deserialize)]
 struct Line {
     event: String,
     #[serde(default)]
+    time: String,
+    #[serde(default)]
+    decision: String,
+    #[serde(default)]
+    reason: Option<String>,
+    #[serde(default)]
     caller: Option<String>,
     #[serde(default)]
+    methods: Option<String>,
+    #[serde(default)]
     chain: Option<String>,
+    #[serde(default)]
+    sans: Option<String>,
+    #[serde(default)]
+    serial: Option<String>,
+    #[serde(default)]
+    sni: Option<String>,
+    #[serde(default)]
+    host: Option<String>,
+    #[serde(default)]
+    path: Option<String>,
+    #[serde(default)]
+    method: Option<String>,
+    #[serde(default)]
+    route: Option<String>,
 }
 
-/// How many callers of a log would be admitted or refused.
+/// When a chain was seen in the log, as the texts of the log.
+struct Span {
+    first: String,
+    last: String,
+}
+
+/// What the configuration decides about a chain.
+enum ChainVerdict {
+    Admitted(Arc<PeerIdentity>),
+    /// The caller's own certificate has expired.
+    Expired,
+    /// The chain was not kept, has been deleted, or cannot be read.
+    Unknown,
+    Refused(Box<WouldRefuse>),
+}
+
+/// What would change for the callers of a log.
 #[derive(Debug, Default)]
 pub(super) struct Preview {
     log: String,
     callers: usize,
+    requests: u64,
     expired: usize,
-    /// Number of callers whose chains were not kept, have been deleted, or cannot be read.
     unknown: usize,
-    refused: Vec<WouldRefuse>,
+    keeps_chains: bool,
+    comparison: Comparison,
 }
 
-/// Reads an audit log. Decides for each of its callers whether the new configuration would admit
-/// the caller.
+/// Reads an audit log. Decides again about its connections and requests.
 pub(super) fn preview(log: &Path, loaded: &Loaded) -> Result<Preview, CliError> {
-    let Some(directory) = &loaded.settings.audit_chains else {
-        return Err(CliError::usage(
-            "the configuration keeps no chains, so that nothing is known of callers but their \
-             names; set [audit] chains = \"DIR\" and let the gateway run for a while",
-        ));
-    };
+    let directory = loaded.settings.audit_chains.as_deref();
+    let (callers, chains) = callers_and_chains(log)?;
+    if callers.is_empty() && chains.is_empty() {
+        return Err(CliError::usage(format_args!(
+            "{}: there is no request of a caller in it",
+            log.display()
+        )));
+    }
+    let successors = successors(&chains);
+    let mut verdicts = BTreeMap::new();
+    for id in chains.values().flat_map(BTreeMap::keys) {
+        if !successors.contains_key(id) {
+            verdicts.insert(id.clone(), verdict(id, directory, loaded));
+        }
+    }
+    let count = |is: fn(&ChainVerdict) -> bool| verdicts.values().filter(|one| is(one)).count();
     let mut preview = Preview {
         log: log.display().to_string(),
+        callers: callers.len(),
+        expired: count(|one| matches!(one, ChainVerdict::Expired)),
+        unknown: count(|one| matches!(one, ChainVerdict::Unknown)),
+        keeps_chains: directory.is_some(),
         ..Preview::default()
     };
-    let mut seen: BTreeMap<String, ()> = BTreeMap::new();
-    let mut without = 0_usize;
     for_each_line(log, |line| {
         let Ok(line) = serde_json::from_slice::<Line>(line) else {
             return;
         };
-        match (line.event.as_str(), line.caller, line.chain) {
-            ("request", Some(_), Some(chain)) => drop(seen.insert(chain, ())),
-            ("request", Some(_), None) => without += 1,
+        let chain = line.chain.as_ref();
+        let chain = chain.map(|id| successors.get(id).unwrap_or(id));
+        let verdict = chain.and_then(|id| verdicts.get(id));
+        match line.event.as_str() {
+            "request" => preview.request(&line, verdict, loaded),
+            "handshake" => preview.handshake(&line, directory, loaded),
             _ => {}
         }
     })?;
-    if seen.is_empty() {
-        return Err(CliError::usage(match without {
-            0 => format!(
-                "{}: there is no caller with a certificate in it",
-                log.display()
-            ),
-            _ => format!(
-                "{}: its callers' chains were not kept; set [audit] chains = \"DIR\" and let the \
-                 gateway run for a while",
-                log.display()
-            ),
-        }));
-    }
-    preview.callers = seen.len();
-    for id in seen.keys() {
-        let kept = ChainId::parse(id).and_then(|id| chains::read(directory, &id).ok());
-        match kept.map(|kept| outlook(&loaded.snapshot, &kept)) {
-            None => preview.unknown += 1,
-            Some(Outlook::Admitted) => {}
-            Some(Outlook::Expired) => preview.expired += 1,
-            Some(Outlook::Refused(why)) => preview.refused.push(*why),
+    Ok(preview)
+}
+
+/// The chains of each caller that requests came with.
+type Chains = BTreeMap<String, BTreeMap<String, Span>>;
+
+fn callers_and_chains(log: &Path) -> Result<(BTreeSet<String>, Chains), CliError> {
+    let mut callers = BTreeSet::new();
+    let mut chains = Chains::new();
+    for_each_line(log, |line| {
+        let Ok(line) = serde_json::from_slice::<Line>(line) else {
+            return;
+        };
+        let (true, Some(caller)) = (line.event == "request", line.caller) else {
+            return;
+        };
+        callers.insert(caller.clone());
+        let Some(chain) = line.chain else { return };
+        let span = chains.entry(caller).or_default().entry(chain);
+        let span = span.or_insert_with(|| Span {
+            first: line.time.clone(),
+            last: line.time.clone(),
+        });
+        if line.time < span.first {
+            span.first.clone_from(&line.time);
+        }
+        if line.time > span.last {
+            span.last = line.time;
+        }
+    })?;
+    Ok((callers, chains))
+}
+
+/// Returns the newest chain of the same caller for each chain that was replaced: after its last use,
+/// another chain of the caller was used for the first time. A certificate that was renewed does not
+/// count any more, even if the log has its requests.
+fn successors(chains: &Chains) -> BTreeMap<String, String> {
+    let mut successors = BTreeMap::new();
+    for spans in chains.values() {
+        let Some((newest, begun)) = spans.iter().max_by(|a, b| a.1.first.cmp(&b.1.first)) else {
+            continue;
+        };
+        for (id, span) in spans {
+            if id != newest && span.last < begun.first {
+                successors.insert(id.clone(), newest.clone());
+            }
         }
     }
-    Ok(preview)
+    successors
+}
+
+fn verdict(id: &str, directory: Option<&Path>, loaded: &Loaded) -> ChainVerdict {
+    let kept = ChainId::parse(id)
+        .zip(directory)
+        .and_then(|(id, directory)| chains::read(directory, &id).ok());
+    match kept.map(|kept| outlook(&loaded.snapshot, &kept)) {
+        None => ChainVerdict::Unknown,
+        Some(Outlook::Admitted(identity)) => ChainVerdict::Admitted(identity),
+        Some(Outlook::Expired) => ChainVerdict::Expired,
+        Some(Outlook::Refused(why)) => ChainVerdict::Refused(why),
+    }
+}
+
+impl Preview {
+    fn request(&mut self, line: &Line, verdict: Option<&ChainVerdict>, loaded: &Loaded) {
+        let (Some(host), Some(path), Some(method)) = (&line.host, &line.path, &line.method) else {
+            return;
+        };
+        let before = match (line.decision.as_str(), &line.reason) {
+            (ALLOWED, _) => ALLOWED,
+            ("refused", Some(reason)) if is_compared(reason) => reason.as_str(),
+            _ => return,
+        };
+        // A path that was cut in the log cannot be decided about.
+        if path.ends_with('…') || OWN_PATHS.iter().any(|own| path.starts_with(own)) {
+            return;
+        }
+        self.requests += 1;
+        let printed = match &line.methods {
+            Some(methods) => MethodSet::from_printed(methods).unwrap_or_default(),
+            None if line.caller.is_some() => MethodSet::default().with(Method::Certificate),
+            None => MethodSet::default(),
+        };
+        let peer = match verdict {
+            Some(ChainVerdict::Expired) => return,
+            Some(ChainVerdict::Refused(why)) if before == ALLOWED => {
+                return self.connection(line, why);
+            }
+            Some(ChainVerdict::Refused(_)) => return,
+            Some(ChainVerdict::Admitted(identity)) => Some(&**identity),
+            Some(ChainVerdict::Unknown) | None => None,
+        };
+        let names_itself = line.methods.is_none();
+        let past = PastRequest {
+            caller: line.caller.as_deref(),
+            methods: printed,
+            server_name: line.sni.as_deref(),
+            host,
+            path,
+            method,
+        };
+        let now = decide(&loaded.snapshot, peer.filter(|_| names_itself), &past);
+        let (after, status) = match now {
+            Ok(()) => (ALLOWED, None),
+            Err((reason, status)) => (reason.as_str(), Some(status)),
+        };
+        if (before == ALLOWED) == (after == ALLOWED) {
+            return;
+        }
+        let changed = Changed {
+            identity: shown_caller(line),
+            route: line.route.as_deref().map(printable),
+            method: Some(printable(method)),
+            before: before.to_owned(),
+            after: after.to_owned(),
+            status,
+            serial: None,
+        };
+        let path = printable(path);
+        self.comparison
+            .add(changed, &printable(&line.time), Some(&path), None);
+    }
+
+    /// Adds a request whose connection would be refused.
+    fn connection(&mut self, line: &Line, why: &WouldRefuse) {
+        let changed = Changed {
+            identity: shown_caller(line),
+            route: line.route.as_deref().map(printable),
+            method: line.method.as_deref().map(printable),
+            before: ALLOWED.to_owned(),
+            after: why.reason.as_str().to_owned(),
+            status: None,
+            serial: Some(why.serial.clone()),
+        };
+        let path = line.path.as_deref().map(printable);
+        let time = printable(&line.time);
+        self.comparison
+            .add(changed, &time, path.as_deref(), Some(&why.detail));
+    }
+
+    /// Adds a refused handshake that would succeed.
+    fn handshake(&mut self, line: &Line, directory: Option<&Path>, loaded: &Loaded) {
+        let (Some(chain), Some(reason)) = (&line.chain, &line.reason) else {
+            return;
+        };
+        let ChainVerdict::Admitted(identity) = verdict(chain, directory, loaded) else {
+            return;
+        };
+        let changed = Changed {
+            identity: identity.caller().to_string(),
+            route: None,
+            method: None,
+            before: printable(reason),
+            after: ALLOWED.to_owned(),
+            status: None,
+            serial: line.serial.as_deref().map(printable),
+        };
+        let names = line.sans.as_deref().map(printable);
+        let time = printable(&line.time);
+        self.comparison.add(changed, &time, None, names.as_deref());
+    }
+
+    pub(super) fn refuses(&self) -> bool {
+        self.comparison.refuses()
+    }
+
+    pub(super) fn document(&self) -> Value {
+        json!({
+            "log": self.log,
+            "callers": self.callers,
+            "requests": self.requests,
+            "expired": self.expired,
+            "unknown": self.unknown,
+            "changes": self.comparison.rows(),
+        })
+    }
+
+    pub(super) fn text(&self) -> String {
+        let mut text = format!(
+            "{} has {} requests that can be decided about again, of {} callers.",
+            self.log, self.requests, self.callers
+        );
+        match self.comparison.text() {
+            rows if rows.is_empty() => text.push_str(" Nothing would change."),
+            rows => text.push_str(&rows),
+        }
+        if self.expired > 0 {
+            let _ = write!(
+                text,
+                "\n{} certificates have expired meanwhile and are left out.",
+                self.expired
+            );
+        }
+        if !self.keeps_chains {
+            text.push_str(
+                "\nCertificates are not judged, because no chains are kept: set [audit] chains = \
+                 \"DIR\".",
+            );
+        } else if self.unknown > 0 {
+            let _ = write!(
+                text,
+                "\n{} certificates are not judged: their chains are not kept (any longer).",
+                self.unknown
+            );
+        }
+        text
+    }
+}
+
+fn is_compared(reason: &str) -> bool {
+    ReasonCode::parse(reason).is_some_and(|reason| COMPARED.contains(&reason))
+}
+
+fn shown_caller(line: &Line) -> String {
+    let caller = line.caller.as_deref();
+    caller.map_or_else(|| "a caller without name".to_owned(), printable)
 }
 
 /// Calls `each` with every line of a file, without the line ending. Cuts lines that are longer than
@@ -110,48 +374,5 @@ pub(in crate::cli) fn for_each_line(
             return Ok(());
         }
         each(line.strip_suffix(b"\n").unwrap_or(&line));
-    }
-}
-
-impl Preview {
-    pub(super) fn refuses(&self) -> bool {
-        !self.refused.is_empty()
-    }
-
-    pub(super) fn document(&self) -> Value {
-        json!({
-            "log": self.log,
-            "callers": self.callers,
-            "expired": self.expired,
-            "unknown": self.unknown,
-            "refused": self.refused,
-        })
-    }
-
-    pub(super) fn text(&self) -> String {
-        let mut text = format!(
-            "Of {} callers in {}, {} would be refused.",
-            self.callers,
-            self.log,
-            self.refused.len()
-        );
-        for why in &self.refused {
-            let _ = write!(
-                text,
-                "\n  {} (serial {}, last seen {}): {}, {}",
-                why.names, why.serial, why.last_seen, why.reason, why.detail
-            );
-        }
-        if self.expired > 0 {
-            let _ = write!(text, "\n{} have expired meanwhile.", self.expired);
-        }
-        if self.unknown > 0 {
-            let _ = write!(
-                text,
-                "\n{} cannot be judged: their chains are not kept (any longer).",
-                self.unknown
-            );
-        }
-        text
     }
 }

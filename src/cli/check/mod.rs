@@ -1,9 +1,13 @@
 //! `countersign check`: loads a configuration with all files that it names, without serving.
 //! Reports errors and warnings.
 //!
-//! - `against`: decides about the callers of an audit log
+//! - `against`: decides again about the requests of an audit log
+//! - `table`: the routes
+//! - `running`: asks the gateway that runs with the configuration
 
 pub(super) mod against;
+mod running;
+mod table;
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
@@ -18,8 +22,6 @@ use crate::cli::common::format::absolute;
 use crate::cli::common::output::{CliError, Exit, Output};
 use crate::config::{self, ConfigErrors, Inventory, Loaded};
 use crate::descriptors::{DescriptorPlan, raise_limit};
-use crate::policy::rule::Authentication;
-use crate::route::{Binding, Route};
 use crate::snapshot::AuditDestination;
 
 /// Arguments of `countersign check`.
@@ -30,24 +32,38 @@ use crate::snapshot::AuditDestination;
   countersign check --json
   countersign check --against /var/log/countersign/audit.jsonl
 
-Loads the file, certificates, keys and revocation lists as `serve` does, and opens no port.
-With --against it also decides about every caller of an audit log, by the chains that [audit]
-chains has kept of them. Exit code 0, or 2 with every error at once; 3: good, but callers of the
-log would be refused.")]
+Loads the file, certificates, keys and revocation lists as `serve` does. Checks that the addresses
+are free, and that sockets, the audit log, its chains and the deny list can be written, without
+listening and without writing. An address at which the gateway of this configuration listens is no
+fault. Run it as the user that runs the gateway, or with --files-only in CI and elsewhere.
+
+With --against it also decides again about every request of an audit log, by host, path, method and
+caller, and about every caller's certificate by the chains that [audit] chains has kept. Of a
+caller's certificates only those count that were not replaced.
+
+Exit code 0, or 2 with every error at once; 3: good, but requests of the log would be refused.")]
 pub struct CheckArgs {
     /// The configuration file [default: $COUNTERSIGN_CONFIG, ./countersign.toml,
     /// /etc/countersign/countersign.toml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Say which callers of this audit log would be refused.
+    /// Say which requests of this audit log would be refused or allowed now.
     #[arg(long, value_name = "AUDIT_LOG")]
     against: Option<PathBuf>,
+    /// Do not look at this machine: its addresses, sockets, and files that the gateway writes.
+    #[arg(long)]
+    files_only: bool,
 }
 
 /// Runs `countersign check`.
 pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<Exit, CliError> {
     let path = config::path(args.config.as_deref()).map_err(CliError::usage)?;
-    let (loaded, inventory) = match config_loading::inspect(&path) {
+    let running = (!args.files_only).then(|| running::ask(&path));
+    let inspected = match &running {
+        Some(running) => config_loading::inspect_on_host(&path, running.state.clone()),
+        None => config_loading::inspect(&path),
+    };
+    let (loaded, inventory) = match inspected {
         Ok(found) => found,
         Err(LoadError::Refused(errors)) if output.is_json() => {
             output.json(&json!({
@@ -63,15 +79,22 @@ pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<Exit, CliError> {
     for warning in loaded.warnings.iter().chain(&descriptor_warning(&loaded)) {
         output.note(format_args!("warning: {warning}"));
     }
+    if let Some(note) = running.as_ref().and_then(running::Found::note) {
+        output.note(note);
+    }
     let preview = match &args.against {
         Some(log) => Some(against::preview(log, &loaded)?),
         None => None,
     };
     output.say(report(&path, &loaded, &inventory));
     let mut found = document(&path, &loaded, &inventory);
-    if let (Some(preview), Some(members)) = (&preview, found.as_object_mut()) {
-        output.say(format_args!("\n{}", preview.text()));
-        members.insert("against".to_owned(), preview.document());
+    if let Some(members) = found.as_object_mut() {
+        let pid = running.as_ref().and_then(|running| running.pid);
+        members.insert("running_gateway".to_owned(), json!(pid));
+        if let Some(preview) = &preview {
+            output.say(format_args!("\n{}", preview.text()));
+            members.insert("against".to_owned(), preview.document());
+        }
     }
     output.json(&found);
     Ok(match preview {
@@ -164,7 +187,7 @@ fn report(path: &Path, loaded: &Loaded, inventory: &Inventory) -> String {
         plan.limit
     );
     push_trust_domains(&mut text, inventory);
-    push_routes(&mut text, loaded);
+    table::push_routes(&mut text, &loaded.snapshot);
     text
 }
 
@@ -212,82 +235,6 @@ fn push_trust_domains(text: &mut String, inventory: &Inventory) {
             domain.identity_from.join(", "),
             domain.vouches_for.join(", "),
         );
-    }
-}
-
-fn push_routes(text: &mut String, loaded: &Loaded) {
-    let rows: Vec<[String; 6]> = loaded
-        .snapshot
-        .routes
-        .routes()
-        .iter()
-        .map(|route| row(route))
-        .collect();
-    let header = ["ROUTE", "HOSTS", "PATHS", "METHODS", "CALLERS", "UPSTREAM"].map(str::to_owned);
-    let widths: Vec<usize> = (0..header.len())
-        .map(|column| {
-            let cells = std::iter::once(&header).chain(&rows);
-            cells
-                .filter_map(|row| row.get(column))
-                .map(|cell| cell.chars().count())
-                .max()
-                .unwrap_or(0)
-        })
-        .collect();
-    for row in std::iter::once(&header).chain(&rows) {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            let _ = write!(line, "{cell:<width$}  ");
-        }
-        text.push('\n');
-        text.push_str(line.trim_end());
-    }
-}
-
-fn row(route: &Route) -> [String; 6] {
-    let callers = match route.rule.authentication {
-        Authentication::None => "anybody".to_owned(),
-        _ if route.rule.except.is_empty() => joined(&route.rule.callers, ""),
-        _ => format!(
-            "{} except {}",
-            joined(&route.rule.callers, ""),
-            joined(&route.rule.except, "")
-        ),
-    };
-    let upstream = match route.rule.authentication {
-        Authentication::None => format!("{}, no assertion", route.upstream.name()),
-        _ => format!(
-            "{}, audience {}, per {}",
-            route.upstream.name(),
-            route.audience,
-            binding(route.binding)
-        ),
-    };
-    [
-        route.name.clone(),
-        joined(&route.hosts, "any"),
-        joined(&route.paths, "any"),
-        joined(&route.methods, "any"),
-        callers,
-        upstream,
-    ]
-}
-
-fn joined<T: ToString>(items: &[T], none: &str) -> String {
-    if items.is_empty() {
-        return none.to_owned();
-    }
-    strings(items).join(" ")
-}
-
-fn strings<T: ToString>(items: &[T]) -> Vec<String> {
-    items.iter().map(ToString::to_string).collect()
-}
-
-const fn binding(binding: Binding) -> &'static str {
-    match binding {
-        Binding::Request => "request",
-        Binding::Caller => "caller",
     }
 }
 
@@ -348,7 +295,7 @@ fn document(path: &Path, loaded: &Loaded, inventory: &Inventory) -> Value {
                 format!("{}:{}", bracketed(&endpoint.host), endpoint.port)
             }).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
-        "routes": loaded.snapshot.routes.routes().iter().map(|r| route(r)).collect::<Vec<_>>(),
+        "routes": table::routes(&loaded.snapshot),
         "files": loaded.files.iter().map(|file| absolute(file)).collect::<Vec<_>>(),
         "warnings": loaded.warnings,
     })
@@ -360,20 +307,4 @@ fn bracketed(host: &str) -> String {
     } else {
         host.to_owned()
     }
-}
-
-fn route(route: &Route) -> Value {
-    let authenticated = route.rule.authentication != Authentication::None;
-    json!({
-        "name": route.name,
-        "hosts": strings(&route.hosts),
-        "paths": strings(&route.paths),
-        "methods": strings(&route.methods),
-        "authenticate": route.rule.authentication.to_string(),
-        "callers": strings(&route.rule.callers),
-        "except": strings(&route.rule.except),
-        "upstream": route.upstream.name(),
-        "audience": authenticated.then_some(&route.audience),
-        "binding": authenticated.then_some(binding(route.binding)),
-    })
 }

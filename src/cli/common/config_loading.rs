@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::output::CliError;
-use crate::config::{self, ConfigErrors, Inventory, Loaded, Progress};
+use crate::config::{self, ConfigErrors, Inventory, Loaded, Progress, RunningGateway};
 
 /// The interval at which the progress of the load is checked.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -35,13 +35,33 @@ impl From<LoadError> for CliError {
 /// # Errors
 /// If the configuration has errors, or reading a file hangs.
 pub(in crate::cli) fn inspect(path: &Path) -> Result<(Loaded, Inventory), LoadError> {
+    load(path, config::inspect_with)
+}
+
+/// Same as [`inspect`], but also checks what a start needs from this machine.
+///
+/// # Errors
+/// If the configuration or the machine has errors, or reading a file hangs.
+pub(in crate::cli) fn inspect_on_host(
+    path: &Path,
+    running: RunningGateway,
+) -> Result<(Loaded, Inventory), LoadError> {
+    load(path, move |path, progress| {
+        config::inspect_on_host(path, &running, progress)
+    })
+}
+
+fn load<F>(path: &Path, read: F) -> Result<(Loaded, Inventory), LoadError>
+where
+    F: FnOnce(&Path, &Progress) -> Result<(Loaded, Inventory), ConfigErrors> + Send + 'static,
+{
     let progress = Progress::default();
     let (done, outcome) = mpsc::channel();
     let (file, reading) = (path.to_owned(), progress.clone());
     let thread = std::thread::Builder::new().name("configuration".to_owned());
     thread
         .spawn(move || {
-            let _ = done.send(config::inspect_with(&file, &reading));
+            let _ = done.send(read(&file, &reading));
         })
         .map_err(|error| LoadError::NotRead(CliError::failed(error)))?;
     let mut current = (None, Instant::now());

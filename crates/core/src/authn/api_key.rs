@@ -186,6 +186,18 @@ impl ApiKeys {
         self.keys.values().map(|key| key.name.as_str())
     }
 
+    /// Returns the names of the keys that may be used on a route, sorted.
+    #[must_use]
+    pub fn names_on(&self, route: &str) -> Vec<&str> {
+        let is_for = |key: &&ApiKey| {
+            key.routes.is_empty() || key.routes.iter().any(|allowed| allowed == route)
+        };
+        let keys = self.keys.values();
+        let mut names: Vec<&str> = keys.filter(is_for).map(|key| key.name.as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// Returns the name of the header field that carries API keys. This field is never forwarded.
     #[must_use]
     pub const fn header(&self) -> &HeaderName {

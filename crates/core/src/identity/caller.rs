@@ -122,6 +122,27 @@ impl CallerName {
         }
     }
 
+    /// Parses the printed form of a name, for example from an audit line.
+    ///
+    /// # Errors
+    /// If the text is not the printed form of a name.
+    pub fn from_printed(text: &str) -> Result<Self, MalformedName> {
+        match text.split_once(':') {
+            Some(("dns", name)) => Self::from_dns(name),
+            Some(("mailto", address)) => Self::from_email(address),
+            Some(("ip", address)) => address
+                .parse()
+                .map(Self::Ip)
+                .map_err(|_| MalformedName(format!("{address:?} is no IP address"))),
+            Some(("api-key", name)) => Self::from_api_key(name),
+            Some(("client", name)) => {
+                let (issuer, client_id) = name.split_once('/').unwrap_or((name, ""));
+                Self::from_client(issuer, client_id)
+            }
+            _ => Self::from_uri(text),
+        }
+    }
+
     /// Parses a URI SAN. If the scheme is `spiffe`, the URI must be a valid SPIFFE ID.
     ///
     /// # Errors
@@ -295,6 +316,25 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_printed_name_is_read_back() {
+        for text in [
+            "spiffe://example.org/ns/shop",
+            "https://example.org/a",
+            "dns:a.example.org",
+            "mailto:a@example.org",
+            "ip:2001:db8::1",
+            "api-key:batch",
+            "client:corporate/web/1",
+        ] {
+            let name = CallerName::from_printed(text).unwrap();
+            assert_eq!(name.to_string(), text);
+        }
+        for text in ["", "a", "ip:a", "client:corporate", "dns:"] {
+            assert!(CallerName::from_printed(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn nothing_passes_for_another_type() {

@@ -53,6 +53,17 @@ impl MethodSet {
         self.0 & 1 << method as u8 != 0
     }
 
+    /// Parses the printed form of a set, for example from an audit line. Returns `None` if it has an
+    /// unknown method.
+    #[must_use]
+    pub fn from_printed(text: &str) -> Option<Self> {
+        let method = |word: &str| {
+            let mut all = Method::ALL.into_iter();
+            all.find(|method| method.as_str() == word.trim())
+        };
+        text.split(',').map(method).collect()
+    }
+
     /// Iterates over the methods in the order of [`Method::ALL`].
     pub fn iter(self) -> impl Iterator<Item = Method> {
         Method::ALL

@@ -10,6 +10,7 @@
 //! key gets its full limit again. An attacker who floods the table with keys can therefore only
 //! evict keys that have hardly used their limit. Memory and time for each request do not grow.
 
+use std::fmt;
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +24,16 @@ pub struct RateLimit {
     requests: u32,
     window: Duration,
     burst: u32,
+}
+
+impl fmt::Display for RateLimit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} in {:?}", self.requests, self.window)?;
+        if self.burst != self.requests {
+            write!(formatter, ", burst {}", self.burst)?;
+        }
+        Ok(())
+    }
 }
 
 /// The error for a limit that would refuse all requests, or that the algorithm cannot represent.

@@ -1,0 +1,81 @@
+//! Asks the gateway that runs with the configuration, if there is one, which addresses it has.
+
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use serde_json::Value;
+
+use crate::cli::common::admin_client::{AdminEndpoint, exchange};
+use crate::config::{self, RunningGateway};
+
+/// Maximum time for the answer of the gateway.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What was found out about a gateway that runs with the configuration.
+pub(super) struct Found {
+    pub(super) state: RunningGateway,
+    pub(super) pid: Option<u64>,
+}
+
+impl Found {
+    const fn of(state: RunningGateway) -> Self {
+        Self { state, pid: None }
+    }
+
+    /// Returns the note that a gateway runs with this configuration.
+    pub(super) fn note(&self) -> Option<String> {
+        let RunningGateway::At(addresses) = &self.state else {
+            return None;
+        };
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let pid = self
+            .pid
+            .map_or_else(String::new, |pid| format!(", process {pid}"));
+        Some(format!(
+            "note: a gateway runs with this configuration{pid}, and listens on {}",
+            addresses.join(", ")
+        ))
+    }
+}
+
+/// Asks the gateway at the operators' socket that the configuration names. Only reads its status.
+pub(super) fn ask(config: &Path) -> Found {
+    let Ok(socket) = config::admin_socket(config) else {
+        return Found::of(RunningGateway::Unknown);
+    };
+    match UnixStream::connect(&socket).map_err(|error| error.kind()) {
+        Ok(_) => {}
+        Err(ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+            return Found::of(RunningGateway::None);
+        }
+        Err(_) => return Found::of(RunningGateway::Unknown),
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let endpoint = AdminEndpoint::Socket(socket);
+    let status = runtime.ok().and_then(|runtime| {
+        runtime.block_on(async {
+            let asked = exchange(&endpoint, Method::GET, "/status", None);
+            tokio::time::timeout(TIMEOUT, asked).await.ok()?.ok()
+        })
+    });
+    match status {
+        Some((StatusCode::OK, said)) => Found {
+            state: RunningGateway::At(addresses(&said)),
+            pid: said.get("pid").and_then(Value::as_u64),
+        },
+        _ => Found::of(RunningGateway::Unknown),
+    }
+}
+
+fn addresses(said: &Value) -> Vec<std::net::SocketAddr> {
+    let within = |name: &str| said.get("addresses")?.get(name)?.as_str()?.parse().ok();
+    ["listener", "public", "admin"]
+        .into_iter()
+        .filter_map(within)
+        .collect()
+}
