@@ -2,6 +2,7 @@
 
 pub(crate) mod audit_members;
 mod map;
+mod metrics;
 mod profiles;
 
 use std::path::{Path, PathBuf};
