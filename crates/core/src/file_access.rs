@@ -208,8 +208,7 @@ pub fn create_directory(path: &Path) -> io::Result<()> {
 
 /// Whether a file has a POSIX access control list with more entries than its mode.
 fn has_access_control_list(path: &Path) -> bool {
-    let mut nothing: [u8; 0] = [];
-    rustix::fs::getxattr(path, ACCESS_CONTROL_LIST, &mut nothing).is_ok_and(|length| length > 0)
+    rustix::fs::getxattr_query(path, ACCESS_CONTROL_LIST).is_ok_and(|length| length > 0)
 }
 
 #[cfg(test)]
