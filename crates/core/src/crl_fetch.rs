@@ -26,7 +26,7 @@ use crate::identity::TrustDomain;
 use crate::identity::text::hex;
 use crate::pem;
 use crate::secret::{Existing, write_private};
-use crate::trust;
+use crate::trust::CrlTimes;
 
 /// The URL of a document with CRLs, and the rules for fetching it.
 #[derive(Clone)]
@@ -37,7 +37,9 @@ pub struct CrlSource {
     pub url: Uri,
     /// The rules for fetching the document.
     pub policy: Arc<CrlFetchPolicy>,
-    /// The document whose CRLs the configuration in service uses.
+    /// How long a list without nextUpdate is used.
+    pub max_age: Option<Duration>,
+    /// The document with which the source's configuration was built.
     pub in_use: Bytes,
 }
 
@@ -89,8 +91,8 @@ struct Kept {
 #[derive(Debug, Clone)]
 pub struct CrlDocument {
     bytes: Bytes,
-    /// The earliest `nextUpdate` of the CRLs, in seconds since the Unix epoch.
-    next_update: Option<i64>,
+    /// The times of its lists.
+    times: Vec<CrlTimes>,
 }
 
 impl CrlDocument {
@@ -102,11 +104,9 @@ impl CrlDocument {
         bytes: Bytes,
     ) -> Result<(Self, Vec<CertificateRevocationListDer<'static>>), String> {
         let lists = crls_in(&bytes)?;
-        let ends = lists
-            .iter()
-            .filter_map(|list| trust::revocation::next_update(list));
-        let next_update = ends.min();
-        let document = Self { bytes, next_update };
+        let times = lists.iter().filter_map(|list| CrlTimes::read(list));
+        let times = times.collect();
+        let document = Self { bytes, times };
         Ok((document, lists))
     }
 
@@ -221,7 +221,11 @@ impl CrlFetcher {
     #[must_use]
     pub fn next_update(&self, source: &CrlSource) -> Option<i64> {
         let all = self.all();
-        all.get(&source.url.to_string())?.document.next_update
+        let times = &all.get(&source.url.to_string())?.document.times;
+        times
+            .iter()
+            .filter_map(|time| time.end(source.max_age))
+            .min()
     }
 
     /// Returns the kept document of a source. Returns `None` if no document is kept.
@@ -360,6 +364,7 @@ mod tests {
                 interval: Duration::from_secs(60),
                 directory: Some(directory.to_owned()),
             }),
+            max_age: None,
             in_use: Bytes::new(),
         }
     }

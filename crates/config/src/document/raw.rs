@@ -29,7 +29,7 @@ use crate::policy::share::Share;
 use crate::policy::throttle::{OnStoreFailure, Per};
 use crate::route::{Binding, PathRewrite, RewriteError, UpgradeProtocol};
 use crate::tls::ClientCertificate;
-use crate::trust::{RevocationDepth, RevocationPosture};
+use crate::trust::{CrlNumber, RevocationDepth, RevocationPosture};
 use crate::upstream::header_rules::FieldPattern;
 use crate::upstream::{Balance, ForwardedFields, HealthCheck, HttpProtocol, Sharing, TraceContext};
 
@@ -132,6 +132,8 @@ sections! {
         revocation: RevocationPosture = Optional,
         revocation_depth: RevocationDepth = Optional,
         grace: TimeSpan = Optional,
+        crl_number: CrlNumber = Optional,
+        max_age: TimeSpan = Optional,
         max_unread: TimeSpan = Optional,
         vouches_for: Several<IdentityPattern> = Optional,
         identity_from: Several<NameType> = Optional,

@@ -26,7 +26,7 @@ use crate::policy::share::Share;
 use crate::policy::throttle::{OnStoreFailure, Per};
 use crate::route::{Binding, UpgradeProtocol};
 use crate::tls::ClientCertificate;
-use crate::trust::{RevocationDepth, RevocationPosture};
+use crate::trust::{CrlNumber, RevocationDepth, RevocationPosture};
 use crate::upstream::header_rules::FieldPattern;
 use crate::upstream::{Balance, ForwardedFields, HttpProtocol, Sharing, TraceContext};
 
@@ -510,6 +510,7 @@ impl FromToml for Moment {
 words! {
     ClientCertificate: "required" => Self::Required, "optional" => Self::Optional;
     RevocationPosture: "hard" => Self::Hard, "soft" => Self::Soft, "off" => Self::Off;
+    CrlNumber: "required" => Self::Required, "optional" => Self::Optional;
     RevocationDepth: "chain" => Self::Chain, "leaf" => Self::Leaf;
     NameType:
         Self::Spiffe.as_str() => Self::Spiffe, Self::Uri.as_str() => Self::Uri,

@@ -11,7 +11,8 @@ use super::certificate::candidate::Candidate;
 use super::certificate::purpose::PathPurpose;
 use super::digest::Digest;
 use super::revocation::{
-    CrlStatus, KnownIssuer, RevocationDepth, RevocationIndex, RevocationPosture, UnusableCrl,
+    CrlNumber, CrlRules, CrlStatus, KnownIssuer, RevocationDepth, RevocationIndex,
+    RevocationPosture, UnusableCrl,
 };
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 
@@ -35,7 +36,9 @@ pub struct TrustBundleConfig {
     pub depth: RevocationDepth,
     /// The grace period: how long a revocation list is still accepted after its nextUpdate.
     pub grace: Duration,
-    /// Patterns of the names that the authorities of the bundle may certify.
+    /// Which lists are accepted.
+    pub crl_rules: CrlRules,
+    /// The names that the authorities of the bundle may certify.
     pub vouches_for: Vec<IdentityPattern>,
     /// The types of subject alternative names that may name a caller, the preferred type first.
     pub identity_from: Vec<NameType>,
@@ -176,7 +179,8 @@ impl TrustBundle {
     ) -> Result<Self, BundleError> {
         let domain = config.name.to_string();
         let mut bundle = Self {
-            revocation: RevocationIndex::new(config.posture, config.depth, config.grace),
+            revocation: RevocationIndex::new(config.posture, config.depth, config.grace)
+                .with_rules(config.crl_rules),
             name: config.name.clone(),
             roots: RootSet::default(),
             intermediates: config
@@ -263,10 +267,10 @@ impl TrustBundle {
             .collect()
     }
 
-    /// Checks whether a file with the revocation lists `lists` may replace a file with the lists
-    /// `kept`. Each new list must be readable and must not be older than the list that it replaces.
-    /// If the key of its issuer is known, that key must have signed the new list. Each list of
-    /// `kept` must be replaced by a new list.
+    /// Checks that a document with these revocation lists can replace one with those of
+    /// `kept`: each list can be read, is signed by its issuer if that is known, and is
+    /// not older than another of its kind that is valid at `now` (seconds since the Unix epoch); and
+    /// every list of `kept` has a successor.
     ///
     /// # Errors
     /// The reason why the new file is refused.
@@ -274,10 +278,11 @@ impl TrustBundle {
         &self,
         lists: &[CertificateRevocationListDer<'_>],
         kept: &[CertificateRevocationListDer<'_>],
+        now: i64,
     ) -> Result<(), String> {
         let intermediates = self.readable_intermediates();
         let issuers = known_issuers(&self.roots, &intermediates);
-        self.revocation.check_document(lists, kept, &issuers)
+        self.revocation.check_document(lists, kept, &issuers, now)
     }
 
     fn add_root(&mut self, der: &CertificateDer<'static>, now: i64) -> Result<(), String> {
@@ -339,6 +344,14 @@ impl TrustBundle {
         digest.field(posture);
         digest.field(depth);
         digest.field(&self.grace.as_secs().to_be_bytes());
+        let rules = self.revocation.rules();
+        let number: &[u8] = match rules.number {
+            CrlNumber::Required => b"numbered",
+            CrlNumber::Optional => b"any",
+        };
+        digest.field(number);
+        let max_age = rules.max_age.map(|age| age.as_secs().to_be_bytes());
+        digest.field(max_age.as_ref().map_or(&[], |age| &age[..]));
         for pattern in &self.vouches_for {
             digest.field(pattern.to_string().as_bytes());
         }

@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
 
 use super::algorithm::{AlgorithmError, check_key, check_signature};
 use super::constraints::IssuerConstraints;
-use super::error::PathError;
+use super::error::{PathError, in_words};
 use super::purpose::PathPurpose;
 use super::signed::SignedParts;
 use crate::clock;
@@ -341,7 +341,8 @@ impl RootSet {
         der: &CertificateDer<'_>,
         facts: AuthorityFacts,
     ) -> Result<(), String> {
-        let anchor = webpki::anchor_from_trusted_cert(der).map_err(|error| error.to_string())?;
+        let anchor =
+            webpki::anchor_from_trusted_cert(der).map_err(|error| in_words(&error).to_owned())?;
         let hash = crypto::sha256(der);
         if self.roots.iter().any(|root| root.hash == hash) {
             return Ok(());

@@ -13,7 +13,7 @@ use crate::reason::ReasonCode;
 use crate::trust::certificate::algorithm::{check_key, check_signature};
 use crate::trust::certificate::authority::{AuthorityFacts, Root, RootSet};
 use crate::trust::certificate::end_entity::LeafPathFacts;
-use crate::trust::certificate::error::PathError;
+use crate::trust::certificate::error::{PathError, in_words};
 use crate::trust::certificate::purpose::PathPurpose;
 use crate::trust::certificate::signed::SignedParts;
 
@@ -279,7 +279,10 @@ pub(crate) fn describe(error: &Error, what: &str) -> String {
         Error::MaximumSignatureChecksExceeded | Error::MaximumPathBuildCallsExceeded => {
             format!("{what} holds too many certificates of one name to try every path")
         }
-        other => format!("{what}: {other}"),
+        other => format!(
+            "a certificate of {what} cannot be used: {}",
+            in_words(other)
+        ),
     }
 }
 

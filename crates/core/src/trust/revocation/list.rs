@@ -1,22 +1,25 @@
 //! `RevocationList`: one revocation list, parsed and checked when it is loaded.
 //!
-//! webpki's parser refuses lists that are not supported: version 1, no nextUpdate, delta, indirect,
-//! partitioned by reason, attribute certificates only, and unknown critical extensions. This module
-//! also checks the CRL number, thisUpdate and nextUpdate. It verifies the signature with each known
-//! key of the issuer until one key matches. The result is kept.
+//! webpki's parser refuses lists that are not supported (delta, indirect, partitioned by reason,
+//! attribute-only, unknown critical extensions of list or entry); this module adds checks that
+//! webpki omits: of the number, thisUpdate and the scope. The signature is verified once, with the
+//! keys that are known to belong to the issuer.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use webpki::BorrowedCertRevocationList;
 use x509_parser::der_parser::asn1_rs::{Any, FromDer as _, Tag};
-use x509_parser::extensions::{IssuingDistributionPoint, ParsedExtension, X509Extension};
-use x509_parser::time::ASN1Time;
-use x509_parser::x509::X509Name;
+use x509_parser::extensions::{ParsedExtension, X509Extension};
 
+use super::header::{CrlTimes, Header};
 use super::serials::SerialSet;
+use super::status::{CrlStatus, Freshness};
 use super::unusable::UnusableCrl;
-use crate::identity::leaf::{rfc4514, significant};
+use super::webpki_form::webpki_form;
+use crate::clock;
+use crate::identity::leaf::significant;
+use crate::identity::text::hex;
 use crate::trust::certificate::algorithm::check_signature;
 use crate::trust::certificate::member::{PathMember, PointName};
 use crate::trust::certificate::signed::SignedParts;
@@ -41,6 +44,16 @@ struct Scope {
 }
 
 impl Scope {
+    /// Returns the certificates that the list covers in words.
+    const fn describe(&self) -> Option<&'static str> {
+        match (self.user_only, self.authorities_only, &self.points) {
+            (true, _, _) => Some("callers only"),
+            (_, true, _) => Some("authorities only"),
+            (_, _, Some(_)) => Some("one distribution point"),
+            _ => None,
+        }
+    }
+
     /// Whether the list covers certificates of the kind of `member`: certificates of authorities,
     /// or user certificates.
     const fn is_of(&self, member: &PathMember) -> bool {
@@ -85,10 +98,10 @@ pub(crate) struct RevocationList {
     /// The issuer's name, in DER.
     pub(super) issuer: Box<[u8]>,
     pub(super) issuer_text: String,
-    /// The CRL number (cRLNumber), without leading zero bytes.
-    pub(super) number: Box<[u8]>,
-    pub(super) this_update: i64,
-    pub(super) next_update: i64,
+    /// cRLNumber without leading zero bytes.
+    pub(super) number: Option<Box<[u8]>>,
+    pub(super) is_version_1: bool,
+    pub(super) times: CrlTimes,
     scope: Option<Scope>,
     serials: SerialSet,
     signer: OnceLock<Signer>,
@@ -98,10 +111,10 @@ pub(crate) struct RevocationList {
 impl RevocationList {
     /// Parses a revocation list. `hash` is the SHA-256 hash of `der`.
     pub(super) fn read(der: &[u8], hash: [u8; 32]) -> Result<Self, UnusableCrl> {
+        let header = Header::read(der).ok_or_else(|| UnusableCrl::unreadable(der))?;
+        let form = webpki_form(der, &header);
         let unusable = |error: webpki::Error| UnusableCrl::of(der, &error);
-        let entries = BorrowedCertRevocationList::from_der(der).map_err(unusable)?;
-        let header =
-            Header::read(der).ok_or_else(|| UnusableCrl::damaged("its encoding is malformed"))?;
+        let entries = BorrowedCertRevocationList::from_der(&form).map_err(unusable)?;
         check_signature(header.signed.algorithm)
             .map_err(|error| UnusableCrl::Signature(error.describe("its signature").1))?;
         // Allocates space for all entries at once, because growing would copy them into new memory.
@@ -112,10 +125,20 @@ impl RevocationList {
             serials.insert(entry.map_err(unusable)?.serial_number);
         }
         serials.shrink();
-        let (number, scope) = read_extensions(header.extensions)?;
-        let this_update = header.this_update.timestamp();
-        let next_update = header.next_update.timestamp();
-        if next_update <= this_update {
+        let (number, scope) = match header.extensions {
+            None => (None, None),
+            // RFC 5280 section 5.1.2.1.
+            Some(_) if header.is_version_1 => {
+                let why = "it is of version 1 and has extensions, which need version 2";
+                return Err(UnusableCrl::damaged(why));
+            }
+            Some(extensions) => read_extensions(extensions)?,
+        };
+        let times = header.times;
+        if times
+            .next_update
+            .is_some_and(|end| end <= times.this_update)
+        {
             return Err(UnusableCrl::Times);
         }
         Ok(Self {
@@ -123,8 +146,8 @@ impl RevocationList {
             issuer: header.issuer.into(),
             issuer_text: header.issuer_text,
             number,
-            this_update,
-            next_update,
+            is_version_1: header.is_version_1,
+            times,
             scope,
             serials,
             signer: OnceLock::new(),
@@ -223,11 +246,92 @@ impl RevocationList {
         self.serials.len()
     }
 
-    /// Returns a value that is greater for a newer list, if both lists have the same issuer and
-    /// scope. CRL numbers are compared first, then thisUpdate.
-    pub(super) fn age(&self) -> (usize, &[u8], i64) {
-        (self.number.len(), &self.number, self.this_update)
+    /// Whether this list has the issuer and scope of `old`, and the same key if that of `old` is
+    /// known.
+    pub(super) fn succeeds(&self, old: &Self) -> bool {
+        match old.signer() {
+            Some(_) => self.is_of_series(old),
+            None => self.issuer == old.issuer && self.same_scope(old),
+        }
     }
+
+    /// Whether two lists have the same issuer, key and scope. Only known keys are compared.
+    pub(super) fn is_of_series(&self, other: &Self) -> bool {
+        self.issuer == other.issuer
+            && self.signer().is_some()
+            && self.signer() == other.signer()
+            && self.same_scope(other)
+    }
+
+    /// Whether this list may take the place of one of its series that is in force: a roll-back may
+    /// not. If one of the two has no number, an update has a later thisUpdate. An equal one does
+    /// not suffice then, because it does not say which of two different lists is the newer one.
+    pub(super) fn may_replace(&self, old: &Self) -> bool {
+        let (time, time_of_old) = (self.times.this_update, old.times.this_update);
+        match (&self.number, &old.number) {
+            _ if self.hash == old.hash => true,
+            (Some(_), Some(_)) => !self.has_lower_number(old) && time >= time_of_old,
+            _ => time > time_of_old,
+        }
+    }
+
+    /// Same as [`Self::may_replace`], for a list that is fetched, so that the issuer decides and not
+    /// the operator. If `old` is not valid yet at `now`, a list with a higher number may have an
+    /// earlier thisUpdate: the issuer's clock may have been wrong.
+    pub(super) fn may_follow(&self, old: &Self, now: i64) -> bool {
+        let is_numbered = self.number.is_some() && old.number.is_some();
+        self.may_replace(old)
+            || is_numbered && old.times.this_update > now && !self.has_lower_number(old)
+    }
+
+    fn has_lower_number(&self, old: &Self) -> bool {
+        matches!(
+            (&self.number, &old.number),
+            (Some(number), Some(of_old)) if is_less(number, of_old)
+        )
+    }
+
+    /// Says why this list may not replace `newer`.
+    pub(super) fn is_older_than(&self, newer: &Self) -> String {
+        match (&self.number, &newer.number) {
+            (Some(number), Some(of_newer)) if is_less(number, of_newer) => format!(
+                "its number {} is lower than {}, which is in use",
+                hex(number),
+                hex(of_newer)
+            ),
+            _ => format!(
+                "its thisUpdate {} is not later than {}, that of the list in use",
+                clock::rfc3339(self.times.this_update),
+                clock::rfc3339(newer.times.this_update)
+            ),
+        }
+    }
+
+    /// Names the list in messages.
+    pub(super) fn title(&self) -> String {
+        let end = self.times.next_update.unwrap_or(self.times.this_update);
+        self.status(end, Freshness::Fresh).title()
+    }
+
+    /// Describes the list. Its rules decide about `next_update` and `freshness`.
+    pub(super) fn status(&self, next_update: i64, freshness: Freshness) -> CrlStatus {
+        CrlStatus {
+            hash: self.hash,
+            covers: self.scope.as_ref().and_then(Scope::describe),
+            issuer: self.issuer_text.clone(),
+            number: self.number.as_deref().map(hex),
+            this_update: self.times.this_update,
+            next_update,
+            entries: self.entries(),
+            verified: self.signer().is_some(),
+            freshness,
+        }
+    }
+}
+
+/// Compares numbers without leading zero bytes.
+fn is_less(number: &[u8], other: &[u8]) -> bool {
+    (number.len(), number) < (other.len(), other)
 }
 
 impl Signed {
@@ -241,90 +345,7 @@ impl Signed {
     }
 }
 
-/// Returns nextUpdate of a revocation list in DER, in seconds since the Unix epoch. Returns `None`
-/// if the list cannot be read. Does not verify the signature.
-#[must_use]
-pub fn next_update(der: &[u8]) -> Option<i64> {
-    Header::read(der).map(|header| header.next_update.timestamp())
-}
-
-/// A summary of a revocation list. Nothing is verified.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CrlOutline {
-    /// The issuer's name in RFC 4514 form.
-    pub issuer: String,
-    /// nextUpdate in seconds since the Unix epoch.
-    pub next_update: i64,
-    /// Number of certificates that the list revokes.
-    pub entries: usize,
-}
-
-impl CrlOutline {
-    /// Reads a summary of a revocation list in DER. Counts the entries, but does not parse them.
-    /// Returns `None` if the list cannot be read.
-    #[must_use]
-    pub fn read(der: &[u8]) -> Option<Self> {
-        let header = Header::read(der)?;
-        Some(Self {
-            entries: header.entries(),
-            next_update: header.next_update.timestamp(),
-            issuer: header.issuer_text,
-        })
-    }
-}
-
-/// The parts of a CertificateList (RFC 5280 section 5.1), read without verification.
-struct Header<'a> {
-    signed: SignedParts<'a>,
-    issuer: &'a [u8],
-    issuer_text: String,
-    this_update: ASN1Time,
-    next_update: ASN1Time,
-    /// The content of revokedCertificates: the entries in DER.
-    revoked: &'a [u8],
-    extensions: &'a [u8],
-}
-
-impl<'a> Header<'a> {
-    fn read(der: &'a [u8]) -> Option<Self> {
-        let signed = SignedParts::read(der)?;
-        let (_, message) = Any::from_der(signed.message).ok()?;
-        let (fields, _version) = Any::from_der(message.data).ok()?;
-        let (fields, _algorithm) = Any::from_der(fields).ok()?;
-        let (after, issuer) = X509Name::from_der(fields).ok()?;
-        let (after, this_update) = ASN1Time::from_der(after).ok()?;
-        let (mut after, next_update) = ASN1Time::from_der(after).ok()?;
-        let (next, mut field) = Any::from_der(after).ok()?;
-        let mut revoked: &[u8] = &[];
-        if field.header.tag() == Tag::Sequence {
-            revoked = field.data;
-            after = next;
-            (_, field) = Any::from_der(after).ok()?;
-        }
-        Some(Self {
-            signed,
-            issuer: issuer.as_raw(),
-            issuer_text: rfc4514(&issuer),
-            this_update,
-            next_update,
-            revoked,
-            extensions: field.data,
-        })
-    }
-
-    /// Returns the number of entries without parsing their content.
-    fn entries(&self) -> usize {
-        let mut rest = self.revoked;
-        let mut count = 0;
-        while let Ok((next, _)) = Any::from_der(rest) {
-            rest = next;
-            count += 1;
-        }
-        count
-    }
-}
-
-type Extensions = (Box<[u8]>, Option<Scope>);
+type Extensions = (Option<Box<[u8]>>, Option<Scope>);
 
 fn read_extensions(tagged: &[u8]) -> Result<Extensions, UnusableCrl> {
     let malformed = || UnusableCrl::damaged("one of its extensions is malformed");
@@ -347,29 +368,58 @@ fn read_extensions(tagged: &[u8]) -> Result<Extensions, UnusableCrl> {
                 }
             }
             "2.5.29.28" => {
-                let ParsedExtension::IssuingDistributionPoint(point) = extension.parsed_extension()
-                else {
-                    return Err(UnusableCrl::damaged(
-                        "its issuing distribution point is malformed",
-                    ));
-                };
-                scope = Some(Scope::read(extension.value, point));
+                scope = Some(Scope::read(&extension)?);
             }
             _ => {}
         }
     }
-    let number = number.ok_or(UnusableCrl::NoNumber)?;
     Ok((number, scope))
 }
 
 impl Scope {
-    fn read(raw: &[u8], point: &IssuingDistributionPoint<'_>) -> Self {
-        let points = point.distribution_point.as_ref().map(PointName::all_of);
-        Self {
-            raw: raw.into(),
-            user_only: point.only_contains_user_certs,
-            authorities_only: point.only_contains_ca_certs,
-            points,
+    /// Reads an issuing distribution point that webpki has checked.
+    fn read(extension: &X509Extension<'_>) -> Result<Self, UnusableCrl> {
+        let malformed = || UnusableCrl::damaged("its issuing distribution point is malformed");
+        let (_, sequence) = Any::from_der(extension.value).map_err(|_| malformed())?;
+        let mut scope = Self {
+            raw: extension.value.into(),
+            user_only: false,
+            authorities_only: false,
+            points: None,
+        };
+        let mut rest = sequence.data;
+        while !rest.is_empty() {
+            let (after, field) = Any::from_der(rest).map_err(|_| malformed())?;
+            match field.tag() {
+                // A name that cannot be read is the name of no certificate's distribution point.
+                Tag(0) => scope.points = Some(point_names(extension).unwrap_or_default()),
+                Tag(1) => scope.user_only = field.data != [0],
+                Tag(2) => scope.authorities_only = field.data != [0],
+                // webpki refuses the others unless they are FALSE.
+                _ => {}
+            }
+            rest = after;
         }
+        let limits = scope.user_only || scope.authorities_only || scope.points.is_some();
+        if !limits {
+            return Err(UnusableCrl::damaged(
+                "its issuing distribution point is empty",
+            ));
+        }
+        if scope.user_only && scope.authorities_only {
+            return Err(UnusableCrl::damaged(
+                "its issuing distribution point leaves out callers and authorities alike",
+            ));
+        }
+        Ok(scope)
+    }
+}
+
+fn point_names(extension: &X509Extension<'_>) -> Option<Box<[PointName]>> {
+    match extension.parsed_extension() {
+        ParsedExtension::IssuingDistributionPoint(point) => {
+            point.distribution_point.as_ref().map(PointName::all_of)
+        }
+        _ => None,
     }
 }

@@ -45,13 +45,17 @@ impl Freshness {
 /// One revocation list and its age, for readiness and metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrlStatus {
+    /// SHA-256 hash of the list's DER.
+    pub hash: [u8; 32],
+    /// The certificates that the list covers, in words; none if it covers all of its issuer.
+    pub covers: Option<&'static str>,
     /// The issuer's name in RFC 4514 form.
     pub issuer: String,
-    /// The CRL number (cRLNumber) in lower-case hexadecimal.
-    pub number: String,
+    /// cRLNumber, lower-case hexadecimal; none if the list has no number.
+    pub number: Option<String>,
     /// thisUpdate in seconds since the Unix epoch.
     pub this_update: i64,
-    /// nextUpdate in seconds since the Unix epoch.
+    /// nextUpdate, or `max_age` after thisUpdate, in seconds since the Unix epoch.
     pub next_update: i64,
     /// Number of certificates that the list revokes.
     pub entries: usize,
@@ -76,9 +80,23 @@ impl CrlStatus {
             Freshness::Grace => format!("was to be replaced by {until}; the grace period runs"),
             Freshness::Stale => format!("was to be replaced by {until} and is stale"),
         };
-        Some(format!(
-            "revocation list {} of {} {says}",
-            self.number, self.issuer
-        ))
+        Some(format!("{} {says}", self.title()))
+    }
+
+    /// Names the list in messages.
+    #[must_use]
+    pub fn title(&self) -> String {
+        let name = match &self.number {
+            Some(number) => format!("revocation list {number} of {}", self.issuer),
+            None => format!(
+                "revocation list without number, made at {}, of {}",
+                clock::rfc3339(self.this_update),
+                self.issuer
+            ),
+        };
+        match self.covers {
+            Some(covers) => format!("{name} ({covers})"),
+            None => name,
+        }
     }
 }
