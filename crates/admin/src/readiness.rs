@@ -53,6 +53,10 @@ pub enum ProblemCode {
     CrlHalfLife,
     /// A revocation list is past its nextUpdate, or is not valid yet.
     CrlStale,
+    /// A certificate that the gateway presents has at most a third of its life left.
+    CertificateExpiring,
+    /// A certificate that the gateway presents has expired: peers refuse it.
+    CertificateExpired,
     /// A root certificate or a revocation list in service has a problem.
     Trust,
     /// The shared store of rate limits does not respond.
@@ -80,13 +84,16 @@ impl ProblemCode {
     #[must_use]
     pub const fn severity(self) -> Severity {
         match self {
-            Self::CrlHalfLife | Self::Trust | Self::DescriptorsLow => Severity::Warning,
+            Self::CrlHalfLife | Self::CertificateExpiring | Self::Trust | Self::DescriptorsLow => {
+                Severity::Warning
+            }
             Self::ConfigurationRefused
             | Self::MaterialUnreadable
             | Self::MaterialStalled
             | Self::DenyListUnsaved
             | Self::CrlUnavailable
             | Self::CrlStale
+            | Self::CertificateExpired
             | Self::StoreUnreachable
             | Self::TokenIssuerUnavailable => Severity::Error,
         }
@@ -137,7 +144,14 @@ impl Problem {
         }
     }
 
-    /// Adds a command that fixes the problem or shows more about it.
+    /// Adds when the problem began, in seconds since the Unix epoch.
+    #[must_use]
+    pub fn since(mut self, moment: i64) -> Self {
+        self.since = Some(clock::rfc3339(moment));
+        self
+    }
+
+    /// Adds the command that fixes the problem.
     #[must_use]
     pub fn command(mut self, command: &str) -> Self {
         self.command = Some(printable(command));

@@ -90,7 +90,8 @@ pub(super) struct Domain {
 #[derive(Serialize)]
 struct List {
     issuer: String,
-    number: String,
+    /// None if the list has no number.
+    number: Option<String>,
     this_update: String,
     next_update: String,
     entries: usize,

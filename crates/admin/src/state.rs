@@ -10,6 +10,7 @@ use crate::clock;
 use crate::snapshot::Snapshot;
 use crate::telemetry::handshake_sources::HandshakeSources;
 use crate::telemetry::metrics::Metrics;
+use crate::tls::LifeLeft;
 use crate::trust::Freshness;
 
 /// The state that responses report.
@@ -72,6 +73,16 @@ impl ControlState {
                 Freshness::NotYet | Freshness::Grace | Freshness::Stale => ProblemCode::CrlStale,
             };
             Some(Problem::new(code, &list.alarm()?))
+        }));
+        let own = snapshot.own_certificates.iter();
+        problems.extend(own.filter_map(|certificate| {
+            let (code, since) = match certificate.left(now) {
+                LifeLeft::Enough => return None,
+                LifeLeft::Expiring => (ProblemCode::CertificateExpiring, certificate.renewal_due()),
+                LifeLeft::Expired => (ProblemCode::CertificateExpired, certificate.not_after),
+            };
+            let problem = Problem::new(code, &certificate.alarm(now)?);
+            Some(problem.since(since).command(&certificate.command()))
         }));
         let store = snapshot.limiter.shared().and_then(|store| store.problem());
         problems.extend(store.map(|detail| Problem::new(ProblemCode::StoreUnreachable, &detail)));

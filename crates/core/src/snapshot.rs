@@ -24,7 +24,7 @@ use crate::policy::share::Share;
 use crate::policy::throttle::Limiter;
 use crate::route::RouteTable;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{Credentials, ServerEntry, ServerNames, TicketSource};
+use crate::tls::{Credentials, OwnCertificate, ServerEntry, ServerNames, TicketSource};
 use crate::trust::{DenyList, PathCache, TrustBundle};
 use crate::upstream::Upstream;
 
@@ -74,6 +74,8 @@ pub struct Snapshot {
     pub crl_sources: Vec<CrlSource>,
     /// The operators that may connect over the network. `None` if no operator may.
     pub operators: Option<Operators>,
+    /// The certificates that the gateway presents.
+    pub own_certificates: Vec<OwnCertificate>,
 }
 
 /// The identities that may operate the gateway with a certificate, and the TLS settings for their

@@ -191,6 +191,7 @@ fn build(document: &Document, context: &mut Context<'_>) -> Option<(Settings, Sn
         crl_fetcher: Arc::clone(&context.crl_fetcher),
         crl_sources: std::mem::take(&mut context.sources),
         operators: operators.flatten(),
+        own_certificates: std::mem::take(&mut context.own_certificates),
     };
     Some((settings, snapshot))
 }

@@ -49,6 +49,7 @@ pub fn snapshot(keys: &Path) -> Snapshot {
         crl_sources: Vec::new(),
         public_credentials: None,
         operators: None,
+        own_certificates: Vec::new(),
         balancers: Vec::new(),
         limits: Limits::default(),
     }

@@ -43,6 +43,17 @@ pub(super) struct ListLabels {
     pub(super) freshness: &'static str,
 }
 
+/// The labels of a certificate that the gateway presents.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
+pub struct CertificateLabels {
+    /// What the certificate is for: `listener`, `server-name`, `upstream` or `token-issuer`.
+    pub r#use: &'static str,
+    /// The name of the section that names it; empty for the listener.
+    pub name: String,
+    /// Its serial number in hexadecimal.
+    pub serial: String,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct HandshakeLabels {
     pub(super) result: &'static str,

@@ -35,6 +35,7 @@ use prometheus_client::registry::{Registry, Unit};
 use self::cut_log::CutLog;
 pub use self::cut_log::Cuts;
 use self::histogram::DurationHistogram;
+pub use self::labels::CertificateLabels;
 use self::labels::{
     BuildLabels, CutLabels, EndpointLabels, HandshakeLabels, LimitLabels, ListLabels, PerReason,
     ReloadLabels, RequestLabels, RouteLabels, UpstreamLabels, UpstreamNameLabels,
@@ -70,6 +71,7 @@ pub struct Metrics {
     material_loads: Family<ReloadLabels, Counter>,
     lists: Family<ListLabels, Gauge>,
     list_fetches: Family<ReloadLabels, Counter>,
+    certificates: Family<CertificateLabels, Gauge>,
     chains: ChainMetrics,
     unrouted: Arc<RouteMetrics>,
 }
@@ -127,6 +129,7 @@ impl Metrics {
         );
         let (lists, list_fetches) = list_metrics(&mut registry);
         Self {
+            certificates: certificate_metric(&mut registry),
             chains: ChainMetrics::new(&mut registry),
             lists,
             list_fetches,
@@ -259,7 +262,17 @@ impl Metrics {
         self.lists.get_or_create_owned(&labels).set(count);
     }
 
-    /// Counts a fetch of a CRL, successful or not.
+    /// Sets when a certificate that the gateway presents expires, in seconds since the Unix epoch.
+    pub fn own_certificate(&self, labels: &CertificateLabels, not_after: i64) {
+        self.certificates.get_or_create_owned(labels).set(not_after);
+    }
+
+    /// Forgets a certificate that the gateway does not present any more.
+    pub fn forget_certificate(&self, labels: &CertificateLabels) {
+        self.certificates.remove(labels);
+    }
+
+    /// Counts a fetch of a revocation list that succeeded or failed.
     pub fn revocation_list_fetched(&self, ok: bool) {
         let result = if ok { "ok" } else { "failed" };
         self.list_fetches
@@ -375,6 +388,17 @@ impl ChainMetrics {
             ),
         }
     }
+}
+
+fn certificate_metric(registry: &mut Registry) -> Family<CertificateLabels, Gauge> {
+    let certificates = Family::default();
+    registry.register_with_unit(
+        "certificate_not_after_timestamp",
+        "When the certificates that the gateway presents expire",
+        Unit::Seconds,
+        certificates.clone(),
+    );
+    certificates
 }
 
 fn list_metrics(
