@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 
 use crate::clock;
-use crate::identity::text::printable;
+use crate::identity::text::{printable, printable_within};
 
 /// The stage in the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -113,6 +113,10 @@ struct State {
     problems: BTreeMap<(ProblemCode, String), Problem>,
 }
 
+/// Maximum length in characters of the detail of a problem. It is longer than other recorded texts,
+/// because it names files and ends with the remedy.
+const MAX_DETAIL: usize = 1024;
+
 /// A problem that an operator should look at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
@@ -139,7 +143,7 @@ impl Problem {
             code,
             severity: code.severity(),
             since: None,
-            detail: printable(detail),
+            detail: printable_within(detail, MAX_DETAIL),
             command: None,
         }
     }
