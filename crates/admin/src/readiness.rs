@@ -1,8 +1,8 @@
 //! `Readiness`: whether the gateway should get traffic, and which problems it has.
 //!
 //! If a part of the gateway detects a problem, it raises the problem here, and clears it when the
-//! problem is over. `/readyz` shows all problems. A problem alone does not make the gateway
-//! unready, so that an alarm never causes an outage.
+//! problem is over. `/readyz` shows all problems. Problems do not change the readiness of the
+//! gateway, so that an alarm never causes an outage.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -47,17 +47,17 @@ pub enum ProblemCode {
     MaterialStalled,
     /// Entries of the deny list are in force, but were not written to disk.
     DenyListUnsaved,
-    /// A revocation list cannot be fetched.
+    /// A CRL cannot be fetched.
     CrlUnavailable,
-    /// More than half of a revocation list's validity is over.
+    /// More than half of a CRL's validity period is over.
     CrlHalfLife,
-    /// A revocation list is past its nextUpdate, or is not valid yet.
+    /// The nextUpdate of a CRL has passed, or the CRL is not valid yet.
     CrlStale,
     /// A certificate that the gateway presents has at most a third of its life left.
     CertificateExpiring,
-    /// A certificate that the gateway presents has expired: peers refuse it.
+    /// A certificate that the gateway presents has expired, so that peers refuse the certificate.
     CertificateExpired,
-    /// A root certificate or a revocation list in service has a problem.
+    /// A root certificate or a CRL in service has a problem.
     Trust,
     /// The shared store of rate limits does not respond.
     StoreUnreachable,
@@ -127,7 +127,7 @@ pub struct Problem {
     /// When the problem began, in RFC 3339 format, if that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// Describes on one line the problem, and what still works.
+    /// One line that describes the problem, and what still works.
     pub detail: String,
     /// A command that fixes the problem or shows more about it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -135,8 +135,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Creates a problem. `detail` may contain text from files and peers, so unsafe characters are
-    /// replaced.
+    /// Creates a problem. Replaces unsafe characters in `detail`, because it may contain text from
+    /// files and peers.
     #[must_use]
     pub fn new(code: ProblemCode, detail: &str) -> Self {
         Self {

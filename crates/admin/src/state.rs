@@ -57,7 +57,8 @@ impl ControlState {
         &self.metrics
     }
 
-    /// Returns the problems that an operator should look at, although requests are served.
+    /// Returns the problems that an operator should know about, although the gateway serves
+    /// requests.
     pub(super) fn problems(&self, snapshot: &Snapshot) -> Vec<Problem> {
         let now = clock::certificate_now();
         let mut problems = self.readiness.problems();

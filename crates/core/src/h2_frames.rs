@@ -1,6 +1,6 @@
 //! `FrameScanner`: finds the frames in the bytes of an HTTP/2 connection (RFC 9113 section 4.1). It
-//! reads those fields of the frames that the gateway needs and the HTTP library does not report.
-//! [`merged_data`] merges small DATA frames into larger frames.
+//! reads a few fields of these frames. The gateway needs these fields, but the HTTP library does
+//! not report them. [`merged_data`] merges small DATA frames into larger frames.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod fixture;
@@ -51,7 +51,7 @@ pub struct FrameScanner {
 }
 
 /// The settings in one SETTINGS frame. A setting that the frame does not contain is `None`. If a
-/// setting occurs several times, its last value is used.
+/// setting occurs several times in the frame, the last value is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Settings {
     /// The initial window of each stream in bytes.
@@ -83,10 +83,10 @@ pub struct Frame {
     pub stream: u32,
     /// Length of the payload in bytes.
     pub length: u32,
-    /// The error code in an RST_STREAM or GOAWAY frame. Meaningless in other frames.
+    /// The error code in an RST_STREAM or GOAWAY frame. 0 in other frames.
     pub code: u32,
     /// In a WINDOW_UPDATE frame, the increment of the window. In a SETTINGS frame, the initial
-    /// window of streams, if the frame sets it.
+    /// window of streams. `None` if the frame sets neither of these values.
     pub window: Option<u32>,
     /// The values that a SETTINGS frame sets.
     pub settings: Settings,
@@ -114,8 +114,8 @@ impl FrameScanner {
         }
     }
 
-    /// Reads the next bytes of the connection. Calls `each` for every frame whose fields these
-    /// bytes complete.
+    /// Reads the next bytes of the connection. Calls `each` for a frame as soon as all needed
+    /// fields of the frame were read.
     pub fn advance(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
         while !bytes.is_empty() {
             if self.payload.have < self.payload.want {

@@ -31,7 +31,7 @@ enum Omitted {
     Extensions,
 }
 
-/// The encoded id-ce-cRLNumber, 2.5.29.20.
+/// The OID of the CRL number extension, 2.5.29.20, in DER.
 const CRL_NUMBER: [u8; 5] = [0x06, 0x03, 0x55, 0x1d, 0x14];
 
 impl Default for Crl {
@@ -41,7 +41,7 @@ impl Default for Crl {
 }
 
 impl Crl {
-    /// A CRL without entries.
+    /// Creates the settings of a CRL without entries.
     #[must_use]
     pub fn new() -> Self {
         let now = OffsetDateTime::now_utc();
@@ -86,8 +86,8 @@ impl Crl {
         self.critical(0x1b, &[0x02, 0x01, 0x01])
     }
 
-    /// Marks the CRL as indirect (indirectCRL, RFC 5280 section 5.2.5). Its entries may be about
-    /// certificates of other issuers.
+    /// Marks the CRL as indirect (indirectCRL, RFC 5280 section 5.2.5). The entries of an indirect
+    /// CRL may be about certificates of other issuers.
     #[must_use]
     pub fn indirect(self) -> Self {
         self.critical(0x1c, &[0x30, 0x03, 0x84, 0x01, 0xff])
@@ -127,34 +127,34 @@ impl Crl {
         self
     }
 
-    /// With an authority key identifier and without a number.
+    /// Removes the CRL number. The authority key identifier stays.
     #[must_use]
     pub fn without_number(mut self) -> Self {
         self.omitted.push(Omitted::Number);
         self
     }
 
-    /// Speaks only of certificates of callers (onlyContainsUserCerts, RFC 5280 section
-    /// 5.2.5), and names no distribution point.
+    /// Limits the CRL to end-entity certificates, such as those of callers (onlyContainsUserCerts,
+    /// RFC 5280 section 5.2.5). The extension contains no distribution point.
     #[must_use]
     pub fn for_callers_only(self) -> Self {
         self.critical(0x1c, &[0x30, 0x03, 0x81, 0x01, 0xff])
     }
 
-    /// Speaks only of certificates of authorities (onlyContainsCACerts), and names no
-    /// distribution point.
+    /// Limits the CRL to certificates of authorities (onlyContainsCACerts, RFC 5280 section 5.2.5).
+    /// The extension contains no distribution point.
     #[must_use]
     pub fn for_authorities_only(self) -> Self {
         self.critical(0x1c, &[0x30, 0x03, 0x82, 0x01, 0xff])
     }
 
-    /// With an issuing distribution point of this content, right or wrong.
+    /// Adds the extension issuingDistributionPoint with this content, valid or not.
     #[must_use]
     pub fn issuing_distribution_point(self, content: &[u8]) -> Self {
         self.critical(0x1c, content)
     }
 
-    /// Without nextUpdate.
+    /// Removes nextUpdate.
     #[must_use]
     pub fn without_next_update(mut self) -> Self {
         self.omitted.push(Omitted::NextUpdate);
@@ -224,7 +224,8 @@ impl Crl {
     }
 }
 
-/// The list with more extensions and without what is omitted, signed again.
+/// Returns a CRL with the extensions `more` added and the parts `omitted` removed. `authority`
+/// signs the changed CRL.
 fn changed(list: &[u8], more: &[Vec<u8>], omitted: &[Omitted], authority: &Authority) -> Vec<u8> {
     let (_, parts, _) = der::first(list);
     let (_, signed, _) = der::first(parts);

@@ -86,7 +86,7 @@ pub struct Assertion {
     /// `bind_body`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub htb: Option<String>,
-    /// The caller's certificate. Absent for callers without one.
+    /// The caller's certificate. It is absent if the caller has no certificate.
     #[serde(
         default,
         deserialize_with = "optional_object",
@@ -238,8 +238,8 @@ pub fn hash(octets: &[u8]) -> String {
     base64url_encode(&crypto::sha256(octets))
 }
 
-/// A structure that is read from a JSON object only. Derived implementations
-/// also accept an array of the values.
+/// A structure that is deserialized only from a JSON object. The implementation that serde derives
+/// would also accept a JSON array of the values.
 struct FromObject<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for FromObject<T> {
@@ -281,8 +281,8 @@ where
     Ok(value.map(|FromObject(value)| value))
 }
 
-/// Reads an enumeration from a text only. Derived implementations also accept an
-/// object with one member.
+/// Deserializes an enumeration only from a JSON string. The implementation that serde derives would
+/// also accept an object with one member.
 fn optional_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,

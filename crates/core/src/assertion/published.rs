@@ -45,7 +45,7 @@ pub struct Documents {
     header: String,
 }
 
-/// A cache of the documents. Creates them again when their content changes.
+/// A cache of the documents. Creates new documents when their content must change.
 #[derive(Debug, Default)]
 pub struct Published {
     kept: Mutex<Option<Arc<Documents>>>,

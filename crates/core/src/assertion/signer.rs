@@ -1,9 +1,9 @@
 //! `AssertionSigner`: signs claims about one request.
 //!
 //! This code runs for every request. For speed, it writes the claims directly as JSON text, without
-//! the serde types of `countersign_verify::claims`. A test compares the text with the serialization
-//! of these types. The claims that depend only on the caller's certificate are written once for
-//! each certificate and then reused.
+//! the serde types of `countersign_verify::claims`. A test compares the text with the JSON of these
+//! types. The claims that depend only on the caller's certificate are written once for each
+//! certificate and then reused.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -176,8 +176,8 @@ impl AssertionSigner {
         seal(&key, &claims, Some(jti.into()), expires)
     }
 
-    /// Signs an assertion about the caller (`binding = "caller"`). It is valid for any request of
-    /// this caller to the audience `audience`.
+    /// Signs an assertion about the caller (`binding = "caller"`). The assertion is valid for any
+    /// request of this caller to the audience `audience`.
     ///
     /// # Errors
     /// Returns a [`SignError`]. In all cases the request must not be forwarded.
@@ -300,7 +300,8 @@ fn finish(claims: &mut String, principal: &Principal) {
         claims.push_str(peer.memo(caller_json));
         claims.push(',');
     } else {
-        // Without a certificate, the claims contain fewer details about the authentication.
+        // The caller has no certificate, so the claims contain fewer details about the
+        // authentication.
         claims.push_str(",\"sub\":");
         push_json(claims, &principal.caller().to_string());
         claims.push_str(",\"authn\":{");

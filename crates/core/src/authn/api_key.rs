@@ -27,7 +27,7 @@ use crate::secret::Secret;
 /// The header field that carries a key by default.
 pub const DEFAULT_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
-/// The prefix of every key. Secret scanners can search for it.
+/// The prefix of every key. Secret scanners can find keys by this prefix.
 const PREFIX: &str = "ck_";
 /// Length of the public identifier in bytes.
 const ID_BYTES: usize = 8;
@@ -49,7 +49,7 @@ impl KeyDigest {
         bytes.try_into().ok().map(Self)
     }
 
-    /// Returns the digest of a presented key. `hmac_key` is the operator's HMAC key.
+    /// Computes the digest of a presented key. `hmac_key` is the operator's HMAC key.
     fn of(hmac_key: &[u8], key: &str) -> Self {
         Self(crypto::hmac_sha256(hmac_key, key.as_bytes()))
     }
@@ -81,7 +81,7 @@ pub struct NewKey {
 /// Creates a key. Its digest is computed with `hmac_key`.
 ///
 /// # Errors
-/// If the system's random number generator fails.
+/// Returns an error if the system's random number generator fails.
 pub fn generate(hmac_key: &[u8]) -> Result<NewKey, crypto::NoRandomness> {
     use fmt::Write as _;
     let mut id = String::with_capacity(2 * ID_BYTES);
@@ -114,7 +114,8 @@ pub struct ApiKey {
     pub routes: Vec<String>,
     /// The networks from which the key is accepted. If empty, all networks.
     pub networks: Vec<IpNet>,
-    /// Callers whose certificate the key may accompany. Empty if `callers` is not configured.
+    /// Patterns of the callers whose certificate the key may accompany. Empty if `callers` is not
+    /// configured.
     pub callers: Vec<IdentityPattern>,
 }
 
@@ -197,7 +198,8 @@ impl ApiKeys {
     ///
     /// # Errors
     /// - `token-malformed` if the text is not an API key
-    /// - `token-signature` if the key is unknown or wrong; the caller does not learn which
+    /// - `token-signature` if the identifier is unknown or the secret is wrong, so that callers
+    ///   cannot distinguish the two cases
     /// - `token-expired` if the key has expired
     /// - `caller-not-allowed` if the key is for other routes or networks
     pub fn authenticate(
@@ -211,8 +213,8 @@ impl ApiKeys {
             .ok_or_else(|| Denial::new(ReasonCode::TokenMalformed, "it is not an API key"))?;
         let digest = KeyDigest::of(self.hmac_key.expose(), presented);
         let found = self.keys.get(id);
-        // For an unknown identifier a comparison runs too, so that the time does not reveal whether
-        // the identifier exists.
+        // The comparison runs for an unknown identifier too. Otherwise the time of the response
+        // would reveal whether the identifier exists.
         let stored = found.map_or(&[0; 32], |key| &key.digest.0);
         let good = crypto::constant_time_equal(stored, &digest.0);
         let Some(key) = found.filter(|_| good) else {
@@ -340,8 +342,8 @@ impl Authenticator for ApiKeyAuthenticator {
         self.outcome(credentials)
     }
 
-    /// Returns a constant. `recheck` needs no hash, because it can always check an API key again
-    /// without an issuer.
+    /// Returns a constant, because `recheck` can always check an API key completely, even if the
+    /// rules have changed.
     fn rules(&self) -> [u8; 32] {
         [0; 32]
     }

@@ -63,8 +63,8 @@ pub trait Authenticator: fmt::Debug + Send + Sync {
         unchanged: bool,
     ) -> Outcome;
 
-    /// Returns a hash of what decides, besides the credentials, whether authentication succeeds.
-    /// Authenticators with the same rules return the same hash.
+    /// Returns a hash of the rules that this authenticator applies to credentials. Authenticators
+    /// with the same rules return the same hash.
     fn rules(&self) -> [u8; 32];
 
     /// Returns the challenge for a refusal with this reason. Returns `None` if a credential of this

@@ -13,7 +13,7 @@ pub fn printable(text: &str) -> String {
     printable_within(text, MAX_RECORDED)
 }
 
-/// Same as [`printable`], but `limit` is the maximum number of characters.
+/// Does the same as [`printable`], but `limit` is the maximum number of characters.
 #[must_use]
 pub fn printable_within(text: &str, limit: usize) -> String {
     let mut safe = String::with_capacity(text.len().min(limit));
@@ -94,8 +94,8 @@ pub fn shell(path: &Path) -> String {
     shell_word(&path.to_string_lossy())
 }
 
-/// Quotes a text as one word of a POSIX shell, for a command that the reader may copy. Other
-/// characters than printable ones are escaped ([`printable`]).
+/// Quotes a text as one word of a POSIX shell, for a command that the reader may copy. Control
+/// characters and invisible characters are escaped in the same way as by [`printable`].
 #[must_use]
 pub fn shell_word(text: &str) -> String {
     let text = printable_within(text, usize::MAX);

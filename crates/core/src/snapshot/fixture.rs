@@ -1,4 +1,4 @@
-//! Builds a snapshot for unit tests. The snapshot has new signing keys, and no routes that callers
+//! Builds a snapshot for unit tests. The snapshot has new signing keys, and no route that a caller
 //! could use.
 #![allow(
     clippy::unwrap_used,

@@ -80,8 +80,8 @@ impl AuditWriter {
     /// # Errors
     /// Returns an error if the file cannot be opened.
     pub fn to_file(path: &Path) -> io::Result<Self> {
-        // Standard output is not opened by its path: if it is a pipe, this would create a second
-        // writing end.
+        // Standard output may be a pipe. Opening it by its path would create a second writing end
+        // of the pipe.
         if path == Path::new("/dev/stdout") {
             return Self::to_stdout();
         }
@@ -182,8 +182,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output: &mut Output) {
     let mut batch = Batch::default();
-    // An empty string that is swapped with a worker's buffer, so that both strings keep their
-    // allocated memory.
+    // An empty string that the writer thread swaps with a worker's buffer, so that both strings
+    // keep their allocated memory.
     let mut spare = String::new();
     loop {
         let stopping = shared.stop.load(Ordering::SeqCst);
@@ -263,8 +263,8 @@ impl Batch {
         }
     }
 
-    /// Removes lines that were written completely. Keeps a line of which only a part was written:
-    /// if another file is opened, it needs the whole line.
+    /// Removes lines that were written completely. Keeps the whole of a line that was written in
+    /// part, because the writer may open another file, which needs the complete line.
     fn drop_written_lines(&mut self) {
         let written = self.bytes.get(..self.written).unwrap_or_default();
         let lines = written
@@ -306,8 +306,9 @@ impl Output {
     }
 }
 
-/// Appends a line break if the log ends with an incomplete line, because a process was killed while
-/// it wrote. Without a line break, the next line would become part of the incomplete line.
+/// Appends a line break if the log ends with an incomplete line. The log ends with such a line if a
+/// process was killed while it wrote the line. Without a line break, the next line would become
+/// part of the incomplete line.
 fn end_last_line(path: &Path, mut file: &File) -> io::Result<()> {
     let Some(last) = file.metadata()?.len().checked_sub(1) else {
         return Ok(());
@@ -372,8 +373,8 @@ fn is_same_file(path: &Path, file: &File) -> bool {
     }
 }
 
-/// Appends [`timestamp`] in quotation marks. Each thread keeps the formatted text of the last
-/// second, and formats again only when the second changes.
+/// Appends the text that [`timestamp`] returns, in quotation marks. Each thread keeps the formatted
+/// text of the last second, and formats the time again only when the second changes.
 pub(super) fn push_timestamp(line: &mut String, since_epoch: Duration) {
     thread_local! {
         static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
@@ -550,7 +551,8 @@ mod tests {
             same.write_to(&mut disk).unwrap();
             assert_eq!(disk.taken, b"first\nsecond\nthird\nfourth\n", "{room}");
 
-            // A part of a line is already in the log. `drop_unwritten` keeps the rest of this line.
+            // If a part of a line is already in the log, `drop_unwritten` must keep the rest of
+            // this line.
             let mut disk = Full {
                 taken: lines[..room].to_vec(),
                 room: usize::MAX,

@@ -6,11 +6,11 @@
 //! - `client`: TLS from the gateway to a service
 //! - `server`: per-name configurations, and the selection by name
 //! - `caller_verifier`: rustls' verifier of client certificates
-//! - `authority_names`: the authorities that callers are told
+//! - `authority_names`: the names of authorities that the gateway sends to callers
 //! - `tickets`: makes and opens session tickets
 //! - `handshake_notes`: the findings of one handshake
 //! - `session`: the content of a ticket
-//! - `client_certificate`: whether callers must present one
+//! - `client_certificate`: whether callers must present a certificate
 //! - `own_certificate`: how long the gateway's certificates are valid
 //! - `credentials`: a certificate chain of the gateway with its key
 

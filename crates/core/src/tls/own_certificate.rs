@@ -8,24 +8,24 @@ use crate::identity::LeafFacts;
 use crate::identity::text::{hex, shell};
 use crate::{clock, crypto};
 
-/// A certificate should be renewed when this part of its life is left: a third.
+/// A certificate should be renewed when its lifetime divided by this number is left: one third.
 const RENEWAL_PART: i64 = 3;
 
-/// The section of the configuration that a certificate belongs to.
+/// The section of the configuration that contains a certificate of the gateway.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CertificateOwner {
-    /// `[listener]`, whose certificate operators and services may see too.
+    /// `[listener]`. Operators and services may see the certificate of this section, too.
     Listener,
-    /// `[[server_name]]`, with the first of its names, and the number of others.
+    /// `[[server_name]]`, with the first of its names, and the number of its other names.
     ServerName(String, usize),
-    /// `[[upstream]]`, with its name.
+    /// `[[upstream]]`, with the name of the upstream.
     Upstream(String),
     /// `[token_issuer.introspection]`, with the name of the token issuer.
     TokenIssuer(String),
 }
 
 impl CertificateOwner {
-    /// Returns the word for the use of the certificate in metrics.
+    /// Returns the word that stands for the section in metrics.
     #[must_use]
     pub const fn usage(&self) -> &'static str {
         match self {
@@ -36,7 +36,8 @@ impl CertificateOwner {
         }
     }
 
-    /// Returns the name of the owner, of server names the first one. Empty for the listener.
+    /// Returns the first server name, or the name of the upstream or token issuer. The text is
+    /// empty for `[listener]`.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -62,47 +63,49 @@ impl fmt::Display for CertificateOwner {
     }
 }
 
-/// How much of its life a certificate has left.
+/// How much of the lifetime of a certificate is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LifeLeft {
-    /// More than a third.
+    /// More than a third is left.
     Enough,
-    /// At most a third: it should have been renewed.
+    /// At most a third is left. The certificate should have been renewed.
     Expiring,
-    /// Nothing. Peers refuse the certificate.
+    /// The certificate has expired, so peers refuse it.
     Expired,
 }
 
-/// A certificate that the gateway presents: a leaf, or an intermediate that is sent with it.
+/// A certificate that the gateway presents: a leaf, or an intermediate that is sent with the leaf.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnCertificate {
-    /// The section that names it.
+    /// The section of the configuration that names `file`.
     pub owner: CertificateOwner,
-    /// The file that contains it.
+    /// The file that contains the certificate.
     pub file: PathBuf,
-    /// Its subject (RFC 4514).
+    /// The subject of the certificate in RFC 4514 form.
     pub subject: String,
-    /// Its serial number in hexadecimal.
+    /// The serial number of the certificate in hexadecimal.
     pub serial: String,
-    /// SHA-256 hash of its DER. The serial numbers of a leaf and an intermediate may be equal,
-    /// because they have different issuers.
+    /// SHA-256 hash of the certificate's DER. The serial numbers of a leaf and an intermediate may
+    /// be equal, because they have different issuers.
     pub hash: [u8; 32],
-    /// Whether it is an intermediate.
+    /// Whether the certificate is an intermediate.
     pub is_intermediate: bool,
     /// notBefore in seconds since the Unix epoch.
     pub not_before: i64,
     /// notAfter in seconds since the Unix epoch.
     pub not_after: i64,
-    /// Whether operators see it too, at the admin listener.
+    /// Whether the admin listener also presents the certificate, to operators.
     pub serves_operators: bool,
 }
 
 impl OwnCertificate {
-    /// Returns the certificates of a chain, the leaf first.
+    /// Returns the certificates of a chain, the leaf first. Leaves out intermediates that cannot be
+    /// read.
     #[must_use]
     pub fn all_of(owner: &CertificateOwner, file: &Path, credentials: &Credentials) -> Vec<Self> {
         let chain = &credentials.certified().cert;
-        // An intermediate that cannot be read is not looked after; peers judge it anyway.
+        // The expiry of an intermediate that cannot be read is unknown. Such an intermediate is no
+        // error here, because the peers decide whether they accept the chain.
         (chain.iter().enumerate())
             .filter_map(|(position, der)| {
                 let facts = LeafFacts::read(der).ok()?;
@@ -121,7 +124,8 @@ impl OwnCertificate {
             .collect()
     }
 
-    /// Returns how much of its life is left at `now` (seconds since the Unix epoch).
+    /// Returns how much of the certificate's lifetime is left at `now` (seconds since the Unix
+    /// epoch).
     #[must_use]
     pub const fn left(&self, now: i64) -> LifeLeft {
         if clock::certificate_is_over(self.not_after, now) {
@@ -140,8 +144,9 @@ impl OwnCertificate {
         self.not_after.saturating_sub(life / RENEWAL_PART)
     }
 
-    /// Returns an alarm for the operator, if there is one at `now`. Times and consequence come
-    /// first, because long texts are cut.
+    /// Returns an alarm for the operator. Returns `None` if more than a third of the lifetime is
+    /// left at `now` (seconds since the Unix epoch). The file and the subject come last in the
+    /// alarm, because long texts are cut at the end.
     #[must_use]
     pub fn alarm(&self, now: i64) -> Option<String> {
         let what = match self.is_intermediate {
@@ -161,19 +166,20 @@ impl OwnCertificate {
         Some(format!("{what} {says} ({file}, {subject})"))
     }
 
-    /// Returns the command that renews the certificate.
+    /// Returns a command for the operator. The command renews a leaf. For an intermediate, the
+    /// command shows the certificates in the file.
     #[must_use]
     pub fn command(&self) -> String {
         let file = shell(&self.file);
         match self.is_intermediate {
             false => format!("countersign pki renew {file} --dir DIR"),
-            // A chain with another intermediate comes from the issuer.
+            // Only the issuer can supply a chain with a new intermediate.
             true => format!("countersign pki inspect {file}"),
         }
     }
 
     fn consequence(&self) -> String {
-        // Peers that know another path to a root that they trust do not need the intermediate.
+        // A peer does not need the intermediate if it knows another path to a trusted root.
         let who = |all: &str| match self.is_intermediate {
             false => format!("{all} are turned away"),
             true => format!("{all} that need it are turned away"),

@@ -30,7 +30,7 @@ pub struct PathTrust {
     unusable_crls: Vec<(usize, UnusableCrl)>,
 }
 
-/// What is known about a leaf whose path was accepted.
+/// The facts about a leaf whose path was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedChain {
     /// Number of certificates in the path, including the leaf and the root.
@@ -65,7 +65,8 @@ impl PathTrust {
         )
     }
 
-    /// As [`PathTrust::new`], but accepts the lists by these rules.
+    /// Does the same as [`PathTrust::new`], but `lists` also contains the rules for revocation
+    /// lists.
     #[must_use]
     pub fn with_crl_rules(
         roots: &[CertificateDer<'_>],

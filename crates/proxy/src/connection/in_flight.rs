@@ -30,7 +30,7 @@ pub(crate) struct PermittedRequest {
     /// The token or API key of the request, if the route has authenticators.
     pub(crate) credentials: Option<Box<UsedCredentials>>,
     /// The protocols in the request's `Upgrade` field. After the service has switched protocols,
-    /// only the protocol that it chose.
+    /// this is the protocol that the service chose. `None` if the request asks for no upgrade.
     pub(crate) upgrade: Mutex<Option<HeaderValue>>,
 }
 
@@ -80,7 +80,7 @@ pub(crate) struct InFlightRequest {
     upstream_place: Option<Place>,
     /// Counts the request in the tunnel limit of its caller.
     tunnel_place: Option<Place>,
-    /// The time by which the response must be complete.
+    /// The time by which the response must be complete. `None` if there is no limit.
     deadline: Option<Instant>,
     /// `Some` if the gateway may end the request early, because another caller needs the request's
     /// upstream connection.
@@ -192,9 +192,9 @@ impl InFlightRequest {
         self.ends_for_another = ends;
     }
 
-    /// Returns a future that resolves when the response must end, even if it is incomplete. That is
-    /// at the deadline, when the credentials expire, or when another caller needs the upstream
-    /// connection. Returns `None` if none of these can happen.
+    /// Returns a future that resolves when the response must end, even if it is incomplete. The
+    /// response must end at the deadline, when the credentials expire, or when another caller needs
+    /// the upstream connection. Returns `None` if none of these can happen.
     pub(crate) fn response_deadline(&mut self) -> Option<Deadline> {
         let expiry = match (self.credentials_expiry(), self.ends_for_another.take()) {
             (expiry, None) => expiry,

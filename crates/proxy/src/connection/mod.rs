@@ -265,8 +265,8 @@ impl Connection {
         worker.audit().write(&line);
     }
 
-    /// Returns whether the gateway is stopping. A stopping gateway finishes the requests that have
-    /// begun, and begins no others.
+    /// Returns whether the gateway is stopping. A stopping gateway finishes the requests in
+    /// progress and accepts no new requests.
     pub(crate) fn is_stopping(&self) -> bool {
         *self.worker.shared().stopping.borrow()
     }
@@ -358,7 +358,8 @@ impl Connection {
     /// Adds a request to the requests in progress.
     ///
     /// # Errors
-    /// Returns a denial if the newest configuration does not permit one of the requests in
+    /// Returns a denial if the deny list denies the token or API key of the new request. Also
+    /// returns a denial if the newest configuration does not permit one of the requests in
     /// progress.
     pub(crate) fn register(
         &self,
@@ -366,13 +367,15 @@ impl Connection {
         permitted: PermittedRequest,
     ) -> Result<InFlightRequest, Denial> {
         let request = self.in_flight.register(permitted);
-        // An entry of the deny list may have been added while this request waited, after the check
-        // of its credentials. The recheck after that change did not include this request.
+        // The deny list may have changed after the credentials of this request were checked. The
+        // recheck after that change did not include this request, because the request was not
+        // registered yet.
         if let Some(principal) = request.principal() {
             policy::check_denied(snapshot.deny_list.as_deref(), principal)?;
         }
         // A new configuration may have been put in service while this request was authenticated.
-        // The recheck after that change did not include this request.
+        // The recheck after that change did not include this request, because the request was not
+        // registered yet.
         if !self.is_newest(snapshot) {
             self.recheck_requests(&self.snapshot())?;
         }

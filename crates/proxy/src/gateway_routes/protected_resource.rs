@@ -1,9 +1,10 @@
 //! `GET /.well-known/oauth-protected-resource/…`: tells clients which tokens a resource accepts
-//! (RFC 9728). A client fetches this document after it was refused for lack of a token.
+//! (RFC 9728). A client without a token gets a refusal, and then fetches this document.
 //!
 //! The well-known path is placed between the host and the path of the resource. The gateway
 //! responds on every host, to every caller that passes the checks before route selection. The
-//! document tells a caller no more than the challenge in a refusal does.
+//! document names the token issuer and the scopes, and says whether tokens are bound to a
+//! certificate.
 
 use http::{Method, Response};
 
@@ -25,7 +26,8 @@ pub(crate) fn is_requested(decoded: &str) -> bool {
     resource_path(decoded).is_some()
 }
 
-/// Returns the path of the resource whose metadata is requested.
+/// Returns the path of the resource whose metadata is requested. Returns `None` if `path` is not
+/// the path of a metadata document.
 fn resource_path(path: &str) -> Option<&str> {
     match path.strip_prefix(METADATA_PATH)? {
         "" => Some("/"),

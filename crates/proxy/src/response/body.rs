@@ -78,7 +78,8 @@ pub(super) struct StreamedResponse {
     pub(super) connection: Arc<Connection>,
 }
 
-/// Removes at most `MAX_PIECE` bytes from the start of `rest` and returns them.
+/// Removes at most `MAX_PIECE` bytes from the start of `rest` and returns them. Returns `None` if
+/// `rest` is empty.
 fn next_piece(rest: &mut Bytes) -> Option<Bytes> {
     (!rest.is_empty()).then(|| rest.split_to(rest.len().min(MAX_PIECE)))
 }

@@ -26,12 +26,13 @@ pub struct Evidence<'a> {
     pub address: IpAddr,
     /// The checked target of the request.
     pub target: &'a Target,
-    /// The deny list, for callers that no certificate names.
+    /// The deny list. It is checked for the names that a token or API key proves. The names in a
+    /// certificate were checked when the certificate was verified.
     pub deny_list: Option<&'a DenyList>,
 }
 
 /// Authenticates by the certificate alone, on routes without authenticators. Returns `None` if the
-/// route requires no authentication.
+/// route requires no authentication, or if the connection has no certificate.
 pub(super) fn by_certificate(
     proof: Option<&ConnectionProof>,
     route: &Route,

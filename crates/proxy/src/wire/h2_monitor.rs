@@ -52,8 +52,8 @@ pub(crate) struct H2Stats {
     sent: AtomicU64,
     /// Number of responses that were sent completely.
     responses: AtomicU64,
-    /// Whether there were too many frames without content. Stored here, because h2 does not pass on
-    /// `FloodError`, but only its text.
+    /// Whether there were too many frames without content. Stored here, because the error that h2
+    /// returns contains only the text of `FloodError`.
     flooded: AtomicBool,
     /// The initial window of each stream in bytes, from the caller's last SETTINGS frame.
     stream_window: AtomicU32,
@@ -123,9 +123,10 @@ impl H2Stats {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Returns whether none of the `streams` streams can send. This is so if the socket is full, or
-    /// if the connection's window is used up. Each stream may have reserved one byte of the window
-    /// and not used it. Therefore a window with at most `streams` bytes left counts as used up.
+    /// Returns whether none of the `streams` streams can send. The streams cannot send if the
+    /// socket is full, or if the connection's window is used up. Each stream may have reserved one
+    /// byte of the window and not used it. Therefore a window with at most `streams` bytes left
+    /// counts as used up.
     pub(crate) fn is_blocked(&self, streams: u64) -> bool {
         let window = self.connection_window.load(Ordering::Relaxed);
         window.saturating_sub(self.sent()) <= streams || self.socket_is_full.load(Ordering::Relaxed)
@@ -196,9 +197,9 @@ const fn is_caller_error(code: u32) -> bool {
 #[derive(Debug)]
 struct Credit {
     left: u64,
-    /// The credit that time has earned until this moment was added to `left`.
+    /// The time until which earned credit was added to `left`.
     paid_until: Instant,
-    /// The credit that this number of bytes has earned was added to `left`.
+    /// The number of bytes whose earned credit was added to `left`.
     paid_bytes: u64,
 }
 
@@ -439,7 +440,7 @@ mod tests {
             .received(&frame(WINDOW_UPDATE, 0, 0, &more))
             .unwrap();
         assert!(stats.fits_window(1));
-        // Sent bytes use up the window, discarded bytes do not.
+        // Sent bytes use up the window, but discarded bytes do not.
         monitored.sent(&frame(DATA, 0, 1, &[0; 65_535]));
         stats.unqueue(65_536);
         stats.queue(100);

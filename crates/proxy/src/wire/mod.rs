@@ -1,5 +1,5 @@
-//! The bytes and messages on connections, and the rules for them. No file here depends on the state
-//! of a connection or a request.
+//! The bytes and messages on connections, and the rules for them. No file in this folder depends on
+//! the state of a connection or a request.
 //!
 //! HTTP/1.1 framing:
 //! - `head`: the grammar of a message's lines
@@ -11,7 +11,8 @@
 //! - `h2_head`: checks of a request head that h2 does not make
 //! - `h2_monitor`: counts frames, and limits frames without content
 //! - `h2_stall`: limits the time in which a caller takes no part of its response
-//! - `write_coalescing`: sends all bytes that a connection writes in one poll together
+//! - `write_coalescing`: collects the bytes that a connection writes in one poll, and sends them
+//!   together
 //!
 //! Header fields:
 //! - `headers`: decides which fields the gateway forwards

@@ -96,8 +96,8 @@ pub fn checked_path(path: &str) -> Result<Cow<'_, str>, Denial> {
         .peekable();
     debug_assert_eq!(rest.split('/').count(), decoded.split('/').count() - 1);
     while let Some(segment) = segments.next() {
-        // A segment must not be a dot segment without its `;parameters` either, because some
-        // servers remove parameters before they resolve dot segments.
+        // Some servers remove the `;parameters` of a segment before they resolve dot segments. The
+        // segment is therefore checked without its parameters.
         let mut parts = segment.split(|byte| *byte == b';');
         let bare = parts.next().unwrap_or_default();
         if matches!(bare, b"." | b"..") {

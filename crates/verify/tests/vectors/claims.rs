@@ -1,4 +1,5 @@
-//! Claims: presence and type of each, issuer, audience, and who the caller is.
+//! Cases about the presence and the type of each claim, the issuer, the audience, and the name of
+//! the caller.
 
 use serde_json::{Value, json};
 
@@ -76,7 +77,7 @@ fn types() -> Vec<Case> {
         .collect()
 }
 
-/// `iat` and `exp` are written as integers, and not negative.
+/// Returns cases in which `iat` or `exp` is not a non-negative integer.
 fn times_that_are_no_whole_numbers() -> Vec<Case> {
     let forms = |claim: &'static str, good: &'static str, forms: &[&str]| {
         forms
@@ -238,7 +239,7 @@ fn audiences() -> Vec<Case> {
     cases
 }
 
-/// Returns a case of a caller without a certificate.
+/// Returns a draft for a caller without a certificate.
 fn without_certificate(rule: &str, name: &str, subject: &str, method: &str) -> Draft {
     let authn = json!({"methods": [method], "at": 1_770_000_000_u64, "resumed": false});
     case(rule, name)
@@ -274,7 +275,7 @@ fn subjects() -> Vec<Case> {
         )
         .accepted(),
     ];
-    // The caller is never the subject of the token.
+    // The subject of the token is never the name of the caller.
     cases.push(
         case(rule, "a token with another subject")
             .claim(
@@ -286,8 +287,8 @@ fn subjects() -> Vec<Case> {
     cases
 }
 
-/// Returns a refused case in which a member of a nested object is changed, or
-/// removed if `value` is `None`.
+/// Returns a refused case in which the member at `pointer` has the value `value`. If `value` is
+/// `None`, the member is removed.
 fn nested(rule: &str, pointer: &str, value: Option<Value>) -> Case {
     let (parent, member) = pointer.rsplit_once('/').unwrap();
     let dotted = pointer.trim_start_matches('/').replace('/', ".");

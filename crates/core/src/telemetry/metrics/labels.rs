@@ -46,11 +46,11 @@ pub(super) struct ListLabels {
 /// The labels of a certificate that the gateway presents.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
 pub struct CertificateLabels {
-    /// What the certificate is for: `listener`, `server-name`, `upstream` or `token-issuer`.
+    /// The use of the certificate: `listener`, `server-name`, `upstream` or `token-issuer`.
     pub r#use: &'static str,
-    /// The name of the section that names it; empty for the listener.
+    /// The name of the configuration section that names the certificate. Empty for the listener.
     pub name: String,
-    /// Its serial number in hexadecimal.
+    /// The serial number of the certificate, in hexadecimal.
     pub serial: String,
 }
 

@@ -5,7 +5,8 @@ use crate::reason::ReasonCode;
 /// The reason code of a refusal, and a sentence with details.
 pub type PathError = (ReasonCode, String);
 
-/// Says why webpki does not accept a certificate. Its own words are names for programmers.
+/// Describes an error of webpki about a certificate. webpki's own messages are only the names of
+/// the errors in its source code.
 pub(crate) const fn in_words(error: &webpki::Error) -> &'static str {
     use webpki::Error;
     match error {

@@ -1,4 +1,4 @@
-//! `Header`: a revocation list taken apart, without its single entries. Nothing here is verified.
+//! `Header`: the fields of a revocation list. The entries are not parsed, and nothing is verified.
 
 use std::time::Duration;
 
@@ -14,19 +14,20 @@ use crate::trust::certificate::signed::SignedParts;
 pub struct CrlTimes {
     /// thisUpdate, in seconds since the Unix epoch.
     pub this_update: i64,
-    /// nextUpdate, in seconds since the Unix epoch; none if the list does not say it.
+    /// nextUpdate, in seconds since the Unix epoch. `None` if the list has no nextUpdate.
     pub next_update: Option<i64>,
 }
 
 impl CrlTimes {
-    /// Reads the times of a revocation list (DER); none if the list cannot be read.
+    /// Reads the times of a revocation list in DER. Returns `None` if the list cannot be read.
     #[must_use]
     pub fn read(der: &[u8]) -> Option<Self> {
         Header::read(der).map(|header| header.times)
     }
 
-    /// Returns when the list is to be replaced, in seconds since the Unix epoch. A list without
-    /// nextUpdate may be used for `max_age`; none if there is no such limit.
+    /// Returns when a newer list must replace this list, in seconds since the Unix epoch:
+    /// nextUpdate, or else `max_age` after thisUpdate. Returns `None` if the list has no nextUpdate
+    /// and `max_age` is `None`.
     #[must_use]
     pub fn end(self, max_age: Option<Duration>) -> Option<i64> {
         self.next_update.or_else(|| {
@@ -36,19 +37,19 @@ impl CrlTimes {
     }
 }
 
-/// The header facts of a revocation list, which are not verified.
+/// The main facts about a revocation list, which are not verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrlOutline {
-    /// The issuer's name (RFC 4514).
+    /// The issuer's name in RFC 4514 form.
     pub issuer: String,
-    /// When it was made, and when it is to be replaced.
+    /// The times thisUpdate and nextUpdate of the list.
     pub times: CrlTimes,
     /// Number of certificates that the list revokes.
     pub entries: usize,
 }
 
 impl CrlOutline {
-    /// Reads the outline of a revocation list (DER), without its single entries; none if
+    /// Reads the facts from a revocation list in DER. Entries are only counted. Returns `None` if
     /// the list cannot be read.
     #[must_use]
     pub fn read(der: &[u8]) -> Option<Self> {
@@ -64,25 +65,25 @@ impl CrlOutline {
 /// The parts of a CertificateList (RFC 5280 section 5.1).
 pub(super) struct Header<'a> {
     pub(super) signed: SignedParts<'a>,
-    /// signatureAlgorithm and signatureValue, DER.
+    /// signatureAlgorithm and signatureValue, in DER.
     pub(super) signature: &'a [u8],
-    /// The version, DER; empty if it is left out.
+    /// The version, in DER. Empty if the list does not contain it.
     pub(super) version: &'a [u8],
-    /// Whether the list is of version 1, said or by default.
+    /// Whether the list has version 1, which is the default if the list contains no version.
     pub(super) is_version_1: bool,
-    /// signature, issuer and thisUpdate, DER.
+    /// signature, issuer and thisUpdate, in DER.
     pub(super) beginning: &'a [u8],
-    /// The issuer's name, DER.
+    /// The issuer's name, in DER.
     pub(super) issuer: &'a [u8],
     pub(super) issuer_text: String,
-    /// thisUpdate, DER.
+    /// thisUpdate, in DER.
     pub(super) this_update: &'a [u8],
-    /// nextUpdate, DER; empty if the list has none.
+    /// nextUpdate, in DER. Empty if the list has no nextUpdate.
     pub(super) next_update: &'a [u8],
     pub(super) times: CrlTimes,
-    /// revokedCertificates, DER; empty if the list has none.
+    /// revokedCertificates, in DER. Empty if the list has no revokedCertificates.
     pub(super) revoked: &'a [u8],
-    /// The content of crlExtensions: a SEQUENCE, DER.
+    /// The content of crlExtensions: a SEQUENCE, in DER. `None` if the list has no crlExtensions.
     pub(super) extensions: Option<&'a [u8]>,
 }
 
@@ -140,7 +141,7 @@ impl<'a> Header<'a> {
         })
     }
 
-    /// Counts the entries by their outermost lengths.
+    /// Counts the entries. Does not parse the content of an entry.
     pub(super) fn entries(&self) -> usize {
         let Ok((_, list)) = Any::from_der(self.revoked) else {
             return 0;
@@ -155,7 +156,7 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Whether a UTCTime or a GeneralizedTime comes next.
+/// Whether `der` begins with a UTCTime or a GeneralizedTime.
 fn begins_with_time(der: &[u8]) -> bool {
     Any::from_der(der).is_ok_and(|(_, field)| {
         field.class() == Class::Universal
@@ -163,7 +164,7 @@ fn begins_with_time(der: &[u8]) -> bool {
     })
 }
 
-/// Returns the bytes of `all` in front of `rest`, which is its end.
+/// Returns the bytes of `all` before `rest`. `rest` must be the last part of `all`.
 fn taken<'a>(all: &'a [u8], rest: &[u8]) -> Option<&'a [u8]> {
     all.get(..all.len().checked_sub(rest.len())?)
 }

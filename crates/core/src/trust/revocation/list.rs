@@ -1,9 +1,9 @@
 //! `RevocationList`: one revocation list, parsed and checked when it is loaded.
 //!
-//! webpki's parser refuses lists that are not supported (delta, indirect, partitioned by reason,
-//! attribute-only, unknown critical extensions of list or entry); this module adds checks that
-//! webpki omits: of the number, thisUpdate and the scope. The signature is verified once, with the
-//! keys that are known to belong to the issuer.
+//! webpki's parser refuses lists that are delta, indirect, partitioned by reason, or
+//! attribute-only. It also refuses unknown critical extensions of the list or of an entry. This
+//! module also checks the CRL number, thisUpdate and the scope, which webpki does not check. The
+//! signature is verified only once, with the keys that are known to belong to the issuer.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -26,7 +26,7 @@ use crate::trust::certificate::signed::SignedParts;
 
 /// Minimum size in bytes of an entry of a list: a serial number of one byte, and a date.
 const SMALLEST_ENTRY: usize = 20;
-/// Maximum number of keys of which a list stores that they did not sign it.
+/// Maximum number of keys for which a list stores that they did not sign the list.
 const MAX_REFUSED_KEYS: usize = 64;
 
 /// The scope of a list: which certificates it covers (issuingDistributionPoint, RFC 5280 section
@@ -44,7 +44,7 @@ struct Scope {
 }
 
 impl Scope {
-    /// Returns the certificates that the list covers in words.
+    /// Describes in words which certificates the list covers.
     const fn describe(&self) -> Option<&'static str> {
         match (self.user_only, self.authorities_only, &self.points) {
             (true, _, _) => Some("callers only"),
@@ -65,7 +65,7 @@ impl Scope {
 }
 
 /// The parts of a list that are needed to verify its signature. They are dropped when the signature
-/// was verified.
+/// has been verified.
 #[derive(Debug)]
 struct Signed {
     message: Box<[u8]>,
@@ -118,7 +118,8 @@ impl RevocationList {
         check_signature(header.signed.algorithm)
             .map_err(|error| UnusableCrl::Signature(error.describe("its signature").1))?;
         // Allocates space for all entries at once, because growing would copy them into new memory.
-        // A list that claims more entries than its bytes can contain has no readable entries.
+        // The space is limited, because a malformed list can have many elements that are too small
+        // for an entry.
         let most = header.revoked.len() / SMALLEST_ENTRY;
         let mut serials = SerialSet::with_room(header.entries().min(most));
         for entry in &entries {
@@ -127,7 +128,7 @@ impl RevocationList {
         serials.shrink();
         let (number, scope) = match header.extensions {
             None => (None, None),
-            // RFC 5280 section 5.1.2.1.
+            // RFC 5280 section 5.1.2.1: a list with extensions must have version 2.
             Some(_) if header.is_version_1 => {
                 let why = "it is of version 1 and has extensions, which need version 2";
                 return Err(UnusableCrl::damaged(why));
@@ -163,7 +164,7 @@ impl RevocationList {
     }
 
     /// Whether `key` (SubjectPublicKeyInfo in DER) signed this list. `hash` is the SHA-256 hash of
-    /// `key`. The result for each key is kept, so that its signature check is not repeated.
+    /// `key`. The result for each key is stored, so that the signature check is not repeated.
     pub(super) fn is_signed_by(&self, key: &[u8], hash: &[u8; 32]) -> bool {
         if let Some(signer) = self.signer.get() {
             return signer.hash == *hash;
@@ -246,8 +247,8 @@ impl RevocationList {
         self.serials.len()
     }
 
-    /// Whether this list has the issuer and scope of `old`, and the same key if that of `old` is
-    /// known.
+    /// Whether this list is a successor of `old`: it must have the same issuer and scope. If the
+    /// key that signed `old` is known, the same key must have signed this list.
     pub(super) fn succeeds(&self, old: &Self) -> bool {
         match old.signer() {
             Some(_) => self.is_of_series(old),
@@ -255,7 +256,8 @@ impl RevocationList {
         }
     }
 
-    /// Whether two lists have the same issuer, key and scope. Only known keys are compared.
+    /// Whether both lists have the same issuer, scope and signing key. Returns false if the key
+    /// that signed a list is not known.
     pub(super) fn is_of_series(&self, other: &Self) -> bool {
         self.issuer == other.issuer
             && self.signer().is_some()
@@ -263,9 +265,10 @@ impl RevocationList {
             && self.same_scope(other)
     }
 
-    /// Whether this list may take the place of one of its series that is in force: a roll-back may
-    /// not. If one of the two has no number, an update has a later thisUpdate. An equal one does
-    /// not suffice then, because it does not say which of two different lists is the newer one.
+    /// Whether this list may replace `old`, a list of the same issuer, key and scope. An older list
+    /// must not replace a newer one. If both lists have numbers, neither the number nor thisUpdate
+    /// may be lower. If one list has no number, only a later thisUpdate shows that this list is
+    /// newer. An equal thisUpdate does not show which of two different lists is newer.
     pub(super) fn may_replace(&self, old: &Self) -> bool {
         let (time, time_of_old) = (self.times.this_update, old.times.this_update);
         match (&self.number, &old.number) {
@@ -275,9 +278,10 @@ impl RevocationList {
         }
     }
 
-    /// Same as [`Self::may_replace`], for a list that is fetched, so that the issuer decides and not
-    /// the operator. If `old` is not valid yet at `now`, a list with a higher number may have an
-    /// earlier thisUpdate: the issuer's clock may have been wrong.
+    /// Whether this list, which was fetched, may replace `old`. The rules are those of
+    /// [`Self::may_replace`], with one exception. If `old` is not valid yet at `now`, this list may
+    /// have an earlier thisUpdate, because the issuer's clock may have been wrong. Its number must
+    /// then show that it is not older.
     pub(super) fn may_follow(&self, old: &Self, now: i64) -> bool {
         let is_numbered = self.number.is_some() && old.number.is_some();
         self.may_replace(old)
@@ -291,7 +295,7 @@ impl RevocationList {
         )
     }
 
-    /// Says why this list may not replace `newer`.
+    /// Returns the reason why this list may not replace `newer`, for messages.
     pub(super) fn is_older_than(&self, newer: &Self) -> String {
         match (&self.number, &newer.number) {
             (Some(number), Some(of_newer)) if is_less(number, of_newer) => format!(
@@ -307,13 +311,14 @@ impl RevocationList {
         }
     }
 
-    /// Names the list in messages.
+    /// Returns the name of the list for messages.
     pub(super) fn title(&self) -> String {
         let end = self.times.next_update.unwrap_or(self.times.this_update);
         self.status(end, Freshness::Fresh).title()
     }
 
-    /// Describes the list. Its rules decide about `next_update` and `freshness`.
+    /// Returns the status of the list. The caller of this function determines `next_update` and
+    /// `freshness` by the rules of the trust domain.
     pub(super) fn status(&self, next_update: i64, freshness: Freshness) -> CrlStatus {
         CrlStatus {
             hash: self.hash,
@@ -329,7 +334,7 @@ impl RevocationList {
     }
 }
 
-/// Compares numbers without leading zero bytes.
+/// Whether `number` is less than `other`. Both are big-endian, without leading zero bytes.
 fn is_less(number: &[u8], other: &[u8]) -> bool {
     (number.len(), number) < (other.len(), other)
 }
@@ -391,11 +396,12 @@ impl Scope {
         while !rest.is_empty() {
             let (after, field) = Any::from_der(rest).map_err(|_| malformed())?;
             match field.tag() {
-                // A name that cannot be read is the name of no certificate's distribution point.
+                // If the names cannot be read, `points` is empty. The list then covers no
+                // certificate.
                 Tag(0) => scope.points = Some(point_names(extension).unwrap_or_default()),
                 Tag(1) => scope.user_only = field.data != [0],
                 Tag(2) => scope.authorities_only = field.data != [0],
-                // webpki refuses the others unless they are FALSE.
+                // The other fields are absent or FALSE. webpki has refused all other lists.
                 _ => {}
             }
             rest = after;

@@ -1,16 +1,17 @@
 //! `RevocationIndex`: the revocation lists of one trust domain, and the revocation status of a
 //! path.
 //!
-//! webpki verifies the signature of a list at every look-up. This index verifies it only once. If
-//! the issuer's key is known, this happens when the list is loaded. Otherwise it happens when a
-//! verified path first contains the issuer's key, and the list is not used before. Only the newest
-//! list of an issuer, key and scope is used. The scope of a list is which certificates it covers.
-//! The index does not read files and does not use the network.
+//! webpki verifies the signature of a list at every look-up. This index verifies each signature
+//! only once. If the issuer's key is known, the signature is verified when the list is loaded.
+//! Otherwise it is verified when a verified path first contains the issuer's key, and the list is
+//! not used before. Only the newest list of an issuer, key and scope is used. The scope of a list
+//! is the set of certificates that the list covers. The index does not read files and does not use
+//! the network.
 //!
-//! - `list`: one list, checked and taken apart at load
-//! - `header`: the parts of a list, and its times
-//! - `webpki_form`: a list with the fields that webpki requires
-//! - `rules`: which lists are accepted, and which of two is newer
+//! - `list`: one list, parsed and checked when it is loaded
+//! - `header`: the fields of a list, and its times
+//! - `webpki_form`: a copy of a list with the fields that webpki requires
+//! - `rules`: which lists are accepted, and which of two lists is newer
 //! - `serials`: a compact set of revoked serial numbers
 //! - `unusable`: why a list cannot be used
 //! - `status`: the age of each list
@@ -95,7 +96,7 @@ pub(crate) struct RevocationIndex {
 }
 
 impl RevocationIndex {
-    /// Creates an index without lists, for lists that have a number and nextUpdate.
+    /// Creates an index without lists. By default, each list must have a number and nextUpdate.
     pub(crate) fn new(posture: RevocationPosture, depth: RevocationDepth, grace: Duration) -> Self {
         Self {
             posture,
@@ -109,7 +110,7 @@ impl RevocationIndex {
         }
     }
 
-    /// Accepts lists by these rules.
+    /// Sets the rules that a list must follow to be accepted.
     pub(crate) fn with_rules(self, rules: CrlRules) -> Self {
         Self { rules, ..self }
     }
@@ -118,10 +119,11 @@ impl RevocationIndex {
         self.rules
     }
 
-    /// Loads the lists. They replace the index `previous`, whose lists are not read or verified
-    /// again. A list that is older than its predecessor is omitted with an alarm, and the
-    /// predecessor is kept. A predecessor also stays if its successor is signed by no known issuer,
-    /// or not valid at `now`.
+    /// Loads the lists into this index, which replaces the index `previous`. A list that `previous`
+    /// also contains is not parsed again, and its verified signature is not verified again. If a
+    /// list is older than its predecessor in `previous`, the list is left out with an alarm, and
+    /// the predecessor stays. The predecessor also stays if no known key has signed the new list,
+    /// or if the new list is not valid at `now`.
     ///
     /// Returns the position of each list that cannot be used, and the reason.
     pub(crate) fn load<'d>(
@@ -161,13 +163,17 @@ impl RevocationIndex {
         refused
     }
 
-    /// Checks whether a document with these lists may replace one with the lists of `kept`. Each
-    /// list must be readable, signed by its issuer if that is known, and not older than another of
-    /// its kind that is valid at `now`. Every list of `kept` must have a successor, by the same key
-    /// if that is known: without one, its certificates would no longer be revoked.
+    /// Checks whether a new document with the revocation lists `lists` may replace an old document
+    /// with the lists `kept`:
+    /// - Each new list must be readable. If a key of its issuer is known, a known key must have
+    ///   signed it.
+    /// - No new list may be older than a list of the same issuer, key and scope in this index
+    ///   ([`RevocationList::may_follow`]).
+    /// - Each old list must have a successor among the new lists. Otherwise its certificates would
+    ///   no longer be revoked.
     ///
     /// # Errors
-    /// The reason why the new file is refused.
+    /// Returns the reason why the new document is refused.
     pub(crate) fn check_document(
         &self,
         lists: &[CertificateRevocationListDer<'_>],
@@ -212,7 +218,7 @@ impl RevocationIndex {
                     old.issuer_text
                 ));
             };
-            // A list with a verified signature may replace any list whose signature is not verified.
+            // A list with a verified signature may replace any list without a verified signature.
             let takes_over = |list: &RevocationList| {
                 list.may_follow(&old, now) || list.signer().is_some() && old.signer().is_none()
             };
@@ -273,8 +279,8 @@ impl RevocationIndex {
     }
 
     /// Adds a list, unless there is a newer list of the same issuer, key and scope. A list replaces
-    /// another list only if the signatures of both were verified with the same key. Two lists of
-    /// the same age stay both.
+    /// another list only if the signatures of both were verified with the same key. If two lists
+    /// have the same age, both stay.
     fn insert(&mut self, list: Arc<RevocationList>) {
         let others = self.by_issuer.entry(list.issuer.clone()).or_default();
         if others.iter().any(|other| other.hash == list.hash) {
@@ -293,7 +299,8 @@ impl RevocationIndex {
             }
             !is_older
         });
-        // Neither of two lists of the same age is known to be the later one. Both revoke.
+        // If two lists have the same age, it is unknown which is newer. So both are kept, and both
+        // revoke.
         if let Some(other) = others.iter().find(|other| other.is_of_series(&list)) {
             self.alarms.push(format!(
                 "{} and another list of the same age differ: both are used until there is a newer one",

@@ -47,15 +47,17 @@ impl Freshness {
 pub struct CrlStatus {
     /// SHA-256 hash of the list's DER.
     pub hash: [u8; 32],
-    /// The certificates that the list covers, in words; none if it covers all of its issuer.
+    /// A description of the certificates that the list covers. `None` if the list covers all
+    /// certificates of its issuer.
     pub covers: Option<&'static str>,
     /// The issuer's name in RFC 4514 form.
     pub issuer: String,
-    /// cRLNumber, lower-case hexadecimal; none if the list has no number.
+    /// cRLNumber in lower-case hexadecimal. `None` if the list has no number.
     pub number: Option<String>,
     /// thisUpdate in seconds since the Unix epoch.
     pub this_update: i64,
-    /// nextUpdate, or `max_age` after thisUpdate, in seconds since the Unix epoch.
+    /// nextUpdate in seconds since the Unix epoch. If the list has no nextUpdate, the time
+    /// `max_age` after thisUpdate.
     pub next_update: i64,
     /// Number of certificates that the list revokes.
     pub entries: usize,
@@ -83,7 +85,7 @@ impl CrlStatus {
         Some(format!("{} {says}", self.title()))
     }
 
-    /// Names the list in messages.
+    /// Returns the name of the list for messages.
     #[must_use]
     pub fn title(&self) -> String {
         let name = match &self.number {

@@ -1,5 +1,5 @@
-//! Which lists of the earlier index stay in use after a load: newer ones, and those that no file
-//! contains any more.
+//! Decides which lists of the earlier index stay in use after a load. A list stays if it is newer
+//! than the loaded list, or if no file contains it any more.
 
 use std::sync::Arc;
 
@@ -13,10 +13,11 @@ use crate::clock;
 const FORGET_AFTER: i64 = 30 * 86_400;
 
 impl RevocationIndex {
-    /// Refuses roll-backs. A list of the new files is dropped if a list of `previous` that is in
+    /// Refuses older lists. A list of the new files is dropped if a list of `previous` that is in
     /// force is newer ([`RevocationList::may_replace`]). A list of `previous` stays unless a new
-    /// list replaces it: if the new list is not valid yet, or its signature cannot be verified yet,
-    /// both stay. A list of `previous` that is not valid yet does not prevent its replacement.
+    /// list replaces it. Both lists stay if the new list is not valid yet, or if its signature
+    /// cannot be verified yet. A list of `previous` that is not valid yet does not prevent its
+    /// replacement.
     pub(super) fn keep_newer(&mut self, previous: &Self, now: i64) {
         self.drop_older(previous, now);
         let mut unproven: Vec<&RevocationList> = Vec::new();
@@ -35,7 +36,7 @@ impl RevocationIndex {
             if lists.iter().any(|list| list.is_of_series(old)) {
                 let is_replaced = lists.iter().any(|list| {
                     let is_valid = list.times.this_update <= now;
-                    // The operator may take away a list that is not valid yet.
+                    // The operator may replace a list that is not valid yet by an older list.
                     let is_withdrawn = old.times.this_update > now && !list.may_replace(old);
                     list.is_of_series(old) && (is_withdrawn || is_valid && list.may_replace(old))
                 });
@@ -69,8 +70,8 @@ impl RevocationIndex {
         }
     }
 
-    /// Drops each new list that is older than a list of `previous` that is in force. If a new list
-    /// was dropped, puts the newer one in its place, so that the issuer still has lists.
+    /// Drops each new list that is older than a list of `previous` that is in force. Puts the list
+    /// of `previous` in the place of the dropped list, so that the issuer still has lists.
     fn drop_older(&mut self, previous: &Self, now: i64) {
         for (issuer, lists) in &mut self.by_issuer {
             let of_issuer = || previous.by_issuer.get(issuer).into_iter().flatten();

@@ -40,10 +40,10 @@ pub enum UnusableCrl {
     /// An entry has a reason code that RFC 5280 does not define.
     #[error("an entry has an unknown revocation reason")]
     UnknownReason,
-    /// Version 1 has no extensions, and so no number.
+    /// The list has version 1, which has no extensions and therefore no number.
     #[error("it is a list of version 1, which has no number (cRLNumber)")]
     Version,
-    /// The list does not say when it expires, and the trust domain has no `max_age`.
+    /// The list has no nextUpdate, and the trust domain has no `max_age`.
     #[error("it does not say when it will be replaced (nextUpdate)")]
     NoNextUpdate,
     /// nextUpdate is not later than thisUpdate.
@@ -56,10 +56,10 @@ pub enum UnusableCrl {
     /// critical.
     #[error("its number (cRLNumber) is {0}")]
     Number(&'static str),
-    /// The algorithm of its signature is not supported, or too weak.
+    /// The algorithm of the list's signature is not supported, or too weak.
     #[error("{0}")]
     Signature(String),
-    /// The file continues after the list.
+    /// This number of bytes follows the list in the file.
     #[error("{0} bytes follow it")]
     BytesFollow(usize),
     /// The list is truncated, or the data is not a revocation list.
@@ -135,7 +135,8 @@ impl UnusableCrl {
 
 const MALFORMED: &str = "its encoding is malformed";
 
-/// Says what webpki does not accept. Its errors have only names that are made for programmers.
+/// Describes an error of webpki about a revocation list. webpki's own messages are only the names
+/// of the errors in its source code.
 const fn in_words(error: &Error) -> &'static str {
     match error {
         Error::BadDerTime | Error::TrailingData(DerTypeId::Time) => "a time in it is malformed",

@@ -1,10 +1,11 @@
-//! The form of a revocation list in which webpki takes it.
+//! Makes a copy of a revocation list that webpki can parse.
 //!
-//! webpki refuses lists of version 1, lists without nextUpdate or extensions, and lists that are
-//! limited to callers or to authorities without naming a distribution point. Other programs accept
-//! them. What webpki misses is added to a copy of the list, and nothing is removed, so that webpki
-//! checks entries and extensions of such a list like those of all others. The copy is only checked:
-//! signature, issuer, times and scope are those of the original bytes.
+//! webpki refuses lists of version 1, lists without nextUpdate, and lists without extensions. It
+//! also refuses lists that are limited to callers or to authorities and name no distribution point.
+//! Other programs accept all these lists. The copy gets version 2 and the missing fields, and
+//! nothing is removed. So webpki checks entries and extensions in the same way as those of other
+//! lists. The copy is used only for these checks and for the entries. Signature, issuer, times and
+//! scope are read from the original bytes.
 
 use std::borrow::Cow;
 
@@ -15,20 +16,21 @@ use super::header::Header;
 const BOOLEAN: u8 = 0x01;
 const OCTET_STRING: u8 = 0x04;
 const SEQUENCE: u8 = 0x30;
-/// crlExtensions of the list, and distributionPoint of an issuing distribution point.
+/// Tag `[0]`: crlExtensions of a list, and distributionPoint of an issuing distribution point.
 const CONTEXT_0: u8 = 0xa0;
-/// INTEGER 1: version 2.
+/// The version field of version 2: INTEGER 1.
 const VERSION_2: [u8; 3] = [0x02, 0x01, 0x01];
-/// id-ce-issuingDistributionPoint, 2.5.29.28.
+/// OID 2.5.29.28 (issuingDistributionPoint), DER content.
 const ISSUING_DISTRIBUTION_POINT: [u8; 3] = [0x55, 0x1d, 0x1c];
-/// A distribution point with the URI `-`, which webpki requires and only reads.
+/// A distributionPoint with the URI `-`. webpki requires this field, and only parses its content.
 const SOME_POINT: [u8; 7] = [0xa0, 0x05, 0xa0, 0x03, 0x86, 0x01, b'-'];
-/// Extensions with cRLNumber 0, because webpki requires an extension.
+/// Extensions with only cRLNumber 0, because webpki requires at least one extension.
 const SOME_EXTENSIONS: [u8; 14] = [
     0x30, 0x0c, 0x30, 0x0a, 0x06, 0x03, 0x55, 0x1d, 0x14, 0x04, 0x03, 0x02, 0x01, 0x00,
 ];
 
-/// Returns the list in the form in which webpki takes it: the list itself, if it lacks nothing.
+/// Returns a copy of the list with the fields that webpki requires. Returns the list itself if it
+/// has all these fields.
 pub(super) fn webpki_form<'a>(der: &'a [u8], header: &Header<'_>) -> Cow<'a, [u8]> {
     let completed = header.extensions.and_then(with_distribution_point);
     let lacks_nothing = !header.is_version_1
@@ -62,8 +64,9 @@ pub(super) fn webpki_form<'a>(der: &'a [u8], header: &Header<'_>) -> Cow<'a, [u8
     Cow::Owned(element(SEQUENCE, &[&message, header.signature]))
 }
 
-/// Returns the extensions (a SEQUENCE, DER) with a distribution point in each issuing distribution
-/// point that has none. None if all have one, or the extensions are malformed.
+/// Adds a distribution point to each issuing distribution point that has none. `extensions` and the
+/// result are a SEQUENCE in DER. Returns `None` if nothing must be added, or if the extensions are
+/// malformed.
 fn with_distribution_point(extensions: &[u8]) -> Option<Vec<u8>> {
     let (sequence, end) = next(extensions)?;
     let mut all: Vec<Cow<'_, [u8]>> = Vec::new();
@@ -81,7 +84,8 @@ fn with_distribution_point(extensions: &[u8]) -> Option<Vec<u8>> {
     (is_changed && end.is_empty()).then(|| element(SEQUENCE, &parts))
 }
 
-/// Completes an extension, if it is an issuing distribution point without distribution point.
+/// Adds a distribution point to an extension. Returns `None` if the extension is not an issuing
+/// distribution point, or if it already has a distribution point.
 fn completed_extension(extension: &Element<'_>) -> Option<Vec<u8>> {
     let (id, after) = next(extension.content)?;
     if id.content != ISSUING_DISTRIBUTION_POINT {
@@ -104,7 +108,7 @@ fn completed_extension(extension: &Element<'_>) -> Option<Vec<u8>> {
     Some(element(SEQUENCE, &[id.der, critical, &value]))
 }
 
-/// One element of DER.
+/// One DER element: all its bytes, and its content.
 struct Element<'a> {
     der: &'a [u8],
     content: &'a [u8],
@@ -116,7 +120,7 @@ impl Element<'_> {
     }
 }
 
-/// Returns the first element, and what follows it.
+/// Returns the first element, and the bytes after it.
 fn next(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
     let (rest, any) = Any::from_der(der).ok()?;
     let element = Element {

@@ -1,5 +1,5 @@
-//! Which of several lists of one authority is used: the newest, and never an older one in place of
-//! a newer one.
+//! Tests which of several lists of one authority is used: always the newest. A list is never
+//! replaced by an older one.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::trust::{
     ClientTrust, CrlNumber, CrlRules, Predecessors, TrustBundle, TrustBundleConfig,
 };
 
-/// The configuration with these lists of the intermediate, whose key is known. Lists may have no
-/// number if `optional`.
+/// Returns a configuration with these lists of the intermediate. The intermediate is configured, so
+/// its key is known. If `optional` is true, lists without a number are accepted.
 fn known(ca: &TestCa, lists: &[&Vec<u8>], optional: bool) -> TrustBundleConfig {
     let mut all: Vec<Vec<u8>> = lists.iter().map(|list| list.to_vec()).collect();
     all.push(Crl::new().signed_by(ca.root()));
@@ -37,8 +37,8 @@ fn verdict(bundle: &Arc<TrustBundle>, caller: &Credentials) -> Option<ReasonCode
     reason(&ClientTrust::new(vec![Arc::clone(bundle)]).unwrap(), caller)
 }
 
-/// A list whose thisUpdate is later than the time of this machine revokes. A server that is out of
-/// date may serve the older list again, and must not undo that.
+/// A list revokes certificates even if its thisUpdate is later than the current time. If a server
+/// that is out of date serves an older list again, the older list must not undo the revocation.
 #[test]
 fn a_fetched_list_does_not_take_the_place_of_a_newer_one_that_is_not_valid_yet() {
     let ca = TestCa::new("example.org");
@@ -65,13 +65,14 @@ fn a_fetched_list_does_not_take_the_place_of_a_newer_one_that_is_not_valid_yet()
         assert!(check(&ahead).is_ok(), "{optional}");
         let later = Crl::new().number(7).valid(700, 90_000);
         assert!(check(&signed(later, optional)).is_ok());
-        // Only a higher number shows that an earlier list is newer: the issuer's clock was wrong.
+        // This list has an earlier thisUpdate, because the issuer's clock was wrong. Only a higher
+        // number shows that the list is newer.
         let corrected = check(&signed(Crl::new().number(7), optional));
         assert_eq!(corrected.is_ok(), !optional, "{corrected:?}");
     }
 }
 
-/// Neither list is known to be the later one, so that both revoke, whatever their order.
+/// If two lists have the same age, it is unknown which is newer. So both revoke, in any order.
 #[test]
 fn two_lists_of_one_second_revoke_both() {
     let ca = TestCa::new("example.org");
@@ -94,7 +95,7 @@ fn two_lists_of_one_second_revoke_both() {
         );
         let again = after(&known(&ca, &lists, true), now(), &bundle);
         assert_eq!(again.freshness(now()).len(), 3, "{:?}", again.alarms());
-        // A later list takes the place of both.
+        // A newer list replaces both lists.
         let next = Crl::new().without_number().valid(-30, 90_000);
         let next = next.signed_by(ca.intermediate());
         let next = after(&known(&ca, &[&next], true), now(), &bundle);

@@ -75,8 +75,9 @@ pub enum Sharing {
     /// caller's requests end.
     #[default]
     Never,
-    /// Callers share a connection only if the endpoint has reached its connection limit. A caller
-    /// of which the service has recently ended a connection with an error shares no connections.
+    /// Callers share a connection only if the endpoint has reached its connection limit. If a
+    /// service has recently ended a caller's connection with an error, this caller shares no
+    /// connections.
     WhenFull,
     /// All callers share connections.
     Always,
@@ -114,7 +115,8 @@ pub struct UpstreamConfig {
     pub tls: Option<Arc<ClientTls>>,
     /// How the endpoint for each request is selected.
     pub balance: Balance,
-    /// The identity that an endpoint's certificate must contain.
+    /// The identity that an endpoint's certificate must contain. `None` means that no identity is
+    /// required.
     pub identity: Option<IdentityPattern>,
     /// The fields that tell a service about the caller's connection to the gateway.
     pub forwarded: ForwardedFields,
@@ -130,11 +132,12 @@ pub struct UpstreamConfig {
     pub connect_timeout: Duration,
     /// Maximum time until the head of the response has arrived.
     pub first_byte_timeout: Duration,
-    /// Maximum time from the head of the request to the end of the response.
+    /// Maximum time from the head of the request to the end of the response. `None` means that this
+    /// time is not limited.
     pub total_timeout: Option<Duration>,
     /// The settings of active health checks. `None` means that there are no such checks.
     pub health_check: Option<HealthCheck>,
-    /// The interval between two DNS look-ups of an endpoint's host name.
+    /// Minimum time between two DNS look-ups of an endpoint's host name.
     pub dns_refresh: Duration,
     /// Maximum number of connections to one endpoint, counted over all workers.
     pub max_connections: usize,
@@ -152,8 +155,8 @@ pub struct UpstreamConfig {
     pub idle_timeout: Duration,
     /// If neither side of a tunnel sends data for this time, the tunnel is closed.
     pub tunnel_idle_timeout: Duration,
-    /// Timeout that ends a response over HTTP/2 if the caller takes no part of it. `None` selects
-    /// the gateway's default.
+    /// If the caller reads nothing of a response over HTTP/2 for this time, the response is ended.
+    /// `None` selects the gateway's default.
     pub stall_timeout: Option<Duration>,
     /// Whether a tunnel is opened over HTTP/1.1 if the service does not support tunnels over h2.
     pub http1_upgrades: bool,

@@ -19,8 +19,8 @@ pub enum ConnectError {
     /// Connecting took longer than `connect_timeout`.
     #[error("connecting took longer than {0:?}")]
     Timeout(Duration),
-    /// The endpoint has reached its connection limit, all its connections are in use, and no more
-    /// requests may wait for one.
+    /// The endpoint has reached its connection limit, and all its connections are in use. No more
+    /// requests may wait for a connection.
     #[error("all connections that the endpoint may have are in use")]
     Full,
     /// The process has no free file descriptor for another connection.

@@ -23,7 +23,7 @@ use super::resources::HeldResources;
 /// the head itself and interim responses. The limit is needed because a service could send interim
 /// responses without end (RFC 9110 section 15.2).
 const MAX_BEFORE_RESPONSE: usize = 256 * 1024;
-/// The value of `readable` while the gateway waits for no response: reads are not limited.
+/// The value of `readable` while no response is expected. Reads are then not limited.
 const UNBOUNDED: usize = usize::MAX;
 
 /// The state that a connection and its driver share.
@@ -45,8 +45,8 @@ impl Progress {
 }
 
 /// A connection that records its [`Progress`], and holds its slot and file descriptor until it is
-/// dropped. After a protocol switch, it outlives hyper's connection object, because the tunnel uses
-/// it.
+/// dropped. After a protocol switch, the tunnel uses the connection. It then exists longer than
+/// hyper's connection object.
 pub(in crate::upstream) struct TrackedIo<S> {
     inner: S,
     progress: Progress,
@@ -173,8 +173,8 @@ impl Driver {
         if let Self::Here(connection, _) = self
             && connection.as_mut().poll(context).is_ready()
         {
-            // If the protocol was switched, all further bytes belong to a tunnel, and reading is
-            // not limited.
+            // The future also completes after a protocol switch. All further bytes then belong to a
+            // tunnel, so reads are not limited any more.
             self.has_response();
             *self = Self::Ended;
         }
