@@ -7,7 +7,7 @@
 //! This search checks each signature only once, only with keys that are already verified, and
 //! within a budget. It does not try a path again that contains an invalid signature. The search
 //! itself accepts nothing. It passes each path with valid signatures to webpki and to the checks of
-//! [`super::path`].
+//! `path`.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
