@@ -18,6 +18,7 @@ mod foreign;
 mod forwarded;
 mod framing;
 mod h2spec;
+mod half_closes;
 mod headers;
 mod hostile_answers;
 mod hosts;

@@ -5,6 +5,7 @@
 //! - `head`: the grammar of a message's lines
 //! - `framing`: the framing guard, which tracks message boundaries on the raw bytes
 //! - `framing_io`: puts the framing guard below hyper's server
+//! - `half_close`: callers that have sent `close_notify` and wait for responses
 //! - `response_framing`: accepts a service's response only if its end is unambiguous
 //!
 //! HTTP/2:
@@ -39,6 +40,7 @@ pub(crate) mod h2_monitor;
 pub(crate) mod h2_stall;
 pub mod head;
 pub mod headers;
+pub(crate) mod half_close;
 pub mod proxy_protocol;
 pub mod refusal;
 pub(crate) mod response_framing;
