@@ -19,6 +19,7 @@ mod forwarded;
 mod framing;
 mod h2spec;
 mod half_closes;
+mod head_limits;
 mod headers;
 mod hostile_answers;
 mod hosts;

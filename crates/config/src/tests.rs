@@ -359,6 +359,8 @@ tunnel_idle_timeout = "2h"
 stall_timeout = "5m"
 total_timeout = "2h"
 max_requests = 50
+response_header_size = "16KiB"
+response_header_fields = 60
 max_connections = 40
 share = "when-full"
 max_pending = 30
@@ -434,6 +436,7 @@ handshake_timeout = "1s"
 header_timeout = "2s"
 body_timeout = "3s"
 header_size = "8KiB"
+header_fields = 50
 body_size = "1MiB"
 held_bodies = "2MiB"
 streams = 7
@@ -496,8 +499,8 @@ chains = "chains"
         assert_eq!(key.is_some(), counted, "{address}");
     }
     assert_eq!(
-        (limits.header_bytes, limits.body_bytes),
-        (8192, Some(1 << 20))
+        (limits.header_bytes, limits.header_fields, limits.body_bytes),
+        (8192, 50, Some(1 << 20))
     );
     let upstream = loaded.snapshot.upstreams.first().unwrap().config();
     let endpoints: Vec<_> = upstream
@@ -507,6 +510,8 @@ chains = "chains"
         .collect();
     assert_eq!(endpoints, [("10.0.0.1", 9001), ("::1", 80)]);
     assert_eq!(upstream.connect_timeout, Duration::from_millis(250));
+    let head = upstream.response_limits;
+    assert_eq!((head.header_bytes, head.header_fields), (16_384, 60));
     assert_eq!(upstream.stall_timeout, Some(Duration::from_secs(300)));
     assert_eq!(upstream.host.as_deref(), Some("orders.internal:80"));
     let tokens = &loaded.snapshot.routes.routes()[1];

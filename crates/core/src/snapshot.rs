@@ -186,6 +186,8 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// Maximum size of a request's head in bytes.
     pub header_bytes: usize,
+    /// Maximum number of header fields of a request.
+    pub header_fields: usize,
     /// Maximum size of a request's body in bytes. `None` if there is no limit.
     pub body_bytes: Option<u64>,
     /// Maximum size of all buffered request bodies together, in bytes.
@@ -271,6 +273,7 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(60),
             header_bytes: 32 * 1024,
+            header_fields: 100,
             body_bytes: None,
             held_bytes: 64 * 1024 * 1024,
             streams: 128,

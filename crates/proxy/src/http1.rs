@@ -33,6 +33,7 @@ use super::task::poll_on_wake::PollOnWake;
 use super::wire::framing::FramingMachine;
 use super::wire::framing_io::{FramingIo, FramingState};
 use super::wire::half_close::max_silence;
+use super::wire::head::MAX_FIELDS;
 use super::wire::socket::{CallerSocket, LingerLimits};
 use super::wire::tls_close::close_gracefully;
 use crate::snapshot::Limits;
@@ -170,7 +171,7 @@ pub(super) fn serve(
         is_http_10: AtomicBool::new(false),
         tunnel: Mutex::new(None),
     });
-    let machine = FramingMachine::new(limits.header_bytes);
+    let machine = FramingMachine::new(limits.header_bytes).max_fields(limits.header_fields);
     let io = Box::new(FramingIo::new(
         stream,
         machine,
@@ -347,6 +348,10 @@ async fn serve_active(
         // and hyper does not serve idle connections.
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes.max(64 * 1024) + 1024);
+    // hyper parses heads faster if its default is not set explicitly.
+    if limits.header_fields != MAX_FIELDS {
+        builder.max_headers(limits.header_fields);
+    }
     let mut http = builder.serve_connection(TokioIo::new(io), service);
     let mut idle = pin!(activity.idle(connection));
     let mut idle = PollOnWake::new(idle.as_mut());

@@ -92,7 +92,7 @@ async fn serve_streams(
     let service = service_fn(move |request: Request<Incoming>| {
         counter.fetch_add(1, Ordering::Relaxed);
         let connection = Arc::clone(&serving);
-        let head_error = h2_head::check(&request, limits.header_bytes);
+        let head_error = h2_head::check(&request, limits.header_bytes, limits.header_fields);
         box_in_place(|| async move {
             Ok::<_, io::Error>(handler::handle(connection, request, head_error).await)
         })

@@ -272,6 +272,8 @@ sections! {
         share: Sharing = Optional,
         max_pending: u32 = Optional,
         max_requests: u32 = Optional,
+        response_header_size: ByteSize = Optional,
+        response_header_fields: u32 = Optional,
         retries: Retries = Optional,
         retry_budget: u32 = Optional,
     }
@@ -350,6 +352,7 @@ sections! {
         header_timeout: TimeSpan = Optional,
         body_timeout: TimeSpan = Optional,
         header_size: ByteSize = Optional,
+        header_fields: u32 = Optional,
         body_size: ByteSize = Optional,
         held_bodies: ByteSize = Optional,
         streams: u32 = Optional,

@@ -19,6 +19,7 @@ pub mod pool;
 
 pub use self::balance::{Affinity, Upstream};
 pub use self::config::header_rules::TraceContext;
+pub use self::config::response_limits::ResponseLimits;
 pub use self::config::target::{Endpoint, HttpProtocol};
 pub use self::config::{
     Balance, CertificateFields, ForwardedFields, HealthCheck, Sharing, UpstreamConfig, forgeable,

@@ -253,6 +253,11 @@ fn accept_response(
         let detail = format!("{} {problem}", attempt.upstream.name());
         Err(Refusal::new(ReasonCode::UpstreamProtocol, detail).into())
     };
+    let limits = attempt.upstream.config().response_limits;
+    if let Some(problem) = limits.describe_excess(response.version(), response.headers()) {
+        lease.close();
+        return refuse(&problem);
+    }
     let framing = match response_framing::accept(&mut response, &upload) {
         Ok(framing) => framing,
         Err(ResponseFramingError(problem)) => {
@@ -403,6 +408,10 @@ fn send_failure(
     let is_not_http = error.is_parse() || h2_error.is_some_and(h2::Error::is_library);
     let detail = if is_flood {
         "sent interim answers without end".to_owned()
+    } else if error.is_head_too_large() {
+        upstream.config().response_limits.describe_rejected()
+    } else if h2_error.is_some_and(h2::Error::is_library) {
+        "gave an answer that is not HTTP/2, or one with much too large a head".to_owned()
     } else if is_not_http {
         "gave an answer that is not HTTP".to_owned()
     } else if error.is_incomplete_message() {

@@ -2,10 +2,12 @@
 //!
 //! - `header_rules`: which fields of a caller's request a service gets
 //! - `forgeable`: fields that are removed by default, because services trust them
+//! - `response_limits`: the limits of the head of a response
 //! - `target`: the address and the protocol of a connection
 
 pub mod forgeable;
 pub mod header_rules;
+pub(super) mod response_limits;
 pub(super) mod target;
 
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use http::StatusCode;
 use http::uri::PathAndQuery;
 
 use self::header_rules::{HeaderRules, TraceContext};
+use self::response_limits::ResponseLimits;
 use self::target::{Endpoint, HttpProtocol};
 use crate::identity::IdentityPattern;
 use crate::tls::ClientTls;
@@ -147,6 +150,8 @@ pub struct UpstreamConfig {
     pub max_pending: usize,
     /// Maximum number of requests in progress at the upstream.
     pub max_requests: usize,
+    /// The limits of the head of a response.
+    pub response_limits: ResponseLimits,
     /// Maximum number of times that one request is sent again.
     pub retries: u32,
     /// Maximum number of retries for each hundred requests.
@@ -185,6 +190,7 @@ impl Default for UpstreamConfig {
             share: Sharing::default(),
             max_pending: 1024,
             max_requests: 10_000,
+            response_limits: ResponseLimits::default(),
             retries: 1,
             retry_budget: 20,
             idle_timeout: Duration::from_secs(60),

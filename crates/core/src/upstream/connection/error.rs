@@ -70,6 +70,12 @@ impl ServiceError {
         matches!(self, Self::Hyper(error) if error.is_parse())
     }
 
+    /// Whether an HTTP/1.1 response has a head with more bytes or fields than allowed.
+    #[must_use]
+    pub fn is_head_too_large(&self) -> bool {
+        matches!(self, Self::Hyper(error) if error.is_parse_too_large())
+    }
+
     /// Whether an HTTP/1.1 connection ended in the middle of a response.
     #[must_use]
     pub fn is_incomplete_message(&self) -> bool {
