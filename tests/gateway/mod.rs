@@ -27,6 +27,7 @@ mod http1_ends;
 mod http2_answers;
 mod http2_floods;
 mod http2_framing;
+mod http2_paths;
 mod identity;
 mod incomplete_lists;
 mod isolation;

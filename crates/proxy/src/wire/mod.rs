@@ -10,6 +10,7 @@
 //!
 //! HTTP/2:
 //! - `h2_head`: checks of a request head that h2 does not make
+//! - `h2_malformed`: responds to malformed requests, which h2 itself only resets
 //! - `h2_monitor`: counts frames, and limits frames without content
 //! - `h2_stall`: limits the time in which a caller takes no part of its response
 //! - `write_coalescing`: collects the bytes that a connection writes in one poll, and sends them
@@ -36,11 +37,12 @@ pub(crate) mod expect_continue;
 pub mod framing;
 pub(crate) mod framing_io;
 pub(crate) mod h2_head;
+pub(crate) mod h2_malformed;
 pub(crate) mod h2_monitor;
 pub(crate) mod h2_stall;
+pub(crate) mod half_close;
 pub mod head;
 pub mod headers;
-pub(crate) mod half_close;
 pub mod proxy_protocol;
 pub mod refusal;
 pub(crate) mod response_framing;

@@ -8,6 +8,12 @@ use crate::reason::ReasonCode;
 use crate::tls::TlsConnectError;
 use crate::upstream::{ConnectError, ServiceError, Upstream, find_source};
 
+/// The response header field that contains the reason code.
+pub const REASON: HeaderName = HeaderName::from_static("countersign-reason");
+/// The header field that contains the request's identifier, in requests to services and in the
+/// gateway's own responses.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// The reason why a request is not served. The gateway makes the response from it.
 #[derive(Debug)]
 pub struct Refusal {
