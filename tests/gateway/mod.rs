@@ -35,6 +35,7 @@ mod isolation_services;
 mod known_chains;
 mod lists;
 mod logs;
+mod long_assertions;
 mod material;
 mod names;
 mod own_certificates;

@@ -268,6 +268,7 @@ issuer = "http://127.0.0.1:9080"
 header = "X-Caller"
 algorithm = "ES256"
 lifetime = "5m"
+max_size = "7KiB"
 keys = "certs/signing"
 [public]
 address = "127.0.0.1:9080"
@@ -390,6 +391,7 @@ authenticate = { all = ["certificate"] }
 upstream = "orders"
 audience = "orders"
 binding = "caller"
+assertion = "compact"
 [[route]]
 name = "tokens"
 paths = ["/tokens"]

@@ -321,7 +321,7 @@ reasons! {
         "Close connections, or wait for requests to end; the operator can raise the limit that the answer names.";
     TooLarge = "too-large", Request, 413, RESOURCE_EXHAUSTED, None, Caller,
         "The request is larger than the gateway accepts.",
-        "Send smaller headers or a smaller body.";
+        "Send a shorter path, smaller headers or a smaller body; the detail names the limit, which the operator may be able to raise.";
     HeadTooLarge = "head-too-large", Request, 431, RESOURCE_EXHAUSTED, None, Caller,
         "The service behind this route takes no head of this size.",
         "Send fewer or shorter fields, or a shorter path and query.";

@@ -20,6 +20,7 @@ use http::{HeaderValue, Method};
 
 pub use self::rewrite::{PathRewrite, RewriteError};
 pub use self::upgrade::{UpgradeProtocol, UpgradeProtocolError, carries_requests};
+use crate::assertion::{AssertionDetail, Recipient};
 use crate::authn::Authenticators;
 use crate::identity::pattern::{HostPattern, PathPattern, Segment};
 use crate::policy::Rule;
@@ -69,6 +70,8 @@ pub struct Route {
     pub audience: String,
     /// Determines for which requests an assertion is valid.
     pub binding: Binding,
+    /// How much assertions say about the caller's certificate.
+    pub detail: AssertionDetail,
     /// The change of the path before a request is forwarded. `None` if there is no change.
     pub rewrite: Option<PathRewrite>,
     /// `Some` if assertions are bound to the body. The number is the maximum size of the body in
@@ -84,6 +87,15 @@ pub struct Route {
 }
 
 impl Route {
+    /// Returns to whom the assertions of this route go, and how much they say.
+    #[must_use]
+    pub fn recipient(&self) -> Recipient<'_> {
+        Recipient {
+            audience: &self.audience,
+            detail: self.detail,
+        }
+    }
+
     /// Returns those protocols in an `Upgrade` field that the route allows.
     pub fn allowed_upgrades<'a>(
         &'a self,

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use countersign_core::assertion::signer::RequestBinding;
 use countersign_core::assertion::{
-    AssertionSettings, AssertionSigner, SigningAlgorithm, SigningKeyRing, key_directory,
+    AssertionDetail, AssertionSettings, AssertionSigner, Recipient, SigningAlgorithm,
+    SigningKeyRing, key_directory,
 };
 use countersign_core::clock;
 use countersign_core::identity::{IdentityPattern, Principal};
@@ -64,6 +65,7 @@ fn signer(algorithm: SigningAlgorithm) -> AssertionSigner {
             issuer: "https://gateway.example.org:9080".into(),
             header: HeaderName::from_static("countersign-assertion"),
             lifetime: Duration::from_secs(30),
+            max_size: countersign_core::assertion::DEFAULT_MAX_SIZE,
         },
         Arc::new(SigningKeyRing::load(directory.path(), algorithm).unwrap()),
     )
@@ -82,7 +84,11 @@ fn sign_request(bencher: Bencher<'_, '_>, algorithm: &str) {
         body_hash: None,
         transaction: "0123456789012345678901",
     };
-    bencher.bench(|| signer.sign_request(black_box(&permit), "orders", &binding, now));
+    let recipient = Recipient {
+        audience: "orders",
+        detail: AssertionDetail::Full,
+    };
+    bencher.bench(|| signer.sign_request(black_box(&permit), recipient, &binding, now));
 }
 
 #[divan::bench]

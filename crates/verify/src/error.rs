@@ -16,8 +16,8 @@ pub enum VerifyError {
     /// The request has more than one assertion.
     #[error("the request has more than one Countersign-Assertion field")]
     Duplicate,
-    /// The assertion is not a compact JWS, or is longer than 4 KiB. Or [`jose`](crate::jose)
-    /// refuses the header or the payload, for example because of a duplicate member.
+    /// The assertion is not a compact JWS, is longer than 8 KiB, or has a header or payload that
+    /// [`jose`](crate::jose) refuses, for example because of a duplicate member.
     #[error("the assertion is malformed: {0}")]
     Malformed(JoseError),
     /// `typ` is not `countersign+jwt`.

@@ -104,7 +104,7 @@ fn the_form_is_strict() {
     assert!(malformed(&format!("{token}=")));
     assert!(malformed(&format!("{token}.")));
     assert!(malformed(&token.replacen('.', " .", 1)));
-    let long = key.assertion(&with(request_claims(), "padding", "x".repeat(4096)));
+    let long = key.assertion(&with(request_claims(), "padding", "x".repeat(8192)));
     assert!(malformed(&long));
     let twice = request_claims()
         .to_string()

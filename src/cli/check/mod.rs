@@ -384,6 +384,7 @@ fn document(path: &Path, loaded: &Loaded, inventory: &Inventory) -> Value {
             "header": signer.settings().header.as_str(),
             "algorithm": signer.keys().algorithm().as_str(),
             "lifetime_seconds": signer.settings().lifetime.as_secs(),
+            "max_size": signer.settings().max_size,
         },
         "upstreams": loaded.snapshot.upstreams.iter().map(|upstream| json!({
             "name": upstream.name(),
@@ -431,5 +432,6 @@ fn route(route: &Route) -> Value {
         "upstream": route.upstream.name(),
         "audience": authenticated.then_some(&route.audience),
         "binding": authenticated.then_some(binding(route.binding)),
+        "assertion": authenticated.then_some(route.detail.as_str()),
     })
 }

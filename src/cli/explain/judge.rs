@@ -255,7 +255,7 @@ impl Way<'_> {
         let signed = match route.binding {
             Binding::Request => signer.sign_request(
                 permit,
-                &route.audience,
+                route.recipient(),
                 &RequestBinding {
                     method: method.as_str(),
                     authority,
@@ -266,7 +266,7 @@ impl Way<'_> {
                 },
                 now,
             ),
-            Binding::Caller => signer.sign_caller(permit, &route.audience, now),
+            Binding::Caller => signer.sign_caller(permit, route.recipient(), now),
         }
         .map_err(Refusal::not_signed)?;
         self.claims = signed

@@ -19,7 +19,7 @@ use super::value::{
     At, ByteShare, CertificateHeader, ClientMeans, Field, FromToml, List, Moment, PublicTls,
     Retries, Serve, Several, TokenFormat, text, wrong_type,
 };
-use crate::assertion::SigningAlgorithm;
+use crate::assertion::{AssertionDetail, SigningAlgorithm};
 use crate::authn::token::binding::CertificateBinding;
 use crate::authn::token::token_type::TokenType;
 use crate::diagnostics::{Diagnostic, Diagnostics, Span};
@@ -163,6 +163,7 @@ sections! {
         header: HeaderName = Optional,
         algorithm: SigningAlgorithm = Optional,
         lifetime: TimeSpan = Optional,
+        max_size: ByteSize = Optional,
         keys: String = Required,
     }
 
@@ -294,6 +295,7 @@ sections! {
         upstream: String = Required,
         audience: String = Optional,
         binding: Binding = Optional,
+        assertion: AssertionDetail = Optional,
         rewrite: PathRewrite = Optional,
         bind_body: ByteSize = Optional,
         continue_transaction: bool = Optional,

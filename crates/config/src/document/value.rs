@@ -13,7 +13,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::quantity::{ByteSize, TimeSpan};
-use crate::assertion::SigningAlgorithm;
+use crate::assertion::{AssertionDetail, SigningAlgorithm};
 use crate::authn::token::binding::CertificateBinding;
 use crate::authn::token::token_type::TokenType;
 use crate::diagnostics::suggest::nearest;
@@ -533,6 +533,8 @@ words! {
         "client-cert" => Self::ClientCert, "client-cert-chain" => Self::ClientCertChain,
         "x-forwarded-client-cert" => Self::Xfcc;
     Binding: "request" => Self::Request, "caller" => Self::Caller;
+    AssertionDetail:
+        Self::Full.as_str() => Self::Full, Self::Compact.as_str() => Self::Compact;
     Serve: "keys" => Self::Keys, "health" => Self::Health, "metrics" => Self::Metrics;
     PublicTls: "listener" => Self::Listener, "off" => Self::Off;
     Usage: "client" => Self::Client, "server" => Self::Server;

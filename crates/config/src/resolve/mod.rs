@@ -133,6 +133,9 @@ fn build(document: &Document, context: &mut Context<'_>) -> Option<(Settings, Sn
     if let Some(issuer) = document.assertion.as_ref().map(|section| &section.issuer) {
         assertion::check_issuer_leads(issuer, public.as_ref(), context);
     }
+    if let Some(signer) = &signer {
+        assertion::check_path_room(&document.routes, signer.settings(), context);
+    }
     let upstreams = upstreams::upstreams(document, context);
     let credentials = authentication::CredentialParts {
         issuers: tokens::issuers(document, context),

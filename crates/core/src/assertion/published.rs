@@ -155,6 +155,7 @@ mod tests {
             issuer: issuer.to_owned(),
             header: http::HeaderName::from_static("countersign-assertion"),
             lifetime: Duration::from_secs(30),
+            max_size: crate::assertion::DEFAULT_MAX_SIZE,
         }
     }
 

@@ -41,6 +41,7 @@ fn route(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str]) -> Route 
         })),
         audience: name.to_owned(),
         binding: Binding::Request,
+        detail: AssertionDetail::Full,
         rewrite: None,
         bind_body: None,
         continue_transaction: false,

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use super::{Limits, Snapshot};
 use crate::assertion::{
-    AssertionSettings, AssertionSigner, SigningAlgorithm, SigningKeyRing, key_directory,
+    AssertionSettings, AssertionSigner, DEFAULT_MAX_SIZE, SigningAlgorithm, SigningKeyRing,
+    key_directory,
 };
 use crate::authn::api_key::{ApiKeys, DEFAULT_HEADER};
 use crate::policy::throttle::Limiter;
@@ -30,6 +31,7 @@ pub fn snapshot(keys: &Path) -> Snapshot {
         issuer: ISSUER.to_owned(),
         header: http::HeaderName::from_static("countersign-assertion"),
         lifetime: Duration::from_secs(30),
+        max_size: DEFAULT_MAX_SIZE,
     };
     Snapshot {
         generation: 7,

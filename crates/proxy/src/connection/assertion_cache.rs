@@ -91,7 +91,9 @@ impl AssertionCache {
         }) {
             return Ok(entry.assertion.clone());
         }
-        let assertion = snapshot.signer.sign_caller(permit, &route.audience, now)?;
+        let assertion = snapshot
+            .signer
+            .sign_caller(permit, route.recipient(), now)?;
         if entries.len() >= MAX_ENTRIES {
             entries.remove(0);
         }

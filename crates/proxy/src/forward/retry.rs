@@ -230,7 +230,7 @@ fn authorization(
             let request_id = Arc::clone(record.request_id());
             snapshot.signer.sign_request(
                 permit,
-                &route.audience,
+                route.recipient(),
                 &RequestBinding {
                     method: &plan.method,
                     authority: plan.authority,

@@ -94,10 +94,15 @@ impl Refusal {
             SignError::CredentialExpired => {
                 Self::new(ReasonCode::TokenExpired, "the token or API key has expired")
             }
-            SignError::TooLong => Self::new(
-                ReasonCode::TooLarge,
-                "the URL or the certificate's names are too long for an assertion",
-            ),
+            // Only the path and the host are in the caller's hands in every request.
+            SignError::TooLong { member, .. } => Self {
+                status: Some(if member == "htu" {
+                    StatusCode::URI_TOO_LONG
+                } else {
+                    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+                }),
+                ..Self::new(ReasonCode::TooLarge, error.to_string())
+            },
             SignError::NoCaller | SignError::NoKey | SignError::Failed => {
                 tracing::error!(%error, "no assertion was signed");
                 Self::new(ReasonCode::Overloaded, "no assertion can be signed")

@@ -338,6 +338,14 @@ fn certificates() -> Vec<Case> {
                 claims["client_cert"]["sans_truncated"] = json!(true);
             })
             .accepted(),
+        case(rule, "names and issuer that were left out")
+            .claims(|claims| {
+                claims["client_cert"]["sans"]["uri"] = json!([]);
+                claims["client_cert"]["sans_truncated"] = json!(true);
+                claims["client_cert"]["issuer"] = json!("");
+                claims["client_cert"]["issuer_truncated"] = json!(true);
+            })
+            .accepted(),
         case(rule, "an issuer name with escapes")
             .claims(|claims| {
                 claims["client_cert"]["issuer"] = json!(r#"CN=Müller \"A\"\, Ltd\\,O=例"#);
@@ -400,6 +408,12 @@ fn authentications() -> Vec<Case> {
         with("another trust domain", |authn| {
             authn["trust_domain"] = json!("partner.example");
         }),
+        case(rule, "the certificate's thumbprint alone")
+            .without(&["client_cert"])
+            .claims(|claims| {
+                claims["authn"]["x5t#S256"] = json!("A4DtL2JmUMhAsvJj5tKyn64SqzmuXbMrJa0n761y5v0");
+            })
+            .accepted(),
         without_certificate(
             rule,
             "no trust domain without a certificate",
@@ -445,6 +459,11 @@ fn tokens() -> Vec<Case> {
         given(
             "a token with its issuer only",
             json!({"iss": "https://idp.example.org"}),
+        )
+        .accepted(),
+        given(
+            "a token whose forwarded claims were left out",
+            json!({"iss": "https://idp.example.org", "claims_truncated": true}),
         )
         .accepted(),
         given("a token without its issuer", json!({"sub": "alice"})).refused("claims"),

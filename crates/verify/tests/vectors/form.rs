@@ -128,9 +128,10 @@ fn lengths() -> Vec<Case> {
             })
     };
     vec![
-        of_length("4096 characters", 4096).accepted(),
-        of_length("4097 characters", 4097).refused("malformed"),
-        of_length("8192 characters", 8192).refused("malformed"),
+        of_length("4097 characters", 4097).accepted(),
+        of_length("8192 characters", 8192).accepted(),
+        of_length("8193 characters", 8193).refused("malformed"),
+        of_length("16384 characters", 16384).refused("malformed"),
     ]
 }
 

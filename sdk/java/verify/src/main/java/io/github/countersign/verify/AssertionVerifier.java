@@ -28,7 +28,7 @@ import java.util.Set;
  */
 public final class AssertionVerifier implements AutoCloseable {
     /** The length of the longest assertion that is accepted, in bytes. Equal in all packages. */
-    public static final int MAX_ASSERTION = 4096;
+    public static final int MAX_ASSERTION = 8192;
 
     /** The longest lifetime of an assertion. */
     public static final Duration MAX_LIFETIME = Duration.ofSeconds(300);
