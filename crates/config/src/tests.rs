@@ -341,6 +341,7 @@ hash = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 expires = 2035-01-01T00:00:00Z
 routes = ["tokens"]
 networks = ["10.0.0.0/8", "::1"]
+connection_networks = ["192.0.2.0/24"]
 callers = ["spiffe://example.org/batch"]
 [[upstream]]
 name = "orders"

@@ -237,6 +237,7 @@ sections! {
         expires: Moment = Optional,
         routes: Several<String> = Optional,
         networks: Several<IpNet> = Optional,
+        connection_networks: Several<IpNet> = Optional,
         callers: Several<IdentityPattern> = Optional,
     }
 

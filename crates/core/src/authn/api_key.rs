@@ -14,7 +14,7 @@ use countersign_verify::jose::{base64url_decode, base64url_encode};
 use http::HeaderName;
 use ipnet::IpNet;
 
-use super::authenticator::{Authenticator, Credentials, Outcome, Resource};
+use super::authenticator::{Authenticator, Credentials, Outcome, RequestAddresses, Resource};
 use super::beside::Beside;
 use super::presented::Field;
 use crate::crypto;
@@ -112,10 +112,12 @@ pub struct ApiKey {
     pub expires: Option<u64>,
     /// The routes that accept the key. If empty, all routes that accept API keys.
     pub routes: Vec<String>,
-    /// The networks from which the key is accepted. If empty, all networks.
+    /// The networks in which the caller's address must be. If empty, all networks.
     pub networks: Vec<IpNet>,
-    /// Patterns of the callers whose certificate the key may accompany. Empty if `callers` is not
-    /// configured.
+    /// The networks from which the TCP connection must come, whatever address a PROXY header names.
+    /// If empty, all networks.
+    pub connection_networks: Vec<IpNet>,
+    /// Callers whose certificate the key may accompany. Empty if `callers` is not configured.
     pub callers: Vec<IdentityPattern>,
 }
 
@@ -194,7 +196,7 @@ impl ApiKeys {
     }
 
     /// Finds the configured key for a presented one. Checks that the key may be used now, on this
-    /// route and from this address.
+    /// route and from these addresses.
     ///
     /// # Errors
     /// - `token-malformed` if the text is not an API key
@@ -206,7 +208,7 @@ impl ApiKeys {
         &self,
         presented: &str,
         route: &str,
-        address: IpAddr,
+        addresses: RequestAddresses,
         now: u64,
     ) -> Result<&ApiKey, Denial> {
         let id = identifier(presented)
@@ -235,8 +237,13 @@ impl ApiKeys {
                 format!("the API key {id} is not for this route"),
             ));
         }
-        let address = address.to_canonical();
-        if !key.networks.is_empty() && !key.networks.iter().any(|net| net.contains(&address)) {
+        let is_from = |networks: &[IpNet], address: IpAddr| {
+            let address = address.to_canonical();
+            networks.is_empty() || networks.iter().any(|network| network.contains(&address))
+        };
+        if !is_from(&key.networks, addresses.caller)
+            || !is_from(&key.connection_networks, addresses.connection)
+        {
             return Err(Denial::new(
                 ReasonCode::CallerNotAllowed,
                 format!("the API key {id} is not for this network"),
@@ -288,10 +295,10 @@ impl ApiKeyAuthenticator {
         let Some(presented) = presented(&credentials.presented.api_key)? else {
             return Ok(None);
         };
-        let (address, now) = (credentials.address, credentials.now);
+        let (addresses, now) = (credentials.addresses, credentials.now);
         let key = self
             .keys
-            .authenticate(presented, &self.route, address, now)?;
+            .authenticate(presented, &self.route, addresses, now)?;
         let used = ApiKeyUse {
             name: key.name.as_str().into(),
             id: key.id.as_str().into(),
@@ -388,6 +395,7 @@ mod tests {
             expires: Some(NOW + 10),
             routes: vec!["orders".to_owned()],
             networks: vec!["10.0.0.0/8".parse().unwrap()],
+            connection_networks: vec!["192.0.2.0/24".parse().unwrap()],
             callers: Vec::new(),
         };
         let keys = with(HMAC, [key]).unwrap();
@@ -401,7 +409,25 @@ mod tests {
         address: &str,
         now: u64,
     ) -> Result<String, ReasonCode> {
-        keys.authenticate(key, route, address.parse().unwrap(), now)
+        let connection = IpAddr::from([192, 0, 2, 9]);
+        ask_through(
+            keys,
+            key,
+            route,
+            [address.parse().unwrap(), connection],
+            now,
+        )
+    }
+
+    fn ask_through(
+        keys: &ApiKeys,
+        key: &str,
+        route: &str,
+        [caller, connection]: [IpAddr; 2],
+        now: u64,
+    ) -> Result<String, ReasonCode> {
+        let addresses = RequestAddresses { caller, connection };
+        keys.authenticate(key, route, addresses, now)
             .map(|key| key.name.clone())
             .map_err(|denial| denial.reason)
     }
@@ -415,6 +441,16 @@ mod tests {
         let not_allowed = Err(ReasonCode::CallerNotAllowed);
         assert_eq!(ask(&keys, &key, "payments", "10.1.2.3", NOW), not_allowed);
         assert_eq!(ask(&keys, &key, "orders", "192.0.2.1", NOW), not_allowed);
+        let caller = IpAddr::from([10, 1, 2, 3]);
+        for (connection, expected) in [
+            ("192.0.2.1", &good),
+            ("::ffff:192.0.2.1", &good),
+            ("10.1.2.3", &not_allowed),
+        ] {
+            let addresses = [caller, connection.parse().unwrap()];
+            let asked = ask_through(&keys, &key, "orders", addresses, NOW);
+            assert_eq!(asked, *expected, "{connection}");
+        }
         assert_eq!(
             ask(&keys, &key, "orders", "10.1.2.3", NOW + 10),
             Err(ReasonCode::TokenExpired)
@@ -430,8 +466,12 @@ mod tests {
         wrong.pop();
         wrong.push(last);
         for other in [stranger, wrong] {
+            let addresses = RequestAddresses {
+                caller: IpAddr::from([10, 0, 0, 1]),
+                connection: IpAddr::from([192, 0, 2, 9]),
+            };
             let refused = keys
-                .authenticate(&other, "orders", IpAddr::from([10, 0, 0, 1]), NOW)
+                .authenticate(&other, "orders", addresses, NOW)
                 .unwrap_err();
             assert_eq!(refused.reason, ReasonCode::TokenSignature);
             assert_eq!(refused.detail, "the API key is not known");

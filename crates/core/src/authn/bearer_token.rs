@@ -127,7 +127,7 @@ impl Authenticator for TokenAuthenticator {
         let presenter = Presenter {
             caller: match credentials.proof {
                 Some(proof) => ShareKey::of_caller(proof.identity.caller()),
-                None => ShareKey::of_address(credentials.address),
+                None => ShareKey::of_address(credentials.addresses.caller),
             },
             thumbprint: thumbprint(credentials),
             now: credentials.now,

@@ -31,7 +31,7 @@ mod connection_proof;
 pub mod presented;
 pub mod token;
 
-pub use authenticator::{Authenticator, Credentials, Outcome, Resource};
+pub use authenticator::{Authenticator, Credentials, Outcome, RequestAddresses, Resource};
 pub use beside::Beside;
 pub use composition::{Authenticators, AuthnDenial};
 pub use connection_proof::ConnectionProof;

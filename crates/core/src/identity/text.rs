@@ -31,6 +31,12 @@ pub fn printable_within(text: &str, limit: usize) -> String {
     safe
 }
 
+/// Whether [`printable`] escapes no character of the text.
+#[must_use]
+pub fn is_printable(text: &str) -> bool {
+    !text.chars().any(is_hazardous)
+}
+
 /// Whether a character controls a terminal, changes the direction of text, or is invisible (Unicode
 /// TR 36).
 const fn is_hazardous(character: char) -> bool {

@@ -36,6 +36,13 @@ pub struct ConnectionFacts {
 }
 
 impl ConnectionFacts {
+    /// Returns the address from which the TCP connection was opened. It is not that of `peer` if a
+    /// load balancer has named the peer.
+    #[must_use]
+    pub fn connection_address(&self) -> SocketAddr {
+        self.proxy.unwrap_or(self.peer)
+    }
+
     /// Creates the facts about a new connection. Its ClientHello has not been read yet.
     #[must_use]
     pub const fn new(connection_id: Arc<str>, peer: SocketAddr) -> Self {

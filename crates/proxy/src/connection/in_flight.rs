@@ -2,7 +2,6 @@
 //! configuration changes.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,7 +10,7 @@ use http::{HeaderValue, Method};
 use tokio::time::Instant;
 
 use crate::authn::ConnectionProof;
-use crate::authn::{Credentials, Presented};
+use crate::authn::{Credentials, Presented, RequestAddresses};
 use crate::clock;
 use crate::identity::Principal;
 use crate::policy::share::Place;
@@ -121,7 +120,7 @@ impl InFlightRequests {
         &self,
         snapshot: &Snapshot,
         proof: Option<&ConnectionProof>,
-        address: IpAddr,
+        addresses: RequestAddresses,
     ) -> Result<(), Denial> {
         // The list is cloned, so that its lock is not held while requests are authorized.
         let entries = self.lock().clone();
@@ -143,7 +142,7 @@ impl InFlightRequests {
                         proof,
                         presented: used.as_ref().map_or(&nothing, |used| &used.presented),
                         query: None,
-                        address,
+                        addresses,
                         now: clock::unix_now(),
                     };
                     let rules = used.as_ref().map_or([0; 32], |used| used.rules);

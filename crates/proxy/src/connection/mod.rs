@@ -43,7 +43,7 @@ use self::forwarded_headers::ForwardedHeaderCache;
 use self::guard::ConnectionGuard;
 use self::in_flight::{InFlightRequest, InFlightRequests, PermittedRequest};
 use self::worker::Worker;
-use crate::authn::ConnectionProof;
+use crate::authn::{ConnectionProof, RequestAddresses};
 use crate::identity::text::printable;
 use crate::identity::{PeerIdentity, ShareKey};
 use crate::policy::revalidate::revalidate;
@@ -388,7 +388,15 @@ impl Connection {
     /// Returns why one of the requests is not permitted any more.
     pub(crate) fn recheck_requests(&self, snapshot: &Snapshot) -> Result<(), Denial> {
         let proof = self.proof();
-        let address = self.facts.peer.ip();
-        self.in_flight.recheck(snapshot, proof.as_ref(), address)
+        self.in_flight
+            .recheck(snapshot, proof.as_ref(), self.addresses())
+    }
+
+    /// Returns where the connection's requests come from.
+    pub(crate) fn addresses(&self) -> RequestAddresses {
+        RequestAddresses {
+            caller: self.facts.peer.ip(),
+            connection: self.facts.connection_address().ip(),
+        }
     }
 }
