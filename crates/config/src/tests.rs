@@ -385,6 +385,7 @@ private_key = "certs/issued/gateway.key"
 name = "orders"
 hosts = ["orders.example.org"]
 paths = ["/orders", "/orders/**"]
+path_encoding = ["allow-encoded-slash", "allow-non-utf8"]
 methods = ["GET"]
 callers = ["*"]
 except = ["spiffe://example.org/bad"]

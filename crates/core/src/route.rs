@@ -6,9 +6,11 @@
 //! routes are equally specific, the configuration is rejected. If no route with the selected host
 //! and path allows the method, the gateway does not try less specific routes.
 //!
+//! - `path_encoding`: the unusual forms of paths that a route accepts
 //! - `rewrite`: the change that a route may make to a path
 //! - `upgrade`: the protocols to which a connection may switch
 
+mod path_encoding;
 mod rewrite;
 mod upgrade;
 
@@ -18,6 +20,7 @@ use std::sync::{Arc, OnceLock};
 
 use http::{HeaderValue, Method};
 
+pub use self::path_encoding::{PathEncoding, PathEncodings};
 pub use self::rewrite::{PathRewrite, RewriteError};
 pub use self::upgrade::{UpgradeProtocol, UpgradeProtocolError, carries_requests};
 use crate::assertion::{AssertionDetail, Recipient};
@@ -72,6 +75,8 @@ pub struct Route {
     pub binding: Binding,
     /// How much assertions say about the caller's certificate.
     pub detail: AssertionDetail,
+    /// The unusual forms of paths that the route accepts.
+    pub path_encoding: PathEncodings,
     /// The change of the path before a request is forwarded. `None` if there is no change.
     pub rewrite: Option<PathRewrite>,
     /// `Some` if assertions are bound to the body. The number is the maximum size of the body in

@@ -23,7 +23,7 @@ use countersign_core::policy::{Authentication, Permit, Rule, decide};
 use countersign_core::trust::{ClientTrust, TrustBundle};
 use countersign_proxy::wire::framing::FramingMachine;
 use countersign_proxy::wire::headers::strip_request;
-use countersign_proxy::wire::target::checked_path;
+use countersign_proxy::wire::path::checked_path;
 use countersign_testkit::{Credentials, Leaf, TestCa};
 use divan::{Bencher, black_box};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -107,7 +107,7 @@ fn follow_one_request(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn check_path(bencher: Bencher<'_, '_>) {
-    bencher.bench(|| checked_path(black_box("/orders/2026/11/7")).map(|path| path.len()));
+    bencher.bench(|| checked_path(black_box("/orders/2026/11/7")).map(|path| path.text.len()));
 }
 
 /// Removes forbidden fields from the head of a typical request. About half of the field names

@@ -298,6 +298,7 @@ async fn forward_permitted(
         method: parts.method.clone(),
         host: target.host,
         decoded_path: target.decoded_path,
+        path_forms: target.path_forms,
         principal: permit.principal().cloned(),
         credentials: UsedCredentials::keep(permitted.presented, route),
         upgrade: Mutex::new(upgrade.as_ref().map(|upgrade| upgrade.protocols.clone())),

@@ -426,6 +426,7 @@ fn route(route: &Route) -> Value {
         "hosts": strings(&route.hosts),
         "paths": strings(&route.paths),
         "methods": strings(&route.methods),
+        "path_encoding": route.path_encoding.to_string(),
         "authenticate": route.rule.authentication.to_string(),
         "callers": strings(&route.rule.callers),
         "except": strings(&route.rule.except),

@@ -199,6 +199,9 @@ impl Way<'_> {
         let callers: Vec<String> = route.rule.callers.iter().map(ToString::to_string).collect();
         let except: Vec<String> = route.rule.except.iter().map(ToString::to_string).collect();
         let mut lines = vec![format!("paths {}", joined(paths))];
+        if !route.path_encoding.is_strict() {
+            lines.push(format!("path_encoding {}", route.path_encoding));
+        }
         if let Some(rewrite) = &route.rewrite {
             lines.push(format!("before it is forwarded, {rewrite}"));
         }

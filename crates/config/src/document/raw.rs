@@ -27,7 +27,7 @@ use crate::identity::pattern::{HostPattern, PathPattern};
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::policy::share::Share;
 use crate::policy::throttle::{OnStoreFailure, Per};
-use crate::route::{Binding, PathRewrite, RewriteError, UpgradeProtocol};
+use crate::route::{Binding, PathEncoding, PathRewrite, RewriteError, UpgradeProtocol};
 use crate::tls::ClientCertificate;
 use crate::trust::{CrlNumber, RevocationDepth, RevocationPosture};
 use crate::upstream::header_rules::FieldPattern;
@@ -297,6 +297,7 @@ sections! {
         audience: String = Optional,
         binding: Binding = Optional,
         assertion: AssertionDetail = Optional,
+        path_encoding: PathEncodingWords = Optional,
         rewrite: PathRewrite = Optional,
         bind_body: ByteSize = Optional,
         continue_transaction: bool = Optional,
@@ -455,19 +456,36 @@ within!(
     AddressLimitsSection
 );
 
+/// The value of the key `path_encoding` of a route: one word, or a list of words.
+#[derive(Debug)]
+pub(crate) struct PathEncodingWords(pub(crate) Vec<At<PathEncoding>>);
+
+impl FromToml for PathEncodingWords {
+    fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        one_or_several(value, diagnostics).map(Self)
+    }
+}
+
+/// Reads a list, or one value without brackets.
+fn one_or_several<T: FromToml>(
+    value: &Spanned<DeValue<'_>>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Vec<At<T>>> {
+    match value.get_ref() {
+        DeValue::Array(_) => Some(Several::from_toml(value, diagnostics)?.0),
+        _ => Some(vec![At {
+            value: T::from_toml(value, diagnostics)?,
+            place: value.span(),
+        }]),
+    }
+}
+
 /// The value of the key `rate_limit` of a route: one limit, or a list of limits.
 #[derive(Debug)]
 pub(crate) struct RateLimits(pub(crate) Vec<At<RouteLimitSection>>);
 
 impl FromToml for RateLimits {
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
-        let several = match value.get_ref() {
-            DeValue::Array(_) => Several::from_toml(value, diagnostics)?.0,
-            _ => vec![At {
-                value: RouteLimitSection::from_toml(value, diagnostics)?,
-                place: value.span(),
-            }],
-        };
-        Some(Self(several))
+        one_or_several(value, diagnostics).map(Self)
     }
 }

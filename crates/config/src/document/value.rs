@@ -24,7 +24,7 @@ use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::pki::{KeyAlgorithm, Lifetime};
 use crate::policy::share::Share;
 use crate::policy::throttle::{OnStoreFailure, Per};
-use crate::route::{Binding, UpgradeProtocol};
+use crate::route::{Binding, PathEncoding, UpgradeProtocol};
 use crate::tls::ClientCertificate;
 use crate::trust::{CrlNumber, RevocationDepth, RevocationPosture};
 use crate::upstream::header_rules::FieldPattern;
@@ -535,6 +535,12 @@ words! {
     Binding: "request" => Self::Request, "caller" => Self::Caller;
     AssertionDetail:
         Self::Full.as_str() => Self::Full, Self::Compact.as_str() => Self::Compact;
+    PathEncoding:
+        Self::Strict.as_str() => Self::Strict,
+        Self::EncodedSlash.as_str() => Self::EncodedSlash,
+        Self::DoubleEncoding.as_str() => Self::DoubleEncoding,
+        Self::EmptySegments.as_str() => Self::EmptySegments,
+        Self::NonUtf8.as_str() => Self::NonUtf8;
     Serve: "keys" => Self::Keys, "health" => Self::Health, "metrics" => Self::Metrics;
     PublicTls: "listener" => Self::Listener, "off" => Self::Off;
     Usage: "client" => Self::Client, "server" => Self::Server;

@@ -15,7 +15,7 @@
 //! - `tokens`: `[[token_issuer]]`
 //! - `api_keys`: `[api_keys]`, `[[api_key]]`
 //! - `upstreams`, `upstream_bounds`, `header_rules`: `[[upstream]]`
-//! - `routes`, `authentication`: `[[route]]`
+//! - `routes`, `authentication`, `path_encoding`: `[[route]]`
 //! - `rate_limits`: `[rate_limits]`
 //! - `limits`: `[limits]`, `[runtime]`
 //!
@@ -38,6 +38,7 @@ mod deny_list;
 mod header_rules;
 mod limits;
 mod listeners;
+mod path_encoding;
 mod pem;
 mod rate_limits;
 mod routes;

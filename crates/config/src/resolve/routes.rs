@@ -4,7 +4,7 @@ use super::authentication::{self, CredentialParts};
 use super::context::{Context, names};
 use super::trust::Domain;
 use super::upstreams::UpstreamPart;
-use super::{bounds, rate_limits};
+use super::{bounds, path_encoding, rate_limits};
 use crate::assertion::AssertionDetail;
 use crate::diagnostics::{Diagnostic, Span};
 use crate::document::Document;
@@ -35,6 +35,7 @@ pub(super) fn routes(
         .map(|section| route(section, upstreams, domains, credentials, context))
         .collect();
     check_audiences(sections, context);
+    path_encoding::warn_of_neighbours(sections, &routes, context);
     check_hosts_served(document, context);
     warn_of_unused(sections, upstreams, context);
     warn_of_no_transactions(sections, upstreams, context);
@@ -122,6 +123,7 @@ fn route(
         audience: audience?,
         binding: section.binding.or(Binding::Request),
         detail: section.assertion.or(AssertionDetail::Full),
+        path_encoding: path_encoding::path_encoding(section, context),
         rewrite: section.rewrite.value().cloned(),
         bind_body: bounds::size(&section.bind_body, 1..=MAX_BOUND_BODY, context),
         continue_transaction: section.continue_transaction.or(false),

@@ -369,4 +369,32 @@ fn the_size_of_assertions_is_bounded_and_long_callers_are_shown() {
     let roomy = long.replace("[assertion]\n", "[assertion]\nmax_size = \"7KiB\"\n");
     assert!(place.good(&roomy).warnings.is_empty());
 }
+
+#[test]
+fn unusual_paths_are_allowed_for_each_route_and_neighbours_are_shown() {
+    let place = Place::new();
+    let text = plus(ROUTE, "path_encoding = [\"strict\", \"allow-non-utf8\"]");
+    place.refuses(&text, "path_encoding = ", &["cannot be strict and"]);
+    let text = plus(ROUTE, "path_encoding = \"lenient\"");
+    place.refuses(&text, "path_encoding = ", &["allow-encoded-slash"]);
+    let relaxed = plus(ROUTE, "path_encoding = \"allow-encoded-slash\"");
+    assert!(place.good(&relaxed).warnings.is_empty());
+    let neighbour = |callers: &str| {
+        let second = ROUTE
+            .replace("name = \"orders\"", "name = \"admin\"")
+            .replace("paths = [\"/**\"]", "paths = [\"/admin/**\"]")
+            .replace("\"spiffe://example.org/**\"", callers);
+        format!("{relaxed}\n{second}")
+    };
+    assert!(
+        place
+            .good(&neighbour("\"spiffe://example.org/**\""))
+            .warnings
+            .is_empty()
+    );
+    place.warns(
+        &neighbour("\"spiffe://example.org/ns/ops/**\""),
+        "path_encoding = ",
+        "which route \"admin\" allows to other callers",
+    );
 }

@@ -56,7 +56,7 @@ impl fmt::Display for Authentication {
 }
 
 /// The requirements of one route.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// The credentials that the route accepts.
     pub authentication: Authentication,

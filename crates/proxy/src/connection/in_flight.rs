@@ -16,15 +16,18 @@ use crate::identity::Principal;
 use crate::policy::share::Place;
 use crate::policy::{self, Denial};
 use crate::reason::ReasonCode;
-use crate::route::{Route, Selected};
+use crate::route::{PathEncodings, Route, Selected};
 use crate::snapshot::Snapshot;
 use crate::upstream::PreemptionSignal;
+use crate::wire::path;
 
 /// A permitted request, with the data that is needed to authorize it again.
 pub(crate) struct PermittedRequest {
     pub(crate) method: Method,
     pub(crate) host: String,
     pub(crate) decoded_path: String,
+    /// The unusual forms of the path, which the route must allow.
+    pub(crate) path_forms: PathEncodings,
     pub(crate) principal: Option<Principal>,
     /// The token or API key of the request, if the route has authenticators.
     pub(crate) credentials: Option<Box<UsedCredentials>>,
@@ -135,6 +138,7 @@ impl InFlightRequests {
                     "the new configuration has no route for a request in progress",
                 ));
             };
+            path::require(request.path_forms, route.path_encoding)?;
             let principal = match (&request.principal, &request.credentials) {
                 (Some(earlier), used) if !route.authenticators.is_empty() => {
                     let nothing = Presented::default();

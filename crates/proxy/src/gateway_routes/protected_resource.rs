@@ -12,7 +12,7 @@ use super::json;
 use crate::authn::challenge::{METADATA_PATH, resource_metadata};
 use crate::reason::ReasonCode;
 use crate::response::body::GatewayBody;
-use crate::route::ProtectedResource;
+use crate::route::{PathEncodings, ProtectedResource};
 use crate::snapshot::Snapshot;
 use crate::stages::target::Target;
 use crate::telemetry::record::AuditRecord;
@@ -55,6 +55,7 @@ pub(crate) fn respond(
         .map(|path| snapshot.routes.at(&target.host, path))
         .unwrap_or_default()
         .iter()
+        .filter(|route| target.require(route.path_encoding).is_ok())
         .filter_map(|route| route.resource.as_ref())
         .find(|resource| resource.identifier.is_none());
     // If a resource has a configured identifier, clients ask for its metadata under the path of
@@ -68,6 +69,7 @@ pub(crate) fn respond(
         resources.find(|resource| resource.identifier.as_deref() == Some(url.as_str()))
     };
     let Some(resource) = by_identifier().or(by_path) else {
+        target.require(PathEncodings::STRICT)?;
         return Err(Refusal::new(
             ReasonCode::NoRoute,
             format!("nothing at {url} takes tokens"),

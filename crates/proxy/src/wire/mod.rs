@@ -18,7 +18,8 @@
 //!
 //! Header fields:
 //! - `headers`: decides which fields the gateway forwards
-//! - `target`: the grammar of host and path
+//! - `target`: the grammar of the host
+//! - `path`: the grammar of the path, and the forms that only some routes accept
 //! - `trace_context`: continues or begins a trace
 //! - `expect_continue`: `Expect: 100-continue` from the caller to the service
 //!
@@ -43,6 +44,7 @@ pub(crate) mod h2_stall;
 pub(crate) mod half_close;
 pub mod head;
 pub mod headers;
+pub mod path;
 pub mod proxy_protocol;
 pub mod refusal;
 pub(crate) mod response_framing;
