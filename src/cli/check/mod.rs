@@ -88,7 +88,7 @@ pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<Exit, CliError> {
 /// Formats all errors for the terminal.
 pub(super) fn refusal(errors: &ConfigErrors) -> CliError {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    CliError::usage(errors.render(io::stderr().is_terminal() && !plain))
+    CliError::coloured_usage(errors.render(io::stderr().is_terminal() && !plain))
 }
 
 fn report(path: &Path, loaded: &Loaded, inventory: &Inventory) -> String {

@@ -141,17 +141,17 @@ fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, Cli
     args.passphrase.unlock(&mut pki, issuer)?;
     let shows_progress = io::stderr().is_terminal() && !output.is_json();
     let started = Instant::now();
-    let mut up = "";
+    let mut is_first = true;
     let done = pki
         .issue_many(&requests, &mut |done| {
             if shows_progress {
                 let percent = (done.issued + done.skipped) * 100 / done.total.max(1);
-                output.note(format_args!(
-                    "{up}{percent:3} %  {} issued, {} skipped, of {}",
+                let text = format!(
+                    "{percent:3} %  {} issued, {} skipped, of {}",
                     done.issued, done.skipped, done.total
-                ));
-                // Moves the cursor up, so that the next line of progress replaces this one.
-                up = "\x1b[1A\x1b[2K";
+                );
+                output.progress(is_first, text);
+                is_first = false;
             }
         })
         .map_err(|error| with_remedy(error, "--force replaces it"))?;

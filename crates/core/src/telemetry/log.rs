@@ -14,7 +14,9 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry};
 
-/// The environment variable that selects which messages are logged.
+use crate::identity::text::printable_lines;
+
+/// The environment variable that selects messages.
 const VARIABLE: &str = "COUNTERSIGN_LOG";
 
 /// Options that determine which messages are logged, and in which form.
@@ -160,6 +162,10 @@ where
         let mut text = String::new();
         self.0
             .format_event(context, Writer::new(&mut text), event)?;
+        // The formatter itself escapes ESC and other control characters in values. ESC is left for
+        // its colours.
+        let pieces: Vec<_> = text.split('\x1b').map(printable_lines).collect();
+        let text = pieces.join("\x1b");
         writer.write_str(&with_prefix(&text, event.metadata().level().as_str()))
     }
 }
