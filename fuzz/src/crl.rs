@@ -7,14 +7,28 @@ use std::time::Duration;
 
 use countersign_core::clock;
 use countersign_core::reason::ReasonCode;
-use countersign_core::trust::revocation::next_update;
-use countersign_core::trust::{CrlOutline, PathPurpose, PathTrust};
+use countersign_core::trust::{CrlNumber, CrlOutline, CrlRules, CrlTimes, PathPurpose, PathTrust};
 use countersign_testkit::{Authority, AuthoritySpec, Crl, Leaf, der};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 
 use super::input::{altered, items};
 
-/// The serial number of the certificate that [`Pki::list`] revokes.
+/// The default rules, and rules for lists that lack something.
+const RULES: [CrlRules; 2] = [
+    CrlRules {
+        number: CrlNumber::Required,
+        max_age: None,
+    },
+    CrlRules {
+        number: CrlNumber::Optional,
+        max_age: Some(Duration::from_secs(86_400)),
+    },
+];
+/// Extension cRLNumber 1, DER.
+const NUMBER: [u8; 12] = [
+    0x30, 0x0a, 0x06, 0x03, 0x55, 0x1d, 0x14, 0x04, 0x03, 0x02, 0x01, 0x01,
+];
+/// Serial number of the caller that is revoked.
 const REVOKED: [u8; 2] = [0x77, 1];
 
 struct Pki {
@@ -55,9 +69,8 @@ fn now() -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(clock::unix_now()))
 }
 
-/// Returns why a caller with the certificate `leaf` is refused, if the gateway has these CRLs
-/// and the CRL of the root. Returns `None` if the caller is accepted.
-fn refusal(lists: &[&[u8]], leaf: &CertificateDer<'_>) -> Option<ReasonCode> {
+/// Why a caller is refused with these lists and the root's.
+fn refusal(lists: &[&[u8]], leaf: &CertificateDer<'_>, rules: CrlRules) -> Option<ReasonCode> {
     let lists: Vec<_> = [&[PKI.root_list.as_slice()], lists]
         .concat()
         .into_iter()
@@ -65,7 +78,8 @@ fn refusal(lists: &[&[u8]], leaf: &CertificateDer<'_>) -> Option<ReasonCode> {
         .collect();
     let intermediates = vec![PKI.intermediate.der().clone()];
     let roots = [PKI.root.clone()];
-    let trust = PathTrust::new(&roots, intermediates, Some(&lists), PathPurpose::Client);
+    let lists = Some((lists.as_slice(), rules));
+    let trust = PathTrust::with_crl_rules(&roots, intermediates, lists, PathPurpose::Client);
     trust.verify(leaf, now()).err().map(|(reason, _)| reason)
 }
 
@@ -98,19 +112,26 @@ fn webpki_agrees(list: &[u8], leaf: &CertificateDer<'_>) -> bool {
         .is_ok()
 }
 
-/// Checks that a CRL without the intermediate's signature never makes a revoked caller accepted.
-/// `list` may also be the intermediate's real CRL, if the changes did not change a byte.
+/// Whether webpki does not read a list that we read: one about callers or authorities alone, which
+/// names no distribution point.
+fn is_beyond_webpki(list: &[u8]) -> bool {
+    use webpki::Error::UnsupportedCrlIssuingDistributionPoint as NoPoint;
+    webpki::OwnedCertRevocationList::from_der(list).is_err_and(|error| error == NoPoint)
+}
+
+/// A list that the intermediate did not sign, unless it is the intact one.
 fn unsigned(list: &[u8]) {
     let intact = &*PKI.list;
-    assert!(refusal(&[list], &PKI.revoked).is_some());
-    for lists in [[intact, list], [list, intact]] {
-        let revoked = refusal(&lists, &PKI.revoked);
-        assert_eq!(revoked, Some(ReasonCode::CertificateRevoked), "taken back");
-        // If a CRL is unusable, the revocation status of the caller that is not revoked may be
-        // unknown.
-        let other = refusal(&lists, &PKI.other);
-        let is_open = matches!(other, None | Some(ReasonCode::RevocationUnknown));
-        assert!(is_open, "another list's fault: {other:?}");
+    for rules in RULES {
+        assert!(refusal(&[list], &PKI.revoked, rules).is_some());
+        for lists in [[intact, list], [list, intact]] {
+            let revoked = refusal(&lists, &PKI.revoked, rules);
+            assert_eq!(revoked, Some(ReasonCode::CertificateRevoked), "taken back");
+            // A list that cannot be used leaves it open who is on it.
+            let other = refusal(&lists, &PKI.other, rules);
+            let is_open = matches!(other, None | Some(ReasonCode::RevocationUnknown));
+            assert!(is_open, "another list's fault: {other:?}");
+        }
     }
 }
 
@@ -125,18 +146,39 @@ fn signed(input: &[u8]) {
         };
         list.push(der::element(0x30, content));
     }
-    let mut fields = PKI.fields.clone();
-    if !entries.is_empty() {
-        fields.extend(der::sequence(&entries));
-    }
-    if !extensions.is_empty() {
-        fields.extend(der::element(0xa0, &der::sequence(&extensions)));
-    }
-    let list = PKI.intermediate.signed(&der::element(0x30, &fields));
+    let sign = |extensions: &[Vec<u8>]| {
+        let mut fields = PKI.fields.clone();
+        if !entries.is_empty() {
+            fields.extend(der::sequence(&entries));
+        }
+        if !extensions.is_empty() {
+            fields.extend(der::element(0xa0, &der::sequence(extensions)));
+        }
+        PKI.intermediate.signed(&der::element(0x30, &fields))
+    };
+    let list = sign(&extensions);
     summed_up(&list);
-    for leaf in [&PKI.revoked, &PKI.other] {
-        if refusal(&[&list], leaf).is_none() {
-            assert!(webpki_agrees(&list, leaf), "only we let this caller in");
+    // webpki does not read a list without extensions.
+    let numbered = match extensions.is_empty() {
+        true => sign(&[NUMBER.to_vec()]),
+        false => list.clone(),
+    };
+    // Of a list that webpki does not read because of its scope, it reads the entries.
+    let is_scope = |extension: &Vec<u8>| extension.windows(3).any(|id| id == [0x55, 0x1d, 0x1c]);
+    let mut others = extensions.clone();
+    others.retain(|extension| !is_scope(extension));
+    if others.is_empty() {
+        others.push(NUMBER.to_vec());
+    }
+    let without_scope = sign(&others);
+    for (leaf, rules) in [&PKI.revoked, &PKI.other]
+        .into_iter()
+        .flat_map(|leaf| RULES.map(|rules| (leaf, rules)))
+    {
+        if refusal(&[&list], leaf, rules).is_none() {
+            let agrees = webpki_agrees(&numbered, leaf)
+                || is_beyond_webpki(&list) && webpki_agrees(&without_scope, leaf);
+            assert!(agrees, "only we let this caller in");
             let counted = CrlOutline::read(&list).map(|outline| outline.entries);
             assert_eq!(counted, Some(entries.len()), "other entries");
         }
@@ -144,8 +186,8 @@ fn signed(input: &[u8]) {
 }
 
 fn summed_up(list: &[u8]) {
-    let outline = CrlOutline::read(list).map(|outline| outline.next_update);
-    assert_eq!(outline, next_update(list), "two readings of nextUpdate");
+    let outline = CrlOutline::read(list).map(|outline| outline.times);
+    assert_eq!(outline, CrlTimes::read(list), "two readings of the times");
 }
 
 /// The first byte of the input selects the meaning of the other bytes: a CRL, changes of a valid

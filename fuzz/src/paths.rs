@@ -1,7 +1,8 @@
 //! Checks paths and hosts of requests. An accepted path must have the same meaning for every
 //! service, however the service decodes or resolves it.
 
-use countersign_proxy::wire::target::{checked_path, normalized_host};
+use countersign_proxy::wire::path::{CheckedPath, checked_path};
+use countersign_proxy::wire::target::normalized_host;
 
 /// Percent-decodes bytes. Malformed escapes stay unchanged.
 fn decoded(octets: &[u8]) -> Vec<u8> {
@@ -61,12 +62,34 @@ fn without_parameters(path: &str) -> String {
         .join("/")
 }
 
+/// Whether there is a segment `.` or `..`, without its parameters.
+fn has_dot_segment(path: &[u8]) -> bool {
+    let mut segments = path.split(|octet| matches!(octet, b'/' | b'\\'));
+    segments.any(|segment| {
+        let bare = segment.split(|octet| *octet == b';').next();
+        matches!(bare, Some(b"." | b".."))
+    })
+}
+
 /// The input is used as a request path and as a host.
 pub fn paths(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
     if let Ok(path) = checked_path(text) {
+        assert_eq!(
+            path.text.split('/').count(),
+            text.split('/').count(),
+            "other segments"
+        );
+        let mut octets = text.as_bytes().to_vec();
+        for _ in 0..=2 {
+            assert!(!has_dot_segment(&octets), "dot segment: {text:?}");
+            assert!(!octets.contains(&0), "NUL: {text:?}");
+            octets = decoded(&octets);
+        }
+    }
+    if let Ok(path) = checked_path(text).and_then(CheckedPath::strict) {
         assert_eq!(
             path.as_bytes(),
             decoded(text.as_bytes()),

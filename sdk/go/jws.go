@@ -9,7 +9,7 @@ import (
 )
 
 // MaxAssertion is the maximum length of an assertion, in bytes.
-const MaxAssertion = 4096
+const MaxAssertion = 8192
 
 // tokenType is the typ of assertions. It distinguishes them from all other tokens
 // that an issuer may sign (RFC 8725 section 3.11).

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 )
 
 // Middleware returns a handler that calls next only for requests with a verified
@@ -32,13 +33,31 @@ func (v *AssertionVerifier) Middleware(next http.Handler) http.Handler {
 // on net/http.
 func (v *AssertionVerifier) Authenticate(r *http.Request) (*http.Request, error) {
 	if v.isUnverified(r) {
-		return r.WithContext(ContextWithCaller(r.Context(), nil)), nil
+		return withCaller(r, nil), nil
 	}
 	caller, err := v.VerifyRequest(r)
 	if err != nil {
 		return nil, err
 	}
-	return r.WithContext(ContextWithCaller(r.Context(), caller)), nil
+	return withCaller(r, caller), nil
+}
+
+// withCaller returns a request with the caller in its context, and without an upgrade
+// to h2c. golang.org/x/net/http2/h2c would take over the connection of such a request:
+// later requests on it would not be verified, and would have the context of this one.
+// RFC 9110 section 7.8 allows to ignore an upgrade.
+func withCaller(r *http.Request, caller *Caller) *http.Request {
+	result := r.WithContext(ContextWithCaller(r.Context(), caller))
+	for _, value := range r.Header["Upgrade"] {
+		if strings.Contains(strings.ToLower(value), "h2c") {
+			// The copy of the request shares its header with the original.
+			result.Header = r.Header.Clone()
+			result.Header.Del("Upgrade")
+			result.Header.Del("HTTP2-Settings")
+			break
+		}
+	}
+	return result
 }
 
 // problem has the members of problem details (RFC 9457).

@@ -328,6 +328,26 @@ func TestUnverifiedPaths(t *testing.T) {
 	}
 }
 
+func TestOnlyUpgradesToH2CAreRemoved(t *testing.T) {
+	verifier := countersigntest.NewTestGateway(t, "orders").Verifier(countersign.WithUnverifiedPaths("/healthz"))
+	for upgrade, want := range map[string]string{"websocket": "websocket", "h2c": "", "foo, H2C": ""} {
+		received := httptest.NewRequest("GET", "/healthz", nil)
+		received.Header.Set("Upgrade", upgrade)
+		received.Header.Set("HTTP2-Settings", "AAMAAABkAAQAAP__")
+		authenticated, err := verifier.Authenticate(received)
+		if err != nil {
+			t.Fatal(err)
+		}
+		settings := authenticated.Header.Get("HTTP2-Settings")
+		if got := authenticated.Header.Get("Upgrade"); got != want || (settings == "") != (want == "") {
+			t.Errorf("%s: %q, settings %q", upgrade, got, settings)
+		}
+		if received.Header.Get("Upgrade") != upgrade {
+			t.Errorf("%s: the received request was changed", upgrade)
+		}
+	}
+}
+
 func TestBodiesAreCompared(t *testing.T) {
 	gw := countersigntest.NewTestGateway(t, audience)
 	verifier := gw.Verifier(countersign.RequireBodyBinding(), countersign.WithMaxBody(10))

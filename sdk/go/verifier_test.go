@@ -131,7 +131,7 @@ func TestFormIsStrict(t *testing.T) {
 		"other alphabet":       parts[0] + "." + parts[1] + "." + "+/" + parts[2][2:],
 		"trailing bits":        trailing,
 		"no signature":         parts[0] + "." + parts[1] + ".",
-		"long":                 key.assertion(with(requestClaims(), "padding", strings.Repeat("x", 4096))),
+		"long":                 key.assertion(with(requestClaims(), "padding", strings.Repeat("x", 8192))),
 		"duplicate claim":      key.sign(header, replaceFirst(payload, "{", `{"sub":"spiffe://evil/x",`)),
 		"duplicate by escape":  key.sign(header, replaceFirst(payload, "{", `{"\u0073ub":"spiffe://evil/x",`)),
 		"nested duplicate":     key.sign(header, replaceFirst(payload, "{", `{"x":[{"a":{"b":1,"b":1}}],`)),

@@ -308,7 +308,7 @@ fn check(snapshot: &Snapshot, source: &CrlSource, bytes: Bytes) -> Result<CrlDoc
         None => Vec::new(),
     };
     let (document, lists) = CrlDocument::decode(bytes)?;
-    bundle.check_crls(&lists, &kept)?;
+    bundle.check_crls(&lists, &kept, clock::certificate_now())?;
     Ok(document)
 }
 
@@ -332,6 +332,7 @@ mod tests {
                 interval: Duration::from_secs(interval),
                 directory: None,
             }),
+            max_age: None,
             in_use: Bytes::new(),
         }
     }
@@ -376,5 +377,21 @@ mod tests {
             ..source
         };
         assert!(remote.is_in_use(&in_use));
+    }
+
+    #[test]
+    fn a_list_without_next_update_is_fetched_before_max_age_is_over() {
+        let ca = TestCa::new("example.org");
+        let list = Crl::new().valid(-60, 9_000).without_next_update();
+        let list = Bytes::from(list.pem_signed_by(ca.root()));
+        let (decoded, _) = CrlDocument::decode(list).unwrap();
+        let remote = CrlFetcher::default();
+        let mut source = source(3600);
+        remote.keep(&source, decoded);
+        assert_eq!(remote.next_update(&source), None);
+        source.max_age = Some(Duration::from_secs(1_060));
+        let now = i64::try_from(clock::unix_now()).unwrap();
+        let left = remote.next_update(&source).unwrap() - now;
+        assert!((900..=1_000).contains(&left), "{left}");
     }
 }

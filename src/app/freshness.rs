@@ -1,5 +1,5 @@
-//! Updates the metric about the freshness of CRLs, and logs an alarm if a CRL is not fresh.
-//! `/readyz` computes the freshness itself.
+//! Logs when a CRL should have been replaced or a certificate of the gateway renewed, and updates
+//! the metrics of both. `/readyz` checks them itself.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,22 +10,72 @@ use arc_swap::ArcSwap;
 use crate::clock;
 use crate::identity::text::printable;
 use crate::snapshot::Snapshot;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{CertificateLabels, Metrics};
+use crate::tls::LifeLeft;
 use crate::trust::Freshness;
 
-/// The interval at which the freshness of CRLs is checked.
+/// How often lists and certificates are checked.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The freshness of each CRL. The key is the trust domain, the issuer and the CRL number.
-type Seen = BTreeMap<(String, String, String), Freshness>;
+/// Lists by trust domain and hash.
+type Seen = BTreeMap<(String, [u8; 32]), Freshness>;
+/// Certificates by their labels in metrics and their hash.
+type SeenCertificates = BTreeMap<(CertificateLabels, [u8; 32]), LifeLeft>;
 
 /// Computes the freshness of all CRLs every second until the process ends.
 pub(super) async fn watch(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) {
     let mut seen = Seen::new();
+    let mut certificates = SeenCertificates::new();
     loop {
-        seen = look(&snapshot.load(), &metrics, &seen);
+        {
+            let snapshot = snapshot.load();
+            seen = look(&snapshot, &metrics, &seen);
+            certificates = look_at_certificates(&snapshot, &metrics, &certificates);
+        }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+fn look_at_certificates(
+    snapshot: &Snapshot,
+    metrics: &Metrics,
+    before: &SeenCertificates,
+) -> SeenCertificates {
+    let now = clock::certificate_now();
+    let mut seen = SeenCertificates::new();
+    // A leaf and an intermediate may have the same labels. The metric then has the earlier end.
+    let mut ends: BTreeMap<CertificateLabels, i64> = BTreeMap::new();
+    for certificate in &snapshot.own_certificates {
+        let labels = CertificateLabels {
+            r#use: certificate.owner.usage(),
+            name: certificate.owner.name().to_owned(),
+            serial: certificate.serial.clone(),
+        };
+        let end = ends.entry(labels.clone()).or_insert(i64::MAX);
+        *end = certificate.not_after.min(*end);
+        let key = (labels, certificate.hash);
+        let left = certificate.left(now);
+        if before.get(&key) != Some(&left)
+            && let Some(alarm) = certificate.alarm(now)
+        {
+            let alarm = printable(&alarm);
+            match left {
+                LifeLeft::Expired => tracing::error!("{alarm}"),
+                LifeLeft::Expiring | LifeLeft::Enough => tracing::warn!("{alarm}"),
+            }
+        }
+        seen.insert(key, left);
+    }
+    for (labels, _) in before
+        .keys()
+        .filter(|(labels, _)| !ends.contains_key(labels))
+    {
+        metrics.forget_certificate(labels);
+    }
+    for (labels, end) in &ends {
+        metrics.own_certificate(labels, *end);
+    }
+    seen
 }
 
 fn look(snapshot: &Snapshot, metrics: &Metrics, before: &Seen) -> Seen {
@@ -43,7 +93,7 @@ fn look(snapshot: &Snapshot, metrics: &Metrics, before: &Seen) -> Seen {
             metrics.revocation_lists(domain, freshness.as_str(), count);
         }
         for list in lists {
-            let key = (domain.to_owned(), list.issuer.clone(), list.number.clone());
+            let key = (domain.to_owned(), list.hash);
             if before.get(&key) != Some(&list.freshness)
                 && let Some(alarm) = list.alarm()
             {

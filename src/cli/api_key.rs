@@ -50,9 +50,13 @@ struct NewArgs {
     /// A route the key is good for; may be repeated [default: all that accept API keys].
     #[arg(long, value_name = "ROUTE")]
     route: Vec<String>,
-    /// A network the key is good from; may be repeated [default: all].
+    /// A network the caller's address must be in; may be repeated [default: all].
     #[arg(long, value_name = "CIDR")]
     network: Vec<IpNet>,
+    /// A network the TCP connection must come from, for example that of a load balancer; may be
+    /// repeated [default: all].
+    #[arg(long, value_name = "CIDR")]
+    connection_network: Vec<IpNet>,
 }
 
 /// Runs `countersign api-key`.
@@ -81,6 +85,7 @@ fn new(args: &NewArgs, output: Output) -> Result<Exit, CliError> {
         "name": args.name, "id": made.id, "key": key, "hash": made.digest.to_string(),
         "expires": expires, "routes": args.route,
         "networks": args.network.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "connection_networks": args.connection_network.iter().map(ToString::to_string).collect::<Vec<_>>(),
     }));
     if !output.is_json() {
         output.result(key);
@@ -107,9 +112,14 @@ fn entry(args: &NewArgs, made: &api_key::NewKey, expires: Option<&str>) -> Strin
         let routes = args.route.iter().map(|route| quoted(route)).collect();
         lines.push(format!("routes = [{}]", list(routes)));
     }
-    if !args.network.is_empty() {
-        let networks = args.network.iter().map(|net| quoted(&net.to_string()));
-        lines.push(format!("networks = [{}]", list(networks.collect())));
+    for (key, networks) in [
+        ("networks", &args.network),
+        ("connection_networks", &args.connection_network),
+    ] {
+        if !networks.is_empty() {
+            let networks = networks.iter().map(|net| quoted(&net.to_string()));
+            lines.push(format!("{key} = [{}]", list(networks.collect())));
+        }
     }
     lines.join("\n")
 }

@@ -177,7 +177,10 @@ fn report(said: &Value) -> String {
             let _ = write!(
                 report,
                 "\n  list {} of {}: {}, {} revoked, next due {}",
-                shown(list, "number"),
+                match list.get("number") {
+                    None | Some(Value::Null) => "without number".to_owned(),
+                    Some(_) => shown(list, "number"),
+                },
                 shown(list, "issuer"),
                 shown(list, "freshness"),
                 shown(list, "entries"),

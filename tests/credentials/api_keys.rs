@@ -233,3 +233,61 @@ async fn each_key_has_an_allowance_that_only_it_uses_up() {
     let policy = answer.header("ratelimit-policy");
     assert_eq!(policy, Some("\"api-key\";q=1;w=3600"));
 }
+
+/// Returns a PROXY header of version 2 with this IPv4 source address.
+fn proxy_header(source: [u8; 4]) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    header.extend(source);
+    header.extend([127, 0, 0, 1, 0x15, 0xb3, 0x01, 0xbb]);
+    header
+}
+
+/// `networks` is compared with the address that a load balancer names, `connection_networks` with
+/// the load balancer's own.
+#[tokio::test]
+async fn behind_a_balancer_a_key_can_demand_both_addresses() {
+    for (arguments, status) in [
+        (&["--network", "192.0.2.0/24"][..], 200),
+        (&["--network", "127.0.0.0/8"], 403),
+        (&["--connection-network", "127.0.0.0/8"], 200),
+        (&["--connection-network", "192.0.2.0/24"], 403),
+        (
+            &[
+                "--network",
+                "192.0.2.0/24",
+                "--connection-network",
+                "127.0.0.1/32",
+            ],
+            200,
+        ),
+        (
+            &[
+                "--network",
+                "192.0.2.0/24",
+                "--connection-network",
+                "127.0.0.2/32",
+            ],
+            403,
+        ),
+    ] {
+        let ca = TestCa::new("example.org");
+        let (key, entry) = new_key(ca.directory(), arguments);
+        let world = World::of(ca, |settings, ca, echo| {
+            let hmac = ca.directory().join("api-keys.hmac");
+            settings
+                .optional_certificates()
+                .set("listener", "proxy_protocol", "[\"127.0.0.0/8\"]")
+                .section(&format!("[api_keys]\nhmac_key = {hmac:?}\n{entry}"))
+                .upstream("orders", echo)
+                .route("orders", "orders", &format!("paths = [\"/**\"]\n{ROUTE}"))
+        })
+        .await;
+        let client = world.anonymous().preface(&proxy_header([192, 0, 2, 7]));
+        let answer = client.send(get_with("/a", &[("x-api-key", &key)])).await;
+        let answer = answer.unwrap();
+        assert_eq!(answer.status, status, "{arguments:?} {answer:?}");
+        if status == 403 {
+            assert_eq!(answer.reason(), Some("caller-not-allowed"));
+        }
+    }
+}

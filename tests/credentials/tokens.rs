@@ -567,3 +567,22 @@ async fn reusable_assertions_are_kept_apart_by_token() {
         }
     }
 }
+
+/// The metadata of a resource exists for the paths that its route accepts, and no others.
+#[tokio::test]
+async fn metadata_follows_the_forms_of_paths_that_a_route_accepts() {
+    for (more, status, metadata_status) in [
+        ("", 400, 400),
+        ("path_encoding = \"allow-encoded-slash\"\n", 401, 200),
+    ] {
+        let world = TokenWorld::with("", &format!("{more}{ROUTE}")).await;
+        let answer = world.client().get("/a%2Fb").await.unwrap();
+        assert_eq!(answer.status, status, "{answer:?}");
+        let metadata = "/.well-known/oauth-protected-resource/a%2Fb";
+        let answer = world.client().get(metadata).await.unwrap();
+        assert_eq!(answer.status, metadata_status, "{answer:?}");
+        if status == 401 {
+            assert_eq!(answer.json()["resource"], format!("https://{HOST}/a%2Fb"));
+        }
+    }
+}

@@ -112,6 +112,7 @@ async fn its_refusals_are_those_of_the_gateway() {
         (&retired, "GET", HOST, "/orders/7"),
         (&allowed, "GET", HOST, "/orders/../x"),
         (&allowed, "GET", HOST, "/orders/%2e%2e/x"),
+        (&allowed, "GET", HOST, "/orders/a%2Fb"),
         (&allowed, "GET", HOST, "/orders//x"),
         (&allowed, "GET", HOST, "/orders;a/7"),
         (&allowed, "GET", "other.example.org", "/orders/7"),

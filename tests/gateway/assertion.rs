@@ -393,30 +393,3 @@ async fn many_names_are_cut_short_and_said_to_be() {
     assert_eq!(certificate["sans_truncated"], true);
     assert_eq!(claims["sub"], spiffe);
 }
-
-#[tokio::test]
-async fn an_assertion_never_grows_beyond_what_verifiers_take() {
-    let world = World::open().await;
-    let spiffe = world.ca.spiffe(CALLER);
-    let label = "a".repeat(60);
-    let leaf = (0..16).fold(
-        countersign_testkit::Leaf::with_uri(&spiffe),
-        |leaf, number| leaf.dns(&format!("n{number}.{label}.{label}.{label}.example.org")),
-    );
-    let client = world.anonymous().with(&world.ca.issue(leaf));
-    let answer = client.get("/a").await.unwrap();
-    if answer.status == 200 {
-        let token = assertion(&answer);
-        assert!(token.len() <= 4096, "{} octets", token.len());
-    } else {
-        assert!(answer.reason().is_some(), "{answer:?}");
-    }
-    let long = format!("/{}", "p".repeat(6000));
-    let answer = world.client().get(&long).await.unwrap();
-    if answer.status == 200 {
-        let token = assertion(&answer);
-        assert!(token.len() <= 4096, "{} octets", token.len());
-    } else {
-        assert!(answer.reason().is_some(), "{answer:?}");
-    }
-}

@@ -90,6 +90,7 @@ async fn with_proxy_headers_the_caller_counts_and_not_the_balancer() {
             .set("listener", "proxy_protocol", "[\"127.0.0.0/8\"]")
             .set("limits", "connections", "40")
             .set("limits", "handshake_timeout", "\"10m\"")
+            .set("runtime", "workers", "1")
             .section("[limits.address]\nhandshakes_in_progress = 4")
             .everything_to(echo)
     })
@@ -107,8 +108,12 @@ async fn with_proxy_headers_the_caller_counts_and_not_the_balancer() {
     };
     let slow = begun(1).await;
     let mut flood = Vec::new();
-    for _ in 0..80 {
-        flood.push(begun(2).await);
+    for _ in 0..8 {
+        // The only worker has read all PROXY headers when it has served a later connection.
+        assert_served_at_once(&world.client(), begun(3).await).await;
+        for _ in 0..10 {
+            flood.push(begun(2).await);
+        }
     }
     // This connection is the oldest, and has sent only its PROXY header. It is still open.
     assert_served_at_once(&world.client(), slow).await;

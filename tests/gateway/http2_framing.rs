@@ -314,14 +314,13 @@ async fn an_empty_body_may_end_in_a_frame_of_its_own() {
     fields.push(("content-length", "0"));
     assert!(succeeds(&world, &fields, Some(&[])).await);
     assert!(!succeeds(&world, &fields, Some(b"x")).await);
+    // h2 resets the stream too. The response in the place of this reset has a line of its own.
+    let detail = "Content-Length is 0, but the body is not empty";
     let line = world
         .gateway
         .audit()
-        .line("the body", |line| line["reason"] == "malformed-request")
+        .line("the body", |line| line["detail"] == detail)
         .await;
-    assert_eq!(
-        line["detail"],
-        "Content-Length is 0, but the body is not empty"
-    );
+    assert_eq!(line["reason"], "malformed-request");
     assert_eq!(world.echo.requests(), 1);
 }

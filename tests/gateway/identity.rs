@@ -470,3 +470,26 @@ fn weak_chain(world: &World) -> Option<Credentials> {
         key.secret_der().to_vec(),
     ))
 }
+
+/// Names that do not name the caller go to services too, in the assertion and in header fields.
+#[tokio::test]
+async fn additional_names_with_hazardous_characters_are_refused() {
+    let world = World::open().await;
+    let leaf = || Leaf::with_uri(&world.ca.spiffe(CALLER));
+    for leaf in [
+        leaf().dns("a\n.example.org"),
+        leaf().dns("a\".example.org"),
+        leaf().dns("a\u{7f}"),
+        leaf().email("a\r\nX: y@example.org"),
+        leaf().email("\"a b\"@example.org"),
+        leaf().email("a\u{1b}[2J@example.org"),
+        leaf().dns("good.example.org").dns("bad\0.example.org"),
+    ] {
+        refused(&world, &world.ca.issue(leaf), "malformed-identity", 46).await;
+    }
+    let line = world.gateway.audit().handshake("malformed-identity").await;
+    assert!(!line.to_string().contains('\u{1b}'), "{line}");
+    let good = leaf().dns("a.example.org").email("o'brien@example.org");
+    let client = world.anonymous().with(&world.ca.issue(good));
+    assert_eq!(client.get("/a").await.unwrap().status, 200);
+}

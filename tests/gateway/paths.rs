@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use countersign_testkit::{Protocol, http2};
 
-use crate::support::{HOST, World, decode};
+use crate::support::{HOST, World, decode, replace};
 
 const AMBIGUOUS: [&str; 34] = [
     "/public/../admin",
@@ -199,4 +199,169 @@ async fn ordinary_paths_arrive_byte_by_byte() {
             assert_eq!(claims["htu"], format!("https://{HOST}{path_alone}"));
         }
     }
+}
+
+/// Starts a gateway with one route for each form of paths, strict routes, and a route for all other
+/// paths.
+async fn forms() -> World {
+    World::with(|settings, echo| {
+        let relaxed = [
+            ("slash", "allow-encoded-slash"),
+            ("twice", "allow-double-encoding"),
+            ("empty", "allow-empty-segments"),
+            ("bytes", "allow-non-utf8"),
+        ];
+        let settings = relaxed.into_iter().fold(
+            settings.upstream("orders", echo),
+            |settings, (name, encoding)| {
+                settings.route(
+                    name,
+                    "orders",
+                    &format!("paths = [\"/{name}/**\"]\ncallers = [\"*\"]\npath_encoding = \"{encoding}\"\n"),
+                )
+            },
+        );
+        settings
+            .route(
+                "all",
+                "orders",
+                "paths = [\"/all/*/x\", \"/all/**\"]\ncallers = [\"*\"]\nrewrite = { from = \"/all\", to = \"/\" }\n\
+                 path_encoding = [\"allow-encoded-slash\", \"allow-double-encoding\", \"allow-empty-segments\", \"allow-non-utf8\"]\n",
+            )
+            .route(
+                "inner",
+                "orders",
+                "paths = [\"/all/inner/**\"]\ncallers = [\"spiffe://example.org/ns/ops/**\"]\n",
+            )
+            .route("rest", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n")
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_route_passes_the_forms_that_it_allows_byte_by_byte() {
+    let world = forms().await;
+    for protocol in Protocol::BOTH {
+        let mut session = world.client().protocol(protocol).session().await.unwrap();
+        for path in [
+            "/slash/%2F/name",
+            "/slash/@scope%2fname",
+            "/slash/group%2Fproject/issues?x=%2F//",
+            "/twice/a%252Fb",
+            "/twice/100%2525",
+            "/empty//x",
+            "/empty/a//b//",
+            "/bytes/%ff%FE/%c3%a9",
+            "/%62ytes/%ff",
+        ] {
+            let answer = session.get(path).await.unwrap();
+            assert_eq!(answer.status, 200, "{protocol:?} {path}: {answer:?}");
+            assert_eq!(answer.json()["path"], path);
+            let (_, claims) = decode(&answer.received("countersign-assertion")[0]);
+            let path_alone = path.split('?').next().unwrap();
+            assert_eq!(claims["htu"], format!("https://{HOST}{path_alone}"));
+        }
+        for (asked, seen) in [
+            ("/all/%2F//%2525%FF", "/%2F//%2525%FF"),
+            ("/all//x", "//x"),
+            ("/all/a%2Fb/x", "/a%2Fb/x"),
+        ] {
+            let answer = session.get(asked).await.unwrap();
+            assert_eq!(answer.status, 200, "{protocol:?} {asked}: {answer:?}");
+            assert_eq!(answer.json()["path"], seen);
+            let (_, claims) = decode(&answer.received("countersign-assertion")[0]);
+            assert_eq!(claims["htu"], format!("https://{HOST}{seen}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_form_is_allowed_on_its_route_only() {
+    let world = forms().await;
+    for path in [
+        // The form of another route.
+        "/twice/a%2Fb",
+        "/slash/a%252Fb",
+        "/slash//b",
+        "/empty/%ff",
+        "/bytes/a%2fb",
+        // A path that a strict route matches.
+        "/rest/a%2Fb",
+        "/slash%2Fx",
+        "//slash/x",
+        "/all%2Finner/x",
+        "//all/inner/x",
+        "/all/inner/%2F",
+        "/all/inner//x",
+        // Forms that no route allows.
+        "/all/a%5Cb",
+        "/all/%00",
+        "/all/%2500",
+        "/all/%0a",
+        "/all/..%2Fadmin",
+        "/all/%2F..%2Fadmin",
+        "/all/%252e%252e/admin",
+        "/all/a%2F%2e%2e",
+        "/all/a%252F..",
+        "/all//../admin",
+        "/all/.%252e;x/admin",
+        "/all/%c0%ae%c0%ae/admin",
+        "/all/%c0%afadmin",
+        "/all/%zz",
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
+        let answer = world
+            .client_as("/ns/ops/sa/a")
+            .raw(request.as_bytes(), Duration::from_secs(2))
+            .await
+            .unwrap();
+        assert_eq!(answer.statuses(), [400], "{path}");
+        assert!(answer.text().contains("malformed-request"), "{path}");
+    }
+    assert_eq!(world.echo.requests(), 0);
+}
+
+#[tokio::test]
+async fn patterns_are_matched_before_slashes_are_decoded() {
+    let world = forms().await;
+    let mut session = world.client().session().await.unwrap();
+    for (path, route) in [
+        ("/all/a%2Fb/x", "all"),
+        ("/all/inner%2Fx", "all"),
+        ("/all//inner/x", "all"),
+        ("/all/%69nner%2Fx/y", "all"),
+    ] {
+        let answer = session.get(path).await.unwrap();
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        let line = world.gateway.audit().request(path).await;
+        assert_eq!(line["route"], route, "{line}");
+    }
+    // An encoded letter is decoded before the path is matched, in all modes.
+    for path in ["/all/%69nner/y", "/all/inner/y"] {
+        let answer = session.get(path).await.unwrap();
+        assert_eq!(answer.reason(), Some("caller-not-allowed"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn requests_in_progress_end_if_their_route_becomes_strict() {
+    let world = World::with(|settings, echo| {
+        settings.upstream("orders", echo).route(
+            "orders",
+            "orders",
+            "paths = [\"/**\"]\ncallers = [\"*\"]\npath_encoding = \"allow-encoded-slash\"\n",
+        )
+    })
+    .await;
+    let mut connection = world.client().connect().await.unwrap();
+    let request = format!("GET /a%2Fb/hang-mid-body HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    connection.write(request.as_bytes()).await.unwrap();
+    assert_eq!(connection.read_head().await.statuses(), [200]);
+    let config = world.gateway.config_file();
+    let text = std::fs::read_to_string(&config).unwrap();
+    replace(&config, text.replace("allow-encoded-slash", "strict"));
+    assert!(connection.read_until(|_| false).await.closed);
+    let line = world.gateway.audit().request("/a%2Fb/hang-mid-body").await;
+    assert_eq!(line["reason"], "malformed-request", "{line}");
+    assert_eq!(world.client().get("/a%2Fb").await.unwrap().status, 400);
 }

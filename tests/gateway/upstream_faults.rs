@@ -129,6 +129,7 @@ async fn a_service_that_talks_nonsense() {
 async fn an_interim_answer_is_not_the_answer() {
     let service = Scripted::start(
         "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nCountersign-Reason: x\r\n\r\n\
+         HTTP/1.1 102 Processing\r\n\r\n\
          HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
         Afterwards::Again,
     )
@@ -138,7 +139,14 @@ async fn an_interim_answer_is_not_the_answer() {
         let answer = world.client().protocol(protocol).get("/a").await.unwrap();
         assert_eq!((answer.status, &answer.body[..]), (200, &b"ok"[..]));
         assert_eq!(answer.reason(), None);
+        assert_eq!(answer.header("link"), None);
     }
+    // Nothing comes before the response.
+    let mut connection = world.client().connect().await.unwrap();
+    let request = format!("GET /a HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
+    connection.write(request.as_bytes()).await.unwrap();
+    let answer = connection.read_until(|_| false).await;
+    assert_eq!(answer.statuses(), [200], "{}", answer.text());
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! All arguments that accept a file, or `-` for standard input. The tests make this input
 //! unreadable.
 
+mod terminal;
+
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;

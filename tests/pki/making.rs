@@ -204,3 +204,29 @@ fn a_name_that_would_not_be_repeated_exactly_is_refused() {
     ])
     .refused(1, "nothing would chain to it");
 }
+
+/// A long name leaves little of an assertion for the path of a request.
+#[test]
+fn a_note_says_that_a_name_is_long_for_assertions() {
+    let home = Home::new();
+    home.init(&[]).done();
+    let id = |length: usize| {
+        let path = "a/".repeat(length / 2);
+        format!("spiffe://example.org/{path}caller-{length}")
+    };
+    let note = "have room for a path of";
+    let list = home.path("callers.txt");
+    std::fs::write(&list, format!("{}\n{}\n", id(20), id(1300))).unwrap();
+    let list = list.to_str().unwrap();
+    let (short, long) = (id(200), id(1200));
+    for (arguments, noted) in [
+        (&["short", "--spiffe", &short][..], false),
+        (&["long", "--spiffe", &long], true),
+        (&["--from", list], true),
+    ] {
+        let mut command = pki(&["issue", "--dir"]);
+        let run = Run::of(command.arg(home.path("certs")).args(arguments));
+        assert_eq!(run.stderr.contains(note), noted, "{arguments:?} {run:?}");
+        assert_eq!(run.code, 0, "{run:?}");
+    }
+}

@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use countersign_testkit::{AuthoritySpec, Crl, Gateway, Settings, TestCa};
+use countersign_core::trust::{PathPurpose, PathTrust};
+use countersign_testkit::{AuthoritySpec, Crl, Gateway, Leaf, Settings, TestCa};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 
 use super::{Run, pki};
 
@@ -229,4 +231,104 @@ async fn check_says_the_same_of_each_kind() {
         assert!(run.stderr.contains(remedy), "{remedy}: {}", run.stderr);
         assert!(run.stderr.contains("third.crl"), "{}", run.stderr);
     }
+}
+
+#[test]
+fn lists_that_lack_something_are_used_if_that_is_asked_for() {
+    let ca = TestCa::new("example.org");
+    let leaf = ca.client("/a");
+    let file = ca.write("leaf.pem", leaf.chain_pem());
+    let verify = |list: Crl, more: &[&str]| {
+        let root = Crl::new().version_1().without_next_update();
+        let root = ca.write("root.crl", root.signed_by(ca.root()));
+        let issuing = ca.write("issuing.crl", list.signed_by(ca.intermediate()));
+        let mut command = pki(&["verify", "--purpose", "client", "--roots"]);
+        command.arg(ca.root_file()).args(more);
+        command.arg("--crl").arg(root).arg("--crl").arg(issuing);
+        Run::of(command.arg(&file))
+    };
+    let both = ["--crl-number", "optional", "--crl-max-age", "12h"];
+    let list = Crl::new().without_extensions().without_next_update();
+    verify(list.clone(), &both).done();
+    verify(list.clone().revoke(leaf.serial()), &both).refused(3, "certificate-revoked: ");
+    verify(list.clone(), &both[..2]).refused(3, "revocation-unknown: ");
+    verify(list.clone(), &both[2..]).refused(3, "revocation-unknown: ");
+    let short = ["--crl-number", "optional", "--crl-max-age", "30m"];
+    verify(list, &short).refused(3, "revocation-stale: ");
+    let malformed = [
+        &[0x30, 0x00][..],
+        &[0x30, 0x06, 0x81, 1, 0xff, 0x82, 1, 0xff],
+    ];
+    for content in malformed {
+        let list = Crl::new().issuing_distribution_point(content);
+        let run = verify(list, &both).refused(3, "revocation-unknown: ");
+        assert!(run.stderr.contains("distribution point"), "{}", run.stderr);
+    }
+}
+
+/// Names of errors of the libraries that read certificates and lists.
+const NAMES: [&str; 10] = [
+    "BadDer",
+    "BadEncoding",
+    "Error",
+    "Invalid",
+    "Malformed",
+    "Nom",
+    "Supported",
+    "TrailingData",
+    "Unknown",
+    "Unsupported",
+];
+
+fn assert_words(said: &str) {
+    for name in NAMES {
+        assert!(!said.contains(name), "{name}: {said}");
+    }
+}
+
+/// Each byte of a list and of a certificate is changed in some ways.
+#[test]
+fn what_is_wrong_is_said_in_words() {
+    let ca = TestCa::new("example.org");
+    let list = Crl::new().revoke(&[0x77, 1]).signed_by(ca.intermediate());
+    let leaf = ca.issue(Leaf::with_uri("spiffe://example.org/a"));
+    let roots = [ca.root().der().clone()];
+    let changes = |der: &[u8]| -> Vec<Vec<u8>> {
+        let change = |at: usize, mask: u8| {
+            let mut changed = der.to_vec();
+            changed[at] ^= mask;
+            changed
+        };
+        (0..der.len())
+            .flat_map(|at| [0x01, 0x10, 0x80, 0xff].map(|mask| change(at, mask)))
+            .collect()
+    };
+    let (mut bad_lists, mut bad_leaves) = (0, 0);
+    for der in changes(&list) {
+        let lists = [CertificateRevocationListDer::from(der)];
+        let trust = PathTrust::new(&roots, Vec::new(), Some(&lists), PathPurpose::Client);
+        for (_, why) in trust.unusable_crls() {
+            bad_lists += 1;
+            assert_words(&format!("{why}; {}", why.remedy()));
+        }
+    }
+    let issuers = vec![ca.intermediate().der().clone()];
+    let trust = PathTrust::new(&roots, issuers, None, PathPurpose::Client);
+    for der in changes(leaf.leaf()) {
+        if let Err((_, why)) = trust.verify(&CertificateDer::from(der), UnixTime::now()) {
+            bad_leaves += 1;
+            assert_words(&why);
+        }
+    }
+    for der in changes(ca.root().der()) {
+        let roots = [CertificateDer::from(der)];
+        let trust = PathTrust::new(&roots, Vec::new(), None, PathPurpose::Client);
+        for (_, why) in trust.unusable_roots() {
+            assert_words(why);
+        }
+    }
+    assert!(
+        bad_lists > 100 && bad_leaves > 500,
+        "{bad_lists} {bad_leaves}"
+    );
 }

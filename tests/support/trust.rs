@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use countersign_core::identity::{IdentityPattern, NameType, TrustDomain};
-use countersign_core::trust::{RevocationDepth, RevocationPosture, TrustBundleConfig};
+use countersign_core::trust::{CrlRules, RevocationDepth, RevocationPosture, TrustBundleConfig};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
 /// Returns the bundle of the trust domain `example.org`. Its authorities may certify SPIFFE IDs
@@ -26,6 +26,7 @@ pub(crate) fn bundle_config(
         crls,
         depth: RevocationDepth::Chain,
         grace: Duration::ZERO,
+        crl_rules: CrlRules::default(),
         vouches_for: vec![IdentityPattern::parse("spiffe://example.org/**").unwrap()],
         identity_from: vec![NameType::Spiffe],
     }

@@ -253,6 +253,42 @@ async fn nonsense_is_refused_and_not_asked_for_again() {
     }
 }
 
+/// Makes a response with `count` fields.
+fn many(stream: u32, count: usize) -> Vec<u8> {
+    let mut fields = vec![(":status", "200")];
+    fields.extend(std::iter::repeat_n(("x-a", "v"), count));
+    answer(stream, &fields, "hi")
+}
+
+#[tokio::test]
+async fn the_detail_names_the_limit_that_a_head_exceeds() {
+    let cases: [(Nonsense, Option<&str>); 3] = [
+        (large, Some("65536 bytes (response_header_size)")),
+        (
+            |s| many(s, 101),
+            Some("100 fields (response_header_fields)"),
+        ),
+        (|s| many(s, 100), None),
+    ];
+    for (nonsense, limit) in cases {
+        let service = Frames::start(move |_, stream| nonsense(stream)).await;
+        let world = world(&[&service]).await;
+        // A client without a limit of its own.
+        let client = world.client().protocol(Protocol::Http2);
+        let answer = client.get("/0").await.unwrap();
+        let reason = limit.map(|_| "upstream-protocol");
+        assert_eq!(answer.reason(), reason, "{limit:?}");
+        let line = world.gateway.audit().request("/0").await;
+        let detail = line["detail"].as_str();
+        let wanted = limit.map(|limit| format!("gave a head of more than {limit}"));
+        let is_named = match (detail, wanted) {
+            (Some(detail), Some(wanted)) => detail.contains(&wanted),
+            (detail, wanted) => detail.is_none() && wanted.is_none(),
+        };
+        assert!(is_named, "{line}");
+    }
+}
+
 #[tokio::test]
 async fn content_of_responses_without_content_is_not_forwarded() {
     let statuses = [("204", None), ("304", None), ("304", Some("4"))];

@@ -16,7 +16,8 @@ use crate::telemetry::operator::{OperatorFacts, OperatorRecord};
 pub(super) struct Actor(pub(super) OperatorFacts);
 
 impl Actor {
-    /// Reads the credentials of the process that is connected to the private socket.
+    /// Creates the actor from the credentials of the process that is connected to the private
+    /// socket.
     pub(super) fn at(stream: &UnixStream) -> Self {
         Self(OperatorFacts {
             operator: Some(match stream.peer_cred() {
@@ -28,12 +29,12 @@ impl Actor {
     }
 }
 
-/// The description of what a request has changed. Handlers store it in the extensions of the
+/// Describes what a request has changed. Handlers store this value in the extensions of the
 /// response.
 #[derive(Debug, Clone)]
 struct Done(String);
 
-/// Adds the description of an action to a response.
+/// Adds the description of a change to a response.
 pub(super) fn done(mut response: Response, what: impl Into<String>) -> Response {
     response.extensions_mut().insert(Done(what.into()));
     response

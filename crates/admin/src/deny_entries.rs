@@ -41,7 +41,8 @@ pub struct NewDenyEntry {
 struct Added<'a> {
     #[serde(flatten)]
     entry: &'a DenyEntry,
-    /// Whether the gateway has met the caller that the entry names. Absent if it cannot know.
+    /// Whether the gateway knows the caller that the entry names. Absent if the entry names no
+    /// caller, or if the gateway cannot tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     seen: Option<bool>,
 }
@@ -73,7 +74,8 @@ pub(super) async fn add(
         Ok(list) => list,
         Err(response) => return *response,
     };
-    // The entry takes effect in memory first, even if the write to disk fails later.
+    // The entry takes effect in memory first, so that a slow write to the disk does not delay the
+    // denial.
     let entry = match list.put_in_force(denial.target, &denial.reason, denial.expires_at, now()) {
         Ok(entry) => entry,
         Err(error) => return refused(&ChangeError::List(error)),
@@ -135,13 +137,15 @@ pub(super) async fn remove(
     }
 }
 
-/// Whether the caller that an entry names is known: by a chain that is remembered, or as an API
-/// key. An operator who misspelt a name would otherwise believe that somebody is refused.
+/// Returns whether the gateway knows the caller that an entry names: from a chain in the path
+/// cache, or as a configured API key. The result warns operators who have misspelt a name. Returns
+/// `None` if the gateway cannot tell.
 fn is_known(snapshot: &Snapshot, target: &DenyTarget) -> Option<bool> {
     let name = target.caller()?;
     match &name {
         CallerName::ApiKey(key) => Some(snapshot.api_keys.names().any(|known| *known == **key)),
-        // Tokens are forgotten when the list changes.
+        // A change of the deny list removes all tokens from the caches. So the caches cannot show
+        // whether the client is known.
         CallerName::Client(_) => None,
         _ => Some(snapshot.path_cache.has_caller(&name)),
     }

@@ -24,8 +24,8 @@ impl Default for DenyWrites {
 }
 
 impl DenyWrites {
-    /// Runs `work` on a blocking thread, because on a network mount that hangs, `work` may never
-    /// return. In that case this method fails after `DISK_TIMEOUT`, and the thread is left behind.
+    /// Runs `work` on a blocking thread, because `work` may never return if a network mount hangs.
+    /// In this case, the method fails after `DISK_TIMEOUT`, and the thread continues to wait.
     pub(super) async fn on_disk<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, DenyListError> + Send + 'static,

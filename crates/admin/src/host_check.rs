@@ -1,4 +1,4 @@
-//! Checks of `Host` and `Origin` that refuse requests of foreign web pages.
+//! Checks `Host` and `Origin`, to refuse requests that foreign web pages cause.
 //!
 //! A web page can make a browser connect to any address under the page's own name (DNS rebinding).
 //! But the page cannot make the browser send another `Host`, or omit `Origin`.
@@ -13,8 +13,8 @@ use axum::http::{HeaderMap, Uri};
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// Whether the request names this machine's loopback interface and `port`. `Host` has to name them.
-/// If the request target has an authority, that authority has to name them too.
+/// Returns whether the request is for the loopback interface and `port`. The only `Host` field must
+/// name both. If the request target has an authority, this authority must name both too.
 pub(super) fn is_loopback_request(headers: &HeaderMap, uri: &Uri, port: u16) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
@@ -56,9 +56,9 @@ fn is_loopback_authority(authority: &str, port: u16) -> bool {
 }
 
 /// Refuses requests that a web page makes in an operator's browser. `server_name` is the name in
-/// the TLS handshake. The browser sends `Origin` with every such request that can change something.
-/// If a page makes its own name resolve to this listener, the `Host` of its requests is the page's
-/// name, and not an address or `server_name`.
+/// the TLS handshake. Browsers send `Origin` with all requests of web pages that can change
+/// something. If a page makes its own name resolve to this listener, `Host` contains the page's
+/// name. An operator's own request contains an address or `server_name`.
 pub(super) fn check_origin(request: &Request, server_name: Option<&str>) -> Result<(), Denial> {
     // Browsers send `Sec-Fetch-Site` with every request, even without `Origin` (Fetch Metadata).
     // The value "none" means that the user has typed the address.

@@ -1,9 +1,9 @@
 //! Tracks which connections of the public listener are idle, and limits the requests in progress.
 //!
-//! Any client may connect and keep its connection for the next request. If a new connection needs a
-//! slot, an idle connection is evicted. A connection with a request in progress is not evicted. If
-//! requests occupied all connections, health checks could not connect. Requests other than health
-//! checks therefore have a lower limit.
+//! Any client may connect, and may keep its connection open for later requests. If a new connection
+//! needs a slot, an idle connection is evicted. A connection with a request in progress is not
+//! evicted. If requests occupied all connections, health checks could not connect. The limit for
+//! requests is therefore lower than the limit for connections. Health checks do not count.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use http_body::{Frame, SizeHint};
 use crate::connection_slots::ConnectionSlot;
 use crate::descriptors::ControlShare;
 
-/// The paths of health checks, for which the limit does not apply.
+/// The paths of health checks. The limit does not apply to them.
 const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
 
 /// Limits the requests in progress on one listener. Health checks do not count.
@@ -32,8 +32,8 @@ pub(super) struct RequestLimit {
 }
 
 impl RequestLimit {
-    /// Creates a limit of `share.let_in` requests. The listener allows more connections than that,
-    /// so there is always one left for a health check.
+    /// Creates a limit of `share.let_in` requests. The listener allows more connections than
+    /// requests, so a health check can always connect.
     pub(super) const fn of(share: ControlShare) -> Self {
         Self {
             free: AtomicUsize::new(share.let_in),

@@ -1,8 +1,8 @@
 //! `Operations`: the changes that operators can make: reload, drain, change the deny list, remove
 //! tokens from the cache.
 //!
-//! This is the only part of the control plane that changes the gateway. Other modules do the work.
-//! The socket and `operator_access` decide which peers may connect.
+//! In the control plane, only these operations change the gateway. Other modules implement the
+//! changes. The socket and `operator_access` decide which peers may connect.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,9 +1,9 @@
 //! `OperatorAccess`: the `[admin]` listener over mutual TLS.
 //!
-//! The same trust domains, CRLs and deny list verify a connection here as on the callers' listener.
-//! The identity must also match one of `[admin] operators`. The gateway checks both again after it
-//! has read a request completely, and whenever trust changes. If a peer is no longer an operator,
-//! the gateway closes its connection. Every refusal is recorded.
+//! The gateway verifies operators with the same trust domains, CRLs and deny list as callers. The
+//! identity must also match one of `[admin] operators`. The gateway checks chain and identity again
+//! after it has read a request completely, and whenever trust changes. If a peer is no longer an
+//! operator, the gateway closes its connection. Every refusal is recorded.
 
 use std::fmt;
 use std::io;
@@ -47,13 +47,13 @@ use crate::tls::{HandshakeNotes, PLAIN_HTTP_ANSWER};
 
 /// Maximum number of bytes of a request's body.
 const MAX_BODY: usize = 64 * 1024;
-/// If a peer is no longer an operator, its responses in progress may take this long.
+/// Maximum time for responses in progress if a peer is no longer an operator.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(400);
-/// Maximum time for a refused peer to read the reason.
+/// Maximum time for which a refused peer may read the reason before its connection is closed.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of bytes that are read and discarded from a refused peer.
 const MAX_LINGER: u64 = 64 * 1024;
-/// The detail in the audit record if a connection is evicted for newer ones.
+/// The detail in the audit record if a connection is evicted for newer connections.
 const EVICTED: &str = "it yielded to newer connections before it was let in";
 /// Maximum time of one sleep. It is short, because the wall clock may be changed during the sleep.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
@@ -74,7 +74,7 @@ struct Operator {
     peer: SocketAddr,
     /// The server name of the TLS handshake, if the client sent one.
     server_name: Option<String>,
-    /// The reason why the peer is not an operator, if the first check refused it.
+    /// The reason why the first check refused the peer. `None` if that check admitted the peer.
     denial: Option<Denial>,
 }
 
@@ -87,8 +87,8 @@ enum AdmissionError {
         detail: String,
         alert: Option<&'static str>,
         notes: Box<HandshakeNotes>,
-        /// The connection, if the peer may not have read yet the last data that was sent on it.
-        /// `None` if the connection can be closed immediately.
+        /// The connection, if the peer may not have read the last data yet. `None` if the
+        /// connection can be closed immediately.
         stream: Option<TcpStream>,
     },
 }
@@ -130,7 +130,8 @@ impl OperatorAccess {
     }
 
     /// Counts a connection that was evicted before it was admitted. Returns an error with the
-    /// number of evictions if it is time to record them, and [`AdmissionError::Gone`] otherwise.
+    /// number of evictions if this task must record them. Otherwise returns
+    /// [`AdmissionError::Gone`].
     async fn evicted(&self) -> AdmissionError {
         match self.evictions.note().await {
             Some(count) => AdmissionError::because(
@@ -272,8 +273,7 @@ impl OperatorAccess {
         Ok((stream, operator))
     }
 
-    /// Records the refusal. Returns the connection if the peer may not have read yet the last data
-    /// that was sent on it.
+    /// Records the refusal. Returns the connection if the peer may not have read the last data yet.
     fn record_refusal(&self, error: AdmissionError, peer: SocketAddr) -> Option<TcpStream> {
         let AdmissionError::Refused {
             reason,
@@ -365,8 +365,8 @@ impl OperatorAccess {
 }
 
 impl Operator {
-    /// Checks that the identity is valid under a snapshot and belongs to an operator. Returns until
-    /// when the result is valid, in seconds since the Unix epoch.
+    /// Checks that the identity is valid under a snapshot and belongs to an operator. Returns the
+    /// time until which the result is valid, in seconds since the Unix epoch.
     fn check(&self, snapshot: &Snapshot) -> Result<i64, Denial> {
         let not_allowed = |detail: String| Denial::new(ReasonCode::CallerNotAllowed, detail);
         let operators = snapshot.operators.as_ref().ok_or_else(|| {

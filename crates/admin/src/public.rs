@@ -24,8 +24,8 @@ use crate::reason::ReasonCode;
 use crate::snapshot::PublicSettings;
 use crate::telemetry::metrics;
 
-/// How long clients may cache the documents. A new key is published for at least three times this
-/// long before it signs anything.
+/// How long clients may cache the documents. This is at most a third of the time for which a new
+/// key is published before it signs.
 const MAX_AGE: &str = "max-age=300";
 /// The Content-Security-Policy of the pages. They contain one inline style sheet, and no other
 /// active content.
@@ -67,7 +67,8 @@ impl From<&PublicSettings> for Offered {
     }
 }
 
-/// Creates the router. Other methods than GET and HEAD get status 405 with `Allow`.
+/// Creates the router. Requests with other methods than GET and HEAD get the status 405 with
+/// `Allow`.
 pub fn router(state: Arc<ControlState>, offered: Offered) -> Router {
     let mut router = Router::new()
         .route("/reasons", get(all_reasons))

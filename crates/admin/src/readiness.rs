@@ -1,8 +1,8 @@
 //! `Readiness`: whether the gateway should get traffic, and which problems it has.
 //!
 //! If a part of the gateway detects a problem, it raises the problem here, and clears it when the
-//! problem is over. `/readyz` shows all problems. A problem alone does not make the gateway
-//! unready, so that an alarm never causes an outage.
+//! problem is over. `/readyz` shows all problems. Problems do not change the readiness of the
+//! gateway, so that an alarm never causes an outage.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 
 use crate::clock;
-use crate::identity::text::printable;
+use crate::identity::text::{printable, printable_within};
 
 /// The stage in the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -50,13 +50,17 @@ pub enum ProblemCode {
     MaterialStalled,
     /// Entries of the deny list are in force, but were not written to disk.
     DenyListUnsaved,
-    /// A revocation list cannot be fetched.
+    /// A CRL cannot be fetched.
     CrlUnavailable,
-    /// More than half of a revocation list's validity is over.
+    /// More than half of a CRL's validity period is over.
     CrlHalfLife,
-    /// A revocation list is past its nextUpdate, or is not valid yet.
+    /// The nextUpdate of a CRL has passed, or the CRL is not valid yet.
     CrlStale,
-    /// A root certificate or a revocation list in service has a problem.
+    /// A certificate that the gateway presents has at most a third of its life left.
+    CertificateExpiring,
+    /// A certificate that the gateway presents has expired, so that peers refuse the certificate.
+    CertificateExpired,
+    /// A root certificate or a CRL in service has a problem.
     Trust,
     /// The shared store of rate limits does not respond.
     StoreUnreachable,
@@ -74,7 +78,7 @@ pub enum ProblemCode {
 
 impl ProblemCode {
     /// All codes.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::ConfigurationRefused,
         Self::MaterialUnreadable,
         Self::MaterialStalled,
@@ -82,6 +86,8 @@ impl ProblemCode {
         Self::CrlUnavailable,
         Self::CrlHalfLife,
         Self::CrlStale,
+        Self::CertificateExpiring,
+        Self::CertificateExpired,
         Self::Trust,
         Self::StoreUnreachable,
         Self::TokenIssuerUnavailable,
@@ -102,6 +108,8 @@ impl ProblemCode {
             Self::CrlUnavailable => "crl-unavailable",
             Self::CrlHalfLife => "crl-half-life",
             Self::CrlStale => "crl-stale",
+            Self::CertificateExpiring => "certificate-expiring",
+            Self::CertificateExpired => "certificate-expired",
             Self::Trust => "trust",
             Self::StoreUnreachable => "store-unreachable",
             Self::TokenIssuerUnavailable => "token-issuer-unavailable",
@@ -132,6 +140,12 @@ impl ProblemCode {
             }
             Self::CrlStale => {
                 "A revocation list is too old, or not valid yet; its callers may be refused."
+            }
+            Self::CertificateExpiring => {
+                "A certificate of the gateway has at most a third of its life left; renew it."
+            }
+            Self::CertificateExpired => {
+                "A certificate of the gateway has expired; peers refuse the gateway."
             }
             Self::Trust => "A root or a revocation list in service has a defect.",
             Self::StoreUnreachable => "The shared store of rate limits does not respond.",
@@ -164,6 +178,9 @@ impl ProblemCode {
             Self::MaterialStalled => "dmesg --ctime --level=err,warn",
             Self::DenyListUnsaved => "countersign deny list",
             Self::CrlUnavailable => "curl --head URL",
+            Self::CertificateExpiring | Self::CertificateExpired => {
+                "countersign pki renew FILE --dir DIR"
+            }
             Self::CrlHalfLife | Self::CrlStale => "countersign pki crl --dir DIR --issuer all",
             Self::StoreUnreachable => "redis-cli -u URL ping",
             Self::TokenIssuerUnavailable => "curl -sS ISSUER/.well-known/openid-configuration",
@@ -189,13 +206,16 @@ impl ProblemCode {
     #[must_use]
     pub const fn usual_severity(self) -> Severity {
         match self {
-            Self::CrlHalfLife | Self::Trust | Self::DescriptorsLow => Severity::Warning,
+            Self::CrlHalfLife | Self::CertificateExpiring | Self::Trust | Self::DescriptorsLow => {
+                Severity::Warning
+            }
             Self::ConfigurationRefused
             | Self::MaterialUnreadable
             | Self::MaterialStalled
             | Self::DenyListUnsaved
             | Self::CrlUnavailable
             | Self::CrlStale
+            | Self::CertificateExpired
             | Self::StoreUnreachable
             | Self::TokenIssuerUnavailable
             | Self::AuditUnwritable
@@ -218,6 +238,10 @@ struct State {
     problems: BTreeMap<(ProblemCode, String), Problem>,
 }
 
+/// Maximum length in characters of the detail of a problem. It is longer than other recorded texts,
+/// because it names files and ends with the remedy.
+const MAX_DETAIL: usize = 1024;
+
 /// A problem that an operator should look at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
@@ -228,22 +252,22 @@ pub struct Problem {
     /// When the problem began, in RFC 3339 format, if that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// Describes on one line the problem, and what still works.
+    /// One line that describes the problem, and what still works.
     pub detail: String,
     /// A command that fixes the problem or shows more about it.
     pub command: String,
 }
 
 impl Problem {
-    /// Creates a problem. `detail` may contain text from files and peers, so unsafe characters are
-    /// replaced.
+    /// Creates a problem. Replaces unsafe characters in `detail`, because it may contain text from
+    /// files and peers.
     #[must_use]
     pub fn new(code: ProblemCode, detail: &str) -> Self {
         Self {
             code,
             severity: code.usual_severity(),
             since: None,
-            detail: printable(detail),
+            detail: printable_within(detail, MAX_DETAIL),
             command: code.usual_command().to_owned(),
         }
     }

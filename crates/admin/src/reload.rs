@@ -1,7 +1,7 @@
 //! Requests a reload and reports its outcome.
 //!
-//! A request gets the outcome of a reload that starts after the request. Requests that wait at the
-//! same time share one reload. `app` does the work of a reload.
+//! A request gets the outcome of a reload that has started after the request was made. Requests
+//! that wait at the same time share one reload. The module `app` does the reload.
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -11,7 +11,7 @@ const MAX_WAITING: usize = 1024;
 /// The outcome of a reload: the new generation, or the reason why the old configuration stays.
 pub type ReloadOutcome = Result<u64, String>;
 
-/// The task that reloads has ended.
+/// The error if the task that reloads the configuration has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the gateway can no longer reload its configuration; restart it")]
 pub struct ReloadUnavailable;
@@ -45,7 +45,7 @@ impl ReloadRequests {
     /// Requests a reload and waits for its outcome.
     ///
     /// # Errors
-    /// If the reloading task has ended.
+    /// Returns an error if the task that reloads the configuration has ended.
     pub async fn ask(&self) -> Result<ReloadOutcome, ReloadUnavailable> {
         let (answer, outcome) = oneshot::channel();
         self.0

@@ -78,7 +78,7 @@ impl Cuts {
     }
 }
 
-/// A trust domain and its revocation lists.
+/// The state of a trust domain and of its CRLs.
 #[derive(Serialize)]
 pub(super) struct Domain {
     name: String,
@@ -90,7 +90,8 @@ pub(super) struct Domain {
 #[derive(Serialize)]
 struct List {
     issuer: String,
-    number: String,
+    /// The CRL number. `None` if the CRL has none.
+    number: Option<String>,
     this_update: String,
     next_update: String,
     entries: usize,

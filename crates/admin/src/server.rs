@@ -1,7 +1,7 @@
 //! The listeners of the control plane: they accept connections and serve a router on them.
 //!
-//! Every connection has a slot. It also has timeouts for its handshake, for each request head, and
-//! for the whole connection. An unknown client can therefore not hold a slot for long.
+//! Every connection occupies a slot. A connection has timeouts for its handshake, for each request
+//! head, and for its whole lifetime. An unknown client can therefore not hold a slot for long.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -70,7 +70,7 @@ pub fn operators_router(state: Arc<ControlState>, port: u16) -> Router {
 /// Creates a TLS configuration that requests no client certificate.
 ///
 /// # Errors
-/// If rustls refuses the configuration.
+/// Returns an error if rustls refuses the configuration.
 pub fn server_only_config(credentials: &Credentials) -> Result<Arc<ServerConfig>, rustls::Error> {
     with_resolver(Arc::new(Always(Arc::clone(credentials.certified()))))
 }
@@ -86,11 +86,11 @@ fn with_resolver(
     Ok(Arc::new(tls))
 }
 
-/// Same as [`server_only_config`], but uses the certificate of the newest snapshot. A renewed
-/// certificate therefore takes effect without a restart.
+/// Creates a TLS configuration that requests no client certificate and uses the certificate of the
+/// newest snapshot. A renewed certificate therefore takes effect without a restart.
 ///
 /// # Errors
-/// If rustls refuses the configuration.
+/// Returns an error if rustls refuses the configuration.
 pub fn following_config(
     snapshot: Arc<ArcSwap<Snapshot>>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
@@ -105,7 +105,7 @@ pub struct Serving {
     pub stopping: watch::Receiver<bool>,
     /// Maximum numbers of connections on the listener.
     pub share: ControlShare,
-    /// The snapshot in service. It tells for which client addresses connections are counted.
+    /// The snapshot in service. Its limits determine which client addresses are counted.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
 }
 
@@ -139,8 +139,8 @@ pub async fn serve(listener: TcpListener, router: Router, tls: ListenerTls, serv
 pub async fn serve_on_socket(socket: ServedSocket, router: Router, serving: Serving) {
     let converse = |stream, slot: ConnectionSlot, stopping| {
         let router = router.clone().layer(Extension(Actor::at(&stream)));
-        // A connection to this socket counts as established, and not as pending, even before it
-        // sends data. The reason is that only the gateway's own user can connect.
+        // Only the gateway's own user can connect to this socket. Its connections therefore count
+        // as established, and not as pending, even before they send data.
         let is_open = slot.establish();
         async move {
             if is_open {
@@ -192,7 +192,8 @@ impl Accept for ServedSocket {
     }
 }
 
-/// Accepts connections until `stopping` becomes true. Then lets the open connections end.
+/// Accepts connections until `stopping` becomes true. Then waits for the open connections to end,
+/// for at most `CLOSE_TIMEOUT`.
 async fn serve_all<L: Accept, C>(
     listener: L,
     converse: impl Fn(L::Stream, ConnectionSlot, watch::Receiver<bool>) -> C,
@@ -207,8 +208,8 @@ async fn serve_all<L: Accept, C>(
         ..
     } = serving;
     loop {
-        // Takes a slot before it accepts a connection. If no slot is free, new connections stay in
-        // the queue of the operating system.
+        // Accepts a connection only if a slot is free or can be freed. Until then, new connections
+        // stay in the queue of the operating system.
         let next = async {
             slots.room().await;
             let (stream, from) = Accept::accept(&listener).await?;

@@ -39,8 +39,9 @@ pub enum SocketError {
 /// A listening socket. When it is dropped, its file is removed.
 #[derive(Debug)]
 pub struct AdminSocket {
-    // Fields are dropped in this order, so the file is removed while this process still listens. In
-    // that time, no other process replaces the file, so the removed file is always this socket's.
+    // Fields are dropped in this order, so the file is removed while this process still listens.
+    // While this process listens, no other gateway replaces the file. So the removed file always
+    // belongs to this socket.
     place: SocketPlace,
     listener: UnixListener,
 }
@@ -65,7 +66,8 @@ impl AdminSocket {
     /// Listens at `path`. Replaces a socket file at which no process listens any more.
     ///
     /// # Errors
-    /// If a process listens there, the file is not a socket, or the operating system refuses.
+    /// Returns an error if a process listens at `path`, if the file is not a socket, or if the
+    /// operating system reports an error.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         let failed = |error| SocketError::System {
             path: path.to_owned(),
@@ -82,8 +84,8 @@ impl AdminSocket {
             device: metadata.dev(),
             inode: metadata.ino(),
         };
-        // Some systems ignore the mode of the socket and use the umask. It is early enough to
-        // change the mode here, because no process can connect before `listen`.
+        // Some systems ignore the mode of the socket and use the umask. The mode can still be
+        // changed here, because no process can connect before `listen`.
         if metadata.mode() & 0o777 != PRIVATE {
             fs::set_permissions(path, Permissions::from_mode(PRIVATE)).map_err(failed)?;
         }
@@ -104,7 +106,7 @@ impl AdminSocket {
     /// Registers the socket with the current tokio runtime.
     ///
     /// # Errors
-    /// If the runtime refuses the socket.
+    /// Returns an error if the runtime refuses the socket.
     pub fn into_served(self) -> io::Result<ServedSocket> {
         Ok(ServedSocket {
             _place: self.place,
@@ -138,7 +140,8 @@ fn private_socket() -> io::Result<socket2::Socket> {
     Ok(OwnedFd::from(file).into())
 }
 
-/// Removes the file of a socket at which no process listens. Refuses to remove any other file.
+/// Removes the socket file at `path`. Returns an error if a process listens at the socket, or if
+/// the file is not a socket.
 fn make_room(path: &Path) -> Result<(), SocketError> {
     let failed = |error| SocketError::System {
         path: path.to_owned(),

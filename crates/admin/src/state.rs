@@ -8,11 +8,12 @@ use arc_swap::ArcSwap;
 use super::readiness::{Problem, ProblemCode, Readiness, Severity, Stage};
 use crate::assertion::published::{Documents, Published};
 use crate::clock;
-use crate::identity::text::printable;
+use crate::identity::text::{hex, printable};
 use crate::snapshot::Snapshot;
 use crate::telemetry::audit_health::AuditHealth;
 use crate::telemetry::handshake_sources::HandshakeSources;
 use crate::telemetry::metrics::Metrics;
+use crate::tls::LifeLeft;
 use crate::trust::{CrlStatus, Freshness};
 use crate::upstream::Upstream;
 
@@ -88,7 +89,8 @@ impl ControlState {
         }
     }
 
-    /// Returns the problems that an operator should look at, although requests are served.
+    /// Returns the problems that an operator should know about, although the gateway serves
+    /// requests.
     pub(super) fn problems(&self, snapshot: &Snapshot) -> Vec<Problem> {
         let now = clock::certificate_now();
         let mut problems = self.readiness.problems();
@@ -137,9 +139,20 @@ impl ControlState {
             }
             for list in bundle.freshness(now) {
                 if let Some((problem, since)) = list_problem(&list) {
-                    let subject = format!("{} {} {}", bundle.name(), list.issuer, list.number);
+                    let subject = format!("{} {}", bundle.name(), hex(&list.hash));
                     add(subject, problem, since);
                 }
+            }
+        }
+        for certificate in &snapshot.own_certificates {
+            let (code, since) = match certificate.left(now) {
+                LifeLeft::Enough => continue,
+                LifeLeft::Expiring => (ProblemCode::CertificateExpiring, certificate.renewal_due()),
+                LifeLeft::Expired => (ProblemCode::CertificateExpired, certificate.not_after),
+            };
+            if let Some(alarm) = certificate.alarm(now) {
+                let problem = Problem::new(code, &alarm).command(&certificate.command());
+                add(alarm, problem, Some(since));
             }
         }
         let store = snapshot.limiter.shared().and_then(|store| store.problem());

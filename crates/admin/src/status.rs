@@ -36,7 +36,8 @@ struct Status<'a> {
     addresses: &'a serde_json::Value,
     connections: i64,
     connections_limit: usize,
-    /// The address from which most handshakes of the last minute came, if there is such an address.
+    /// The address from which most handshakes of the last minute came. `None` if no address has
+    /// more than half of the handshakes, or if the address needs no attention.
     busiest_address: Option<Busiest>,
     descriptors: DescriptorPlan,
     routes: usize,
@@ -98,8 +99,8 @@ impl EndpointStatus {
     }
 }
 
-/// An address from which most handshakes come, although the handshakes are of several callers. It
-/// probably belongs to a load balancer that does not forward its clients' addresses.
+/// The address from which most handshakes come, if several callers made these handshakes. Such an
+/// address probably belongs to a load balancer that does not forward its clients' addresses.
 #[derive(Serialize)]
 struct Busiest {
     address: IpAddr,
@@ -117,7 +118,7 @@ const BALANCER_REMEDY: &str = "if it is a load balancer, let it send the PROXY p
 impl Busiest {
     fn of(sources: &HandshakeSources, snapshot: &Snapshot) -> Option<Self> {
         let busiest = sources.busiest()?;
-        // Returns `None` if the configuration already says that many peers share the address.
+        // If the configuration already says that many peers share the address, no advice is needed.
         snapshot.counted_address(busiest.address)?;
         Some(Self {
             address: busiest.address,

@@ -268,6 +268,7 @@ issuer = "http://127.0.0.1:9080"
 header = "X-Caller"
 algorithm = "ES256"
 lifetime = "5m"
+max_size = "7KiB"
 keys = "certs/signing"
 [public]
 address = "127.0.0.1:9080"
@@ -340,6 +341,7 @@ hash = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 expires = 2035-01-01T00:00:00Z
 routes = ["tokens"]
 networks = ["10.0.0.0/8", "::1"]
+connection_networks = ["192.0.2.0/24"]
 callers = ["spiffe://example.org/batch"]
 [[upstream]]
 name = "orders"
@@ -359,6 +361,8 @@ tunnel_idle_timeout = "2h"
 stall_timeout = "5m"
 total_timeout = "2h"
 max_requests = 50
+response_header_size = "16KiB"
+response_header_fields = 60
 max_connections = 40
 share = "when-full"
 max_pending = 30
@@ -381,6 +385,7 @@ private_key = "certs/issued/gateway.key"
 name = "orders"
 hosts = ["orders.example.org"]
 paths = ["/orders", "/orders/**"]
+path_encoding = ["allow-encoded-slash", "allow-non-utf8"]
 methods = ["GET"]
 callers = ["*"]
 except = ["spiffe://example.org/bad"]
@@ -388,6 +393,7 @@ authenticate = { all = ["certificate"] }
 upstream = "orders"
 audience = "orders"
 binding = "caller"
+assertion = "compact"
 [[route]]
 name = "tokens"
 paths = ["/tokens"]
@@ -434,6 +440,7 @@ handshake_timeout = "1s"
 header_timeout = "2s"
 body_timeout = "3s"
 header_size = "8KiB"
+header_fields = 50
 body_size = "1MiB"
 held_bodies = "2MiB"
 streams = 7
@@ -496,8 +503,8 @@ chains = "chains"
         assert_eq!(key.is_some(), counted, "{address}");
     }
     assert_eq!(
-        (limits.header_bytes, limits.body_bytes),
-        (8192, Some(1 << 20))
+        (limits.header_bytes, limits.header_fields, limits.body_bytes),
+        (8192, 50, Some(1 << 20))
     );
     let upstream = loaded.snapshot.upstreams.first().unwrap().config();
     let endpoints: Vec<_> = upstream
@@ -507,6 +514,8 @@ chains = "chains"
         .collect();
     assert_eq!(endpoints, [("10.0.0.1", 9001), ("::1", 80)]);
     assert_eq!(upstream.connect_timeout, Duration::from_millis(250));
+    let head = upstream.response_limits;
+    assert_eq!((head.header_bytes, head.header_fields), (16_384, 60));
     assert_eq!(upstream.stall_timeout, Some(Duration::from_secs(300)));
     assert_eq!(upstream.host.as_deref(), Some("orders.internal:80"));
     let tokens = &loaded.snapshot.routes.routes()[1];

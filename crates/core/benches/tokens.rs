@@ -1,6 +1,9 @@
-//! Measures the time that a token and a rate limit add to a request. The times should be at most
-//! 3 µs for a bound token that is in the cache, 120 µs for a new ES256 token, and 0.5 µs for a
-//! rate limit.
+//! Measures the time that a token and a rate limit add to a request. The limits for these times
+//! are:
+//!
+//! - a bound token that is in the cache: 3 µs
+//! - a new ES256 token: 120 µs
+//! - a rate limit: 0.5 µs
 
 #![allow(
     clippy::unwrap_used,

@@ -74,8 +74,8 @@ fn prepared(entries: Option<u32>) -> (ClientTrust, Credentials) {
     (trust, ca.client("/a"))
 }
 
-/// The numbers of entries in the intermediate's CRL with which a benchmark runs. `None` means
-/// that there are no CRLs and no revocation check.
+/// A benchmark runs once with each of these numbers of entries in the intermediate's CRL. `None`
+/// means that there are no CRLs and no revocation check.
 const LISTS: [Option<u32>; 3] = [None, Some(1), Some(100_000)];
 
 #[divan::bench(args = LISTS)]
@@ -105,10 +105,11 @@ fn chain_known(bencher: Bencher<'_, '_>, entries: &Option<u32>) {
 /// The reasons why a hostile chain is expensive to verify.
 #[derive(Debug, Clone, Copy)]
 enum Hostile {
-    /// Seven forged certificates with the name of the real intermediate, so that each may have
-    /// issued the leaf.
+    /// Seven forged certificates with the name of the real intermediate. By its name, each of them
+    /// could be the issuer of the leaf.
     Namesakes,
-    /// Seven self-signed certificates with the same name, so that each may have issued the others.
+    /// Seven self-signed certificates with the same name. By its name, each of them could be the
+    /// issuer of the others.
     Clique,
     /// A leaf with a thousand subject alternative names.
     Names,
@@ -157,7 +158,7 @@ fn chain_hostile(bencher: Bencher<'_, '_>, how: Hostile) {
     });
 }
 
-/// How a caller that was connected before connects again.
+/// The kind of handshake with which a caller connects a second time.
 #[derive(Debug, Clone, Copy)]
 enum Return {
     /// A full handshake in which the whole chain is verified.

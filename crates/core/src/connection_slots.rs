@@ -3,10 +3,10 @@
 //!
 //! A connection without a complete handshake costs a peer almost nothing. Such pending connections
 //! are therefore evicted for newer connections. The evicted connection belongs to the address with
-//! the most pending connections. Of the connections of this address, one that has sent no byte is
-//! evicted before one that has sent bytes, and an older one before a newer one. An established
-//! connection is evicted only if its listener has marked it as idle. While there is a free slot, no
-//! connection is evicted.
+//! the most pending connections. From this address, connections that have sent no byte are evicted
+//! before connections that have sent bytes. In both groups, the oldest connection is evicted first.
+//! An established connection is evicted only if its listener has marked it as idle. While there is
+//! a free slot, no connection is evicted.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -20,8 +20,9 @@ use crate::identity::ShareKey;
 /// Maximum number of connections that were evicted and have not closed yet. Such connections occupy
 /// no slot, but use file descriptors.
 const MAX_LEAVING: usize = 64;
-/// The time that a new connection waits for load balancers to send their PROXY headers. A
-/// connection whose load balancer has sent no header may be evicted only after this time.
+/// If there is no free slot, a new connection waits this long for PROXY headers on other
+/// connections. Only after this wait may a connection be evicted whose load balancer has sent no
+/// PROXY header.
 const NAMING_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// The limits of a listener's connections.
@@ -65,7 +66,8 @@ pub enum Yielded {
     /// There was no free slot, and the evicted connection's address had more pending connections
     /// than one address may have.
     AddressShare,
-    /// There was no free slot, and no address had too many pending connections.
+    /// There was no free slot. The evicted connection was idle, or no address had more pending
+    /// connections than one address may have.
     Full,
 }
 
@@ -123,7 +125,7 @@ struct Ranking {
     sources: HashMap<Source, BTreeSet<(u64, u64)>>,
     /// One entry for each source: the number of its connections, the age of its oldest connection,
     /// and the source. The last entry is the source with the most connections. If several sources
-    /// have the same number, it is the one with the oldest connection.
+    /// have equally many, the last entry is the source with the oldest connection.
     order: BTreeSet<(usize, Reverse<u64>, Source)>,
     count: usize,
 }
@@ -235,9 +237,8 @@ impl State {
             if count > share {
                 return Some((of(source)?, Yielded::AddressShare));
             }
-            // `source` has the most pending connections. If another source has the same number and
-            // none of its connections has sent a byte, a connection of that source is evicted
-            // instead.
+            // Several sources may have this number of connections. A source whose connections have
+            // all sent no byte is then selected first.
             let silent = self.silent.busiest().filter(|(_, silent)| *silent >= count);
             let (source, _) = silent.unwrap_or((source, count));
             return Some((of(source)?, Yielded::Full));
@@ -249,7 +250,7 @@ impl State {
         })
     }
 
-    /// Returns whether a pending or idle connection can be evicted. Those in `unnamed` do not
+    /// Returns whether a pending or idle connection can be evicted. Connections in `unnamed` do not
     /// count, because their callers' addresses are unknown.
     const fn has_named(&self) -> bool {
         self.pending.count > 0 || self.idle.count > 0
@@ -282,8 +283,8 @@ impl ConnectionSlots {
     }
 
     /// Takes a slot for a new connection that has sent no byte yet. Waits until there is a slot. If
-    /// another connection was evicted for it, also returns the reason. If an address has more than
-    /// `share` pending connections, one of these is evicted first.
+    /// another connection was evicted for the new connection, also returns the reason. If an
+    /// address has more than `share` pending connections, one of these is evicted first.
     pub async fn take(
         self: &Arc<Self>,
         from: impl Into<Origin>,
@@ -291,9 +292,9 @@ impl ConnectionSlots {
     ) -> (ConnectionSlot, Option<Yielded>) {
         let origin = from.into();
         if self.is_full(&self.state()) {
-            // In a burst, connections are accepted faster than their first bytes are read.
-            // `yield_now` lets other tasks read these bytes, before a connection is evicted because
-            // it has sent none.
+            // In a burst, connections are accepted faster than their first bytes are read. A
+            // connection could then be evicted because it has sent no byte, although its bytes are
+            // not read yet. Therefore `yield_now` lets other tasks read these bytes first.
             tokio::task::yield_now().await;
             let named = self.until(|state| !self.is_full(state) || state.has_named());
             let _ = tokio::time::timeout(NAMING_TIMEOUT, named).await;

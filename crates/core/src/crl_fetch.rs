@@ -26,7 +26,7 @@ use crate::identity::TrustDomain;
 use crate::identity::text::hex;
 use crate::pem;
 use crate::secret::{Existing, write_private};
-use crate::trust;
+use crate::trust::CrlTimes;
 
 /// The URL of a document with CRLs, and the rules for fetching it.
 #[derive(Clone)]
@@ -37,7 +37,10 @@ pub struct CrlSource {
     pub url: Uri,
     /// The rules for fetching the document.
     pub policy: Arc<CrlFetchPolicy>,
-    /// The document whose CRLs the configuration in service uses.
+    /// How long after its thisUpdate a CRL without nextUpdate is used. `None` means that CRLs
+    /// without nextUpdate are refused.
+    pub max_age: Option<Duration>,
+    /// The document from which the current configuration was built.
     pub in_use: Bytes,
 }
 
@@ -57,7 +60,7 @@ pub struct CrlFetchPolicy {
     pub directory: Option<PathBuf>,
 }
 
-/// The reason why there is no document.
+/// The reason why a source's document could not be obtained.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CrlFetchError {
     /// The HTTP request failed, or its response was refused.
@@ -85,16 +88,17 @@ struct Kept {
     fetched_at: u64,
 }
 
-/// A document of which it was checked that it contains only CRLs.
+/// A document that contains only CRLs. [`CrlDocument::decode`] has checked this.
 #[derive(Debug, Clone)]
 pub struct CrlDocument {
     bytes: Bytes,
-    /// The earliest `nextUpdate` of the CRLs, in seconds since the Unix epoch.
-    next_update: Option<i64>,
+    /// The thisUpdate and nextUpdate of each CRL in the document.
+    times: Vec<CrlTimes>,
 }
 
 impl CrlDocument {
-    /// Decodes a document. Returns the document and its CRLs. Decoding a large document takes long.
+    /// Decodes a document. Returns the document and its CRLs. Decoding a large document takes a
+    /// long time.
     ///
     /// # Errors
     /// Returns the same errors as [`crls_in`].
@@ -102,11 +106,9 @@ impl CrlDocument {
         bytes: Bytes,
     ) -> Result<(Self, Vec<CertificateRevocationListDer<'static>>), String> {
         let lists = crls_in(&bytes)?;
-        let ends = lists
-            .iter()
-            .filter_map(|list| trust::revocation::next_update(list));
-        let next_update = ends.min();
-        let document = Self { bytes, next_update };
+        let times = lists.iter().filter_map(|list| CrlTimes::read(list));
+        let times = times.collect();
+        let document = Self { bytes, times };
         Ok((document, lists))
     }
 
@@ -132,7 +134,7 @@ impl CrlFetcher {
     /// Blocks the thread during the fetch. On a tokio runtime, call this only on blocking threads.
     ///
     /// # Errors
-    /// Returns the error of the fetch if there is no copy on disk either.
+    /// Returns the error of the fetch, if the fetch fails and there is no copy on disk.
     pub fn obtain(&self, source: &CrlSource) -> Result<Obtained, CrlFetchError> {
         let copy = source.read_copy();
         let fetched = fetch_blocking(source)
@@ -183,7 +185,7 @@ impl CrlFetcher {
         Ok(Some(bytes))
     }
 
-    /// Writes the document in use to disk, if a directory is configured and the copy there differs
+    /// Writes the document in use to disk, if a directory is configured and the copy in it differs
     /// from the document. The document stays in use even if the write fails.
     pub fn save(source: &CrlSource) {
         if let Some(path) = source.copy()
@@ -216,12 +218,17 @@ impl CrlFetcher {
             .is_none_or(|kept| kept.document.bytes == source.in_use)
     }
 
-    /// Returns the earliest `nextUpdate` of a source's CRLs, in seconds since the Unix epoch.
-    /// Returns `None` if it is not known.
+    /// Returns the earliest time at which one of a source's CRLs expires, in seconds since the Unix
+    /// epoch. A CRL expires at its nextUpdate. Without nextUpdate, a CRL expires `max_age` after
+    /// its thisUpdate. Returns `None` if no such time is known.
     #[must_use]
     pub fn next_update(&self, source: &CrlSource) -> Option<i64> {
         let all = self.all();
-        all.get(&source.url.to_string())?.document.next_update
+        let times = &all.get(&source.url.to_string())?.document.times;
+        times
+            .iter()
+            .filter_map(|time| time.end(source.max_age))
+            .min()
     }
 
     /// Returns the kept document of a source. Returns `None` if no document is kept.
@@ -250,8 +257,7 @@ impl CrlFetcher {
 /// DER.
 ///
 /// # Errors
-/// Returns an error if the document contains anything else than CRLs. No part of a document is
-/// skipped.
+/// Returns an error if a part of the document is not a CRL. No part of a document is skipped.
 pub fn crls_in(document: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
     pem::revocation_lists(document)
         .map_err(|error| format!("what came is no revocation list: {error}"))
@@ -313,8 +319,8 @@ async fn fetch(source: &CrlSource) -> Result<Bytes, CrlFetchError> {
     Ok(client.fetch(&source.url, source.policy.max_bytes).await?)
 }
 
-/// Fetches the document on a new thread with a new runtime, because the current thread may belong
-/// to a runtime and must not start another one.
+/// Fetches the document on a new thread with a new runtime. The current thread may belong to a
+/// runtime, and such a thread must not start another runtime.
 fn fetch_blocking(source: &CrlSource) -> Result<Bytes, CrlFetchError> {
     let failed = |error: &dyn fmt::Display| CrlFetchError::Setup(error.to_string());
     std::thread::scope(|scope| {
@@ -360,6 +366,7 @@ mod tests {
                 interval: Duration::from_secs(60),
                 directory: Some(directory.to_owned()),
             }),
+            max_age: None,
             in_use: Bytes::new(),
         }
     }

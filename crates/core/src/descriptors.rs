@@ -1,10 +1,10 @@
 //! File descriptors. Raises the limit of the process, divides the descriptors among their uses, and
 //! keeps a few descriptors in reserve for a shortage.
 //!
-//! Callers can cause any number of connections to the gateway and to services. Operators and the
-//! loading of revocations must get descriptors even then. A part of the descriptors is therefore
-//! never used for connections. The reserve is a global variable, because the descriptor limit
-//! applies to the process.
+//! Callers can cause any number of connections to the gateway and to services. Even in this case,
+//! operators must be able to connect, and revocations must be loaded. A part of the descriptors is
+//! therefore never used for connections of callers or to services. The reserve is a global
+//! variable, because the descriptor limit applies to the process.
 
 use std::fs::File;
 use std::io;
@@ -63,9 +63,9 @@ impl ControlShare {
 }
 
 impl DescriptorPlan {
-    /// Divides `limit` descriptors among their uses, for a gateway with `workers` workers. Of the
-    /// descriptors for connections, two thirds are for connections of callers. The rest is for
-    /// connections to services, because each request may need one.
+    /// Divides `limit` descriptors among their uses, for a gateway with `workers` workers. Two
+    /// thirds of the descriptors for connections are for connections of callers. The rest is for
+    /// connections to services, because each request may need such a connection.
     #[must_use]
     pub fn divide(limit: usize, workers: usize) -> Self {
         let control = ControlShare {
@@ -81,8 +81,8 @@ impl DescriptorPlan {
         let connections = left / 3 * 2;
         Self {
             limit,
-            // The value is at least 1. With 0, no caller could connect, and no error would tell the
-            // operator why.
+            // The value is at least 1. With the value 0, no caller could connect, and no error
+            // would tell the operator why.
             connections: connections.max(1),
             services: (left - connections).max(1),
             control,

@@ -148,8 +148,8 @@ fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LockError
     move |error| LockError::Io { act, path, error }
 }
 
-/// Opens the lock file, or creates it. Nothing but a regular file is opened, because a link could
-/// point to any file, and because opening a pipe or a device may block or have side effects.
+/// Opens the lock file, or creates it. Opens only a regular file. A link could point to any file,
+/// and opening a pipe or a device may block or have side effects.
 fn open(path: &Path) -> Result<(File, Metadata), LockError> {
     let not_regular = |error| LockError::NotRegular {
         path: path.to_owned(),
@@ -172,7 +172,8 @@ fn open(path: &Path) -> Result<(File, Metadata), LockError> {
     let mode = Mode::from_raw_mode(PRIVATE);
     let open = |flags| rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, mode));
     let file = match open(flags | OFlags::EXCL) {
-        // A file that root makes in the directory of another user would lock that user out.
+        // If root creates the lock file in another user's directory, that user could not open it.
+        // So root gives the file to that user.
         Ok(created) => {
             let created = File::from(created);
             let directory = path.parent().unwrap_or(Path::new("."));
@@ -193,8 +194,8 @@ fn open(path: &Path) -> Result<(File, Metadata), LockError> {
     require_regular(metadata.file_type()).map_err(not_regular)?;
     if metadata.permissions().mode() & 0o077 != 0 {
         match file.set_permissions(Permissions::from_mode(PRIVATE)) {
-            // These errors are ignored. The file may belong to another user, who can hold the lock
-            // with any mode of the file. Or the file system is read-only.
+            // These errors are ignored. If the file belongs to another user, that user can hold the
+            // lock whatever the mode is. On a read-only file system, the mode cannot be changed.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -206,7 +207,7 @@ fn open(path: &Path) -> Result<(File, Metadata), LockError> {
     Ok((file, metadata))
 }
 
-/// Returns the process that holds the lock. Only Linux tells which process holds a lock.
+/// Returns the process that holds the lock. Only Linux reports this process.
 #[cfg(target_os = "linux")]
 fn holder(lock_file: &Metadata) -> Holder {
     use crate::file_read::read_regular;
@@ -352,7 +353,7 @@ nonsense
     fn a_copy_of_the_open_file_does_not_keep_the_lock() {
         let directory = tempfile::tempdir().unwrap();
         let lock = DirectoryLock::acquire(directory.path()).unwrap();
-        // A copy of the open file, as a child process has it until it runs its program.
+        // A child process has such a copy of the open file until it runs its program.
         let copy = lock.file.try_clone().unwrap();
         drop(lock);
         DirectoryLock::try_acquire(directory.path()).unwrap();

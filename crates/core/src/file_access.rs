@@ -1,7 +1,8 @@
-//! `FileAccess`: who may use a file. A file that replaces another one keeps owner, group and
-//! mode, so that the programs which read it still can.
+//! `FileAccess`: the owner, group and mode of a file. A file that replaces another file gets the
+//! same owner, group and mode. So the programs that could read the old file can read the new file.
 //!
-//! A command that root runs would otherwise leave root's files where another user's were.
+//! Without this module, a command that root runs would replace another user's file by a file that
+//! belongs to root.
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -10,16 +11,16 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
 
-/// The bits of a mode by which others than owner and group may read.
+/// The mode bit that allows all users to read.
 const WORLD_READABLE: u32 = 0o004;
-/// The bits of a mode that concern others than owner and group.
+/// The mode bits for users who are neither the owner nor in the group.
 const FOR_ALL: u32 = 0o007;
-/// The bits of a mode that concern the group.
+/// The mode bits for the group.
 const OF_GROUP: u32 = 0o070;
-/// The bits of a mode by which group and others may write. In a directory, they may then create
-/// files, and take the names of files that do not exist yet.
+/// The mode bits that allow the group and other users to write. These users can create files in
+/// such a directory, even at a path at which this program will later write a file.
 const SHARED_WRITE: u32 = 0o022;
-/// The extended attribute of a POSIX access control list.
+/// The name of the extended attribute that contains a POSIX access control list.
 const ACCESS_CONTROL_LIST: &str = "system.posix_acl_access";
 
 /// The owner, group and mode of a file.
@@ -31,17 +32,19 @@ pub struct FileAccess {
 }
 
 impl FileAccess {
-    /// Returns the access to the regular file at a path. None if there is none.
+    /// Returns the owner, group and mode of the regular file at `path`. Returns `None` if there is
+    /// no regular file at this path.
     ///
     /// # Errors
-    /// If the system does not say.
+    /// Returns the error of the operating system if the file cannot be examined.
     pub fn of(path: &Path) -> io::Result<Option<Self>> {
         match path.metadata() {
             Ok(found) if found.is_file() => {
                 let mut mode = found.mode() & 0o777;
                 if has_access_control_list(path) {
-                    // These bits are then the mask of the list, and not the rights of the group. The
-                    // list itself is not copied.
+                    // With an access control list, the group bits of the mode are the mask of the
+                    // list, and not the rights of the group. The list is not copied, so the group
+                    // gets no rights.
                     mode &= !OF_GROUP;
                 }
                 Ok(Some(Self {
@@ -56,14 +59,14 @@ impl FileAccess {
         }
     }
 
-    /// Returns the access to the secret at a path, which a new file will replace. Returns `None` if
-    /// there is no file.
+    /// Returns the owner, group and mode of a secret file that a new file will replace. Returns
+    /// `None` if there is no regular file at `path`.
     ///
     /// # Errors
-    /// Same as [`Self::of`]. Also returns [`io::ErrorKind::PermissionDenied`] with a remedy if
-    /// another user may have put the file there in order to own the new one: other users than its
-    /// owner can write to the directory, and the file belongs neither to this user nor to the
-    /// directory's owner.
+    /// Returns the same errors as [`Self::of`]. Also returns [`io::ErrorKind::PermissionDenied`]
+    /// with a remedy if another user may have created the file in order to own the new secret. This
+    /// is possible if users other than the directory's owner can write to the directory. It is not
+    /// possible if the file belongs to this user or to the directory's owner.
     pub fn of_secret(path: &Path) -> io::Result<Option<Self>> {
         let Some(access) = Self::of(path)? else {
             return Ok(None);
@@ -89,8 +92,9 @@ impl FileAccess {
         Ok(Some(access))
     }
 
-    /// Returns the access that root gives to a new file in another user's directory. None for other
-    /// users, and in a directory of root's own.
+    /// Returns the access for a new file that root creates in the directory of another user: the
+    /// owner and group of the directory, and `mode`. Returns `None` if this process does not run as
+    /// root, if root owns the directory, or if the directory cannot be examined.
     #[must_use]
     pub fn inherited(directory: &Path, mode: u32) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
@@ -104,8 +108,9 @@ impl FileAccess {
         })
     }
 
-    /// Limits it to what a secret may have: at most its owner may write, and its group read. If it
-    /// was for everybody, somebody has opened it up, and it is closed again.
+    /// Limits the access to what is allowed for a secret: the owner may read and write, and the
+    /// group may read. If other users had any access, the mode becomes 0600, because that access is
+    /// assumed to be a mistake.
     #[must_use]
     pub const fn private(self) -> Self {
         let mode = match self.mode & FOR_ALL {
@@ -115,7 +120,8 @@ impl FileAccess {
         Self { mode, ..self }
     }
 
-    /// Limits it to what a file without secrets may have: not everybody may write.
+    /// Limits the access to what is allowed for a file without secrets: only the owner and the
+    /// group may write.
     #[must_use]
     pub const fn public(self) -> Self {
         Self {
@@ -124,11 +130,12 @@ impl FileAccess {
         }
     }
 
-    /// Gives this access to a new file.
+    /// Gives this owner, group and mode to a new file.
     ///
     /// # Errors
-    /// [`io::ErrorKind::PermissionDenied`] with a remedy if this user cannot give the file to its
-    /// owner or group, and somebody would lose access.
+    /// Returns [`io::ErrorKind::PermissionDenied`] with a remedy if this user cannot set the owner
+    /// or group, and the owner or a group member would lose access. Otherwise returns the error of
+    /// the operating system.
     pub fn give_to(self, file: &File) -> io::Result<()> {
         let own = file.metadata()?;
         let mut mode = self.mode;
@@ -138,7 +145,8 @@ impl FileAccess {
             if error.kind() != io::ErrorKind::PermissionDenied {
                 return Err(error);
             }
-            // A member of a group may give away files to it.
+            // A user may give a file to a group if the user owns the file and is a member of the
+            // group.
             let has_group = own.gid() == self.group || fchown(file, None, Some(self.group)).is_ok();
             let has_owner = own.uid() == self.owner;
             let is_harmless = mode & WORLD_READABLE != 0;
@@ -146,11 +154,13 @@ impl FileAccess {
                 return Err(self.refused());
             }
             if !has_group {
-                // The group of this process gets nothing that everybody has not.
+                // The file keeps the group of this process. This group gets only those rights that
+                // all users have.
                 mode = (mode & !OF_GROUP) | ((mode << 3) & mode & OF_GROUP);
             }
         }
-        // After the owner: a change of the owner may clear bits of the mode.
+        // The mode is set after the owner, because a change of the owner may clear bits of the
+        // mode.
         if file.metadata()?.mode() & 0o777 != mode {
             file.set_permissions(Permissions::from_mode(mode))?;
         }
@@ -174,9 +184,9 @@ impl FileAccess {
 /// Creates a directory. A directory that root creates in another user's directory belongs to that
 /// user.
 ///
-/// The other user can exchange every part of the path for a symbolic link meanwhile. Therefore root
-/// works on the open parent directory, follows no link below it, and gives away only a directory
-/// that is still root's.
+/// The other user can replace any part of the path by a symbolic link at any time. Root therefore
+/// opens the parent directory only once and follows no link below it. Root changes the owner only
+/// of a directory that still belongs to root.
 ///
 /// # Errors
 /// Returns the error of the operating system.
@@ -206,10 +216,10 @@ pub fn create_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a file has a POSIX access control list with more entries than its mode.
+/// Whether a file has a POSIX access control list. A list that contains only the rights in the mode
+/// does not count, because the system does not store it.
 fn has_access_control_list(path: &Path) -> bool {
-    let mut nothing: [u8; 0] = [];
-    rustix::fs::getxattr(path, ACCESS_CONTROL_LIST, &mut nothing).is_ok_and(|length| length > 0)
+    rustix::fs::getxattr_query(path, ACCESS_CONTROL_LIST).is_ok_and(|length| length > 0)
 }
 
 #[cfg(test)]
@@ -266,8 +276,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a");
         std::fs::write(&path, "").unwrap();
-        // Entries of acl(5): the owner may write, user 33 may read, the group may do nothing. The
-        // mask makes the mode 0640.
+        // Entries of the list (acl(5)): the owner may read and write, user 33 may read, and the
+        // group has no rights. The mode shows the mask (read) as the rights of the group, so the
+        // mode is 0640.
         let entries: [(u16, u16, u32); 5] = [
             (1, 6, u32::MAX),
             (2, 4, 33),

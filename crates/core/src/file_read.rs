@@ -141,7 +141,7 @@ pub fn is_not_regular(error: &io::Error) -> bool {
     )
 }
 
-/// Reads a file to its end. The file may be longer than the size that the system reports: for files
+/// Reads a file to its end. The file may be longer than the size that the system reports. For files
 /// in /proc this size is 0, and other files may grow during the read.
 fn read_to_end(file: File, metadata: &Metadata, max: u64, content: &mut Vec<u8>) -> io::Result<()> {
     let too_large = || {

@@ -1,6 +1,6 @@
 //! `FrameScanner`: finds the frames in the bytes of an HTTP/2 connection (RFC 9113 section 4.1). It
-//! reads those fields of the frames that the gateway needs and the HTTP library does not report.
-//! [`merged_data`] merges small DATA frames into larger frames.
+//! reads a few fields of these frames. The gateway needs these fields, but the HTTP library does
+//! not report them. [`merged_data`] merges small DATA frames into larger frames.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod fixture;
@@ -28,8 +28,10 @@ pub const END_STREAM: u8 = 1;
 /// Flag of a SETTINGS frame that only acknowledges the other peer's settings.
 pub const ACK: u8 = 1;
 
-/// Identifiers of the settings SETTINGS_INITIAL_WINDOW_SIZE and SETTINGS_MAX_HEADER_LIST_SIZE (RFC
-/// 9113 section 6.5.2), and SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 section 3).
+/// Identifiers of the settings SETTINGS_HEADER_TABLE_SIZE, SETTINGS_INITIAL_WINDOW_SIZE and
+/// SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113 section 6.5.2), and SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC
+/// 8441 section 3).
+const HEADER_TABLE_SIZE: u16 = 1;
 const INITIAL_WINDOW: u16 = 4;
 const MAX_HEADER_LIST_SIZE: u16 = 6;
 const ENABLE_CONNECT_PROTOCOL: u16 = 8;
@@ -51,9 +53,11 @@ pub struct FrameScanner {
 }
 
 /// The settings in one SETTINGS frame. A setting that the frame does not contain is `None`. If a
-/// setting occurs several times, its last value is used.
+/// setting occurs several times in the frame, the last value is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Settings {
+    /// Maximum size of the table of the peer's HPACK decoder.
+    pub header_table_size: Option<u32>,
     /// The initial window of each stream in bytes.
     pub initial_window: Option<u32>,
     /// Maximum size of a head that the peer accepts. The size is computed as in RFC 9113 section
@@ -83,10 +87,10 @@ pub struct Frame {
     pub stream: u32,
     /// Length of the payload in bytes.
     pub length: u32,
-    /// The error code in an RST_STREAM or GOAWAY frame. Meaningless in other frames.
+    /// The error code in an RST_STREAM or GOAWAY frame. 0 in other frames.
     pub code: u32,
     /// In a WINDOW_UPDATE frame, the increment of the window. In a SETTINGS frame, the initial
-    /// window of streams, if the frame sets it.
+    /// window of streams. `None` if the frame sets neither of these values.
     pub window: Option<u32>,
     /// The values that a SETTINGS frame sets.
     pub settings: Settings,
@@ -107,11 +111,19 @@ impl FrameScanner {
                 want: 0,
             },
             settings: Settings {
+                header_table_size: None,
                 initial_window: None,
                 max_header_list_size: None,
                 connect_protocol: None,
             },
         }
+    }
+
+    /// Returns the number of bytes before the next frame. Returns `None` within a frame header,
+    /// because the length of that frame is not known.
+    #[must_use]
+    pub fn until_next_frame(&self) -> Option<u32> {
+        (self.have == 0).then_some(self.skip)
     }
 
     /// Reads the next bytes of the connection. Calls `each` for every frame whose fields these
@@ -179,6 +191,7 @@ impl FrameScanner {
         let [a, b, c, d, e, f, ..] = self.payload.bytes;
         let value = u32::from_be_bytes([c, d, e, f]);
         match u16::from_be_bytes([a, b]) {
+            HEADER_TABLE_SIZE => self.settings.header_table_size = Some(value),
             INITIAL_WINDOW => self.settings.initial_window = Some(value),
             MAX_HEADER_LIST_SIZE => self.settings.max_header_list_size = Some(value),
             ENABLE_CONNECT_PROTOCOL => self.settings.connect_protocol = Some(value == 1),

@@ -31,10 +31,10 @@ use crate::crypto;
 const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 
 /// Maximum number of exchanges with one provider at the same time. An exchange counts until it
-/// ends, even if the code that started it no longer waits for the response.
+/// ends, even if no code waits for its response any more.
 pub(crate) const MAX_EXCHANGES: usize = 64;
 
-/// Maximum time that a new exchange waits while [`MAX_EXCHANGES`] others are running.
+/// Maximum time that a new exchange waits while [`MAX_EXCHANGES`] other exchanges are running.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Timeout of a connection attempt to one address of a provider.
@@ -51,7 +51,8 @@ pub struct ClientSettings {
     pub timeout: Duration,
 }
 
-/// The reason why there is no usable response. It never contains parts of the request or response.
+/// The reason why there is no usable response. The error never contains parts of the request or
+/// response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
     /// The connection, its TLS handshake, or the exchange failed.
@@ -72,8 +73,8 @@ pub enum FetchError {
     /// The metadata contain another issuer than the configured issuer, or URLs on another origin.
     #[error("its metadata do not fit the configured issuer")]
     Metadata,
-    /// The request waited for `QUEUE_TIMEOUT`, but all of the `MAX_EXCHANGES` exchanges kept
-    /// running.
+    /// Too many exchanges were running. The request has waited for `QUEUE_TIMEOUT`, and was not
+    /// sent.
     #[error("too many questions to it are under way")]
     Busy,
 }
@@ -100,8 +101,8 @@ pub(crate) struct JsonResponse {
 pub struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     timeout: Duration,
-    /// The runtime on which exchanges run. If it is not set, an exchange runs on the runtime of the
-    /// code that starts it.
+    /// The runtime on which exchanges run. If no runtime is set, an exchange runs on the runtime of
+    /// the code that starts the exchange.
     runtime: Arc<OnceLock<tokio::runtime::Handle>>,
     /// Limits the number of exchanges: an exchange takes one permit.
     turns: Arc<Semaphore>,
@@ -155,9 +156,9 @@ impl HttpClient {
         request: Request<Full<Bytes>>,
         held: impl Send + 'static,
     ) -> Result<JsonResponse, FetchError> {
-        // If this future is dropped, the exchange continues on the client's runtime, and the
-        // exchange keeps its permit. The semaphore therefore limits exchanges and not calls of this
-        // function.
+        // If `runtime` is set and this future is dropped, the exchange still continues on that
+        // runtime. The permit therefore belongs to the exchange. The semaphore thus limits
+        // exchanges, and not calls of this function.
         let turn = Arc::clone(&self.turns).acquire_owned();
         let turn = tokio::time::timeout(QUEUE_TIMEOUT.min(self.timeout), turn).await;
         let Ok(Ok(turn)) = turn else {
@@ -170,7 +171,7 @@ impl HttpClient {
             answered
         });
         let answered = match self.runtime.get() {
-            // If the runtime ends, its tasks end too, and `await` returns an error.
+            // If the runtime shuts down, its tasks end too, and `await` returns an error.
             Some(runtime) => match runtime.spawn(exchange).await {
                 Ok(answered) => answered,
                 Err(_) => return Err(FetchError::Unreachable),

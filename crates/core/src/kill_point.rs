@@ -32,8 +32,9 @@ pub mod tests {
     /// The exit code of a child process that ended at its kill point.
     const KILLED: i32 = 86;
 
-    /// The number of the kill point at which this process ends, counted from 0. Only a unit test
-    /// sets it, by [`directory`], so that the environment alone ends no other program.
+    /// The number of the kill point at which this process ends, counted from 0. Only [`directory`]
+    /// sets this number, and only unit tests call `directory`. So the environment variables alone
+    /// never end another program.
     static KILL_AT: OnceLock<u32> = OnceLock::new();
     static REACHED: AtomicU32 = AtomicU32::new(0);
 

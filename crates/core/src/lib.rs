@@ -1,12 +1,12 @@
-//! The modules by which the gateway decides about requests: identities, trust, policy, credentials,
-//! assertions, upstreams.
+//! The modules with which the gateway decides about requests: for example identities, trust,
+//! policy, credentials, assertions and upstreams.
 //!
-//! The comment at the top of the program's `src/main.rs` lists the modules of all crates by tiers.
-//! `tests/architecture` checks that a module imports from lower tiers only.
+//! The comment at the top of the program's `src/main.rs` lists the modules of all crates, ordered
+//! by tier. `tests/architecture` checks that a module imports from lower tiers only.
 //!
-//! Only this crate names the cryptography provider: the features `ring` and `aws-lc-rs` of the
-//! other crates only switch on the same feature of this crate. The feature `testing` adds helpers
-//! that unit tests of the other crates need.
+//! Of the crates of the gateway, only this crate and `countersign-verify` call the cryptography
+//! provider. In the other crates, the features `ring` and `aws-lc-rs` only enable the same feature
+//! of this crate. The feature `testing` adds helpers that unit tests of the other crates need.
 
 pub mod assertion;
 pub mod authn;

@@ -321,7 +321,7 @@ reasons! {
         "Close connections, or wait for requests to end; the operator can raise the limit that the answer names.";
     TooLarge = "too-large", Request, 413, RESOURCE_EXHAUSTED, None, Caller,
         "The request is larger than the gateway accepts.",
-        "Send smaller headers or a smaller body.";
+        "Send a shorter path, smaller headers or a smaller body; the detail names the limit, which the operator may be able to raise.";
     HeadTooLarge = "head-too-large", Request, 431, RESOURCE_EXHAUSTED, None, Caller,
         "The service behind this route takes no head of this size.",
         "Send fewer or shorter fields, or a shorter path and query.";
@@ -360,17 +360,17 @@ impl ReasonCode {
         Self::ALL.iter().copied().find(|code| code.as_str() == word)
     }
 
-    /// Returns the reasons for which a peer may meet a TLS alert, by the alert's number.
+    /// Returns the reasons that a TLS alert with this number may have.
     #[must_use]
     pub fn behind_alert(number: u8) -> Vec<Self> {
         let has_alert = |code: &Self| code.alert().is_some_and(|alert| alert.number() == number);
         let mut reasons: Vec<Self> = Self::ALL.iter().copied().filter(has_alert).collect();
         match number {
-            // unexpected_message: the first message was no ClientHello.
+            // unexpected_message: the first message was not a ClientHello.
             10 => reasons.push(Self::MalformedRequest),
-            // handshake_failure: in this way TLS 1.2 reports that a certificate is required.
+            // handshake_failure: TLS 1.2 uses this alert if a required certificate is missing.
             40 => reasons.push(Self::NoCertificate),
-            // unrecognized_name
+            // unrecognized_name: the server name that the client sent is unknown.
             112 => reasons.push(Self::HostMismatch),
             _ => {}
         }

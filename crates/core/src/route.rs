@@ -3,12 +3,14 @@
 //! The most specific route is selected. An exact host precedes a wildcard host, and a wildcard host
 //! precedes any host. An exact path precedes a path pattern, and a longer pattern precedes a
 //! shorter one. The method is compared last. The order of routes in the file has no meaning. If two
-//! routes are equally specific, the configuration is rejected. If host and path have selected
-//! routes, but none of them allows the method, no less specific route is tried.
+//! routes are equally specific, the configuration is rejected. If no route with the selected host
+//! and path allows the method, the gateway does not try less specific routes.
 //!
+//! - `path_encoding`: the unusual forms of paths that a route accepts
 //! - `rewrite`: the change that a route may make to a path
 //! - `upgrade`: the protocols to which a connection may switch
 
+mod path_encoding;
 mod rewrite;
 mod upgrade;
 
@@ -18,8 +20,10 @@ use std::sync::{Arc, OnceLock};
 
 use http::{HeaderValue, Method};
 
+pub use self::path_encoding::{PathEncoding, PathEncodings};
 pub use self::rewrite::{PathRewrite, RewriteError};
 pub use self::upgrade::{UpgradeProtocol, UpgradeProtocolError, carries_requests};
+use crate::assertion::{AssertionDetail, Recipient};
 use crate::authn::Authenticators;
 use crate::identity::pattern::{HostPattern, PathPattern, Segment};
 use crate::policy::Rule;
@@ -69,6 +73,10 @@ pub struct Route {
     pub audience: String,
     /// Determines for which requests an assertion is valid.
     pub binding: Binding,
+    /// How much assertions say about the caller's certificate.
+    pub detail: AssertionDetail,
+    /// The unusual forms of paths that the route accepts.
+    pub path_encoding: PathEncodings,
     /// The change of the path before a request is forwarded. `None` if there is no change.
     pub rewrite: Option<PathRewrite>,
     /// `Some` if assertions are bound to the body. The number is the maximum size of the body in
@@ -84,6 +92,15 @@ pub struct Route {
 }
 
 impl Route {
+    /// Returns to whom the assertions of this route go, and how much they say.
+    #[must_use]
+    pub fn recipient(&self) -> Recipient<'_> {
+        Recipient {
+            audience: &self.audience,
+            detail: self.detail,
+        }
+    }
+
     /// Returns those protocols in an `Upgrade` field that the route allows.
     pub fn allowed_upgrades<'a>(
         &'a self,
@@ -109,8 +126,8 @@ pub struct ProtectedResource {
     pub bound: bool,
 }
 
-/// The counters of a route's requests. They are set before the route's snapshot is put into
-/// service.
+/// The counters of a route's requests. The gateway sets them before it puts the route's snapshot
+/// into service.
 #[derive(Debug, Default)]
 pub struct RouteMeter(OnceLock<Arc<RouteMetrics>>);
 
@@ -252,14 +269,14 @@ impl RouteTable {
         &self.routes
     }
 
-    /// Returns whether the upstream of any route keeps forgeable fields, which are removed by
-    /// default.
+    /// Returns whether at least one route has an upstream that may receive forgeable header fields.
+    /// By default, the gateway removes these fields.
     #[must_use]
     pub const fn keeps_headers(&self) -> bool {
         self.keeps_headers
     }
 
-    /// Returns whether any route continues transactions.
+    /// Returns whether at least one route has `continue_transaction` set.
     #[must_use]
     pub const fn continues_transactions(&self) -> bool {
         self.continues_transactions
@@ -291,8 +308,8 @@ impl RouteTable {
         }
     }
 
-    /// Returns the routes of the most specific host and path pattern that matches. The method is
-    /// not compared.
+    /// Returns the routes with the most specific matching host and path pattern. Does not compare
+    /// the method. Returns an empty slice if no route matches.
     #[must_use]
     pub fn at(&self, host: &str, path: &str) -> &[Arc<Route>] {
         let wildcard = host
@@ -502,8 +519,8 @@ fn tie(first: &Route, second: &Route) -> Option<String> {
         second
             .paths
             .iter()
-            // If the two path patterns differ, the routes tie even if their methods differ, because
-            // the path pattern is selected before the method is compared.
+            // The path pattern is selected before the method is compared. If the two path patterns
+            // differ, the routes therefore tie even if their methods differ.
             .find(|theirs| {
                 Rank::of(mine) == Rank::of(theirs)
                     && mine.overlaps(theirs)

@@ -82,11 +82,11 @@ pub fn write_private_by(
     write_private_with(path, content, existing, prefix, None)
 }
 
-/// Same as [`write_private_by`], but with the owner, group and mode of another file, as far as
-/// they are right for a secret.
+/// Does the same as [`write_private_by`]. If `access` is not `None`, the file gets this owner,
+/// group and mode, limited by [`FileAccess::private`].
 ///
 /// # Errors
-/// Same as [`write_private`], and [`FileAccess::give_to`].
+/// Returns the same errors as [`write_private`] and [`FileAccess::give_to`].
 pub fn write_private_with(
     path: &Path,
     content: &[u8],

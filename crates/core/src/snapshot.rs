@@ -24,7 +24,7 @@ use crate::policy::share::Share;
 use crate::policy::throttle::Limiter;
 use crate::route::RouteTable;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{Credentials, ServerEntry, ServerNames, TicketSource};
+use crate::tls::{Credentials, OwnCertificate, ServerEntry, ServerNames, TicketSource};
 use crate::trust::{DenyList, PathCache, TrustBundle};
 use crate::upstream::Upstream;
 
@@ -32,8 +32,8 @@ use crate::upstream::Upstream;
 /// files that the configuration names.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// The number of the snapshot. It grows with each new configuration and each change of material
-    /// (certificates, keys, CRLs).
+    /// The number of the snapshot. It increases with each new configuration and with each change of
+    /// material (certificates, keys, CRLs).
     pub generation: u64,
     /// The TLS configurations by server name.
     pub server_names: ServerNames,
@@ -51,7 +51,7 @@ pub struct Snapshot {
     pub signer: AssertionSigner,
     /// The token issuers whose tokens are accepted.
     pub token_issuers: Vec<Arc<TokenIssuer>>,
-    /// Applies the rate limits. Its counts of requests are kept over reloads.
+    /// Applies the rate limits. A reload keeps the counts of requests.
     pub limiter: Limiter,
     /// The API keys of callers without a certificate.
     pub api_keys: Arc<ApiKeys>,
@@ -74,6 +74,8 @@ pub struct Snapshot {
     pub crl_sources: Vec<CrlSource>,
     /// The operators that may connect over the network. `None` if no operator may.
     pub operators: Option<Operators>,
+    /// The certificates that the gateway presents.
+    pub own_certificates: Vec<OwnCertificate>,
 }
 
 /// The identities that may operate the gateway with a certificate, and the TLS settings for their
@@ -162,8 +164,8 @@ impl Snapshot {
     }
 }
 
-/// Identifies a snapshot and the state of its deny list. If two stamps are equal, both stand for
-/// the same trust decisions.
+/// Identifies a snapshot and the state of its deny list. If two stamps are equal, the gateway makes
+/// the same decisions about identities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrustStamp {
     generation: u64,
@@ -184,6 +186,8 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// Maximum size of a request's head in bytes.
     pub header_bytes: usize,
+    /// Maximum number of header fields of a request.
+    pub header_fields: usize,
     /// Maximum size of a request's body in bytes. `None` if there is no limit.
     pub body_bytes: Option<u64>,
     /// Maximum size of all buffered request bodies together, in bytes.
@@ -203,7 +207,7 @@ pub struct Limits {
 pub struct CallerLimits {
     /// The part of all connections that the caller may hold.
     pub connections: Share,
-    /// The part of the requests in progress at one upstream that the caller may have.
+    /// The part of one upstream's requests in progress that the caller may have.
     pub requests_in_flight: Share,
     /// Maximum number of tunnels of one caller at the same time.
     pub tunnels: usize,
@@ -226,8 +230,8 @@ impl Default for CallerLimits {
 /// one address.
 #[derive(Debug, Clone)]
 pub struct AddressLimits {
-    /// Number of connections with an incomplete handshake that one address may have. If there is no
-    /// free slot, connections of addresses that have more of them are evicted first.
+    /// Number of connections with an incomplete handshake. If there is no free slot, connections of
+    /// addresses with more than this number are evicted first.
     pub handshakes_in_progress: usize,
     /// Networks in which many peers share each address. Connections from these networks are not
     /// counted by address.
@@ -244,8 +248,8 @@ impl AddressLimits {
             .any(|network| network.contains(&address))
     }
 
-    /// Returns the key under which connections from `address` are counted. Returns `None` if they
-    /// are not counted by address.
+    /// Returns the key under which connections from `address` are counted. Returns `None` if
+    /// connections from this address are not counted by address.
     #[must_use]
     pub fn key_of(&self, address: IpAddr) -> Option<ShareKey> {
         (!self.is_trusted(address)).then(|| ShareKey::of_address(address))
@@ -269,6 +273,7 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(60),
             header_bytes: 32 * 1024,
+            header_fields: 100,
             body_bytes: None,
             held_bytes: 64 * 1024 * 1024,
             streams: 128,
@@ -318,7 +323,7 @@ pub struct AdminSettings {
     /// certificate.
     pub address: SocketAddr,
     /// Patterns of the identities that may change the state of the gateway. If the list is not
-    /// empty, all other peers are refused.
+    /// empty, a peer whose identity matches no pattern is refused.
     pub operators: Vec<IdentityPattern>,
     /// The path of the operators' socket, over which `countersign` commands reach the gateway.
     pub socket: Option<PathBuf>,

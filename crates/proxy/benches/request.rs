@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use countersign_core::assertion::signer::RequestBinding;
 use countersign_core::assertion::{
-    AssertionSettings, AssertionSigner, SigningAlgorithm, SigningKeyRing, key_directory,
+    AssertionDetail, AssertionSettings, AssertionSigner, Recipient, SigningAlgorithm,
+    SigningKeyRing, key_directory,
 };
 use countersign_core::clock;
 use countersign_core::identity::{IdentityPattern, Principal};
@@ -22,7 +23,7 @@ use countersign_core::policy::{Authentication, Permit, Rule, decide};
 use countersign_core::trust::{ClientTrust, TrustBundle};
 use countersign_proxy::wire::framing::FramingMachine;
 use countersign_proxy::wire::headers::strip_request;
-use countersign_proxy::wire::target::checked_path;
+use countersign_proxy::wire::path::checked_path;
 use countersign_testkit::{Credentials, Leaf, TestCa};
 use divan::{Bencher, black_box};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -64,6 +65,7 @@ fn signer(algorithm: SigningAlgorithm) -> AssertionSigner {
             issuer: "https://gateway.example.org:9080".into(),
             header: HeaderName::from_static("countersign-assertion"),
             lifetime: Duration::from_secs(30),
+            max_size: countersign_core::assertion::DEFAULT_MAX_SIZE,
         },
         Arc::new(SigningKeyRing::load(directory.path(), algorithm).unwrap()),
     )
@@ -82,7 +84,11 @@ fn sign_request(bencher: Bencher<'_, '_>, algorithm: &str) {
         body_hash: None,
         transaction: "0123456789012345678901",
     };
-    bencher.bench(|| signer.sign_request(black_box(&permit), "orders", &binding, now));
+    let recipient = Recipient {
+        audience: "orders",
+        detail: AssertionDetail::Full,
+    };
+    bencher.bench(|| signer.sign_request(black_box(&permit), recipient, &binding, now));
 }
 
 #[divan::bench]
@@ -101,7 +107,7 @@ fn follow_one_request(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn check_path(bencher: Bencher<'_, '_>) {
-    bencher.bench(|| checked_path(black_box("/orders/2026/11/7")).map(|path| path.len()));
+    bencher.bench(|| checked_path(black_box("/orders/2026/11/7")).map(|path| path.text.len()));
 }
 
 /// Removes forbidden fields from the head of a typical request. About half of the field names

@@ -50,7 +50,7 @@ use crate::upstream::{HttpProtocol, Upstream};
 const GRPC_GRACE: Duration = Duration::from_secs(1);
 
 /// Responds to one request. If `framing_error` is `Some`, the request's head is malformed. Over
-/// HTTP/1.1, the framing guard then passes a replacement instead of the malformed request, and
+/// HTTP/1.1, the framing guard then gives hyper a replacement for the malformed request, and
 /// `request` is this replacement.
 pub(crate) async fn handle(
     connection: Arc<Connection>,
@@ -213,8 +213,8 @@ async fn serve(
         &target.host,
     )?;
     if let Some(response) = serve_locally(context, &parts.method, &target, record) {
-        // The gateway's own paths refuse extended CONNECT, because its caller would read a 2xx
-        // response as an open tunnel.
+        // The gateway's own paths refuse extended CONNECT, because a caller that sends extended
+        // CONNECT reads every 2xx response as an open tunnel.
         if upgrade.as_ref().is_some_and(|asked| asked.stream.is_some()) {
             return Err(Refusal::new(
                 ReasonCode::MalformedRequest,
@@ -298,6 +298,7 @@ async fn forward_permitted(
         method: parts.method.clone(),
         host: target.host,
         decoded_path: target.decoded_path,
+        path_forms: target.path_forms,
         principal: permit.principal().cloned(),
         credentials: UsedCredentials::keep(permitted.presented, route),
         upgrade: Mutex::new(upgrade.as_ref().map(|upgrade| upgrade.protocols.clone())),
@@ -367,15 +368,15 @@ async fn forward_permitted(
 }
 
 /// Returns the signal that ends the response if another caller needs the response's upstream
-/// connection.
+/// connection. Returns `None` if the gateway never takes this connection for another caller.
 fn ends_for_another(upstream: &Upstream, sent: &UpstreamResponse) -> Option<EndsForAnother> {
     let preemption = sent.lease.preemption()?;
     let denial = forward::preemption_denial(upstream.name());
     Some(EndsForAnother { preemption, denial })
 }
 
-/// Adds a request to the requests in progress. If it asks for an upgrade, also counts it as a
-/// tunnel of its caller.
+/// Adds a request to the requests in progress. If the request asks for an upgrade, also counts the
+/// request in the tunnel limit of the caller.
 fn register(
     forwarding: &ForwardContext<'_>,
     request: PermittedRequest,
@@ -405,10 +406,10 @@ fn write_request(
     Ok(hints.expectation(parts, protocol, body))
 }
 
-/// Returns the time by which the response must be complete: after `total_timeout`, or after the
-/// gRPC caller's own deadline if this deadline is earlier. A gRPC caller cancels its request at its
-/// deadline. The gateway enforces the deadline as well, because a caller may disappear without a
-/// reset of the stream.
+/// Returns the time by which the response must be complete. It is `total` from now, or
+/// [`GRPC_GRACE`] after the gRPC caller's own deadline, whichever is earlier. Returns `None` if
+/// there is no limit. A gRPC caller cancels its request at its deadline. The gateway enforces the
+/// deadline as well, because a caller may disappear without a reset of the stream.
 fn deadline(total: Option<Duration>, grpc: Option<Duration>) -> Option<Instant> {
     let grpc = grpc.map(|timeout| timeout.saturating_add(GRPC_GRACE));
     let timeout = match (total, grpc) {

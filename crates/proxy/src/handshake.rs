@@ -1,4 +1,5 @@
-//! Performs the handshake: makes a connection with a verified caller from an accepted socket.
+//! Performs the TLS handshake on an accepted socket, and verifies the caller's certificate if there
+//! is one.
 
 use std::io;
 use std::net::SocketAddr;
@@ -187,6 +188,7 @@ struct HandshakeOutcome {
     /// The server name of the TLS handshake (SNI), in normalized form.
     server_name: Option<String>,
     /// The time at which the identity must be verified again, in seconds since the Unix epoch.
+    /// `None` if the caller has presented no certificate.
     holds_until: Option<i64>,
 }
 
@@ -237,8 +239,8 @@ async fn perform(
         return Err(HandshakeError::unknown_name(requested_name));
     };
     let tls = Arc::clone(entry.tls_for(&start.client_hello()));
-    // The verifier's notes are collected from here on, because rustls decrypts a ticket as
-    // soon as it has its configuration.
+    // From this point on, `with_notes` collects the notes of the certificate verifier and of the
+    // ticket decryption. rustls decrypts a session ticket as soon as rustls has its configuration.
     let accepting = async { start.into_stream(tls).into_fallible().await };
     let turns = worker.handshake_turns();
     let accepting = box_in_place(|| with_notes(accepting));

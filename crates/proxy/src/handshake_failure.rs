@@ -110,8 +110,8 @@ impl HandshakeError {
         self.is_eviction
     }
 
-    /// Makes one record for `count` evicted connections, which are all evictions since the last
-    /// such record.
+    /// Adds to the detail that the audit line stands for `count` evicted connections. These are all
+    /// evictions since the last such audit line.
     pub(super) fn of_many(self, count: NonZeroU64) -> Self {
         Self {
             detail: format!("{EVICTED}; {count} did since this was last recorded"),
@@ -150,7 +150,7 @@ impl HandshakeError {
 
     /// Creates the error for a first message that is not a ClientHello. RFC 8446 section 6.2
     /// requires an alert for such a message. rustls does not send the alert, so the gateway writes
-    /// it itself.
+    /// the alert itself.
     pub(super) fn unexpected_message(error: &io::Error, socket: CallerSocket) -> Self {
         Self {
             alert: Some("unexpected_message"),
@@ -189,7 +189,8 @@ impl HandshakeError {
         }
     }
 
-    /// Writes the audit line of the failed handshake and closes the connection.
+    /// Writes the audit line of the failed handshake and closes the connection. Writes no audit
+    /// line if the peer closed the connection before it sent a byte.
     pub(super) async fn conclude(mut self, worker: &Worker, context: &FailureContext<'_>) {
         let socket = self.socket.take();
         let response = self.response;

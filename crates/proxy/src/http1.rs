@@ -9,11 +9,12 @@ use std::io::{self, Write as _};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::CONNECTION;
 use http::{Request, StatusCode, Version};
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -25,10 +26,14 @@ use tokio_rustls::server::TlsStream;
 use super::connection::Connection;
 use super::connection::lifetime::{Ending, Lifetime};
 use super::handler;
+use super::response::body::GatewayBody;
 use super::response::tunnel::{self, Tunnel};
 use super::task::box_in_place::box_in_place;
 use super::task::poll_on_wake::PollOnWake;
+use super::wire::framing::FramingMachine;
 use super::wire::framing_io::{FramingIo, FramingState};
+use super::wire::half_close::max_silence;
+use super::wire::head::MAX_FIELDS;
 use super::wire::socket::{CallerSocket, LingerLimits};
 use super::wire::tls_close::close_gracefully;
 use crate::snapshot::Limits;
@@ -59,7 +64,7 @@ struct Activity {
     /// Number of requests that have begun. This number is also the position of the next request on
     /// the connection.
     begun: AtomicU64,
-    /// Number of handlers that run now.
+    /// Number of requests whose complete response was not given to hyper yet.
     running: AtomicUsize,
     /// Whether the last request was HTTP/1.0. In HTTP/1.0 the end of the connection may mark the
     /// end of the response. The caller can then only see from the kind of close (regular or reset)
@@ -69,19 +74,49 @@ struct Activity {
     tunnel: Mutex<Option<Box<Tunnel>>>,
 }
 
-/// Counts a running handler until this value is dropped.
-struct RunningHandler(Arc<Activity>);
+/// Counts a request as running until this value is dropped.
+struct RunningRequest(Arc<Activity>);
 
-impl RunningHandler {
-    fn begin(activity: &Arc<Activity>) -> Self {
+impl RunningRequest {
+    fn begin(activity: &Arc<Activity>, version: Version) -> Self {
         activity.running.fetch_add(1, Ordering::Relaxed);
+        let is_http_10 = version == Version::HTTP_10;
+        activity.is_http_10.store(is_http_10, Ordering::Relaxed);
+        activity.framing.begin_request(!is_http_10);
         Self(Arc::clone(activity))
     }
 }
 
-impl Drop for RunningHandler {
+impl Drop for RunningRequest {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Ordering::Relaxed);
+        self.0.framing.end_response();
+    }
+}
+
+/// The body of a response. hyper drops it when it has read it to its end.
+struct RunningBody {
+    body: GatewayBody,
+    _running: RunningRequest,
+}
+
+impl Body for RunningBody {
+    type Data = <GatewayBody as Body>::Data;
+    type Error = <GatewayBody as Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -136,10 +171,12 @@ pub(super) fn serve(
         is_http_10: AtomicBool::new(false),
         tunnel: Mutex::new(None),
     });
+    let machine = FramingMachine::new(limits.header_bytes).max_fields(limits.header_fields);
     let io = Box::new(FramingIo::new(
         stream,
-        limits.header_bytes,
+        machine,
         limits.header_timeout,
+        max_silence(limits.body_timeout),
         Arc::clone(&activity.framing),
     ));
     serve_until_end(connection, limits, io, activity, lifetime)
@@ -287,20 +324,22 @@ async fn serve_active(
         let position = activity.begun.fetch_add(1, Ordering::Relaxed);
         let framing_error = activity.framing.error_of(position);
         let connection = Arc::clone(connection);
-        let running = RunningHandler::begin(activity);
+        let running = RunningRequest::begin(activity, request.version());
         if asks_to_close(&request) {
             activity.framing.set_closing();
         }
-        let is_http_10 = request.version() == Version::HTTP_10;
-        activity.is_http_10.store(is_http_10, Ordering::Relaxed);
         // Boxed, so that a connection without a request needs no space for this future.
         box_in_place(|| async move {
             let mut response = handler::handle(connection, request, framing_error).await;
+            running.0.framing.begin_response();
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 running.0.framing.set_switching();
                 *running.0.tunnel() = tunnel::take(&mut response);
             }
-            Ok::<_, io::Error>(response)
+            Ok::<_, io::Error>(response.map(|body| RunningBody {
+                body,
+                _running: running,
+            }))
         })
     });
     let mut builder = http1::Builder::new();
@@ -309,6 +348,10 @@ async fn serve_active(
         // and hyper does not serve idle connections.
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes.max(64 * 1024) + 1024);
+    // hyper parses heads faster if its default is not set explicitly.
+    if limits.header_fields != MAX_FIELDS {
+        builder.max_headers(limits.header_fields);
+    }
     let mut http = builder.serve_connection(TokioIo::new(io), service);
     let mut idle = pin!(activity.idle(connection));
     let mut idle = PollOnWake::new(idle.as_mut());

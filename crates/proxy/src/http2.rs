@@ -19,20 +19,29 @@ use super::handler;
 use super::response::h2_streams::H2Streams;
 use super::task::box_in_place::box_in_place;
 use super::wire::h2_head;
+use super::wire::h2_malformed::{self, MalformedResponder, RefusedRequest};
 use super::wire::h2_monitor::{FloodError, H2Stats, MonitoredIo};
 use super::wire::socket::CallerSocket;
 use super::wire::tls_close::close_gracefully;
 use super::wire::write_coalescing::{CoalescedWrites, CoalescingIo, SendEachPoll, coalescing};
+use crate::assertion::signer::token_id;
 use crate::h2_frames::PREFACE;
 use crate::h2_frames::merged_data::MergedData;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::snapshot::Limits;
+use crate::telemetry::record::AuditRecord;
 
 /// The detail in the audit line of a connection that is closed because its caller does not take a
 /// response. The gateway closes the connection if it cannot reset the stream of that response any
 /// more.
 const UNREAD: &str = "the caller did not take an answer for too long";
+/// The detail in the audit line of a request that h2 resets. The path is not recorded, because h2
+/// does not report it.
+const MALFORMED: &str = "the request is malformed: HTTP/2 has refused it with PROTOCOL_ERROR";
+/// Maximum number of streams of a connection that h2 resets because of the caller's errors. After
+/// them, it ends the connection.
+const MAX_MALFORMED: usize = 64;
 /// Time after GOAWAY in which streams may still make progress, before the connection ends.
 const GOAWAY_TIMEOUT: Duration = Duration::from_millis(400);
 
@@ -92,7 +101,7 @@ async fn serve_streams(
     let service = service_fn(move |request: Request<Incoming>| {
         counter.fetch_add(1, Ordering::Relaxed);
         let connection = Arc::clone(&serving);
-        let head_error = h2_head::check(&request, limits.header_bytes);
+        let head_error = h2_head::check(&request, limits.header_bytes, limits.header_fields);
         box_in_place(|| async move {
             Ok::<_, io::Error>(handler::handle(connection, request, head_error).await)
         })
@@ -100,6 +109,9 @@ async fn serve_streams(
     let stats = Arc::new(H2Stats::default());
     let metrics = Arc::clone(&connection.worker().shared().metrics);
     let streams = H2Streams::new(metrics, Arc::clone(&stats), limits.body_timeout);
+    // The monitor must see the resets that `MalformedResponder` replaces.
+    let record = malformed_requests(connection, &stats, &started);
+    let stream = MalformedResponder::new(stream, limits.streams, record);
     // The monitor must see the frames as they arrived, before `MergedData` merges small DATA
     // frames. Otherwise it could not limit small and empty frames.
     let stream = MergedData::new(MonitoredIo::new(stream, Arc::clone(&stats)), PREFACE);
@@ -114,7 +126,7 @@ async fn serve_streams(
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(u32::try_from(limits.header_bytes.saturating_add(h2_head::SLACK)).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(20)
-        .max_local_error_reset_streams(64)
+        .max_local_error_reset_streams(MAX_MALFORMED)
         .max_send_buf_size(SEND_BUFFER)
         // RFC 8441: extended CONNECT, for WebSocket over HTTP/2.
         .enable_connect_protocol()
@@ -152,6 +164,37 @@ async fn serve_streams(
         connection.cut(denial);
         let _ = tokio::time::timeout(GOAWAY_TIMEOUT, &mut serving).await;
         return Stopped::Cut;
+    }
+}
+
+/// Returns the function that records a malformed request when a response takes the place of h2's
+/// reset. The request counts as one that has begun.
+fn malformed_requests(
+    connection: &Arc<Connection>,
+    stats: &Arc<H2Stats>,
+    started: &Arc<AtomicU64>,
+) -> impl FnMut() -> RefusedRequest + Send + use<> {
+    let (connection, stats) = (Arc::clone(connection), Arc::clone(stats));
+    let started = Arc::clone(started);
+    move || {
+        started.fetch_add(1, Ordering::Relaxed);
+        stats.record_answered();
+        let request_id: Arc<str> = token_id().unwrap_or_default().into();
+        let mut record = AuditRecord::open(
+            connection.worker().audit().clone(),
+            Arc::clone(connection.facts()),
+            Arc::clone(&request_id),
+            Arc::clone(connection.worker().shared().metrics.unrouted()),
+        );
+        if let Some(proof) = connection.proof() {
+            record.caller(Arc::clone(&proof.identity));
+        }
+        record.refused(ReasonCode::MalformedRequest, MALFORMED);
+        record.answered(h2_malformed::STATUS);
+        RefusedRequest {
+            request_id,
+            when_written: Box::new(move || record.complete()),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! The top-level files, in the order in which a connection uses them:
 //!
 //! - `listener`: accepts connections and dispatches them to workers
-//! - `handshake`: makes a connection with a verified caller from an accepted socket
+//! - `handshake`: performs the TLS handshake on an accepted socket and verifies the caller
 //! - `handshake_failure`: records failed handshakes and closes their connections
 //! - `http1`, `http2`: serve one connection with hyper
 //! - `handler`: responds to one request, stage by stage
@@ -11,7 +11,7 @@
 //! The folders, from the highest layer to the lowest. A folder imports only from lower folders:
 //!
 //! - `gateway_routes`: responds to requests for the gateway itself
-//! - `response`: makes responses and sends their bodies
+//! - `response`: makes responses and sends their bodies to the caller
 //! - `forward`: sends a permitted request to its upstream
 //! - `stages`: checks and decisions before a request is forwarded
 //! - `connection`: the state of a connection, its requests and their bodies

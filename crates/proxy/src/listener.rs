@@ -60,8 +60,8 @@ struct AcceptedConnection {
     guard: ConnectionGuard,
 }
 
-/// An accepted socket. It is `Unregistered` if another worker than the accepting one will serve it.
-/// The serving worker registers the socket with its own runtime.
+/// An accepted socket. `Unregistered` means that one worker has accepted the socket and another
+/// worker will serve it. The serving worker registers the socket with its own runtime.
 enum Socket {
     Registered(TcpStream),
     Unregistered(std::net::TcpStream),
@@ -335,8 +335,8 @@ impl Dispatcher {
     }
 
     /// Chooses the worker with the least load. If all workers have at least `BALANCED_FROM`
-    /// connections, chooses worker `own` even if it has one connection more than the worker with
-    /// the least load, because that worker would have to be woken first.
+    /// connections, worker `own` may have one connection more than the worker with the least load.
+    /// Then `own` is still chosen, because another worker would have to be woken first.
     fn choose(&self, own: usize) -> Option<(usize, &WorkerHandle)> {
         let load = |worker: &WorkerHandle| worker.load.load(Ordering::Relaxed);
         let (index, idlest) = self

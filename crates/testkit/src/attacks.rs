@@ -417,9 +417,9 @@ async fn bare_targets(client: &Client, target: &Target) {
     }
 }
 
-/// The number of connections of an attack with as many streams as possible.
+/// The number of connections of the attacks that open as many streams as possible.
 const MANY: usize = 9;
-/// The number of streams on each connection of such an attack.
+/// The number of streams on each connection of these attacks.
 const STREAMS: u32 = 128;
 /// How long an attacker keeps connections open after it has sent its requests.
 const KEEP: Duration = Duration::from_millis(1500);

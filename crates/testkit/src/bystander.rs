@@ -32,7 +32,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// A service that is called with plain HTTP requests.
+    /// Describes a service that is called with plain HTTP requests.
     #[must_use]
     pub fn http(host: &str) -> Self {
         Self {
@@ -43,7 +43,8 @@ impl Target {
         }
     }
 
-    /// A gRPC service with the name `service`. Requests call its methods with empty messages.
+    /// Describes a gRPC service with the name `service`. Requests call its methods with empty
+    /// messages.
     #[must_use]
     pub fn grpc(host: &str, service: &str) -> Self {
         Self {
@@ -99,7 +100,7 @@ pub struct Experience {
     pub harm: Vec<String>,
 }
 
-/// A well-behaved caller. Dropping it stops its tasks.
+/// A well-behaved caller. Dropping this value stops the caller's tasks.
 #[derive(Debug)]
 pub struct Bystander {
     experience: Arc<Mutex<Experience>>,

@@ -34,7 +34,7 @@ pub struct AuthoritySpec {
 }
 
 impl AuthoritySpec {
-    /// Settings with this common name, a P-256 key and a validity of one year.
+    /// Creates settings with this common name, a P-256 key and a validity of one year.
     #[must_use]
     pub fn new(name: &str) -> Self {
         let now = OffsetDateTime::now_utc();
@@ -83,14 +83,15 @@ impl AuthoritySpec {
         self
     }
 
-    /// A DNS name of its own.
+    /// Adds a DNS name to the subject alternative names of the authority's certificate.
     #[must_use]
     pub fn dns(mut self, name: &str) -> Self {
         self.dns.push(name.to_owned());
         self
     }
 
-    /// Validity, in seconds from now.
+    /// Sets notBefore to `from` and notAfter to `until`, in seconds from now. Negative values are
+    /// times in the past.
     #[must_use]
     pub fn valid(mut self, from: i64, until: i64) -> Self {
         let now = OffsetDateTime::now_utc();
@@ -189,8 +190,8 @@ impl Authority {
         }
     }
 
-    /// Issues a certificate for the name and the key of `other`. The rest of the content is that
-    /// of `other`'s certificate, except the issuer and the serial number.
+    /// Issues a certificate for the name and the key of `other`. All other content is copied from
+    /// `other`'s certificate, except the issuer and the serial number.
     #[must_use]
     pub fn cross_sign(&self, other: &Self) -> CertificateDer<'static> {
         let mut params = other.params.clone();
@@ -270,7 +271,7 @@ impl Authority {
         &self.issuer
     }
 
-    /// Returns the authority's private key in PEM, for tools that issue what rcgen cannot issue.
+    /// Returns the authority's private key in PEM, so that a test can sign with it.
     #[must_use]
     pub fn key_pem(&self) -> String {
         pem("PRIVATE KEY", self.issuer.key().serialized_der())

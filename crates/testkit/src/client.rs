@@ -1,8 +1,8 @@
-//! A TLS client for tests. A test sets the certificate, the server name, the TLS version,
-//! the application protocol, and the bytes that the client sends.
+//! A TLS client for tests. A test sets the certificate, the server name, the TLS version, the
+//! application protocol, and the bytes that the client sends.
 //!
-//! The client accepts any server certificate, because some names under test are in no
-//! certificate. [`Connection::server_certificate`] returns the certificate that the server
+//! The client accepts any server certificate, because tests also use server names that no
+//! certificate contains. [`Connection::server_certificate`] returns the certificate that the server
 //! presented.
 
 use std::net::SocketAddr;
@@ -99,7 +99,8 @@ impl Client {
         self
     }
 
-    /// Sets the server name in the TLS handshake. `None`: the client sends no server name.
+    /// Sets the server name in the TLS handshake. `None` means that the client sends no server
+    /// name.
     #[must_use]
     pub fn server_name(mut self, name: Option<&str>) -> Self {
         self.server_name = name.map(str::to_owned);
@@ -142,7 +143,7 @@ impl Client {
             .map_or(0, |resuming| resuming.sessions.count())
     }
 
-    /// Connects to `address` instead of the address that [`Client::new`] got.
+    /// Connects to `address` instead of the address that was passed to [`Client::new`].
     #[must_use]
     pub const fn at(mut self, address: SocketAddr) -> Self {
         self.address = address;
@@ -319,7 +320,7 @@ impl Client {
     }
 }
 
-/// Accepts every server certificate, but checks that the server has its private key.
+/// Accepts every server certificate, but checks that the server has the certificate's private key.
 #[derive(Debug)]
 struct AnyServer(Arc<CryptoProvider>);
 

@@ -77,6 +77,30 @@ impl Connection {
         .await
     }
 
+    /// Sends `close_notify`, and ends the client's side of the connection.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub async fn half_close(&mut self) -> io::Result<()> {
+        in_time("an end", self.stream.shutdown()).await
+    }
+
+    /// Ends the client's side of the connection without `close_notify`.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub async fn end_without_alert(&mut self) -> io::Result<()> {
+        in_time("an end", self.stream.get_mut().0.shutdown()).await
+    }
+
+    /// Closes the connection with a reset.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub fn reset(self) -> io::Result<()> {
+        self.stream.get_ref().0.set_zero_linger()
+    }
+
     /// Reads until the server closes the connection or sends nothing for the time `silence`.
     /// Stops after [`DEADLINE`] in any case.
     pub async fn read_until_silent(&mut self, silence: std::time::Duration) -> RawAnswer {

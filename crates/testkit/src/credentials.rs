@@ -35,8 +35,8 @@ impl Clone for Credentials {
 }
 
 impl Credentials {
-    /// Takes a chain and a private key (PKCS#8) that other code made. [`Credentials::serial`] is
-    /// then empty.
+    /// Creates credentials from an existing chain and an existing private key (PKCS#8).
+    /// [`Credentials::serial`] returns an empty slice for these credentials.
     #[must_use]
     pub fn from_parts(chain: Vec<CertificateDer<'static>>, key: Vec<u8>) -> Self {
         Self::new(chain, key, Vec::new())

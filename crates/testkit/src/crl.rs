@@ -27,8 +27,12 @@ pub struct Crl {
 enum Omitted {
     Version,
     NextUpdate,
+    Number,
     Extensions,
 }
+
+/// The OID of the CRL number extension, 2.5.29.20, in DER.
+const CRL_NUMBER: [u8; 5] = [0x06, 0x03, 0x55, 0x1d, 0x14];
 
 impl Default for Crl {
     fn default() -> Self {
@@ -37,7 +41,7 @@ impl Default for Crl {
 }
 
 impl Crl {
-    /// A CRL without entries.
+    /// Creates the settings of a CRL without entries.
     #[must_use]
     pub fn new() -> Self {
         let now = OffsetDateTime::now_utc();
@@ -82,8 +86,8 @@ impl Crl {
         self.critical(0x1b, &[0x02, 0x01, 0x01])
     }
 
-    /// Marks the CRL as indirect (indirectCRL, RFC 5280 section 5.2.5). Its entries may be about
-    /// certificates of other issuers.
+    /// Marks the CRL as indirect (indirectCRL, RFC 5280 section 5.2.5). The entries of an indirect
+    /// CRL may be about certificates of other issuers.
     #[must_use]
     pub fn indirect(self) -> Self {
         self.critical(0x1c, &[0x30, 0x03, 0x84, 0x01, 0xff])
@@ -123,7 +127,34 @@ impl Crl {
         self
     }
 
-    /// Leaves nextUpdate out.
+    /// Removes the CRL number. The authority key identifier stays.
+    #[must_use]
+    pub fn without_number(mut self) -> Self {
+        self.omitted.push(Omitted::Number);
+        self
+    }
+
+    /// Limits the CRL to end-entity certificates, such as those of callers (onlyContainsUserCerts,
+    /// RFC 5280 section 5.2.5). The extension contains no distribution point.
+    #[must_use]
+    pub fn for_callers_only(self) -> Self {
+        self.critical(0x1c, &[0x30, 0x03, 0x81, 0x01, 0xff])
+    }
+
+    /// Limits the CRL to certificates of authorities (onlyContainsCACerts, RFC 5280 section 5.2.5).
+    /// The extension contains no distribution point.
+    #[must_use]
+    pub fn for_authorities_only(self) -> Self {
+        self.critical(0x1c, &[0x30, 0x03, 0x82, 0x01, 0xff])
+    }
+
+    /// Adds the extension issuingDistributionPoint with this content, valid or not.
+    #[must_use]
+    pub fn issuing_distribution_point(self, content: &[u8]) -> Self {
+        self.critical(0x1c, content)
+    }
+
+    /// Removes nextUpdate.
     #[must_use]
     pub fn without_next_update(mut self) -> Self {
         self.omitted.push(Omitted::NextUpdate);
@@ -182,7 +213,7 @@ impl Crl {
         .to_vec();
         match extensions.is_empty() && omitted.is_empty() {
             true => list,
-            false => changed(&list, extensions, &omitted, authority),
+            false => changed(&list, &extensions, &omitted, authority),
         }
     }
 
@@ -193,9 +224,9 @@ impl Crl {
     }
 }
 
-/// Adds the extensions `more` to the CRL `list`, removes the parts in `omitted`, and signs the
-/// result as `authority`.
-fn changed(list: &[u8], more: Vec<Vec<u8>>, omitted: &[Omitted], authority: &Authority) -> Vec<u8> {
+/// Returns a CRL with the extensions `more` added and the parts `omitted` removed. `authority`
+/// signs the changed CRL.
+fn changed(list: &[u8], more: &[Vec<u8>], omitted: &[Omitted], authority: &Authority) -> Vec<u8> {
     let (_, parts, _) = der::first(list);
     let (_, signed, _) = der::first(parts);
     let mut fields = Vec::new();
@@ -206,7 +237,16 @@ fn changed(list: &[u8], more: Vec<Vec<u8>>, omitted: &[Omitted], authority: &Aut
         let field = match tag {
             0xa0 => {
                 let (_, extensions, _) = der::first(content);
-                let all = [&[extensions.to_vec()][..], &more].concat();
+                let mut all = more.to_vec();
+                let mut rest = extensions;
+                while !rest.is_empty() {
+                    let (_, extension, length) = der::first(rest);
+                    let is_number = extension.starts_with(&CRL_NUMBER);
+                    if !is_number || !omitted.contains(&Omitted::Number) {
+                        all.push(rest[..length].to_vec());
+                    }
+                    rest = &rest[length..];
+                }
                 der::element(0xa0, &der::sequence(&all))
             }
             _ => rest[..length].to_vec(),

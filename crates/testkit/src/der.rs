@@ -42,10 +42,10 @@ pub fn first(der: &[u8]) -> (u8, &[u8], usize) {
     (der[0], &der[start..start + length], start + length)
 }
 
-/// The elements within a `SEQUENCE`.
+/// Returns the elements within a `SEQUENCE`, each with its tag and length.
 ///
 /// # Panics
-/// When one of them is not complete.
+/// If an element is not complete.
 #[must_use]
 pub fn elements(sequence: &[u8]) -> Vec<Vec<u8>> {
     let (_, mut rest, _) = first(sequence);

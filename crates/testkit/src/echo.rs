@@ -1,9 +1,12 @@
-//! An upstream that responds with a description of the request. The path can request another
+//! An upstream that responds with a description of the request. The path can select another
 //! behaviour.
 //!
-//! The response is a JSON object: `method`, `path` (the raw target), `headers` (a
-//! list of names and values, in order), `body`, `body_len`, `trailers`, and
-//! `connection`, the number of the connection on which the request arrived.
+//! The response is a JSON object with these members:
+//!
+//! - `method`, `body`, `body_len`, `trailers`
+//! - `path`: the raw target
+//! - `headers`: a list of names and values, in the order of the request
+//! - `connection`: the number of the connection on which the request arrived
 //!
 //! | Path | What the upstream does |
 //! |---|---|
@@ -109,7 +112,7 @@ impl Echo {
         self.shared.seen.lock().expect("a lock").clone()
     }
 
-    /// Waits until the head of a request has arrived. Its target must end with `suffix`.
+    /// Waits until the head of a request has arrived whose target ends with `suffix`.
     ///
     /// # Panics
     /// If no such request arrives before the deadline.

@@ -18,7 +18,7 @@ use crate::client::Client;
 use crate::in_time;
 use crate::settings::Settings;
 
-/// The gateway process ended before it was ready.
+/// The error if the gateway process ended before it was ready.
 #[derive(Debug)]
 pub struct StartFailure {
     /// The exit status of the process.
@@ -39,7 +39,7 @@ impl fmt::Display for StartFailure {
 
 impl std::error::Error for StartFailure {}
 
-/// A running gateway. Dropping it kills the process.
+/// A running gateway. Dropping this value kills the process.
 pub struct Gateway {
     child: Child,
     directory: TempDir,

@@ -36,8 +36,8 @@ impl Default for Leaf {
 }
 
 impl Leaf {
-    /// A client certificate without subject alternative names, with a P-256 key and a validity
-    /// of one day.
+    /// Creates the settings of a client certificate without subject alternative names. It has a
+    /// P-256 key and a validity of one day.
     #[must_use]
     pub fn new() -> Self {
         let now = OffsetDateTime::now_utc();
@@ -58,7 +58,8 @@ impl Leaf {
         }
     }
 
-    /// A client certificate with this URI as its only subject alternative name.
+    /// Creates the settings of a client certificate with this URI as its only subject alternative
+    /// name.
     #[must_use]
     pub fn with_uri(uri: &str) -> Self {
         Self::new().uri(uri)

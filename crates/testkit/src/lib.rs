@@ -21,7 +21,7 @@
 //! | [`http2`] | single h2 frames, for requests that no library would send |
 //! | [`echo`] | [`Echo`]: an upstream that responds with what it received |
 //! | [`idp`] | [`Idp`]: an identity provider that misbehaves if a test tells it to |
-//! | [`relay`] | [`Relay`]: adds TLS with a client certificate for programs that cannot |
+//! | [`relay`] | [`Relay`]: adds TLS with a client certificate for programs that cannot do so |
 //! | `shelf` | [`Shelf`]: an https server with one document that a test can change |
 //! | [`scripted`] | [`Scripted`]: an upstream that responds with given bytes |
 //! | [`service`] | [`Service`]: an upstream with TLS, h2 and streams |
@@ -30,11 +30,11 @@
 //! | [`bystander`] | [`Bystander`]: a caller that checks whether attacks harm it |
 //! | [`paced`] | [`Paced`]: a service for attackers and bystanders |
 //! | [`program`] | [`Program`]: nginx, Envoy and scripts as services |
-//! | [`gateway`] | [`Gateway`]: the binary |
-//! | `settings` | [`Settings`]: its configuration |
-//! | `audit` | [`AuditLog`]: its audit lines |
+//! | [`gateway`] | [`Gateway`]: a running gateway process |
+//! | `settings` | [`Settings`]: the configuration of a gateway |
+//! | `audit` | [`AuditLog`]: the audit lines of a gateway |
 //! | [`unusual`] | keys and signatures that rcgen does not make |
-//! | [`skipped`] | what a test needs and a machine may lack |
+//! | [`skipped`] | notes about missing test data and missing programs |
 //!
 //! Tests can run at the same time, because the operating system selects a free port for every
 //! listener. Every wait has a time limit, mostly [`DEADLINE`].

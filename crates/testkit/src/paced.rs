@@ -1,5 +1,6 @@
-//! A service for bystanders and attackers, with an endless response. Other paths strain the
-//! gateway's connection: the service reads late, or sends small or empty frames.
+//! A service for bystanders and attackers. One path returns an endless response. With other paths,
+//! the service reads late, or sends small or empty frames. This makes forwarding difficult for the
+//! gateway.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

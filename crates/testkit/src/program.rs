@@ -1,4 +1,4 @@
-//! Services that are other programs, such as nginx. Dropping a [`Program`] ends its process.
+//! Services that are other programs, such as nginx. Dropping a [`Program`] ends the process.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -20,7 +20,7 @@ const ABSENT: i32 = 77;
 /// script.
 const START: Duration = Duration::from_secs(180);
 
-/// A running service. Dropping it ends the process.
+/// A running service. Dropping this value ends the process.
 #[derive(Debug)]
 pub struct Program {
     child: Child,
@@ -65,7 +65,7 @@ impl Program {
             return None;
         };
         tool(what, true);
-        // Reads and discards the errors of the script. Otherwise the script would block when the
+        // Reads and discards the script's standard error. Otherwise the script would block when the
         // pipe is full.
         let mut errors = child.stderr.take().expect("a pipe");
         tokio::spawn(async move { tokio::io::copy(&mut errors, &mut tokio::io::sink()).await });

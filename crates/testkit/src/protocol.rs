@@ -22,7 +22,7 @@ pub enum TlsVersion {
 }
 
 impl TlsVersion {
-    /// Both versions, for loops.
+    /// Both versions, so that a test can run with each of them.
     pub const BOTH: [Self; 2] = [Self::V12, Self::V13];
 }
 
@@ -36,7 +36,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Both protocols, for loops.
+    /// Both protocols, so that a test can run with each of them.
     pub const BOTH: [Self; 2] = [Self::Http1, Self::Http2];
 
     pub(crate) const fn alpn(self) -> &'static [u8] {

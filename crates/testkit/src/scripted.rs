@@ -22,7 +22,7 @@ pub enum Afterwards {
 }
 
 /// An upstream that reads the head of a request, and then sends the bytes that were given to
-/// [`Scripted::start`]. [`Afterwards`] says what it does with the connection after that.
+/// [`Scripted::start`]. [`Afterwards`] says what the upstream does with the connection after that.
 #[derive(Debug)]
 pub struct Scripted {
     address: SocketAddr,

@@ -38,7 +38,8 @@ pub struct ServiceSpec {
 }
 
 impl ServiceSpec {
-    /// A service without TLS. If `protocol` is h2, clients must use h2 with prior knowledge.
+    /// Describes a service without TLS. If `protocol` is h2, clients must use h2 with prior
+    /// knowledge.
     #[must_use]
     pub const fn plain(protocol: Protocol) -> Self {
         Self {
@@ -48,7 +49,7 @@ impl ServiceSpec {
         }
     }
 
-    /// A service with TLS and this certificate.
+    /// Describes a service with TLS and this certificate.
     #[must_use]
     pub fn tls(protocol: Protocol, server: &Credentials) -> Self {
         Self {
@@ -58,16 +59,18 @@ impl ServiceSpec {
         }
     }
 
-    /// Closes each of the first `connections` connections at the end of its handshake. The
-    /// service sends `close_notify` together with its last handshake message, so that the client
-    /// learns of the close before it can send a request. This has no effect without TLS.
+    /// Makes the service close each of the first `connections` connections at the end of its
+    /// handshake. The service sends `close_notify` together with its last handshake message. A
+    /// client therefore learns of the close before it can send a request. This has no effect
+    /// without TLS.
     #[must_use]
     pub const fn cutting(mut self, connections: usize) -> Self {
         self.cut = connections;
         self
     }
 
-    /// Requires a client certificate of this authority. This has no effect without TLS.
+    /// Makes the service require a client certificate of this authority. This has no effect without
+    /// TLS.
     #[must_use]
     pub fn demanding(mut self, ca: &TestCa) -> Self {
         if let Some((_, demanded)) = &mut self.tls {
@@ -80,13 +83,11 @@ impl ServiceSpec {
 /// A running service. The operating system selects its port. The path of a request selects the
 /// response:
 ///
-/// | Path | What the service does |
-/// |---|---|
-/// | `…/stream` | sends back each piece of the request body when it arrives, then the trailers of
-/// the request and `grpc-status: 0` |
-/// | `…/wait` | responds like the other paths, but only when a request for `…/go` arrives |
-/// | others | responds with a JSON object about the request: `method`, `path`, `authority`,
-/// `headers`, `client` (SHA-256 of the client certificate), `body`, `trailers` |
+/// - `…/stream`: sends back each piece of the request body when it arrives, then the trailers of
+///   the request and `grpc-status: 0`
+/// - `…/wait`: responds like the other paths, but only when a request for `…/go` arrives
+/// - others: responds with a JSON object about the request: `method`, `path`, `authority`,
+///   `headers`, `client` (SHA-256 of the client certificate), `body`, `trailers`
 #[derive(Debug)]
 pub struct Service {
     address: SocketAddr,

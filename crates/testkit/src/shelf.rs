@@ -26,7 +26,7 @@ pub enum Item {
     Silence(Duration),
 }
 
-/// A running https server. Dropping it stops it.
+/// A running https server. Dropping this value stops the server.
 #[derive(Debug)]
 pub struct Shelf {
     address: SocketAddr,

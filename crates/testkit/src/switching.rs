@@ -26,8 +26,8 @@ use crate::service::acceptor;
 /// text back in capitals.
 ///
 /// Over h2, a tunnel begins with extended CONNECT, and the path of the request selects the
-/// response. If the request is not extended CONNECT, the response is 426 for all paths but the
-/// first two:
+/// response. If the request is not extended CONNECT, the response is 426 for all paths except
+/// `…/refuse` and `…/feign`:
 ///
 /// | Path | Response |
 /// |---|---|
@@ -276,7 +276,8 @@ where
                     tokio::spawn(async move {
                         let stream = TokioIo::new(hyper::upgrade::on(&mut request).await?);
                         match deaf {
-                            // The tunnel stays open, but is neither read nor written.
+                            // The service keeps the tunnel open, but does not read from it or write
+                            // to it.
                             true => std::future::pending::<()>().await,
                             false => drop(capitals(stream).await),
                         }

@@ -1,6 +1,7 @@
-//! Keys and signature algorithms that rcgen does not make, in certificates, lists and requests.
+//! Certificates, CRLs and certificate requests with keys and signature algorithms that rcgen does
+//! not make.
 //!
-//! The keys are of no use to anybody: their bytes are arbitrary.
+//! The keys are useless outside of tests, because their bytes are arbitrary.
 
 use rustls_pki_types::CertificateDer;
 
@@ -12,12 +13,13 @@ const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
 const RSASSA_PSS: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 10];
 const NULL: &[u8] = &[5, 0];
 
-/// ecdsa-with-SHA224 (RFC 5758 section 3.2), as the content of an AlgorithmIdentifier. No
-/// provider verifies it.
+/// The content of an AlgorithmIdentifier for ecdsa-with-SHA224 (RFC 5758 section 3.2). No
+/// cryptography provider verifies such signatures.
 pub const ECDSA_SHA224: &[u8] = &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 1];
-/// ecdsa-with-SHA512. AWS-LC verifies it, ring does not.
+/// The content of an AlgorithmIdentifier for ecdsa-with-SHA512. AWS-LC verifies such signatures,
+/// ring does not.
 pub const ECDSA_SHA512: &[u8] = &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 4];
-/// ecdsa-with-SHA1, which is too weak.
+/// The content of an AlgorithmIdentifier for ecdsa-with-SHA1, which is too weak.
 pub const ECDSA_SHA1: &[u8] = &[6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1];
 
 fn key(algorithm: &[u8], parameters: &[u8], content: &[u8]) -> Vec<u8> {
@@ -27,14 +29,15 @@ fn key(algorithm: &[u8], parameters: &[u8], content: &[u8]) -> Vec<u8> {
     ])
 }
 
-/// A key on the curve with this OID; `form` is the first byte of the point.
+/// Returns a key on the curve with the OID `curve`. `form` is the first byte of the point, and
+/// `bytes` is the number of bytes that follow.
 fn point(curve: &[u8], form: u8, bytes: usize) -> Vec<u8> {
     let content = [vec![form], vec![7; bytes]].concat();
     key(EC, &element(6, curve), &content)
 }
 
-/// Keys (SubjectPublicKeyInfo, DER) under which no provider verifies a signature, with the name of
-/// their algorithm.
+/// Returns keys with which no cryptography provider verifies a signature, each with the name of its
+/// algorithm. The keys are SubjectPublicKeyInfo in DER.
 #[must_use]
 pub fn unsupported_keys() -> Vec<(&'static str, Vec<u8>)> {
     let brainpool = [0x2b, 0x24, 3, 3, 2, 8, 1, 1, 7];
@@ -49,7 +52,7 @@ pub fn unsupported_keys() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Keys that AWS-LC supports and ring does not.
+/// Returns keys that AWS-LC supports and ring does not, each with the name of its type.
 #[must_use]
 pub fn keys_beyond_ring() -> Vec<(&'static str, Vec<u8>)> {
     let p_256 = [0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
@@ -59,7 +62,8 @@ pub fn keys_beyond_ring() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// A certificate of `issuer` for another key.
+/// Returns a copy of `certificate` that contains `key` in place of its public key. `issuer` signs
+/// the copy.
 #[must_use]
 pub fn with_key(
     issuer: &Authority,
@@ -67,35 +71,39 @@ pub fn with_key(
     key: &[u8],
 ) -> CertificateDer<'static> {
     let mut fields = elements(&elements(certificate)[0]);
-    // After version, serialNumber, signature, issuer, validity and subject.
+    // The fields before the key are version, serialNumber, signature, issuer, validity and subject.
     fields[6] = key.to_vec();
     CertificateDer::from(issuer.signed(&sequence(&fields)))
 }
 
-/// A certificate that claims to be signed with this algorithm.
+/// Returns a copy of `certificate` whose signature algorithm is replaced by `algorithm`. The
+/// signature itself is not changed.
 #[must_use]
 pub fn certificate_claiming(
     certificate: &CertificateDer<'_>,
     algorithm: &[u8],
 ) -> CertificateDer<'static> {
-    // After version and serialNumber.
+    // The fields before the algorithm are version and serialNumber.
     CertificateDer::from(claiming(certificate, Some(2), algorithm))
 }
 
-/// A revocation list that claims to be signed with this algorithm.
+/// Returns a copy of a CRL whose signature algorithm is replaced by `algorithm`. The signature
+/// itself is not changed.
 #[must_use]
 pub fn list_claiming(list: &[u8], algorithm: &[u8]) -> Vec<u8> {
-    // After version.
+    // The only field before the algorithm is version.
     claiming(list, Some(1), algorithm)
 }
 
-/// A request (RFC 2986) that claims to be signed with this algorithm.
+/// Returns a copy of a certificate request (RFC 2986) whose signature algorithm is replaced by
+/// `algorithm`. The signature itself is not changed.
 #[must_use]
 pub fn request_claiming(request: &[u8], algorithm: &[u8]) -> Vec<u8> {
     claiming(request, None, algorithm)
 }
 
-/// Replaces the algorithm after the message, and in the message if it is there too.
+/// Replaces the signature algorithm after the signed part. If `position` is given, also replaces
+/// the field at this position of the signed part.
 fn claiming(signed: &[u8], position: Option<usize>, algorithm: &[u8]) -> Vec<u8> {
     let mut parts = elements(signed);
     let algorithm = element(0x30, algorithm);

@@ -35,7 +35,7 @@ pub struct VerifierBuilder {
     root_certificates: Option<Vec<u8>>,
 }
 
-/// One source of keys, as the service passed it to the builder.
+/// A source of keys that the service has passed to the builder.
 enum Keys {
     Given(JwkSet),
     Text(String),
@@ -82,8 +82,8 @@ pub enum BuildError {
     #[error("a replay cache needs a capacity of at least 1")]
     ReplayCapacity,
     /// The URL is not absolute, is neither `https` nor `http` with a loopback address, or contains
-    /// a user or a fragment. With `discover`, this error is about the issuer, which must not have a
-    /// query either.
+    /// a user or a fragment. With `discover`, the URL is the issuer, which must not have a query
+    /// either.
     #[cfg(feature = "fetch")]
     #[error("keys are fetched over https, or over http from a loopback address only")]
     Url,
@@ -137,8 +137,8 @@ impl VerifierBuilder {
     /// `issuer` in the metadata must be identical to the configured issuer, and the
     /// `jwks_uri` must have the same origin.
     ///
-    /// The limits of [`VerifierBuilder::jwks_url`] apply here too. The first fetch makes
-    /// two requests, and therefore takes at most 10 seconds.
+    /// The same limits apply as for [`VerifierBuilder::jwks_url`]. The first fetch makes two
+    /// requests, and therefore takes at most 10 seconds.
     #[cfg(feature = "fetch")]
     pub fn discover(mut self) -> Self {
         self.keys.push(Keys::Metadata);
@@ -201,16 +201,16 @@ impl VerifierBuilder {
     /// distinguish a removed entry from an assertion that was never used. Therefore it refuses
     /// every assertion that does not expire later than all removed entries, with
     /// [`VerifyError::Expired`](crate::VerifyError::Expired). Usually this affects only assertions
-    /// that were signed before the clock was set back. But if the clocks of gateway and service
-    /// were both ahead for longer than an assertion's lifetime, new assertions are refused too,
-    /// until the clock again shows the time at which it was set back. Restart the service in this
-    /// case.
+    /// that were signed before the clock was set back. There is one exception: the clocks of
+    /// gateway and service were both ahead for longer than an assertion's lifetime. New assertions
+    /// are then refused too, until the clock again shows the time at which it was set back. Restart
+    /// the service in this case.
     pub const fn replay_cache(mut self, capacity: usize) -> Self {
         self.replay_capacity = Some(capacity);
         self
     }
 
-    /// Replaces the system clock. `clock` returns the time in seconds since 1970.
+    /// Replaces the system clock with `clock`, which returns the time in seconds since 1970.
     pub fn clock(mut self, clock: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         self.clock = Some(Arc::new(clock));
         self

@@ -27,8 +27,9 @@ pub const HEADER_LOWERCASE: &str = "countersign-assertion";
 /// tokens that an issuer may sign (RFC 8725 section 3.11).
 pub const TYP: &str = "countersign+jwt";
 
-/// The maximum length of an assertion, in bytes.
-pub const MAX_ASSERTION_BYTES: usize = 4096;
+/// The maximum length of an assertion that a verifier accepts, in bytes. Gateways send
+/// assertions of at most 7 KiB, and of 4 KiB by default.
+pub const MAX_ASSERTION_BYTES: usize = 8192;
 
 /// The maximum time between `iat` and `exp`, in seconds.
 pub const MAX_LIFETIME_SECONDS: u64 = 300;
@@ -86,7 +87,8 @@ pub struct Assertion {
     /// `bind_body`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub htb: Option<String>,
-    /// The caller's certificate. Absent for callers without one.
+    /// The caller's certificate. Absent for callers without one, and if the gateway's route has
+    /// the setting `assertion = "compact"`.
     #[serde(
         default,
         deserialize_with = "optional_object",
@@ -109,7 +111,8 @@ pub struct ClientCertificate {
     pub x5t_s256: String,
     /// The serial number, in lower-case hexadecimal.
     pub serial: String,
-    /// The issuer's distinguished name as text (RFC 4514).
+    /// The issuer's distinguished name as text (RFC 4514). Empty if the gateway has left it out
+    /// (see [`Self::issuer_truncated`]).
     pub issuer: String,
     /// The `notBefore` time of the certificate.
     pub not_before: u64,
@@ -121,10 +124,14 @@ pub struct ClientCertificate {
     /// The base64url SHA-256 of the root certificate at the end of the certificate path.
     pub anchor: String,
     /// `true` if `sans` is not complete, because the certificate has more than
-    /// [`MAX_SANS_PER_TYPE`] names of one type. If the value is `false`, the JSON does not
-    /// contain this member.
+    /// [`MAX_SANS_PER_TYPE`] names of one type, or because the assertion would be too long. If
+    /// the value is `false`, the JSON does not contain this member.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sans_truncated: bool,
+    /// `true` if `issuer` was left out, because the assertion would be too long. If the value is
+    /// `false`, the JSON does not contain this member.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub issuer_truncated: bool,
 }
 
 /// Subject alternative names (RFC 5280 section 4.2.1.6), written as in the certificate.
@@ -147,6 +154,10 @@ pub struct SubjectAlternativeNames {
 /// How and when the gateway authenticated the caller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Authentication {
+    /// The base64url SHA-256 of the DER certificate, if the gateway's route has the setting
+    /// `assertion = "compact"`. There is no `client_cert` then.
+    #[serde(default, rename = "x5t#S256", skip_serializing_if = "Option::is_none")]
+    pub x5t_s256: Option<String>,
     /// All methods that the gateway used: `certificate`, `token`, `api-key`.
     pub methods: Vec<String>,
     /// The name of the trust domain whose roots verified the certificate. It is absent
@@ -209,6 +220,10 @@ pub struct TokenClaims {
     /// The base64url SHA-256 of the token (RFC 9449 section 4.2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ath: Option<String>,
+    /// `true` if the claims in `other` were left out, because the assertion would be too long. If
+    /// the value is `false`, the JSON does not contain this member.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub claims_truncated: bool,
     /// Other claims of the token that the route is configured to pass on.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
@@ -238,8 +253,8 @@ pub fn hash(octets: &[u8]) -> String {
     base64url_encode(&crypto::sha256(octets))
 }
 
-/// A structure that is read from a JSON object only. Derived implementations
-/// also accept an array of the values.
+/// A structure that is deserialized only from a JSON object. The implementation that serde derives
+/// would also accept a JSON array of the values.
 struct FromObject<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for FromObject<T> {
@@ -281,8 +296,8 @@ where
     Ok(value.map(|FromObject(value)| value))
 }
 
-/// Reads an enumeration from a text only. Derived implementations also accept an
-/// object with one member.
+/// Deserializes an enumeration only from a JSON string. The implementation that serde derives would
+/// also accept an object with one member.
 fn optional_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,

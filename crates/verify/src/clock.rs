@@ -1,7 +1,6 @@
 //! The only file of this crate that reads the system clock.
 //!
-//! All other code gets a [`Clock`], so that tests and services can provide
-//! another clock.
+//! All other code uses a [`Clock`], so that tests and services can replace the system clock.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;

@@ -1,8 +1,9 @@
 //! Cryptographic operations. This is the only file that names `ring` or `aws-lc-rs`.
 //!
-//! `ring` and `aws-lc-rs` have the same functions for what this crate needs. Therefore this file
-//! calls `backend`, which is an alias of one of them. If both features are enabled, it is AWS-LC.
-//! This file does not parse JOSE: its callers pass decoded bytes.
+//! All functions that this crate needs have the same names in `ring` and in `aws-lc-rs`. Therefore
+//! this file calls `backend`, which is an alias of one of the two libraries. If both features are
+//! enabled, `backend` is `aws-lc-rs`. This file does not parse JOSE: its callers pass decoded
+//! bytes.
 
 #[cfg(feature = "aws-lc-rs")]
 use aws_lc_rs as backend;

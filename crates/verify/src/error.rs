@@ -16,7 +16,7 @@ pub enum VerifyError {
     /// The request has more than one assertion.
     #[error("the request has more than one Countersign-Assertion field")]
     Duplicate,
-    /// The assertion is not a compact JWS, is longer than 4 KiB, or has a header or payload that
+    /// The assertion is not a compact JWS, is longer than 8 KiB, or has a header or payload that
     /// [`jose`](crate::jose) refuses, for example because of a duplicate member.
     #[error("the assertion is malformed: {0}")]
     Malformed(JoseError),
@@ -26,7 +26,7 @@ pub enum VerifyError {
     /// The JOSE header contains a key or the URL of a key: `jwk`, `jku`, `x5u` or `x5c`.
     #[error("the assertion carries a key or an address of keys in its header")]
     EmbeddedKey,
-    /// The JOSE header has no `kid`, or an empty one.
+    /// The JOSE header has no `kid`, or an empty `kid`.
     #[error("the assertion names no key")]
     KeyIdMissing,
     /// The `alg` of the assertion is not the algorithm of the key, or is not allowed for
@@ -60,7 +60,7 @@ pub enum VerifyError {
     /// before.
     #[error("the assertion has expired")]
     Expired,
-    /// `exp` is not later than `iat`, or is more than 300 s later.
+    /// `exp` is not later than `iat`, or `exp` is more than 300 s after `iat`.
     #[error("the assertion's lifetime is not between 1 and 300 seconds")]
     Lifetime,
     /// The assertion is bound to its caller only, but the verifier requires an assertion that is
@@ -78,15 +78,16 @@ pub enum VerifyError {
     /// `htm` is not the method of the request.
     #[error("the assertion is for another method")]
     Method,
-    /// The authority in `htu` is not the expected one: `VerifierBuilder::authority`, or the
-    /// authority of the request if that is not set.
+    /// The authority in `htu` is not the expected authority. This is `VerifierBuilder::authority`
+    /// if it is set, and otherwise the authority of the request.
     #[error("the assertion is for another host")]
     Authority,
     /// The path in `htu` is not `VerifierBuilder::path_prefix` followed by the path of the
     /// request.
     #[error("the assertion is for another path")]
     Path,
-    /// `htq` is not the hash of the query. Or only one of the two exists: `htq` or the query.
+    /// `htq` is not the hash of the query. Or there is an `htq` but no query, or a query but no
+    /// `htq`.
     #[error("the assertion is for another query")]
     Query,
     /// `htb` is not the hash of the body.

@@ -1,11 +1,11 @@
 //! Fetches the gateway's keys over HTTP when they are needed, and caches them.
 //!
-//! The URL is fixed when the verifier is built, and a token cannot change it. Many
-//! unknown key identifiers cause at most one fetch per [`MINIMUM_INTERVAL`]. There is
-//! no background task: a call that finds stale keys fetches new keys. If a fetch is
-//! running already, other calls that need keys wait for its outcome and share it, even
-//! if the fetch fails. Therefore a server that does not respond delays each call by at
-//! most one fetch. [`client`] implements HTTP, and this file decides when to fetch.
+//! The URL is fixed when the verifier is built, and a token cannot change it. However many tokens
+//! name unknown keys, they cause at most one fetch per [`MINIMUM_INTERVAL`]. There is no background
+//! task: a call that finds stale keys fetches new keys. If a fetch is running already, other calls
+//! that need keys wait for its outcome and share it, even if the fetch fails. Therefore a server
+//! that does not respond delays each call by at most one fetch. [`client`] implements HTTP, and
+//! this file decides when to fetch.
 
 mod client;
 mod location;
@@ -32,15 +32,16 @@ use crate::{BuildError, FetchProblem, VerifyError};
 /// seconds, while there are usable keys.
 const MINIMUM_INTERVAL: u64 = 5;
 
-/// Replaces [`MINIMUM_INTERVAL`] while there are no usable keys, in seconds.
+/// The minimum time between two fetches while there are no usable keys, in seconds. Replaces
+/// [`MINIMUM_INTERVAL`].
 const MINIMUM_INTERVAL_WITHOUT_KEYS: u64 = 1;
 
 /// The maximum age of usable keys, in seconds. The age counts from the last fetch that
 /// confirmed the keys.
 const LAST_GOOD_SECONDS: u64 = 24 * 60 * 60;
 
-/// If a key set that was just fetched does not contain a key identifier, tokens with this
-/// identifier cause no other fetch for this number of seconds.
+/// If a newly fetched key set does not contain a key identifier, the identifier is remembered for
+/// this number of seconds. Tokens with this identifier then cause no fetch.
 const UNKNOWN_KEY_SECONDS: u64 = 30;
 
 /// The maximum number of unknown key identifiers that [`State::unknown`] remembers.
@@ -54,7 +55,7 @@ const MAX_WAITING: usize = 1024;
 /// only if its tokio runtime does not run tasks any more.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(2 * client::TIMEOUT.as_secs() + 1);
 
-/// The keys at one URL, with their cache.
+/// Fetches and caches the keys of one gateway.
 pub(crate) struct RemoteKeys {
     location: Location,
     client: HttpClient,
@@ -92,13 +93,13 @@ type Outcome = Result<(), FetchProblem>;
 /// A fetch that has not ended.
 #[derive(Clone)]
 struct RunningFetch {
-    /// A number that is different for each fetch of one [`RemoteKeys`].
+    /// Identifies the fetch among all fetches of one [`RemoteKeys`].
     number: u64,
     /// `None` until the fetch ends.
     outcome: watch::Receiver<Option<Outcome>>,
 }
 
-/// A fetch that `State::running` contains already, but whose task has not started.
+/// A fetch that is recorded in `State::running`, but whose task has not started.
 struct NewFetch {
     running: RunningFetch,
     sender: watch::Sender<Option<Outcome>>,
@@ -115,9 +116,9 @@ struct FetchEnd {
 
 /// How a call gets the outcome of a fetch.
 enum Step {
-    /// No fetch is running, so that this call starts one.
+    /// No fetch is running, so this call starts a fetch.
     Start(NewFetch),
-    /// Another call's fetch is running, so that this call waits for it.
+    /// A fetch of another call is running, so this call waits for that fetch.
     Join(RunningFetch),
 }
 
@@ -184,8 +185,8 @@ impl RemoteKeys {
         }
     }
 
-    /// Returns whether this call starts a fetch or waits for one. Breaks with the result
-    /// if no fetch is needed, or if the minimum interval forbids a fetch.
+    /// Returns whether this call starts a fetch or waits for a running fetch. Breaks with the
+    /// result if no fetch is needed, or if the minimum interval forbids a fetch.
     fn next_step(&self, key_id: &str) -> ControlFlow<Result<Arc<JwkSet>, VerifyError>, Step> {
         let now = (self.clock)();
         let mut state = self.state();
@@ -340,8 +341,8 @@ impl State {
         } else {
             MINIMUM_INTERVAL_WITHOUT_KEYS
         };
-        // `abs_diff`: after the clock was set back, `last` may be far in the future, and must
-        // not stop all fetches.
+        // After the clock was set back, `last` may be far in the future. `abs_diff` makes sure that
+        // fetches are then still possible.
         self.last_attempt
             .is_none_or(|last| now.abs_diff(last) >= interval)
     }

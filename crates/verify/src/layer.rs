@@ -49,7 +49,7 @@ impl<S> Layer<S> for AssertionLayer {
     }
 }
 
-/// The service that an [`AssertionLayer`] makes. It verifies each request, and then
+/// The service that an [`AssertionLayer`] creates. This service verifies each request, and then
 /// calls the inner service.
 #[derive(Clone, Debug)]
 pub struct AssertionService<S> {
@@ -89,9 +89,8 @@ where
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let verifier = Arc::clone(&self.verifier);
-        // Tower allows a call only on the instance that `poll_ready` prepared. Therefore this
-        // request uses the prepared instance. The clone, which is not prepared, stays in `self`
-        // for the next request.
+        // Tower allows `call` only on the instance on which `poll_ready` was called. Therefore this
+        // request uses that instance, and the clone stays in `self` for the next request.
         let ready = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, ready);
         Box::pin(async move {

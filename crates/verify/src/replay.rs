@@ -1,8 +1,8 @@
 //! Remembers the `jti` of accepted assertions, so that each assertion is
 //! accepted only once.
 //!
-//! The cache has a limited size. It removes only entries that have expired. If
-//! the cache is full of other entries, it refuses new assertions.
+//! The cache has a limited size. It removes only entries that have expired. If the cache is full of
+//! entries that have not expired, it refuses new assertions.
 //!
 //! If the system clock is set back, a removed entry may belong to an assertion that is valid
 //! again. Therefore the cache remembers the latest expiry of all removed entries. It refuses

@@ -1,9 +1,9 @@
-//! The parts of a received request to which assertions are bound.
+//! The parts of a received request that the verifier compares with the assertion.
 //!
-//! This module does not decode, normalize or lower-case anything, because the gateway signs
-//! bytes and the service compares bytes. It never reads header fields about other hops
-//! (`X-Forwarded-…`, `Forwarded`). If another proxy between gateway and service changes the
-//! authority or the path, configure the verifier with `VerifierBuilder::authority` and
+//! This module does not decode, normalize or lower-case anything, because the gateway signs bytes
+//! and the service compares bytes. It never reads the header fields in which proxies describe the
+//! original request (`X-Forwarded-…`, `Forwarded`). If another proxy between gateway and service
+//! changes the authority or the path, configure the verifier with `VerifierBuilder::authority` and
 //! `VerifierBuilder::path_prefix`.
 
 /// Method, authority, path and query of one request.
@@ -21,8 +21,9 @@ pub struct RequestParts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Authority {
     Known(String),
-    /// The service gave no authority. Or the request has no `Host` field, several, an unreadable
-    /// one, or one that contradicts the authority in the target.
+    /// The service gave no authority, or the authority of the request is not clear. Examples:
+    /// neither the target nor a `Host` field contains an authority, there are several `Host`
+    /// fields, or `Host` contradicts the target.
     Unclear,
 }
 
@@ -42,12 +43,12 @@ impl RequestParts {
         Self::split(method, Authority::Known(authority.to_owned()), target)
     }
 
-    /// Same as [`RequestParts::new`], but without the authority of the request. Use this
-    /// function if the verifier has a configured authority.
+    /// Makes the parts from the method and the target, without the authority of the request. Use
+    /// this function if the verifier has a configured authority.
     ///
     /// # Errors
     ///
-    /// Same as [`RequestParts::new`].
+    /// The errors of [`RequestParts::new`].
     pub fn without_authority(method: &str, target: &str) -> Result<Self, TargetError> {
         Self::split(method, Authority::Unclear, target)
     }

@@ -109,7 +109,7 @@ impl AssertionVerifier {
         Ok(assertion)
     }
 
-    /// Verifies the signature and returns the claims. The caller must check the claims.
+    /// Verifies the signature and returns the claims. Does not check the claims.
     fn authenticate(&self, jws: &CompactJws<'_>, keys: &JwkSet) -> Result<Assertion, VerifyError> {
         let key = keys.key_for(jws.header()).map_err(|reason| match reason {
             JoseError::AlgorithmMismatch => VerifyError::Algorithm,
@@ -134,7 +134,7 @@ impl AssertionVerifier {
             self.check_request(method, url, assertion.htq.as_deref(), request)?;
         }
         self.check_body(&assertion, request)?;
-        // The replay cache is last, because a refused assertion must not use up its `jti`.
+        // The replay cache is checked last, because a refused assertion must not use up its `jti`.
         if let (Some(cache), Some(identifier)) = (&self.replay_cache, &assertion.jti) {
             let until = assertion.exp.saturating_add(self.skew.as_secs());
             cache.admit(identifier, until, (self.clock)())?;
@@ -303,8 +303,8 @@ fn check_header(header: &Header) -> Result<(), VerifyError> {
     if header.key_id().is_none_or(str::is_empty) {
         return Err(VerifyError::KeyIdMissing);
     }
-    // The feature `all-algorithms` enables further algorithms in [`jose`]. Those are only for
-    // other tokens than assertions.
+    // The feature `all-algorithms` enables further algorithms in [`jose`]. These algorithms are
+    // only for tokens that are not assertions.
     if !matches!(header.algorithm(), Algorithm::Es256 | Algorithm::EdDsa) {
         return Err(VerifyError::Algorithm);
     }

@@ -7,12 +7,12 @@ use countersign_testkit::skipped::corpus;
 use countersign_verify::jose::{JwkSet, verify_signature};
 use serde_json::{Value, json};
 
-/// The numbers of valid cases that this crate refuses. In 346 and 350, the algorithm of
-/// the token is not the `alg` of the key. 347 and 351 use P-521.
+/// The numbers of valid cases that this crate refuses. In the cases 346 and 350, the algorithm of
+/// the token is not the `alg` of the key. The cases 347 and 351 use P-521.
 const REFUSED: [u64; 4] = [346, 347, 350, 351];
 
-/// Returns the keys of a test group as a set. If the group has no public keys, returns
-/// its private (symmetric) keys, which must be refused.
+/// Returns the key set of a test group. If the group has no public keys, parses its symmetric keys,
+/// which the key set must ignore.
 fn keys_of(group: &Value) -> JwkSet {
     let keys = group.get("public").unwrap_or(&group["private"]);
     let set = match keys.get("keys") {
@@ -31,7 +31,8 @@ fn check(file: &str) -> Option<(usize, usize)> {
         let keys = keys_of(group);
         for case in group["tests"].as_array().unwrap() {
             let number = case["tcId"].as_u64().unwrap();
-            // A token in JSON serialization is an object. As text, it is not a compact JWS.
+            // A token in JSON serialization is an object. The text of the object is not a compact
+            // JWS, so it must be refused.
             let token = match &case["jws"] {
                 Value::String(token) => token.clone(),
                 other => other.to_string(),

@@ -1,4 +1,4 @@
-//! Keys over HTTP: rotation, floods, outages, and servers with wrong responses.
+//! Tests keys over HTTP: rotation, floods of requests, outages, and servers with wrong responses.
 
 use std::sync::{Arc, Mutex};
 
@@ -166,7 +166,7 @@ async fn an_unknown_key_is_asked_for_once() {
         Err(VerifyError::UnknownKey)
     );
     assert_eq!(server.requests(), 3);
-    // The same is true if the fetched set is empty.
+    // Removal of all keys: if the fetched set is empty, no key is used any more.
     clock.advance(300);
     server.answer(|_, _| r#"{"keys":[]}"#.into_response());
     assert_eq!(
@@ -197,13 +197,13 @@ async fn a_flood_of_unknown_keys_causes_few_requests() {
     flood().await;
     flood().await;
     assert_eq!(server.requests(), 1);
-    // Each minimum interval allows one more fetch, for any number of requests.
+    // After each minimum interval, one more fetch is allowed, whatever the number of requests.
     clock.advance(5);
     flood().await;
     flood().await;
     assert_eq!(server.requests(), 2);
     assert_eq!(verify(&verifier, &key, &clock).await, Ok(()));
-    // After a fetch did not find a key identifier, the identifier causes no fetch for 30 s.
+    // If a fetch did not find a key identifier, the identifier causes no further fetch for 30 s.
     let stranger = SigningKey::ed_dsa();
     for _ in 0..4 {
         clock.advance(5);
@@ -250,7 +250,8 @@ async fn the_last_good_keys_serve_for_a_day() {
         assert_eq!(verify(&verifier, &key, &clock).await, Ok(()));
     }
     assert_eq!(server.requests(), before);
-    // The cached keys are stale and do not contain this key, so that the result is unknown.
+    // The cached keys are stale and do not contain this key. The verifier cannot know whether the
+    // gateway has published the key, so the error is not "unknown key".
     assert_eq!(
         verify(&verifier, &SigningKey::es256(), &clock).await,
         Err(VerifyError::KeysUnavailable(FetchProblem::Status(502)))

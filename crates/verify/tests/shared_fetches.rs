@@ -1,5 +1,5 @@
-//! Calls that need keys at the same time share one fetch and its outcome, even if the key
-//! server does not respond.
+//! Tests that calls which need keys at the same time share one fetch and its outcome, even if the
+//! key server does not respond.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ async fn soon<T>(event: impl Future<Output = T>) -> T {
         .expect("the event comes within a minute")
 }
 
-/// Makes each request to the server fail with status 502 after 5 seconds of `clock`. A
-/// request to a server that does not respond takes the same time.
+/// Makes each request to the server fail with status 502 after 5 seconds of `clock`. This is also
+/// the time after which a request to an unresponsive server times out.
 fn fail_slowly(server: &KeyServer, clock: &TestClock) {
     let clock = clock.clone();
     server.answer(move |_, _| {
@@ -47,7 +47,7 @@ fn start(calls: &mut Calls, count: usize, verifier: &Arc<Verifier>, token: &str)
     }
 }
 
-/// Starts six concurrent verifications of tokens, each with another unpublished key.
+/// Starts six concurrent verifications. Each token is signed with a different unpublished key.
 /// Returns the result, which must be the same for all six.
 async fn six_strangers(verifier: &Arc<Verifier>, clock: &TestClock) -> Result<(), VerifyError> {
     let mut calls = Calls::new();

@@ -1,4 +1,4 @@
-//! Signing keys, assertions that are signed with them, and a clock that a test sets.
+//! Signing keys, signed assertions, and a clock that a test can set.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ pub(crate) const ISSUER: &str = "https://gateway.example.org:9080";
 pub(crate) const AUDIENCE: &str = "orders";
 pub(crate) const NOW: u64 = 1_770_000_000;
 
-/// A signing key, as a gateway has.
+/// A signing key like those of a gateway.
 pub(crate) enum SigningKey {
     Es256(Box<EcdsaKeyPair>),
     EdDsa(Ed25519KeyPair),
@@ -53,7 +53,7 @@ impl SigningKey {
         json!({"alg": algorithm, "kid": self.key_id(), "typ": claims::TYP})
     }
 
-    /// Signs any header and payload, valid or not.
+    /// Signs a header and a payload, which need not be valid.
     pub(crate) fn sign(&self, header: &Value, payload: &str) -> String {
         let input = signing_input(&header.to_string(), payload);
         let signature = match self {

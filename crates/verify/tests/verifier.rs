@@ -22,7 +22,7 @@ fn refusal(claims: &Value) -> VerifyError {
         .unwrap_err()
 }
 
-/// Returns the error when the same verifier verifies valid claims with a changed header.
+/// Returns the error of a default verifier for valid claims with a changed header.
 fn header_refusal(change: impl FnOnce(&mut Value)) -> VerifyError {
     let key = SigningKey::es256();
     let mut header = key.header();
@@ -104,7 +104,7 @@ fn the_form_is_strict() {
     assert!(malformed(&format!("{token}=")));
     assert!(malformed(&format!("{token}.")));
     assert!(malformed(&token.replacen('.', " .", 1)));
-    let long = key.assertion(&with(request_claims(), "padding", "x".repeat(4096)));
+    let long = key.assertion(&with(request_claims(), "padding", "x".repeat(8192)));
     assert!(malformed(&long));
     let twice = request_claims()
         .to_string()
@@ -375,7 +375,7 @@ fn the_request_is_bound() {
         ),
         Err(VerifyError::RequestUnclear)
     );
-    // The scheme of `htu` has no meaning.
+    // The scheme of `htu` has no meaning, so `http` is accepted too.
     let plain = key.assertion(&with(
         request_claims(),
         "htu",
@@ -470,7 +470,7 @@ fn binding_to_the_caller_alone_is_opt_in() {
         .build()
         .unwrap();
     assert!(!open.verify(&token, &request()).unwrap().is_request_bound());
-    // This verifier still compares a bound assertion with the request.
+    // Even this verifier compares a request-bound assertion with the request.
     assert_eq!(
         open.verify(
             &key.assertion(&with(request_claims(), "htm", "PUT")),
@@ -478,7 +478,7 @@ fn binding_to_the_caller_alone_is_opt_in() {
         ),
         Err(VerifyError::Method)
     );
-    // Both verifiers refuse partly bound assertions.
+    // Both verifiers, `open` and the default verifier, refuse partly bound assertions.
     for name in ["htm", "htu", "jti"] {
         let claims = without(request_claims(), &[name]);
         assert_eq!(refusal(&claims), VerifyError::PartialBinding, "{name}");

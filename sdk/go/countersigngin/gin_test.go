@@ -174,6 +174,79 @@ func TestUnverifiedPaths(t *testing.T) {
 	expectProblem(t, response, body, countersign.CodeMissing)
 }
 
+// Gin binds middleware when a route is registered.
+func TestProtectDoesNotDependOnTheOrderOfRoutes(t *testing.T) {
+	gin.SetMode(gin.ReleaseMode)
+	gw := countersigntest.NewTestGateway(t, "orders")
+	engine := gin.New()
+	engine.GET("/early/:id", who)
+	early := engine.Group("/group")
+	engine.Use(func(c *gin.Context) { c.Next() })
+	early.GET("/:id", who)
+	engine.GET("/healthz", who)
+	server := httptest.NewServer(countersigngin.Protect(engine, gw.Verifier(countersign.WithUnverifiedPaths("/healthz"))))
+	t.Cleanup(server.Close)
+	address := server.Listener.Addr().String()
+	const host = "orders.example.org"
+	for _, target := range []string{"/early/7", "/early/%37?x=1", "/group/7"} {
+		response, body := send(t, address, "GET", target, host, gw.Assertion("GET", "https://"+host+target, sub))
+		if response.StatusCode != http.StatusOK || body != sub {
+			t.Errorf("%s: %s %s", target, response.Status, body)
+		}
+		response, body = send(t, address, "GET", target, host)
+		expectProblem(t, response, body, countersign.CodeMissing)
+		response, body = send(t, address, "GET", target, host, gw.Assertion("GET", "https://"+host+"/early/8", sub))
+		expectProblem(t, response, body, countersign.CodePath)
+	}
+	// Gin would redirect the first without calling any middleware.
+	for _, target := range []string{"/early/7/", "/no/route", "//early/7", "/healthz/"} {
+		response, body := send(t, address, "GET", target, host)
+		expectProblem(t, response, body, countersign.CodeMissing)
+	}
+	response, body := send(t, address, "GET", "/healthz", "any")
+	if response.StatusCode != http.StatusOK || body != "no caller" {
+		t.Error(response.Status, body)
+	}
+}
+
+// Engine.Handler takes over connections for h2c: the later requests on them would reach
+// the engine only.
+func TestConnectionsAreNotUpgradedToH2CInsideOfTheMiddleware(t *testing.T) {
+	gin.SetMode(gin.ReleaseMode)
+	gw := countersigntest.NewTestGateway(t, "orders")
+	engine := gin.New()
+	engine.UseH2C = true
+	engine.GET("/healthz", who)
+	verifier := gw.Verifier(countersign.WithUnverifiedPaths("/healthz"))
+	server := httptest.NewServer(verifier.Middleware(engine.Handler()))
+	t.Cleanup(server.Close)
+	for _, upgrade := range []string{"h2c", "H2C", "websocket, h2c", "websocket\r\nUpgrade: h2c"} {
+		response, body := send(t, server.Listener.Addr().String(), "GET", "/healthz", "any\r\nConnection: Upgrade, HTTP2-Settings"+
+			"\r\nUpgrade: "+upgrade+"\r\nHTTP2-Settings: AAMAAABkAAQAAP__")
+		if response.StatusCode != http.StatusOK || body != "no caller" {
+			t.Error(upgrade, response.Status, body)
+		}
+	}
+}
+
+func TestNothingIsProtectedWithoutAVerifier(t *testing.T) {
+	gw := countersigntest.NewTestGateway(t, "orders")
+	for name, call := range map[string]func(){
+		"middleware": func() { countersigngin.Middleware(nil) },
+		"verifier":   func() { countersigngin.Protect(gin.New(), nil) },
+		"engine":     func() { countersigngin.Protect(nil, gw.Verifier()) },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: no panic", name)
+				}
+			}()
+			call()
+		}()
+	}
+}
+
 func TestBodiesAreCompared(t *testing.T) {
 	gw := countersigntest.NewTestGateway(t, "orders")
 	engine := gin.New()

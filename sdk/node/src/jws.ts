@@ -10,7 +10,7 @@ import { AssertionRefused } from "./errors.js";
 import { type JsonObject, parseObject, StrictJsonError } from "./json.js";
 
 /** The length of the longest assertion that is accepted, in bytes. Equal in all packages. */
-export const MAX_ASSERTION = 4096;
+export const MAX_ASSERTION = 8192;
 
 export const TYP = "countersign+jwt";
 

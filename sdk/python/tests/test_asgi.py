@@ -21,12 +21,18 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from countersign_verify import AssertionVerifier, InProcessReplayStore
+from countersign_verify import (
+    AssertionRefused,
+    AssertionVerifier,
+    ConfigurationError,
+    InProcessReplayStore,
+)
 from countersign_verify.asgi import AssertionMiddleware, caller_of
+from countersign_verify.fastapi import AssertionMiddleware as FastAPIMiddleware
 from countersign_verify.fastapi import CurrentCaller
 from countersign_verify.testing import TestGateway
 from http_cases import check_all, check_bodies, send_chunked, signed
-from support import CALLER, HOST, IN_TIME, exchange, hypercorn_server, uvicorn_server
+from support import CALLER, HOST, IN_TIME, Reply, exchange, hypercorn_server, uvicorn_server
 
 SERVERS: dict[str, Callable[[Any], AbstractContextManager[int]]] = {
     "uvicorn with h11": lambda app: uvicorn_server(app, "h11"),
@@ -35,14 +41,14 @@ SERVERS: dict[str, Callable[[Any], AbstractContextManager[int]]] = {
 }
 
 
-def fastapi_app(verifier: AssertionVerifier) -> FastAPI:
+def fastapi_app(verifier: AssertionVerifier, root_path: str = "") -> FastAPI:
     app = FastAPI()
-    app.add_middleware(AssertionMiddleware, verifier=verifier)
+    app.add_middleware(AssertionMiddleware, verifier=verifier, root_path=root_path)
 
     @app.api_route("/healthz", methods=["GET", "HEAD"], response_class=PlainTextResponse)
     def healthz(request: Request) -> str:
         with contextlib.suppress(LookupError):
-            return caller_of(request).sub
+            return f"healthz {caller_of(request).sub}"
         return "none"
 
     async def who(request: Request) -> PlainTextResponse:
@@ -124,12 +130,75 @@ def test_a_proxy_that_removes_a_prefix(server: Any, live_gateway: TestGateway) -
 
 def test_uvicorn_adds_its_root_path(live_gateway: TestGateway) -> None:
     # uvicorn puts --root-path in front of the raw path: path_prefix is not needed then.
-    with uvicorn_server(fastapi_app(live_gateway.verifier()), "h11", root_path="/api") as port:
-        token = signed(live_gateway, "GET", "/api/orders/7")
+    verifier = live_gateway.verifier()
+    token = signed(live_gateway, "GET", "/api/orders/7")
+    app = fastapi_app(verifier, root_path="/api")
+    with uvicorn_server(app, "h11", root_path="/api") as port:
         assert exchange(port, "/orders/7", token).text == CALLER
         assert exchange(port, "/orders/7", signed(live_gateway, "GET", "/orders/7")).code == (
             "assertion-path"
         )
+    # What the service does not know of could be from a request.
+    with uvicorn_server(fastapi_app(verifier), "h11", root_path="/api") as port:
+        assert exchange(port, "/orders/7", token).code == "assertion-request-unclear"
+
+
+def test_a_mount_below_a_root_path(live_gateway: TestGateway) -> None:
+    async def who(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(caller_of(request).sub)
+
+    inner = AssertionMiddleware(
+        Starlette(routes=[Route("/{rest:path}", who)]), live_gateway.verifier(), root_path="/api"
+    )
+    app = Starlette(routes=[Mount("/outer", inner)])
+    with uvicorn_server(app, "h11", root_path="/api") as port:
+        token = signed(live_gateway, "GET", "/api/outer/a")
+        assert exchange(port, "/outer/a", token).text == CALLER
+
+
+def outcome(reply: Reply) -> str:
+    return reply.text if reply.status == 200 else reply.code
+
+
+@pytest.mark.filterwarnings("ignore:The `root_path` parameter is deprecated")
+@pytest.mark.parametrize("root_path", ["", "/api"])
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_a_root_path_makes_no_second_path_of_a_route(
+    is_inside: bool, root_path: str, server: Any, live_gateway: TestGateway
+) -> None:
+    # For Starlette, both paths are the route `/orders/7`.
+    app = FastAPI(root_path="/api")
+    verifier = live_gateway.verifier(unverified_paths=["/healthz", "/api/healthz"])
+    protected: Any = app
+    if is_inside:
+        app.add_middleware(FastAPIMiddleware, verifier=verifier, root_path=root_path)
+    else:
+        protected = FastAPIMiddleware(app, verifier, root_path=root_path)
+
+    @app.get("/orders/{number}", response_class=PlainTextResponse)
+    def order(number: int, caller: CurrentCaller) -> str:
+        return f"{number} {caller.sub}"
+
+    @app.get("/healthz", response_class=PlainTextResponse)
+    def healthz() -> str:
+        return "healthy"
+
+    refused = "assertion-request-unclear"
+    with server(protected) as port:
+        for prefix in ("", "/api"):
+            # Inside, it is unknown whether a proxy removes it: only the whole path is accepted.
+            accepted = prefix == root_path and not (is_inside and not root_path)
+            target = f"{prefix}/orders/7"
+            reply = exchange(port, target, signed(live_gateway, "GET", target))
+            assert outcome(reply) == (f"7 {CALLER}" if accepted else refused), prefix
+            reply = exchange(port, f"{prefix}/healthz")
+            assert outcome(reply) == ("healthy" if accepted else refused), prefix
+
+
+@pytest.mark.parametrize("root_path", ["api", "/", "/api/"])
+def test_other_root_paths_are_no_configuration(root_path: str, live_gateway: TestGateway) -> None:
+    with pytest.raises(ConfigurationError, match="root path"):
+        AssertionMiddleware(unreachable, live_gateway.verifier(), root_path=root_path)
 
 
 def test_bodies(server: Any, live_gateway: TestGateway) -> None:
@@ -196,11 +265,33 @@ def test_web_sockets(server: Any, live_gateway: TestGateway) -> None:
         assert callers == [CALLER]
 
 
+@pytest.mark.parametrize(
+    ("version", "method"), [("1.1", "GET"), ("2", "CONNECT"), ("3", "CONNECT")]
+)
+def test_the_method_of_a_web_socket_handshake(
+    version: str, method: str, live_gateway: TestGateway
+) -> None:
+    for signed_method in ("GET", "CONNECT"):
+        token = signed(live_gateway, signed_method, "/")
+        scope: dict[str, Any] = {
+            "type": "websocket",
+            "http_version": version,
+            "raw_path": b"/",
+            "headers": [(b"host", HOST.encode()), (b"countersign-assertion", token.encode())],
+        }
+        if signed_method == method:
+            with pytest.raises(AssertionError, match="reached"):
+                run_scope(live_gateway.verifier(), **scope)
+        else:
+            (close,) = run_scope(live_gateway.verifier(), **scope)
+            assert close["reason"] == "assertion-method"
+
+
 async def unreachable(*_: object) -> None:
     raise AssertionError("the application must not be reached")
 
 
-def run_scope(verifier: AssertionVerifier, **scope: Any) -> list[dict[str, Any]]:
+def run_scope(verifier: AssertionVerifier, *, root: str = "", **scope: Any) -> list[dict[str, Any]]:
     sent: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:
@@ -208,7 +299,8 @@ def run_scope(verifier: AssertionVerifier, **scope: Any) -> list[dict[str, Any]]
 
     async def run() -> None:
         given = {"type": "http", "method": "GET", "path": "/", "headers": [], **scope}
-        await AssertionMiddleware(unreachable, verifier)(given, unreachable, send)  # type: ignore[arg-type]
+        protected = AssertionMiddleware(unreachable, verifier, root_path=root)
+        await protected(given, unreachable, send)  # type: ignore[arg-type]
 
     asyncio.run(run())
     return sent
@@ -229,6 +321,79 @@ def test_a_raw_path_with_the_query_must_agree(live_gateway: TestGateway) -> None
         run_scope(verifier, raw_path=b"/?x", query_string=b"x")
     start, _ = run_scope(verifier, raw_path=b"/?x", query_string=b"y")
     assert start["status"] == 403
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        {"path": "/admin"},
+        {"path": "/"},
+        {"path": "/public/admin/"},
+        {"raw_path": b"/public%2561dmin", "path": "/publicadmin"},
+        {"raw_path": b"/public/%FF", "path": "/public/\xff"},
+        {"root_path": "/public"},
+        {"root_path": "/other"},
+        {"root_path": "/public", "app_root_path": "/public"},
+        {"method": "get"},
+        {"type": "websocket", "path": "/admin"},
+        {"type": "websocket", "root_path": "/public"},
+    ],
+)
+def test_what_the_application_would_see_must_be_what_is_verified(
+    scope: dict[str, Any], live_gateway: TestGateway
+) -> None:
+    given = {"raw_path": b"/public/admin", "path": "/public/admin", "query_string": b"x", **scope}
+    verifier = live_gateway.verifier(unverified_paths=["/public/admin"])
+    token = signed(live_gateway, "GET", given["raw_path"].decode() + "?x")
+    fields = [(b"host", HOST.encode()), (b"countersign-assertion", token.encode())]
+    for headers in (fields, []):
+        first, *rest = run_scope(verifier, headers=headers, **given)
+        if given.get("type") == "websocket":
+            assert first["reason"] == "assertion-request-unclear"
+        else:
+            assert first["status"] == 403
+            assert b"assertion-request-unclear" in rest[0]["body"]
+
+
+@pytest.mark.parametrize("path", ["/", "/orders", "/apple", "/ap", "//api/orders", "/API/orders"])
+def test_a_path_outside_of_the_root_path_is_refused(path: str, live_gateway: TestGateway) -> None:
+    verifier = live_gateway.verifier(unverified_paths=[path])
+    start, body = run_scope(
+        verifier, root="/api", root_path="/api", path=path, raw_path=path.encode()
+    )
+    assert start["status"] == 403
+    assert b"assertion-request-unclear" in body["body"]
+
+
+def test_exceptions_of_the_application_are_its_own(live_gateway: TestGateway) -> None:
+    sent: list[Any] = []
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        # As from a verifier that the application calls itself.
+        raise AssertionRefused("assertion-missing")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def run(**fields: Any) -> None:
+        scope = {"type": "http", "method": "GET", "headers": [], "query_string": b"", **fields}
+        verifier = live_gateway.verifier(unverified_paths=["/healthz"])
+        await AssertionMiddleware(app, verifier)(scope, unreachable, send)  # type: ignore[arg-type]
+
+    token = signed(live_gateway, "GET", "/orders/7").encode()
+    for fields in (
+        {"raw_path": b"/healthz", "path": "/healthz"},
+        {
+            "raw_path": b"/orders/7",
+            "path": "/orders/7",
+            "headers": [(b"host", HOST.encode()), (b"countersign-assertion", token)],
+        },
+    ):
+        sent.clear()
+        with pytest.raises(AssertionRefused):
+            asyncio.run(run(**fields))
+        assert [message["type"] for message in sent] == ["http.response.start"]
 
 
 def test_unknown_scopes_do_not_pass(live_gateway: TestGateway) -> None:

@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from countersign_verify import ConfigurationError, InProcessReplayStore
+from countersign_verify import ConfigurationError, InProcessReplayStore, ReplayStore
 from countersign_verify.grpc import (
     AssertionInterceptor,
     AsyncAssertionInterceptor,
@@ -251,6 +251,30 @@ def test_replays_and_missing_keys(server: Any, live_gateway: TestGateway) -> Non
             grpc.StatusCode.UNAVAILABLE,
             "assertion-keys-unavailable",
         )
+
+
+class BrokenStore(ReplayStore):
+    def admit(self, identifier: str, expiry: int, now: int) -> None:
+        raise ValueError("password of the store")
+
+
+def test_errors_of_a_store_are_not_shown(
+    server: Any, live_gateway: TestGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        server(live_gateway.verifier(authority=HOST, replay_store=BrokenStore())) as port,
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        for kind in KINDS:
+            caplog.clear()
+            parsed.clear()
+            with pytest.raises(grpc.RpcError) as error:
+                call(channel, kind, signed(live_gateway, kind))
+            failed: Any = error.value
+            assert failed.code() == grpc.StatusCode.INTERNAL
+            assert failed.details() == "The assertion cannot be checked."
+            assert "password of the store" in caplog.text
+            assert parsed == []
 
 
 @pytest.mark.parametrize("interceptor", [AssertionInterceptor, AsyncAssertionInterceptor])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from countersign_verify import AssertionRefused
-from countersign_verify._json import StrictJsonError, parse_object
+from countersign_verify._json import _STRING, StrictJsonError, parse_object
 from countersign_verify._jws import base64url_decode, base64url_encode, parse
 
 
@@ -66,6 +66,15 @@ def test_strict_json_is_read() -> None:
     assert parse_object(deepest, "text")
     brackets = b'{"a":"' + b"[{" * 500 + b'\\""}'
     assert parse_object(brackets, "text")
+
+
+@pytest.mark.parametrize("end", ["", "\\", "\n", '"', '\\"'])
+def test_each_string_is_scanned_once(end: str) -> None:
+    # An attempt that fails would be repeated from each of the quotes.
+    text = '{"' + '\\"' * 1000 + end
+    assert [match.span() for match in _STRING.finditer(text)] == [(1, len(text))]
+    with pytest.raises(StrictJsonError):
+        parse_object(("[" * 200 + text).encode(), "text")
 
 
 def test_only_integers_are_integers() -> None:

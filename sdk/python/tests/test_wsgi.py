@@ -1,4 +1,4 @@
-"""Flask and Django behind gunicorn, Django behind uvicorn, and servers without a raw target."""
+"""Flask and Django behind gunicorn, Django in ASGI, and servers without a raw target."""
 
 from __future__ import annotations
 
@@ -76,15 +76,123 @@ def test_bodies(app: str, keys: Path, live_gateway: TestGateway) -> None:
             assert reply.code == "assertion-body-not-bound"
 
 
-def test_django_in_asgi(keys: Path, live_gateway: TestGateway) -> None:
+@pytest.mark.parametrize("field", ["SCRIPT_NAME", "PATH_INFO", "Script-Name", "Path-Info"])
+def test_fields_that_change_gunicorns_path(
+    field: str, port: int, live_gateway: TestGateway
+) -> None:
+    # gunicorn trusts loopback peers: it would remove the prefix from what is routed on.
+    token = signed(live_gateway, "GET", "/public/healthz")
+    reply = exchange(port, "/public/healthz", token, headers=(f"{field}: /public",))
+    assert (reply.status, reply.code) == (403, "assertion-request-unclear")
+    # The root view, without an assertion.
+    reply = exchange(port, "/healthz", headers=(f"{field}: /healthz",))
+    assert (reply.status, reply.code) == (403, "assertion-request-unclear")
+    reply = exchange(port, "/public/healthz", token, headers=(f"{field}: ",))
+    assert (reply.status, reply.code) == (403, "assertion-request-unclear")
+
+
+@pytest.mark.parametrize("app", ["flask_app:app", "django_app:application"])
+def test_a_mount_of_the_server(app: str, keys: Path, live_gateway: TestGateway) -> None:
+    with gunicorn_server(f"apps.{app}", {"KEYS": str(keys), "SCRIPT_NAME": "/app"}) as port:
+        for target in ("/app/orders/7", "/app/", "/app", "/app/caf%C3%A9?x=1"):
+            reply = exchange(port, target, signed(live_gateway, "GET", target))
+            if target == "/app" and "flask" in app:
+                # Flask redirects to the root with its slash.
+                assert reply.status == 308
+            else:
+                assert (reply.status, reply.text) == (200, CALLER), target
+        reply = exchange(port, "/app/healthz", signed(live_gateway, "GET", "/app/healthz"))
+        assert reply.text == f"healthz {CALLER}"
+        assert exchange(port, "/app/healthz").code == "assertion-missing"
+        # gunicorn would remove this prefix, too: the application would see `/healthz` in both.
+        for target in ("/apphealthz", "/apple"):
+            reply = exchange(port, target, signed(live_gateway, "GET", target))
+            assert (reply.status, reply.code) == (403, "assertion-request-unclear"), target
+        field = ("SCRIPT_NAME: /app/orders",)
+        token = signed(live_gateway, "GET", "/app/orders/healthz")
+        reply = exchange(port, "/app/orders/healthz", token, headers=field)
+        assert reply.code == "assertion-request-unclear"
+
+
+def test_djangos_own_script_name(keys: Path, live_gateway: TestGateway) -> None:
+    environment = {"KEYS": str(keys), "FORCE_SCRIPT_NAME": "/app"}
+    with gunicorn_server("apps.django_app:application", environment) as port:
+        check_all(port, live_gateway)
+
+
+@pytest.mark.parametrize("root_path", ["", "/app"])
+@pytest.mark.parametrize("server", ["uvicorn", "daphne"])
+def test_djangos_own_script_name_in_asgi(
+    server: str, root_path: str, keys: Path, live_gateway: TestGateway
+) -> None:
+    # Django removes it if it is there, so that each view has a second path.
+    environment = {"KEYS": str(keys), "FORCE_SCRIPT_NAME": "/app", "ROOT_PATH": root_path}
+    with asgi_process(ASGI_SERVERS[server], environment) as port:
+        for prefix in ("", "/app", "/apple"):
+            target = f"{prefix}/orders/7"
+            reply = exchange(port, target, signed(live_gateway, "GET", target))
+            if prefix == root_path:
+                assert (reply.status, reply.text) == (200, CALLER)
+            else:
+                assert (reply.status, reply.code) == (403, "assertion-request-unclear"), prefix
+
+
+def test_flask_does_not_see_two_slashes(keys: Path, live_gateway: TestGateway) -> None:
+    with gunicorn_server("apps.flask_app:app", {"KEYS": str(keys)}) as port:
+        for target in ("//healthz", "//orders/7", "///"):
+            reply = exchange(port, target, signed(live_gateway, "GET", target))
+            assert (reply.status, reply.code) == (403, "assertion-request-unclear"), target
+
+
+def test_queries_that_gunicorn_changes(port: int, live_gateway: TestGateway) -> None:
+    # The tab is not in QUERY_STRING.
+    reply = exchange(port, "/orders/7?x=\t1", signed(live_gateway, "GET", "/orders/7?x=\t1"))
+    assert reply.status == 400 or reply.code == "assertion-request-unclear"
+
+
+@contextlib.contextmanager
+def asgi_process(arguments: list[str], environment: dict[str, str]) -> Iterator[int]:
     from support import listening
 
     with listening() as listener:
-        command = [sys.executable, "-m", "uvicorn", "--fd", str(listener.fileno())]
-        command += ["--lifespan", "off", "--log-level", "error", "apps.django_app:asgi_application"]
-        environment = {"KEYS": str(keys)}
+        command = [sys.executable, "-m", arguments[0], "--fd", str(listener.fileno())]
+        command += [*arguments[1:], "apps.django_app:asgi_application"]
         with process(command, environment, pass_fds=(listener.fileno(),)):
-            check_all(listener.getsockname()[1], live_gateway)
+            yield listener.getsockname()[1]
+
+
+ASGI_SERVERS = {
+    "uvicorn": ["uvicorn", "--lifespan", "off", "--log-level", "error"],
+    "daphne": ["daphne", "--verbosity", "0"],
+}
+
+
+@pytest.mark.parametrize("server", ASGI_SERVERS)
+def test_django_in_asgi(server: str, keys: Path, live_gateway: TestGateway) -> None:
+    with asgi_process(ASGI_SERVERS[server], {"KEYS": str(keys)}) as port:
+        check_all(port, live_gateway)
+
+
+def test_the_field_with_daphnes_root_path(keys: Path, live_gateway: TestGateway) -> None:
+    # Django removes the root path from what it routes on. Daphne hides the field.
+    def attack(port: int, prefix: str) -> tuple[int, str]:
+        target = f"{prefix}/healthz"
+        token = signed(live_gateway, "GET", target)
+        reply = exchange(port, target, token, headers=(f"Daphne-Root-Path: {prefix}",))
+        return reply.status, reply.text if reply.status == 200 else reply.code
+
+    refused = (403, "assertion-request-unclear")
+    with asgi_process(ASGI_SERVERS["daphne"], {"KEYS": str(keys)}) as port:
+        assert attack(port, "/public") == refused
+        reply = exchange(port, "/healthz", headers=("Daphne-Root-Path: /healthz",))
+        assert (reply.status, reply.code) == refused
+    arguments = [*ASGI_SERVERS["daphne"], "--root-path", "/app"]
+    with asgi_process(arguments, {"KEYS": str(keys), "ROOT_PATH": "/app"}) as port:
+        target = "/app/orders/7"
+        assert exchange(port, target, signed(live_gateway, "GET", target)).text == CALLER
+        # The configured root path adds nothing.
+        assert attack(port, "/app") == (200, f"healthz {CALLER}")
+        assert attack(port, "/public") == refused
 
 
 @contextlib.contextmanager
@@ -136,6 +244,10 @@ def test_werkzeugs_server_gives_the_raw_target(live_gateway: TestGateway) -> Non
         for target in ("/orders/%37?x=1", "/a%2Fb", "/orders/7?"):
             reply = exchange(server.server_port, target, signed(live_gateway, "GET", target))
             assert (reply.status, reply.text) == (200, CALLER), target
+        # One of two slashes at the start is removed: from the path only, or in newer versions of
+        # Python also from the target.
+        reply = exchange(server.server_port, "//a//b", signed(live_gateway, "GET", "//a//b"))
+        assert reply.code in ("assertion-request-unclear", "assertion-path")
     finally:
         server.shutdown()
         thread.join(IN_TIME)
@@ -153,6 +265,7 @@ def call(verifier: AssertionVerifier, environ: dict[str, Any], **options: Any) -
 def test_the_member_with_the_target_can_be_named(live_gateway: TestGateway) -> None:
     token = signed(live_gateway, "GET", "/orders/%37")
     environ = {"HTTP_COUNTERSIGN_ASSERTION": token, "server.target": "/orders/%37"}
+    environ["PATH_INFO"] = "/orders/7"
     verifier = live_gateway.verifier()
     assert call(verifier, environ, target_key="server.target") == ("200 OK", CALLER.encode())
     assert call(verifier, environ)[0] == "403 Forbidden"
@@ -165,20 +278,48 @@ def test_other_bytes_are_compared(live_gateway: TestGateway) -> None:
     token = signed(live_gateway, "GET", "/caf\u00e9?\u00e9")
     # WSGI texts have one character for each byte.
     environ = {"HTTP_COUNTERSIGN_ASSERTION": token, "RAW_URI": "/caf\xc3\xa9?\xc3\xa9"}
+    environ |= {"PATH_INFO": "/caf\xc3\xa9", "QUERY_STRING": "\xc3\xa9"}
     assert call(live_gateway.verifier(), environ)[0] == "200 OK"
     environ["RAW_URI"] = "/caf\xe9?\xc3\xa9"
+    environ["PATH_INFO"] = "/caf\xe9"
     assert b"assertion-path" in call(live_gateway.verifier(), environ)[1]
 
 
 def test_an_environments_caller_is_not_trusted(live_gateway: TestGateway) -> None:
-    environ = {"RAW_URI": "/", "countersign.caller": "x"}
+    environ = {"RAW_URI": "/", "PATH_INFO": "/", "countersign.caller": "x"}
     assert call(live_gateway.verifier(), environ)[0] == "401 Unauthorized"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"PATH_INFO": "/admin"},
+        {"PATH_INFO": ""},
+        {"SCRIPT_NAME": "/public", "PATH_INFO": "/public/admin"},
+        {"SCRIPT_NAME": "/other", "PATH_INFO": "/admin"},
+        {"SCRIPT_NAME": "/pub", "PATH_INFO": "lic/admin"},
+        {"PATH_INFO": "/public/admin", "HTTP_SCRIPT_NAME": ""},
+        {"PATH_INFO": "/public/admin", "HTTP_PATH_INFO": "/admin"},
+        {"PATH_INFO": "/public/admin", "REQUEST_METHOD": "get"},
+        {"PATH_INFO": "/public/admin", "QUERY_STRING": "y"},
+        {"PATH_INFO": "/public/admin", "QUERY_STRING": ""},
+    ],
+)
+def test_what_the_application_would_see_must_be_what_is_verified(
+    environ: dict[str, str], live_gateway: TestGateway
+) -> None:
+    verifier = live_gateway.verifier(unverified_paths=["/public/admin"])
+    method = environ.get("REQUEST_METHOD", "GET")
+    token = signed(live_gateway, method, "/public/admin?x")
+    given = {"RAW_URI": "/public/admin?x", "QUERY_STRING": "x", **environ}
+    for more in ({"HTTP_COUNTERSIGN_ASSERTION": token}, {}):
+        assert b"assertion-request-unclear" in call(verifier, {**given, **more})[1]
 
 
 def test_bodies_without_a_known_length(live_gateway: TestGateway) -> None:
     verifier = live_gateway.verifier(require_body_binding=True)
     token = live_gateway.assertion("GET", f"https://{HOST}/", body=b"abc")
-    environ = {"RAW_URI": "/", "HTTP_COUNTERSIGN_ASSERTION": token}
+    environ = {"RAW_URI": "/", "PATH_INFO": "/", "HTTP_COUNTERSIGN_ASSERTION": token}
     stream = {"wsgi.input": io.BytesIO(b"abcdef")}
     assert call(verifier, {**environ, **stream, "CONTENT_LENGTH": "3"})[0] == "200 OK"
     for more, code in (
@@ -220,6 +361,8 @@ def test_a_unit_test_of_a_django_service(
     with override_settings(COUNTERSIGN=options):
         assert Client().get("/orders/7?x=1", headers=headers).content == b"spiffe://shop/checkout"
         assert Client().get("/orders/7", headers=headers).json()["code"] == "assertion-query"
+        target = "/caf%C3%A9/%E2%82%AC"
+        assert Client().get(target, headers=gateway.headers("GET", target)).status_code == 200
 
         async def run() -> None:
             client = AsyncClient()

@@ -20,9 +20,12 @@ use crate::app;
 use crate::cli::common::config_loading::{self, LoadError};
 use crate::cli::common::format::absolute;
 use crate::cli::common::output::{CliError, Exit, Output};
+use crate::clock;
 use crate::config::{self, ConfigErrors, Inventory, Loaded};
 use crate::descriptors::{DescriptorPlan, raise_limit};
+use crate::identity::text::{printable, printable_within};
 use crate::snapshot::AuditDestination;
+use crate::tls::{CertificateOwner, OwnCertificate};
 
 /// Arguments of `countersign check`.
 #[derive(Debug, Args)]
@@ -63,7 +66,7 @@ pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<Exit, CliError> {
         Some(running) => config_loading::inspect_on_host(&path, running.state.clone()),
         None => config_loading::inspect(&path),
     };
-    let (loaded, inventory) = match inspected {
+    let (mut loaded, inventory) = match inspected {
         Ok(found) => found,
         Err(LoadError::Refused(errors)) if output.is_json() => {
             output.json(&json!({
@@ -76,6 +79,8 @@ pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<Exit, CliError> {
         Err(LoadError::Refused(errors)) => return Err(refusal(&errors)),
         Err(error) => return Err(error.into()),
     };
+    let alarms = certificate_alarms(&loaded);
+    loaded.warnings.extend(alarms);
     for warning in loaded.warnings.iter().chain(&descriptor_warning(&loaded)) {
         output.note(format_args!("warning: {warning}"));
     }
@@ -106,7 +111,7 @@ pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<Exit, CliError> {
 /// Formats all errors for the terminal.
 pub(super) fn refusal(errors: &ConfigErrors) -> CliError {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    CliError::usage(errors.render(io::stderr().is_terminal() && !plain))
+    CliError::coloured_usage(errors.render(io::stderr().is_terminal() && !plain))
 }
 
 fn report(path: &Path, loaded: &Loaded, inventory: &Inventory) -> String {
@@ -177,6 +182,7 @@ fn report(path: &Path, loaded: &Loaded, inventory: &Inventory) -> String {
         signer.header,
     );
     let _ = write!(text, "\naudit    {}", audit(loaded));
+    push_certificates(&mut text, loaded);
     let plan = descriptors_here(loaded);
     let configured = loaded.snapshot.limits.connections;
     let _ = write!(
@@ -191,8 +197,44 @@ fn report(path: &Path, loaded: &Loaded, inventory: &Inventory) -> String {
     text
 }
 
-/// Returns the descriptors that a gateway would have if it ran with the resource limits of this
-/// shell.
+/// Warns of certificates of the gateway that should be renewed.
+fn certificate_alarms(loaded: &Loaded) -> Vec<String> {
+    let now = clock::certificate_now();
+    let own = loaded.snapshot.own_certificates.iter();
+    let alarm = |own: &OwnCertificate| {
+        let (alarm, command) = (own.alarm(now)?, own.command());
+        let command = printable_within(&command, usize::MAX);
+        Some(format!("{}\n  try: {command}", printable(&alarm)))
+    };
+    own.filter_map(alarm).collect()
+}
+
+/// Adds the certificates that the lines of the listener do not show.
+fn push_certificates(text: &mut String, loaded: &Loaded) {
+    let is_shown = |own: &&OwnCertificate| {
+        let of_listener = matches!(
+            own.owner,
+            CertificateOwner::Listener | CertificateOwner::ServerName(..)
+        );
+        of_listener && !own.is_intermediate
+    };
+    let own = loaded.snapshot.own_certificates.iter();
+    for own in own.filter(|own| !is_shown(own)) {
+        let kind = match own.is_intermediate {
+            false => "certificate",
+            true => "intermediate beside the certificate",
+        };
+        let end = clock::rfc3339(own.not_after);
+        let line = format!(
+            "{kind} of {}: {} until {end}",
+            own.owner,
+            own.file.display()
+        );
+        let _ = write!(text, "\n{}", printable(&line));
+    }
+}
+
+/// Returns the descriptors that a gateway with the limits of this shell would have.
 fn descriptors_here(loaded: &Loaded) -> DescriptorPlan {
     DescriptorPlan::divide(raise_limit(), app::worker_count(&loaded.settings))
 }
@@ -282,12 +324,14 @@ fn document(path: &Path, loaded: &Loaded, inventory: &Inventory) -> Value {
         }),
         "admin_socket": settings.admin.as_ref().and_then(|admin| admin.socket.as_deref()).map(absolute),
         "audit": audit,
+        "certificates": loaded.snapshot.own_certificates.iter().map(certificate).collect::<Vec<_>>(),
         "trust_domains": inventory.trust_domains,
         "assertion": {
             "issuer": signer.settings().issuer,
             "header": signer.settings().header.as_str(),
             "algorithm": signer.keys().algorithm().as_str(),
             "lifetime_seconds": signer.settings().lifetime.as_secs(),
+            "max_size": signer.settings().max_size,
         },
         "upstreams": loaded.snapshot.upstreams.iter().map(|upstream| json!({
             "name": upstream.name(),
@@ -298,6 +342,19 @@ fn document(path: &Path, loaded: &Loaded, inventory: &Inventory) -> Value {
         "routes": table::routes(&loaded.snapshot),
         "files": loaded.files.iter().map(|file| absolute(file)).collect::<Vec<_>>(),
         "warnings": loaded.warnings,
+    })
+}
+
+fn certificate(own: &OwnCertificate) -> Value {
+    json!({
+        "use": own.owner.usage(),
+        "name": own.owner.name(),
+        "file": absolute(&own.file),
+        "subject": printable(&own.subject),
+        "serial": own.serial,
+        "intermediate": own.is_intermediate,
+        "not_after": clock::rfc3339(own.not_after),
+        "renewal_due": clock::rfc3339(own.renewal_due()),
     })
 }
 

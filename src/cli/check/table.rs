@@ -159,6 +159,7 @@ fn document(route: &Route, snapshot: &Snapshot) -> Value {
         "hosts": strings(&route.hosts),
         "paths": strings(&route.paths),
         "methods": strings(&route.methods),
+        "path_encoding": route.path_encoding.to_string(),
         "authenticate": route.rule.authentication.to_string(),
         "callers": strings(&route.rule.callers),
         "except": strings(&route.rule.except),
@@ -175,5 +176,6 @@ fn document(route: &Route, snapshot: &Snapshot) -> Value {
         "upstream": route.upstream.name(),
         "audience": authenticated.then_some(&route.audience),
         "binding": authenticated.then_some(binding(route.binding)),
+        "assertion": authenticated.then_some(route.detail.as_str()),
     })
 }

@@ -1,11 +1,14 @@
 //! The output of commands, and their exit codes.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use serde::Serialize;
+
+use crate::identity::text::{printable_json, printable_lines};
 
 /// The outcome of a command. The numbers are stable, because scripts use them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,31 +41,41 @@ pub struct CliError {
     pub exit: Exit,
     /// The description of the error, with file, key and how to fix it. It may have several lines.
     pub message: String,
+    /// Whether the message has colours, and no other escape sequences.
+    is_coloured: bool,
 }
 
 impl CliError {
+    fn new(exit: Exit, message: &impl fmt::Display) -> Self {
+        Self {
+            exit,
+            message: message.to_string(),
+            is_coloured: false,
+        }
+    }
+
     /// Creates an error with exit code 1.
     pub fn failed(message: impl fmt::Display) -> Self {
-        Self {
-            exit: Exit::Failed,
-            message: message.to_string(),
-        }
+        Self::new(Exit::Failed, &message)
     }
 
     /// Creates an error with exit code 2.
     pub fn usage(message: impl fmt::Display) -> Self {
+        Self::new(Exit::Usage, &message)
+    }
+
+    /// Creates an error with exit code 2 and a message with colours. The message must not contain
+    /// other control characters, because it is printed as it is.
+    pub fn coloured_usage(message: impl fmt::Display) -> Self {
         Self {
-            exit: Exit::Usage,
-            message: message.to_string(),
+            is_coloured: true,
+            ..Self::usage(message)
         }
     }
 
     /// Creates an error with exit code 3.
     pub fn no(message: impl fmt::Display) -> Self {
-        Self {
-            exit: Exit::No,
-            message: message.to_string(),
-        }
+        Self::new(Exit::No, &message)
     }
 }
 
@@ -110,7 +123,7 @@ impl Output {
         if self.json
             && let Ok(text) = serde_json::to_string(document)
         {
-            Self::line(&text);
+            Self::raw_line(&printable_json(&text));
         }
     }
 
@@ -133,22 +146,48 @@ impl Output {
     /// Prints a remark on standard error. Prints nothing with `--quiet`.
     pub fn note(self, text: impl fmt::Display) {
         if !self.quiet {
-            let _ = writeln!(io::stderr().lock(), "{text}");
+            Self::error_line(&text);
+        }
+    }
+
+    /// Replaces the last remark, which shows progress on a terminal, by another one. `is_first`: there
+    /// is none yet.
+    pub fn progress(self, is_first: bool, text: impl fmt::Display) {
+        if !self.quiet {
+            // Moves the cursor up and erases the line.
+            let up = if is_first { "" } else { "\x1b[1A\x1b[2K" };
+            let text = text.to_string();
+            let _ = writeln!(io::stderr().lock(), "{up}{}", printable_lines(&text));
         }
     }
 
     /// Prints the reason of the result "no" on standard error, even with `--quiet`.
     pub fn verdict(self, text: impl fmt::Display) {
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        Self::error_line(&text);
     }
 
     /// Prints an error on standard error, even with `--quiet`.
     pub fn error(self, error: &CliError) {
-        let _ = writeln!(io::stderr().lock(), "countersign: {}", error.message);
+        let message = match error.is_coloured {
+            true => Cow::Borrowed(error.message.as_str()),
+            false => printable_lines(&error.message),
+        };
+        let _ = writeln!(io::stderr().lock(), "countersign: {message}");
+    }
+
+    fn error_line(text: &dyn fmt::Display) {
+        let text = text.to_string();
+        let _ = writeln!(io::stderr().lock(), "{}", printable_lines(&text));
+    }
+
+    /// Prints text. Escapes control characters, because names and other texts in it may come from
+    /// peers and files.
+    fn line(text: &dyn fmt::Display) {
+        Self::raw_line(&printable_lines(&text.to_string()));
     }
 
     /// Prints a line. Ignores write errors, because a closed pipe must not cause a panic.
-    fn line(text: &dyn fmt::Display) {
+    fn raw_line(text: &str) {
         let mut stdout = io::stdout().lock();
         let _ = writeln!(stdout, "{text}");
         let _ = stdout.flush();
@@ -172,7 +211,11 @@ impl List {
             self.out.write_all(b",")
         };
         self.count = self.count.saturating_add(1);
-        match begin.and_then(|()| Ok(serde_json::to_writer(&mut self.out, item)?)) {
+        let mut item = || {
+            let text = serde_json::to_string(item)?;
+            self.out.write_all(printable_json(&text).as_bytes())
+        };
+        match begin.and_then(|()| item()) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         }

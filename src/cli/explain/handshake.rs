@@ -249,7 +249,7 @@ impl Way<'_> {
             for list in bundle.freshness(now) {
                 lines.push(format!(
                     "list {} of {}: {} revoked, next due {}{}",
-                    list.number,
+                    list.number.as_deref().unwrap_or("without number"),
                     printable(&list.issuer),
                     list.entries,
                     moment(list.next_update),

@@ -4,7 +4,7 @@
 //! The order is the same as in `proxy::handshake` and `proxy::handler`, and every verdict comes
 //! from the same functions. This module decides nothing itself.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use countersign_verify::claims::MAX_ASSERTION_BYTES;
 use countersign_verify::jose::CompactJws;
@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Explanation, Question, Step, Verdict};
 use crate::assertion::signer::RequestBinding;
-use crate::authn::ConnectionProof;
+use crate::authn::{ConnectionProof, RequestAddresses};
 use crate::cli::common::format::moment;
 use crate::clock;
 use crate::config::Inventory;
@@ -38,8 +38,11 @@ pub(super) struct Way<'a> {
     runtime: Option<&'a tokio::runtime::Runtime>,
 }
 
-/// Used instead of the caller's address, which the question does not contain.
-const UNKNOWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+/// Used instead of the request's addresses, which the question does not contain.
+const UNKNOWN: RequestAddresses = RequestAddresses {
+    caller: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    connection: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+};
 
 /// Explains what the gateway would do with the caller and request of a question.
 pub(super) fn explain(
@@ -144,7 +147,7 @@ impl Way<'_> {
         let asking = Evidence {
             proof: Some(proof),
             presented: question.presented,
-            address: UNKNOWN,
+            addresses: UNKNOWN,
             target: &target,
             deny_list: snapshot.deny_list.as_deref(),
         };
@@ -196,6 +199,9 @@ impl Way<'_> {
         let callers: Vec<String> = route.rule.callers.iter().map(ToString::to_string).collect();
         let except: Vec<String> = route.rule.except.iter().map(ToString::to_string).collect();
         let mut lines = vec![format!("paths {}", joined(paths))];
+        if !route.path_encoding.is_strict() {
+            lines.push(format!("path_encoding {}", route.path_encoding));
+        }
         if let Some(rewrite) = &route.rewrite {
             lines.push(format!("before it is forwarded, {rewrite}"));
         }
@@ -255,7 +261,7 @@ impl Way<'_> {
         let signed = match route.binding {
             Binding::Request => signer.sign_request(
                 permit,
-                &route.audience,
+                route.recipient(),
                 &RequestBinding {
                     method: method.as_str(),
                     authority,
@@ -266,7 +272,7 @@ impl Way<'_> {
                 },
                 now,
             ),
-            Binding::Caller => signer.sign_caller(permit, &route.audience, now),
+            Binding::Caller => signer.sign_caller(permit, route.recipient(), now),
         }
         .map_err(Refusal::not_signed)?;
         self.claims = signed

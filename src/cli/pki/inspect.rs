@@ -10,12 +10,15 @@ use super::live;
 use crate::cli::common::input;
 use crate::cli::common::output::{CliError, Exit, Output};
 use crate::cli::common::passphrase::PassphraseArgs;
-use crate::identity::text::printable;
+use crate::identity::text::{printable, printable_within};
 use crate::pki::inspect::{Item, inspect, needs_passphrase};
 use crate::pki::lint::Severity;
 
 /// Maximum number of bytes of a file. A CRL with several hundred thousand entries is smaller.
 const MAX_FILE: u64 = 64 << 20;
+
+/// Maximum number of characters of one value.
+const MAX_SHOWN: usize = 4096;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -106,32 +109,30 @@ fn line(text: &mut String, name: &str, value: &Value) {
         Value::Bool(false) => {
             let _ = writeln!(text, "  {name:14}  no");
         }
-        Value::String(value) => {
-            let _ = writeln!(text, "  {name:14}  {value}");
-        }
         Value::Array(values) => {
             for value in values {
                 let value = match value {
-                    Value::String(value) => value.clone(),
                     Value::Object(members) => members
                         .iter()
                         .filter(|(_, value)| !value.is_null())
-                        .map(|(name, value)| format!("{name} {}", plain(value)))
+                        .map(|(name, value)| format!("{} {}", printable(name), plain(value)))
                         .collect::<Vec<_>>()
                         .join(", "),
-                    other => other.to_string(),
+                    other => plain(other),
                 };
                 let _ = writeln!(text, "  {name:14}  {value}");
             }
         }
         other => {
-            let _ = writeln!(text, "  {name:14}  {other}");
+            let _ = writeln!(text, "  {name:14}  {}", plain(other));
         }
     }
 }
 
+/// Returns a value as text without control characters. The value may come from the file.
 fn plain(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
+    match value.as_str() {
+        Some(text) => printable_within(text, MAX_SHOWN),
+        None => printable_within(&value.to_string(), MAX_SHOWN),
+    }
 }

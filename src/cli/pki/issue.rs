@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::authority::{open, profile, with_remedy};
+use crate::assertion::{AssertionSettings, WANTED_PATH};
 use crate::cli::common::format::{absolute, moment};
 use crate::cli::common::input;
 use crate::cli::common::output::{CliError, Exit, Output};
@@ -123,25 +124,34 @@ fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, Cli
                 .map_err(|error| error.to_string())?;
             Ok(request)
         });
-        requests.push(request.map_err(|error| {
+        let request = request.map_err(|error| {
             CliError::usage(format!("{} line {}: {error}", list.display(), index + 1))
-        })?);
+        })?;
+        requests.push((request, name));
     }
+    let longest = requests.iter().map(|(_, name)| name);
+    if let Some(note) = longest
+        .max_by_key(|name| name.len())
+        .and_then(|name| long_name_note(name))
+    {
+        output.note(format_args!("note: {note}"));
+    }
+    let requests: Vec<IssueRequest> = requests.into_iter().map(|(request, _)| request).collect();
     let issuer = pki.issuer();
     args.passphrase.unlock(&mut pki, issuer)?;
     let shows_progress = io::stderr().is_terminal() && !output.is_json();
     let started = Instant::now();
-    let mut up = "";
+    let mut is_first = true;
     let done = pki
         .issue_many(&requests, &mut |done| {
             if shows_progress {
                 let percent = (done.issued + done.skipped) * 100 / done.total.max(1);
-                output.note(format_args!(
-                    "{up}{percent:3} %  {} issued, {} skipped, of {}",
+                let text = format!(
+                    "{percent:3} %  {} issued, {} skipped, of {}",
                     done.issued, done.skipped, done.total
-                ));
-                // Moves the cursor up, so that the next line of progress replaces this one.
-                up = "\x1b[1A\x1b[2K";
+                );
+                output.progress(is_first, text);
+                is_first = false;
             }
         })
         .map_err(|error| with_remedy(error, "--force replaces it"))?;
@@ -220,9 +230,22 @@ fn issue_one(name: &str, args: &IssueArgs, output: Output) -> Result<Exit, CliEr
     pki.check(&request).map_err(remedy)?;
     let issuer = pki.issuer();
     args.passphrase.unlock(&mut pki, issuer)?;
-    let issued = pki.issue(&request).map_err(remedy)?;
+    let mut issued = pki.issue(&request).map_err(remedy)?;
+    issued.notes.extend(long_name_note(issued.identity()));
     report(&issued, &pki, args, output);
     Ok(Exit::Done)
+}
+
+/// Returns a note if assertions about this caller leave little room for the path of a request.
+pub(super) fn long_name_note(identity: &str) -> Option<String> {
+    let room = AssertionSettings::default_path_room(identity.len());
+    (room < WANTED_PATH).then(|| {
+        format!(
+            "the name has {} bytes; by default, assertions about it have room for a path of {room} \
+             bytes only: gateways need a larger max_size in [assertion], at most 7KiB",
+            identity.len()
+        )
+    })
 }
 
 fn names(name: &str, args: &IssueArgs, pki: &Pki) -> Result<SubjectNames, RequestError> {

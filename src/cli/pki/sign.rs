@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::authority::{open, profile, with_remedy};
+use super::issue::long_name_note;
 use crate::cli::common::format::{absolute, moment};
 use crate::cli::common::input;
 use crate::cli::common::output::{CliError, Exit, Output};
@@ -86,7 +87,8 @@ pub(super) fn run(args: &SignArgs, output: Output) -> Result<Exit, CliError> {
     pki.check_signing(&request).map_err(remedy)?;
     let issuer = pki.issuer();
     args.passphrase.unlock(&mut pki, issuer)?;
-    let issued = pki.sign(&signing, &request).map_err(remedy)?;
+    let mut issued = pki.sign(&signing, &request).map_err(remedy)?;
+    issued.notes.extend(long_name_note(issued.identity()));
     output.json(&json!({
         "certificate": absolute(&issued.certificate),
         "trust": absolute(&pki.layout().trust()),

@@ -1,6 +1,7 @@
 //! `countersign pki verify`: verifies one chain by the listener's path rules, offline.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
@@ -16,9 +17,10 @@ use crate::clock;
 use crate::identity::LeafFacts;
 use crate::identity::text::{hex, printable};
 use crate::pem;
+use crate::pki::Lifetime;
 use crate::pki::signing::names::carries;
 use crate::reason::ReasonCode;
-use crate::trust::{PathPurpose, PathTrust};
+use crate::trust::{CrlNumber, CrlRules, PathPurpose, PathTrust};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,6 +35,8 @@ The rules are the listener's, without identity and policy. The first certificate
 verified; the others of that file serve as intermediates. Without --crl revocation is not
 checked; with it, the leaf and every intermediate of the path need a current list, and every list
 that is given has to be one that can be used: a delta or indirect list, for example, cannot.
+--crl-number and --crl-max-age accept the lists that a gateway accepts with crl_number and max_age
+in [[trust_domain]].
 Exit code 0: the path holds. 3: it does not, and standard error begins with the reason.";
 
 /// Maximum number of bytes of a file with certificates.
@@ -56,6 +60,12 @@ pub(super) struct VerifyArgs {
     /// Revocation lists, PEM or DER; may be given several times.
     #[arg(long, value_name = "FILE")]
     crl: Vec<PathBuf>,
+    /// Whether a list must have a number.
+    #[arg(long, value_enum, value_name = "WORD", default_value = "required")]
+    crl_number: Number,
+    /// How long after its thisUpdate a list without nextUpdate is used [default: not at all].
+    #[arg(long, value_name = "TIME")]
+    crl_max_age: Option<Lifetime>,
     /// The leaf must carry this name: a host name, an address, a SPIFFE ID, mailto:ADDRESS or
     /// another URI.
     #[arg(long, value_name = "NAME")]
@@ -74,6 +84,14 @@ enum Purpose {
     Client,
     /// A TLS server.
     Server,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Number {
+    /// A list without a number is refused.
+    Required,
+    /// A list may have none.
+    Optional,
 }
 
 fn parse_time(text: &str) -> Result<u64, String> {
@@ -111,9 +129,10 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
         Purpose::Server => PathPurpose::Server,
     };
     let lists = (!args.crl.is_empty()).then_some(lists.as_slice());
-    let trust = PathTrust::new(&roots, intermediates, lists, purpose);
+    let lists = lists.map(|lists| (lists, crl_rules(args)));
+    let trust = PathTrust::with_crl_rules(&roots, intermediates, lists, purpose);
     let seconds = args.time.unwrap_or_else(clock::unix_now);
-    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
     let unusable = unusable(&trust, &args.roots, &files);
     let verified = trust.verify(&leaf, now).map_err(|error| match error {
         // The revocation status is unknown, probably because a CRL cannot be used. The detail then
@@ -167,6 +186,18 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
             remark(&trust, &others, output);
             Ok(Exit::No)
         }
+    }
+}
+
+fn crl_rules(args: &VerifyArgs) -> CrlRules {
+    CrlRules {
+        number: match args.crl_number {
+            Number::Required => CrlNumber::Required,
+            Number::Optional => CrlNumber::Optional,
+        },
+        max_age: args
+            .crl_max_age
+            .map(|age| Duration::from_secs(u64::try_from(age.as_seconds()).unwrap_or_default())),
     }
 }
 

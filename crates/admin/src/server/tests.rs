@@ -309,8 +309,8 @@ async fn operators_are_asked_for_by_a_loopback_name_only() {
         )
         .await;
     assert_eq!(reply.status, 421);
-    // Paths that do not exist get the same response, so that the response does not reveal which
-    // paths exist.
+    // A request for a path that does not exist gets the same response. The response therefore does
+    // not reveal which paths exist.
     let reply = served
         .ask_as("GET", "/nothing", "Host: evil.example\r\n")
         .await;
@@ -344,7 +344,8 @@ async fn the_public_listener_speaks_tls_without_asking_for_a_certificate() {
         .unwrap();
     let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     assert_eq!(exchange(stream, request).await.status, 200);
-    // Plain HTTP on a TLS port ends that connection, but not the server.
+    // If a client speaks plain HTTP to the TLS port, only its connection ends. The server
+    // continues.
     let mut stream = TcpStream::connect(served.address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();

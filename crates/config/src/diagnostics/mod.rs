@@ -18,6 +18,8 @@ use serde::Serialize;
 
 use redact::Redaction;
 
+use crate::identity::text::{is_printable, printable_lines};
+
 /// A range of byte positions in the configuration file.
 pub(crate) type Span = Range<usize>;
 
@@ -84,7 +86,7 @@ impl Diagnostic {
     }
 
     fn groups<'a>(&'a self, level: Level<'a>, path: &'a str, source: &'a str) -> Vec<Group<'a>> {
-        let title = level.primary_title(&*self.message);
+        let title = level.primary_title(printable_lines(&self.message));
         let mut group = match &self.place {
             None => Group::with_title(title).element(annotate_snippets::Origin::path(path)),
             Some(place) => {
@@ -92,21 +94,21 @@ impl Diagnostic {
                 let primary = if self.label.is_empty() {
                     primary
                 } else {
-                    primary.label(&*self.label)
+                    primary.label(printable_lines(&self.label))
                 };
                 let mut snippet = Snippet::source(source).path(path).annotation(primary);
                 if let Some((place, label)) = &self.also {
                     snippet = snippet.annotation(
                         AnnotationKind::Context
                             .span(clamped(place, source))
-                            .label(&**label),
+                            .label(printable_lines(label)),
                     );
                 }
                 title.element(snippet)
             }
         };
         if let Some(help) = &self.help {
-            group = group.element(Level::HELP.message(&**help));
+            group = group.element(Level::HELP.message(printable_lines(help)));
         }
         vec![group]
     }
@@ -151,6 +153,28 @@ impl Diagnostic {
         let column = before.get(start_of_line..)?.chars().count() + 1;
         Some((line, column))
     }
+}
+
+/// Replaces characters that could control a terminal or change the direction of text. The
+/// replacements have the same number of bytes, so all positions stay valid.
+fn without_hazards(source: &str) -> String {
+    let mut shown = String::with_capacity(source.len());
+    let mut characters = source.chars().peekable();
+    while let Some(character) = characters.next() {
+        let is_kept = match character {
+            '\n' | '\t' => true,
+            '\r' => characters.peek() == Some(&'\n'),
+            other => is_printable(other.encode_utf8(&mut [0; 4])),
+        };
+        match character.len_utf8() {
+            _ if is_kept => shown.push(character),
+            1 => shown.push('?'),
+            2 => shown.push('\u{bf}'),
+            3 => shown.push('\u{fffd}'),
+            _ => shown.push_str("\u{fffd}?"),
+        }
+    }
+    shown
 }
 
 /// Moves the ends of a place to character boundaries within the text. The renderer of the messages
@@ -253,6 +277,7 @@ impl ConfigErrors {
             Renderer::plain()
         };
         let path = self.path.display().to_string();
+        let path = printable_lines(&path);
         let shown: Vec<String> = self
             .errors
             .iter()
@@ -327,7 +352,7 @@ impl Diagnostics {
             what: CONFIGURATION,
             path: path.to_owned(),
             errors: errors.map(|error| error.redacted(&redaction)).collect(),
-            source: redaction.into_shown(),
+            source: without_hazards(&redaction.into_shown()),
         }
     }
 
@@ -382,6 +407,21 @@ mod tests {
     fn colours_only_on_demand() {
         let error = Diagnostic::new(0..1, "this is wrong");
         assert!(errors("abc", error).render(true).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn the_source_is_shown_without_hazards_and_with_its_positions() {
+        let evil = "a\u{7f}\u{1b}\r\u{9b}\u{202e}\u{e0041}b\r\n\té";
+        let shown = without_hazards(evil);
+        assert_eq!(shown, "a???\u{bf}\u{fffd}\u{fffd}?b\r\n\té");
+        assert_eq!(shown.len(), evil.len());
+        let at = evil.find('b').unwrap();
+        let coloured = errors(evil, Diagnostic::new(at..at + 1, "bad\u{9b}")).render(true);
+        let text = coloured.replace("\u{1b}[", "");
+        assert!(
+            !text.chars().any(|c| c.is_control() && c != '\n'),
+            "{text:?}"
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::value::{
     At, ByteShare, CertificateHeader, ClientMeans, Field, FromToml, List, Moment, PublicTls,
     Retries, Serve, Several, TokenFormat, text, wrong_type,
 };
-use crate::assertion::SigningAlgorithm;
+use crate::assertion::{AssertionDetail, SigningAlgorithm};
 use crate::authn::token::binding::CertificateBinding;
 use crate::authn::token::token_type::TokenType;
 use crate::diagnostics::{Diagnostic, Diagnostics, Span};
@@ -27,9 +27,9 @@ use crate::identity::pattern::{HostPattern, PathPattern};
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::policy::share::Share;
 use crate::policy::throttle::{OnStoreFailure, Per};
-use crate::route::{Binding, PathRewrite, RewriteError, UpgradeProtocol};
+use crate::route::{Binding, PathEncoding, PathRewrite, RewriteError, UpgradeProtocol};
 use crate::tls::ClientCertificate;
-use crate::trust::{RevocationDepth, RevocationPosture};
+use crate::trust::{CrlNumber, RevocationDepth, RevocationPosture};
 use crate::upstream::header_rules::FieldPattern;
 use crate::upstream::{Balance, ForwardedFields, HealthCheck, HttpProtocol, Sharing, TraceContext};
 
@@ -132,6 +132,8 @@ sections! {
         revocation: RevocationPosture = Optional,
         revocation_depth: RevocationDepth = Optional,
         grace: TimeSpan = Optional,
+        crl_number: CrlNumber = Optional,
+        max_age: TimeSpan = Optional,
         max_unread: TimeSpan = Optional,
         vouches_for: Several<IdentityPattern> = Optional,
         identity_from: Several<NameType> = Optional,
@@ -161,6 +163,7 @@ sections! {
         header: HeaderName = Optional,
         algorithm: SigningAlgorithm = Optional,
         lifetime: TimeSpan = Optional,
+        max_size: ByteSize = Optional,
         keys: String = Required,
     }
 
@@ -234,6 +237,7 @@ sections! {
         expires: Moment = Optional,
         routes: Several<String> = Optional,
         networks: Several<IpNet> = Optional,
+        connection_networks: Several<IpNet> = Optional,
         callers: Several<IdentityPattern> = Optional,
     }
 
@@ -270,6 +274,8 @@ sections! {
         share: Sharing = Optional,
         max_pending: u32 = Optional,
         max_requests: u32 = Optional,
+        response_header_size: ByteSize = Optional,
+        response_header_fields: u32 = Optional,
         retries: Retries = Optional,
         retry_budget: u32 = Optional,
     }
@@ -290,6 +296,8 @@ sections! {
         upstream: String = Required,
         audience: String = Optional,
         binding: Binding = Optional,
+        assertion: AssertionDetail = Optional,
+        path_encoding: PathEncodingWords = Optional,
         rewrite: PathRewrite = Optional,
         bind_body: ByteSize = Optional,
         continue_transaction: bool = Optional,
@@ -348,6 +356,7 @@ sections! {
         header_timeout: TimeSpan = Optional,
         body_timeout: TimeSpan = Optional,
         header_size: ByteSize = Optional,
+        header_fields: u32 = Optional,
         body_size: ByteSize = Optional,
         held_bodies: ByteSize = Optional,
         streams: u32 = Optional,
@@ -447,19 +456,36 @@ within!(
     AddressLimitsSection
 );
 
+/// The value of the key `path_encoding` of a route: one word, or a list of words.
+#[derive(Debug)]
+pub(crate) struct PathEncodingWords(pub(crate) Vec<At<PathEncoding>>);
+
+impl FromToml for PathEncodingWords {
+    fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        one_or_several(value, diagnostics).map(Self)
+    }
+}
+
+/// Reads a list, or one value without brackets.
+fn one_or_several<T: FromToml>(
+    value: &Spanned<DeValue<'_>>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Vec<At<T>>> {
+    match value.get_ref() {
+        DeValue::Array(_) => Some(Several::from_toml(value, diagnostics)?.0),
+        _ => Some(vec![At {
+            value: T::from_toml(value, diagnostics)?,
+            place: value.span(),
+        }]),
+    }
+}
+
 /// The value of the key `rate_limit` of a route: one limit, or a list of limits.
 #[derive(Debug)]
 pub(crate) struct RateLimits(pub(crate) Vec<At<RouteLimitSection>>);
 
 impl FromToml for RateLimits {
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
-        let several = match value.get_ref() {
-            DeValue::Array(_) => Several::from_toml(value, diagnostics)?.0,
-            _ => vec![At {
-                value: RouteLimitSection::from_toml(value, diagnostics)?,
-                place: value.span(),
-            }],
-        };
-        Some(Self(several))
+        one_or_several(value, diagnostics).map(Self)
     }
 }

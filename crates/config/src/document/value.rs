@@ -13,7 +13,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::quantity::{ByteSize, TimeSpan};
-use crate::assertion::SigningAlgorithm;
+use crate::assertion::{AssertionDetail, SigningAlgorithm};
 use crate::authn::token::binding::CertificateBinding;
 use crate::authn::token::token_type::TokenType;
 use crate::diagnostics::suggest::nearest;
@@ -24,9 +24,9 @@ use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::pki::{KeyAlgorithm, Lifetime};
 use crate::policy::share::Share;
 use crate::policy::throttle::{OnStoreFailure, Per};
-use crate::route::{Binding, UpgradeProtocol};
+use crate::route::{Binding, PathEncoding, UpgradeProtocol};
 use crate::tls::ClientCertificate;
-use crate::trust::{RevocationDepth, RevocationPosture};
+use crate::trust::{CrlNumber, RevocationDepth, RevocationPosture};
 use crate::upstream::header_rules::FieldPattern;
 use crate::upstream::{Balance, ForwardedFields, HttpProtocol, Sharing, TraceContext};
 
@@ -526,6 +526,7 @@ impl FromToml for Moment {
 words! {
     ClientCertificate: "required" => Self::Required, "optional" => Self::Optional;
     RevocationPosture: "hard" => Self::Hard, "soft" => Self::Soft, "off" => Self::Off;
+    CrlNumber: "required" => Self::Required, "optional" => Self::Optional;
     RevocationDepth: "chain" => Self::Chain, "leaf" => Self::Leaf;
     NameType:
         Self::Spiffe.as_str() => Self::Spiffe, Self::Uri.as_str() => Self::Uri,
@@ -548,6 +549,14 @@ words! {
         "client-cert" => Self::ClientCert, "client-cert-chain" => Self::ClientCertChain,
         "x-forwarded-client-cert" => Self::Xfcc;
     Binding: "request" => Self::Request, "caller" => Self::Caller;
+    AssertionDetail:
+        Self::Full.as_str() => Self::Full, Self::Compact.as_str() => Self::Compact;
+    PathEncoding:
+        Self::Strict.as_str() => Self::Strict,
+        Self::EncodedSlash.as_str() => Self::EncodedSlash,
+        Self::DoubleEncoding.as_str() => Self::DoubleEncoding,
+        Self::EmptySegments.as_str() => Self::EmptySegments,
+        Self::NonUtf8.as_str() => Self::NonUtf8;
     Serve: "keys" => Self::Keys, "health" => Self::Health, "metrics" => Self::Metrics;
     PublicTls: "listener" => Self::Listener, "off" => Self::Off;
     Usage: "client" => Self::Client, "server" => Self::Server;

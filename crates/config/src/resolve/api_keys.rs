@@ -145,6 +145,7 @@ fn api_key(
         expires: section.expires.value().map(|moment| moment.0),
         routes: section.routes.values(),
         networks: section.networks.values(),
+        connection_networks: section.connection_networks.values(),
         callers: section.callers.values(),
     })
 }

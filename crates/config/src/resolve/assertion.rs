@@ -10,18 +10,27 @@ use super::bounds;
 use super::context::Context;
 use super::credentials::covers;
 use crate::assertion::{
-    AssertionSettings, AssertionSigner, KeyRingError, RING_FILE, SigningAlgorithm, SigningKeyRing,
+    AssertionDetail, AssertionSettings, AssertionSigner, DEFAULT_MAX_SIZE, KeyRingError, RING_FILE,
+    SigningAlgorithm, SigningKeyRing, WANTED_PATH,
 };
 use crate::diagnostics::Diagnostic;
 use crate::document::Document;
+use crate::document::raw::RouteSection;
 use crate::document::url::HttpUrl;
 use crate::document::value::{At, Field};
+use crate::identity::IdentityPattern;
 use crate::material::units::UnitKey;
 use crate::snapshot::PublicSettings;
 
 pub(super) const DEFAULT_HEADER: HeaderName = HeaderName::from_static("countersign-assertion");
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(30);
 const MAX_LIFETIME: Duration = Duration::from_secs(300);
+
+/// The minimum of `max_size` in bytes. Below it, assertions about usual names would not fit.
+const MIN_SIZE: u64 = 2 * 1024;
+
+/// The maximum of `max_size` in bytes. Many servers refuse a header line of more than 8 KiB.
+const MAX_SIZE: u64 = 7 * 1024;
 
 /// Header fields that cannot carry the assertion. The gateway uses some of them itself, and
 /// services give a different meaning to the others.
@@ -76,6 +85,10 @@ pub(super) fn signer(document: &Document, context: &mut Context<'_>) -> Option<A
         );
     }
     let algorithm = section.algorithm.or(SigningAlgorithm::Es256);
+    let sizes = MIN_SIZE..=MAX_SIZE;
+    let max_size = bounds::size(&section.max_size, sizes, context)
+        .and_then(|size| usize::try_from(size).ok())
+        .unwrap_or(DEFAULT_MAX_SIZE);
     let keys = section.keys.at().and_then(|keys| {
         let unit = UnitKey::new("keys of [assertion]");
         context.unit(unit, |context| ring(keys, algorithm, context))
@@ -85,6 +98,7 @@ pub(super) fn signer(document: &Document, context: &mut Context<'_>) -> Option<A
             issuer: issuer?.value.clone(),
             header,
             lifetime,
+            max_size,
         },
         keys?,
     ))
@@ -212,4 +226,55 @@ fn misleads(url: &HttpUrl, public: Option<&PublicSettings>) -> Option<String> {
         )),
         _ => None,
     }
+}
+
+/// Warns if the longest caller that a route names leaves little of an assertion for the path.
+pub(super) fn check_path_room(
+    sections: &[RouteSection],
+    settings: &AssertionSettings,
+    context: &mut Context<'_>,
+) {
+    let rooms = sections.iter().flat_map(|section| {
+        let named = section.callers.items().iter();
+        let named = named.filter(|pattern| pattern.value.names_one());
+        named.map(move |pattern| (path_room(section, pattern, settings), section, pattern))
+    });
+    let Some((room, section, pattern)) = rooms.min_by_key(|(room, ..)| *room) else {
+        return;
+    };
+    if room >= WANTED_PATH {
+        return;
+    }
+    let compact = section.assertion.or(AssertionDetail::Full) == AssertionDetail::Compact;
+    let remedy = if compact {
+        "raise `max_size` of [assertion] (at most 7KiB)"
+    } else {
+        "raise `max_size` of [assertion] (at most 7KiB), or give the routes of this audience assertion = \"compact\""
+    };
+    context.warn(
+        Diagnostic::new(
+            pattern.place.clone(),
+            format!("assertions about this caller have room for a path of {room} bytes only"),
+        )
+        .label(format!("{} bytes", pattern.value.to_string().len()))
+        .help(remedy),
+    );
+}
+
+fn path_room(
+    section: &RouteSection,
+    caller: &At<IdentityPattern>,
+    settings: &AssertionSettings,
+) -> usize {
+    let hosts = section.hosts.items().iter();
+    let authority = hosts.map(|host| host.value.to_string().len()).max();
+    let trust_domain = caller.value.spiffe_trust_domain();
+    let texts = [
+        section.audience.value().map_or(0, String::len),
+        authority.unwrap_or(0),
+        trust_domain.map_or(0, |domain| domain.as_str().len()),
+        caller.value.to_string().len(),
+    ];
+    let detail = section.assertion.or(AssertionDetail::Full);
+    settings.path_room(texts.iter().sum(), detail)
 }

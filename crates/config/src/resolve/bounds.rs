@@ -43,6 +43,30 @@ pub(super) fn set_time_within(
     );
 }
 
+/// The bounds of the size of a head. The minimum is 8 KiB, because hyper's buffer for a head has at
+/// least this size.
+pub(super) const HEADER_SIZE: RangeInclusive<u64> = 8 * 1024..=1024 * 1024;
+/// The bounds of the number of header fields of a head.
+const HEADER_FIELDS: RangeInclusive<u32> = 16..=1000;
+
+/// Returns the configured number of header fields, if there is one. The number must be within
+/// `HEADER_FIELDS`.
+pub(super) fn header_fields(field: &Field<u32>, context: &mut Context<'_>) -> Option<usize> {
+    let said = field.at()?;
+    if HEADER_FIELDS.contains(&said.value) {
+        return usize::try_from(said.value).ok();
+    }
+    let (min, max) = (HEADER_FIELDS.start(), HEADER_FIELDS.end());
+    context.error(
+        Diagnostic::new(
+            said.place.clone(),
+            format!("{} is out of bounds", said.value),
+        )
+        .help(format!("write a number between {min} and {max}")),
+    );
+    None
+}
+
 /// Returns the configured size in bytes, if there is one. The size must be within `bounds`.
 pub(super) fn size(
     field: &Field<ByteSize>,

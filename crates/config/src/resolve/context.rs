@@ -16,7 +16,7 @@ use crate::material::inventory::Inventory;
 use crate::material::units::{Unit, UnitKey, UnitLoad};
 use crate::secret::Secret;
 use crate::snapshot::Snapshot;
-use crate::tls::TicketSource;
+use crate::tls::{OwnCertificate, TicketSource};
 use crate::trust::{DenyList, PathCache};
 
 /// The state that all sections use while they are resolved: input, and results that sections share.
@@ -41,8 +41,9 @@ pub(super) struct Context<'a> {
     pub(super) fetching: Option<Arc<CrlFetchPolicy>>,
     /// The URLs of CRLs that the new snapshot uses, with the fetched content.
     pub(super) sources: Vec<CrlSource>,
-    /// Copies on disk of CRLs that an earlier process fetched, if they differ from the CRLs that
-    /// this load has fetched.
+    /// The certificates that the gateway presents.
+    pub(super) own_certificates: Vec<OwnCertificate>,
+    /// Copies of the lists that were in use before this process started, if they differ.
     pub(super) copies: Vec<CrlCopy>,
     pub(super) units: UnitLoad,
     /// Errors in files, patterns and URLs of a unit whose last good content stays in use.
@@ -84,6 +85,7 @@ impl<'a> Context<'a> {
                 .map_or_else(Arc::default, |previous| Arc::clone(&previous.crl_fetcher)),
             fetching: None,
             sources: Vec::new(),
+            own_certificates: Vec::new(),
             copies: Vec::new(),
             units: input.units,
             degraded: Vec::new(),

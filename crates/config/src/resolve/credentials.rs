@@ -12,7 +12,7 @@ use crate::document::value::{At, Field};
 use crate::identity::LeafFacts;
 use crate::identity::pattern::HostPattern;
 use crate::material::units::UnitKey;
-use crate::tls::{Credentials, CredentialsError};
+use crate::tls::{CertificateOwner, Credentials, CredentialsError, OwnCertificate};
 
 /// Reads the certificate and the private key of `[listener]`. If both keys are absent and there is
 /// a `[[server_name]]`, returns `None` without an error. The gateway then serves only the names of
@@ -28,7 +28,7 @@ pub(super) fn default_credentials(
     ) {
         (false, false) => {
             return credentials(
-                "[listener]",
+                &CertificateOwner::Listener,
                 &section.certificate,
                 &section.private_key,
                 context,
@@ -57,17 +57,24 @@ pub(super) fn default_credentials(
     None
 }
 
-/// Reads a certificate chain and its private key as one unit of material. An error points to the
-/// configuration key that is wrong. `owner` is the section, for example `[listener]`.
+/// Reads a certificate chain with its key as one unit of material, blaming the key
+/// that is wrong.
 pub(super) fn credentials(
-    owner: &str,
+    owner: &CertificateOwner,
     certificate: &Field<String>,
     private_key: &Field<String>,
     context: &mut Context<'_>,
 ) -> Option<Credentials> {
     let (certificate, private_key) = (certificate.at()?, private_key.at()?);
     let key = UnitKey::new(format_args!("certificate of {owner}"));
-    context.unit(key, |context| read(certificate, private_key, context))
+    let credentials = context.unit(key, |context| read(certificate, private_key, context))?;
+    let file = context.files.locate(&certificate.value);
+    for own in OwnCertificate::all_of(owner, &file, &credentials) {
+        if !context.own_certificates.contains(&own) {
+            context.own_certificates.push(own);
+        }
+    }
+    Some(credentials)
 }
 
 fn read(

@@ -38,11 +38,12 @@ pub(super) fn policy(
     let found = context.unit(key, |context| material(&roots.value.0, context, pem::roots))?;
     let mut store = RootCertStore::empty();
     for root in found {
-        if let Err(error) = store.add(root.value) {
+        if store.add(root.value).is_err() {
+            let path = root.path.display();
             context.error(
                 Diagnostic::new(
                     root.place,
-                    format!("{}: a root cannot be used: {error}", root.path.display()),
+                    format!("{path}: a root cannot be used: it is no certificate that can be read"),
                 )
                 .label("this file")
                 .help("name the certificate of a certificate authority"),
@@ -74,6 +75,7 @@ pub(super) fn policy(
 pub(super) fn lists(
     written: &At<String>,
     domain: &TrustDomain,
+    max_age: Option<Duration>,
     context: &mut Context<'_>,
 ) -> Option<Vec<Found<CertificateRevocationListDer<'static>>>> {
     let url = match checked_url(&written.value) {
@@ -104,6 +106,7 @@ pub(super) fn lists(
         trust_domain: domain.clone(),
         url,
         policy,
+        max_age,
         in_use: Bytes::new(),
     };
     read(written, &source, context)
@@ -228,7 +231,7 @@ pub(super) fn check_against_copies(
             .collect();
         let kept = of(&copy);
         let (Err(why), Some(at)) = (
-            before.check_crls(&came, &kept),
+            before.check_crls(&came, &kept, now),
             lists.iter().position(|list| list.path == path),
         ) else {
             continue;

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use super::bounds::{DAY, set_time, set_time_within, size};
+use super::bounds::{DAY, HEADER_SIZE, header_fields, set_time, set_time_within, size};
 use super::context::Context;
 use crate::diagnostics::Diagnostic;
 use crate::document::raw::{AddressLimitsSection, CallerLimitsSection, LimitsSection, Runtime};
 use crate::snapshot::{AddressLimits, CallerLimits, Limits};
-
-const KIB: u64 = 1024;
 
 /// Reads the limits of `[limits]`. A limit that is not configured has its default.
 pub(super) fn limits(section: Option<&LimitsSection>, context: &mut Context<'_>) -> Limits {
@@ -35,10 +33,11 @@ pub(super) fn limits(section: Option<&LimitsSection>, context: &mut Context<'_>)
     if let Some(streams) = section.streams.value() {
         limits.streams = *streams;
     }
-    // The minimum is 8 KiB, because hyper's buffer for the head of a request has at least this
-    // size.
-    if let Some(size) = size(&section.header_size, 8 * KIB..=KIB * KIB, context) {
+    if let Some(size) = size(&section.header_size, HEADER_SIZE, context) {
         limits.header_bytes = usize::try_from(size).unwrap_or(limits.header_bytes);
+    }
+    if let Some(fields) = header_fields(&section.header_fields, context) {
+        limits.header_fields = fields;
     }
     if let Some(size) = size(&section.held_bodies, 1..=u64::MAX, context) {
         limits.held_bytes = size;

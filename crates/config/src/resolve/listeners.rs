@@ -18,8 +18,8 @@ use crate::identity::{IdentityPattern, LeafFacts};
 use crate::material::inventory::{CertificateSummary, ServerNameSummary};
 use crate::snapshot::{AdminSettings, Operators, PublicSettings};
 use crate::tls::{
-    AuthorityNames, ClientCertificate, Credentials, MAX_AUTHORITY_NAMES, ServerEntry,
-    ServerEntryConfig, ServerNames,
+    AuthorityNames, CertificateOwner, ClientCertificate, Credentials, MAX_AUTHORITY_NAMES,
+    ServerEntry, ServerEntryConfig, ServerNames,
 };
 use crate::trust::{ClientTrust, TrustBundle};
 
@@ -71,7 +71,10 @@ pub(super) fn listener(
             .iter()
             .map(|n| n.value.to_string())
             .collect();
-        let owner = format!("[[server_name]] {}", names.join(", "));
+        let owner = CertificateOwner::ServerName(
+            names.first().cloned().unwrap_or_default(),
+            names.len().saturating_sub(1),
+        );
         let credentials = credentials(&owner, &section.certificate, &section.private_key, context);
         let trust = client_trust(&section.trust_domains, domains, context);
         if let (Some(credentials), Some(trust)) = (credentials, trust) {
@@ -324,6 +327,12 @@ pub(super) fn admin(
             None
         }
     };
+    if entry.is_some() {
+        let own = context.own_certificates.iter_mut();
+        for certificate in own.filter(|own| own.owner == CertificateOwner::Listener) {
+            certificate.serves_operators = true;
+        }
+    }
     let settings = AdminSettings {
         address: address.value,
         operators: patterns.clone(),

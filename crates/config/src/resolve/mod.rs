@@ -15,7 +15,7 @@
 //! - `tokens`: `[[token_issuer]]`
 //! - `api_keys`: `[api_keys]`, `[[api_key]]`
 //! - `upstreams`, `upstream_bounds`, `header_rules`: `[[upstream]]`
-//! - `routes`, `authentication`: `[[route]]`
+//! - `routes`, `authentication`, `path_encoding`: `[[route]]`
 //! - `rate_limits`: `[rate_limits]`
 //! - `limits`: `[limits]`, `[runtime]`
 //!
@@ -38,6 +38,7 @@ mod deny_list;
 mod header_rules;
 mod limits;
 mod listeners;
+mod path_encoding;
 mod pem;
 mod rate_limits;
 mod routes;
@@ -133,6 +134,9 @@ fn build(document: &Document, context: &mut Context<'_>) -> Option<(Settings, Sn
     if let Some(issuer) = document.assertion.as_ref().map(|section| &section.issuer) {
         assertion::check_issuer_leads(issuer, public.as_ref(), context);
     }
+    if let Some(signer) = &signer {
+        assertion::check_path_room(&document.routes, signer.settings(), context);
+    }
     let upstreams = upstreams::upstreams(document, context);
     let credentials = authentication::CredentialParts {
         issuers: tokens::issuers(document, context),
@@ -191,6 +195,7 @@ fn build(document: &Document, context: &mut Context<'_>) -> Option<(Settings, Sn
         crl_fetcher: Arc::clone(&context.crl_fetcher),
         crl_sources: std::mem::take(&mut context.sources),
         operators: operators.flatten(),
+        own_certificates: std::mem::take(&mut context.own_certificates),
     };
     Some((settings, snapshot))
 }

@@ -4,7 +4,8 @@ use super::authentication::{self, CredentialParts};
 use super::context::{Context, names};
 use super::trust::Domain;
 use super::upstreams::UpstreamPart;
-use super::{bounds, rate_limits};
+use super::{bounds, path_encoding, rate_limits};
+use crate::assertion::AssertionDetail;
 use crate::diagnostics::{Diagnostic, Span};
 use crate::document::Document;
 use crate::document::demands::Authenticate;
@@ -33,7 +34,8 @@ pub(super) fn routes(
         .iter()
         .map(|section| route(section, upstreams, domains, credentials, context))
         .collect();
-    check_bindings(sections, context);
+    check_audiences(sections, context);
+    path_encoding::warn_of_neighbours(sections, &routes, context);
     check_hosts_served(document, context);
     warn_of_unused(sections, upstreams, context);
     warn_of_no_transactions(sections, upstreams, context);
@@ -120,6 +122,8 @@ fn route(
         upstream: upstream?,
         audience: audience?,
         binding: section.binding.or(Binding::Request),
+        detail: section.assertion.or(AssertionDetail::Full),
+        path_encoding: path_encoding::path_encoding(section, context),
         rewrite: section.rewrite.value().cloned(),
         bind_body: bounds::size(&section.bind_body, 1..=MAX_BOUND_BODY, context),
         continue_transaction: section.continue_transaction.or(false),
@@ -211,6 +215,7 @@ fn rule(
                 ("callers", place_of(&section.callers)),
                 ("except", place_of(&section.except)),
                 ("binding", place_of(&section.binding)),
+                ("assertion", place_of(&section.assertion)),
             ] {
                 if let Some(place) = place {
                     complete = false;
@@ -362,11 +367,30 @@ fn audience(section: &RouteSection, context: &mut Context<'_>) -> Option<String>
     }
 }
 
-/// Refuses two routes with the same audience but different bindings. Otherwise a service could
-/// receive assertions with a binding that it does not expect. Routes without authentication are
-/// ignored, because they send no assertions.
-fn check_bindings(sections: &[RouteSection], context: &mut Context<'_>) {
-    let mut seen: Vec<(&At<String>, Binding)> = Vec::new();
+/// Refuses two routes with the same audience but different bindings, or with a different content of
+/// the assertion. Otherwise a service could receive assertions that it does not expect. Routes
+/// without authentication are ignored, because they send no assertions.
+fn check_audiences(sections: &[RouteSection], context: &mut Context<'_>) {
+    check_same(sections, "bindings", context, |section| {
+        (
+            section.binding.or(Binding::Request).word(),
+            place_of(&section.binding),
+        )
+    });
+    check_same(sections, "kinds of assertions", context, |section| {
+        let detail = section.assertion.or(AssertionDetail::Full);
+        (detail.as_str(), place_of(&section.assertion))
+    });
+}
+
+/// Refuses two routes with the same audience if `read` returns different words for them.
+fn check_same(
+    sections: &[RouteSection],
+    what: &str,
+    context: &mut Context<'_>,
+    read: impl Fn(&RouteSection) -> (&'static str, Option<Span>),
+) {
+    let mut seen: Vec<(&At<String>, &str)> = Vec::new();
     for section in sections {
         if section
             .authenticate
@@ -378,25 +402,23 @@ fn check_bindings(sections: &[RouteSection], context: &mut Context<'_>) {
         let Some(audience) = section.audience.at() else {
             continue;
         };
-        let binding = section.binding.or(Binding::Request);
+        let (word, place) = read(section);
         match seen.iter().find(|(other, _)| other.value == audience.value) {
-            None => seen.push((audience, binding)),
-            Some((_, other)) if *other == binding => {}
+            None => seen.push((audience, word)),
+            Some((_, other)) if *other == word => {}
             Some((first, other)) => {
-                let place = place_of(&section.binding).unwrap_or_else(|| audience.place.clone());
+                let place = place.unwrap_or_else(|| audience.place.clone());
                 let first = first.place.clone();
                 context.error(
                     Diagnostic::new(
                         place,
                         format!(
-                            "audience {:?} has two bindings: \"{}\" here, \"{}\" in an earlier route",
+                            "audience {:?} has two {what}: \"{word}\" here, \"{other}\" in an earlier route",
                             audience.value,
-                            binding.word(),
-                            other.word()
                         ),
                     )
                     .also(first, "the earlier route")
-                    .help("give all routes of an audience one binding, or one of them another audience"),
+                    .help("give all routes of an audience the same, or one of them another audience"),
                 );
             }
         }

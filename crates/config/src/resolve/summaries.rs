@@ -1,5 +1,7 @@
 //! Summarizes roots and CRLs for the inventory. Warns about CRLs whose nextUpdate has passed.
 
+use std::time::Duration;
+
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use super::context::Context;
@@ -25,6 +27,7 @@ pub(super) fn root_summaries(roots: &[Found<CertificateDer<'static>>]) -> Vec<Ce
 pub(super) fn crl_summaries(
     lists: &[Found<CertificateRevocationListDer<'static>>],
     posture: RevocationPosture,
+    max_age: Option<Duration>,
     context: &mut Context<'_>,
 ) -> Vec<CrlSummary> {
     let mut summaries = Vec::new();
@@ -33,7 +36,11 @@ pub(super) fn crl_summaries(
         let Some(outline) = CrlOutline::read(&list.value) else {
             continue;
         };
-        if posture != RevocationPosture::Off && outline.next_update < context.now {
+        let end = outline.times.end(max_age);
+        if let Some(end) = end
+            && posture != RevocationPosture::Off
+            && end < context.now
+        {
             let effect = if posture == RevocationPosture::Hard {
                 "callers it concerns are refused"
             } else {
@@ -45,7 +52,7 @@ pub(super) fn crl_summaries(
                     format!(
                         "the revocation list {} was due for renewal at {}: {effect}",
                         list.path.display(),
-                        clock::rfc3339(outline.next_update)
+                        clock::rfc3339(end)
                     ),
                 )
                 .help("fetch the current list from its issuer"),
@@ -54,7 +61,7 @@ pub(super) fn crl_summaries(
         summaries.push(CrlSummary {
             file: list.path.display().to_string(),
             issuer: printable(&outline.issuer),
-            next_update: Some(clock::rfc3339(outline.next_update)),
+            next_update: end.map(clock::rfc3339),
             revoked: outline.entries,
         });
     }

@@ -28,6 +28,7 @@ use crate::http_client::{ClientSettings, HttpClient, checked_url};
 use crate::identity::caller::{PLAIN_NAME_FORM, is_plain_name};
 use crate::material::units::UnitKey;
 use crate::secret::Secret;
+use crate::tls::CertificateOwner;
 
 /// Default timeout of a request to an issuer.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -233,12 +234,12 @@ fn roots(section: &TokenIssuerSection, context: &mut Context<'_>) -> Option<Arc<
     };
     let mut store = RootCertStore::empty();
     for root in found {
-        if let Err(error) = store.add(root.value) {
+        if store.add(root.value).is_err() {
             context.error(
                 Diagnostic::new(
                     root.place,
                     format!(
-                        "{}: a certificate cannot be a root: {error}",
+                        "{}: a certificate cannot be a root: it cannot be read",
                         root.path.display()
                     ),
                 )
@@ -409,8 +410,7 @@ fn introspector(
     check_means(said, means, context);
     let own = match means.value {
         ClientMeans::Certificate => {
-            let name = section.name.value().map_or("", String::as_str);
-            let owner = format!("[token_issuer.introspection] of {name}");
+            let owner = CertificateOwner::TokenIssuer(section.name.or(String::new()));
             Some(credentials(
                 &owner,
                 &said.certificate,

@@ -1,8 +1,10 @@
 //! `[[trust_domain]]`: which authorities are trusted, and which names they may certify.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::bounds::set_time_within;
 use super::context::Context;
 use super::trust_material::{DomainMaterial, DomainRules, domain_material, read_files};
 use crate::diagnostics::Diagnostic;
@@ -13,10 +15,14 @@ use crate::identity::pattern::PathPattern;
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::material::units::UnitKey;
 use crate::trust::{
-    ClientTrustError, RevocationDepth, RevocationPosture, TrustBundle, check_overlap,
+    ClientTrustError, CrlNumber, CrlRules, RevocationDepth, RevocationPosture, TrustBundle,
+    check_overlap,
 };
 
 const SHORTEST_UNREAD: Duration = Duration::from_secs(1);
+/// The shortest and the longest `max_age`.
+const MAX_AGES: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(366 * 86_400);
 
 /// What was built from one `[[trust_domain]]`. A field is `None` if it could not be built.
 pub(super) struct Domain {
@@ -108,6 +114,7 @@ fn check_pair(first: &Domain, second: &Domain, context: &mut Context<'_>) {
 fn domain(section: &Trust, context: &mut Context<'_>) -> Domain {
     let vouches_for = vouches_for(section, context);
     let identity_from = identity_from(section, &vouches_for, context);
+    let crl_rules = crl_rules(section, context);
     let rules = match (&section.name, posture(section, context)) {
         (Field::Good(name), Some(posture)) => Some(DomainRules {
             name: name.clone(),
@@ -117,6 +124,7 @@ fn domain(section: &Trust, context: &mut Context<'_>) -> Domain {
                 .grace
                 .value()
                 .map_or(Duration::ZERO, |grace| grace.get()),
+            crl_rules,
             vouches_for: vouches_for.clone(),
             identity_from: identity_from.clone(),
         }),
@@ -206,8 +214,36 @@ fn posture(section: &Trust, context: &mut Context<'_>) -> Option<RevocationPostu
     }
 }
 
-/// Checks `max_unread`. It must be at least a second. After a shorter time, a brief lack of file
-/// descriptors could already suspend the domain.
+/// Returns which revocation lists are accepted.
+fn crl_rules(section: &Trust, context: &mut Context<'_>) -> CrlRules {
+    if !matches!(section.crls, Field::Bad) && section.crls.items().is_empty() {
+        let keys = [
+            ("crl_number", section.crl_number.at().map(|at| &at.place)),
+            ("max_age", section.max_age.at().map(|at| &at.place)),
+        ];
+        for (key, place) in keys {
+            if let Some(place) = place {
+                let what = format!("`{key}` is about crls, and this trust domain has none");
+                context.error(
+                    Diagnostic::new(place.clone(), what)
+                        .help(format!("remove `{key}`, or add crls")),
+                );
+            }
+        }
+    }
+    let max_age = section.max_age.value().map(|_| {
+        let mut max_age = Duration::ZERO;
+        set_time_within(&section.max_age, MAX_AGES, &mut max_age, context);
+        max_age
+    });
+    CrlRules {
+        number: section.crl_number.or(CrlNumber::Required),
+        max_age,
+    }
+}
+
+/// Checks that the bound is of use; shorter ones would end a service for a moment's
+/// want of descriptors.
 fn max_unread(section: &Trust, context: &mut Context<'_>) -> Option<Duration> {
     let said = section.max_unread.at()?;
     let bound = said.value.get();

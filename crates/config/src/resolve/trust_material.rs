@@ -22,7 +22,8 @@ use crate::document::value::{At, Field, Words as _};
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::material::inventory::TrustDomainSummary;
 use crate::trust::{
-    BundleError, Predecessors, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
+    BundleError, CrlRules, Predecessors, RevocationDepth, RevocationPosture, TrustBundle,
+    TrustBundleConfig,
 };
 
 /// The settings of a trust domain, without the content of its files.
@@ -31,6 +32,7 @@ pub(super) struct DomainRules {
     pub(super) posture: RevocationPosture,
     pub(super) depth: RevocationDepth,
     pub(super) grace: Duration,
+    pub(super) crl_rules: CrlRules,
     pub(super) vouches_for: Vec<IdentityPattern>,
     pub(super) identity_from: Vec<NameType>,
 }
@@ -168,7 +170,7 @@ pub(super) fn domain_material(
     let summary = TrustDomainSummary {
         name: rules.name.value.to_string(),
         roots: root_summaries(&roots),
-        revocation_lists: crl_summaries(&lists, rules.posture, context),
+        revocation_lists: crl_summaries(&lists, rules.posture, rules.crl_rules.max_age, context),
         revocation: rules.posture.word(),
         revocation_depth: rules.depth.word(),
         vouches_for: rules.vouches_for.iter().map(ToString::to_string).collect(),
@@ -242,6 +244,7 @@ impl DomainRules {
             posture: self.posture,
             depth: self.depth,
             grace: self.grace,
+            crl_rules: self.crl_rules,
             vouches_for: self.vouches_for.clone(),
             identity_from: self.identity_from.clone(),
         }
@@ -371,11 +374,12 @@ fn revocation_lists(
         Field::Good(name) => Some(&name.value),
         _ => None,
     };
+    let max_age = section.max_age.value().map(|age| age.get());
     let mut all = Some(Vec::new());
     for written in section.crls.items() {
         let found = match name {
             Some(name) if crl_fetch::is_url(written) => {
-                context.part(|context| crl_fetch::lists(written, name, context))
+                context.part(|context| crl_fetch::lists(written, name, max_age, context))
             }
             None if crl_fetch::is_url(written) => None,
             _ => list_files(written, context),

@@ -43,6 +43,13 @@ pub(super) fn set(
             *max = usize::try_from(*said).unwrap_or(usize::MAX);
         }
     }
+    let limits = &mut config.response_limits;
+    if let Some(size) = bounds::size(&section.response_header_size, bounds::HEADER_SIZE, context) {
+        limits.header_bytes = u32::try_from(size).unwrap_or(limits.header_bytes);
+    }
+    if let Some(fields) = bounds::header_fields(&section.response_header_fields, context) {
+        limits.header_fields = fields;
+    }
     config.health_check = section.health_check.value().cloned();
     if let Some(retries) = section.retries.value() {
         config.retries = retries.0;

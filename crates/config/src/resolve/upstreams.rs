@@ -13,8 +13,8 @@ use crate::document::url::HttpUrl;
 use crate::document::value::{At, CertificateHeader, Field};
 use crate::identity::IdentityPattern;
 use crate::material::units::UnitKey;
-use crate::tls::Credentials;
 use crate::tls::client::{self, ClientTls, ClientTlsConfig};
+use crate::tls::{CertificateOwner, Credentials};
 use crate::upstream::{
     Balance, CertificateFields, Endpoint, ForwardedFields, HttpProtocol, Sharing, TraceContext,
     Upstream, UpstreamConfig,
@@ -322,7 +322,7 @@ fn own_credentials(
     ) {
         (true, true) => return Some(None),
         (false, false) => {
-            let owner = format!("[[upstream]] {}", section.name.or(String::new()));
+            let owner = CertificateOwner::Upstream(section.name.or(String::new()));
             return credentials(&owner, &section.certificate, &section.private_key, context)
                 .map(Some);
         }

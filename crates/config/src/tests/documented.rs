@@ -62,11 +62,11 @@ fn documented_limits_are_the_defaults() {
     let place = Place::new();
     let text = include_str!("../../../../docs/configuration.md");
     let mut limits = documented_keys(text, "limits");
-    assert_eq!(limits.lines().count(), 9, "{limits}");
+    assert_eq!(limits.lines().count(), 10, "{limits}");
     limits.push_str(&documented_keys(text, "limits.caller"));
-    assert_eq!(limits.lines().count(), 14, "{limits}");
+    assert_eq!(limits.lines().count(), 15, "{limits}");
     limits.push_str(&documented_keys(text, "limits.address"));
-    assert_eq!(limits.lines().count(), 16, "{limits}");
+    assert_eq!(limits.lines().count(), 17, "{limits}");
     let said = place
         .good(&format!("{}\n{limits}", whole()))
         .snapshot

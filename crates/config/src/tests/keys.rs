@@ -199,6 +199,10 @@ fn wrong_types_are_refused_where_they_stand() {
             "[limits]\nheader_size = \"1KiB\"",
             &["between 8KiB and 1MiB"],
         ),
+        (
+            "[limits]\nheader_fields = 1001",
+            &["1001 is out of bounds", "between 16 and 1000"],
+        ),
         ("[limits]\nbody_size = \"0B\"", &["at least 1B"]),
         (
             "[limits]\nbody_size = \"1MB\"",

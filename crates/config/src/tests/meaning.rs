@@ -328,4 +328,73 @@ fn routes_that_tie_and_audiences_with_two_bindings_are_refused() {
         "binding = ",
         &["has two bindings", "the earlier route"],
     );
+    let second = second.replace("binding = \"caller\"", "assertion = \"compact\"");
+    let text = format!("{}\n{second}", whole());
+    place.refuses(
+        &text,
+        "assertion = ",
+        &[
+            "has two kinds of assertions",
+            "\"compact\" here, \"full\"",
+            "the earlier route",
+        ],
+    );
+}
+
+#[test]
+fn the_size_of_assertions_is_bounded_and_long_callers_are_shown() {
+    let place = Place::new();
+    for (size, kept) in [("2KiB", 2048), ("7KiB", 7168)] {
+        let loaded = place.good(&plus(ASSERTION, &format!("max_size = \"{size}\"")));
+        assert_eq!(loaded.snapshot.signer.settings().max_size, kept);
+    }
+    assert_eq!(
+        place.good(&whole()).snapshot.signer.settings().max_size,
+        4096
+    );
+    for size in ["1KiB", "8KiB"] {
+        let text = plus(ASSERTION, &format!("max_size = \"{size}\""));
+        place.refuses(&text, "max_size = ", &["between 2KiB and 7KiB"]);
+    }
+    let caller = |length: usize| {
+        let id = format!("spiffe://example.org/{}", "a".repeat(length));
+        with(
+            "callers = [\"spiffe://example.org/**\"]",
+            &format!("callers = [\"{id}\"]"),
+        )
+    };
+    assert!(place.good(&caller(200)).warnings.is_empty());
+    let long = caller(1500);
+    place.warns(&long, "callers = ", "have room for a path of");
+    let roomy = long.replace("[assertion]\n", "[assertion]\nmax_size = \"7KiB\"\n");
+    assert!(place.good(&roomy).warnings.is_empty());
+}
+
+#[test]
+fn unusual_paths_are_allowed_for_each_route_and_neighbours_are_shown() {
+    let place = Place::new();
+    let text = plus(ROUTE, "path_encoding = [\"strict\", \"allow-non-utf8\"]");
+    place.refuses(&text, "path_encoding = ", &["cannot be strict and"]);
+    let text = plus(ROUTE, "path_encoding = \"lenient\"");
+    place.refuses(&text, "path_encoding = ", &["allow-encoded-slash"]);
+    let relaxed = plus(ROUTE, "path_encoding = \"allow-encoded-slash\"");
+    assert!(place.good(&relaxed).warnings.is_empty());
+    let neighbour = |callers: &str| {
+        let second = ROUTE
+            .replace("name = \"orders\"", "name = \"admin\"")
+            .replace("paths = [\"/**\"]", "paths = [\"/admin/**\"]")
+            .replace("\"spiffe://example.org/**\"", callers);
+        format!("{relaxed}\n{second}")
+    };
+    assert!(
+        place
+            .good(&neighbour("\"spiffe://example.org/**\""))
+            .warnings
+            .is_empty()
+    );
+    place.warns(
+        &neighbour("\"spiffe://example.org/ns/ops/**\""),
+        "path_encoding = ",
+        "which route \"admin\" allows to other callers",
+    );
 }

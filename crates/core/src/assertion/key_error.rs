@@ -49,7 +49,7 @@ pub enum KeyRingError {
         /// The error of the operating system.
         error: io::Error,
     },
-    /// Something exists at the path, but it is not a regular file.
+    /// The path exists, but is not a regular file.
     #[error("cannot use {}: {error}; put the file there that belongs there", .path.display())]
     NotRegular {
         /// The path of the file.
@@ -65,8 +65,8 @@ pub enum KeyRingError {
         /// Describes why the content cannot be parsed.
         problem: String,
     },
-    /// The time until the new key signs is too short, so that consumers may not know the key in
-    /// time, or it is too long.
+    /// The time until the new key signs is too short or too long. If it is too short, consumers may
+    /// not know the key in time.
     #[error(
         "a new key must be published at least 15 minutes, and at most 366 days, before it signs"
     )]

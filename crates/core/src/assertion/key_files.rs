@@ -1,10 +1,10 @@
 //! The files of a directory of keys: `ring.json`, and one file `KID.key` for each key.
 //!
-//! `ring.json` is replaced in one step. A key's file is written before `ring.json` names the key,
-//! and removed after `ring.json` marks it as revoked or retired. Therefore only commands that
-//! change the directory hold a lock, and readers need none. If a process is killed between two
-//! steps, an unused private key stays in the directory. The next command removes it ([`settle`]).
-//! The meaning of the records is defined in `key_record`, and the allowed changes in
+//! Commands replace `ring.json` in one step. They write a key's file before `ring.json` names the
+//! key. They remove the file after `ring.json` marks the key as revoked or retired. Therefore only
+//! commands that change the directory hold a lock, and readers need none. If a process is killed
+//! between two steps, an unused private key stays in the directory. The next command removes it
+//! ([`settle`]). The meaning of the records is defined in `key_record`, and the allowed changes in
 //! `key_directory`.
 
 use std::fs::{DirBuilder, OpenOptions};
@@ -35,8 +35,9 @@ const MAX_FILE: u64 = 1024 * 1024;
 /// The prefix of the names of temporary files. A temporary file is renamed when it is complete.
 const ASIDE_PREFIX: &str = ".countersign-keys-";
 /// The prefix of the name of a marker file. A marker file exists while a key is being created. If
-/// `ring.json` does not contain a key, the key's file is removed only if its marker file exists.
-/// Without a marker file, an operator may be copying the directory, and may copy `ring.json` last.
+/// `ring.json` does not contain a key, the key's file is removed only if its marker file exists. A
+/// key's file without a marker file stays, because an operator may be copying the directory, and
+/// may copy `ring.json` last.
 const MAKING_PREFIX: &str = ".making-";
 
 /// The content of a directory of keys.
@@ -165,15 +166,17 @@ pub(super) fn write_records(directory: &Path, records: &[KeyRecord]) -> Result<(
         .map_err(KeyRingError::io("write", &path))
 }
 
-/// Returns the access to a file, for one that takes its place or joins it. If there is none,
-/// returns the access that root gives to new files in another user's directory.
+/// Returns the owner, group and mode of the file at `path`, for a new file. If there is no file at
+/// `path`, returns the access that root gives to new files in another user's directory. Returns
+/// `None` if neither applies.
 fn access_like(directory: &Path, path: &Path) -> Result<Option<FileAccess>, KeyRingError> {
     let access = FileAccess::of_secret(path).map_err(KeyRingError::io("look at", path))?;
     Ok(access.or_else(|| FileAccess::inherited(directory, 0o600)))
 }
 
-/// Makes a key and its file. The caller must call [`key_is_recorded`] after `ring.json` names the
-/// key. The file gets the owner, group and mode of the file of the key `before`.
+/// Creates a key and its file, and returns its `kid`. The caller must call [`key_is_recorded`]
+/// after `ring.json` contains the key. The file gets the owner, group and mode of the file of the
+/// key `before`, if there is such a key.
 pub(super) fn write_new_key(
     directory: &Path,
     algorithm: SigningAlgorithm,
@@ -243,7 +246,7 @@ fn read_file(path: &Path) -> Result<PrivateFile, KeyRingError> {
     })
 }
 
-/// Creates a directory that only its owner can access. Missing parent directories get the usual
+/// Creates a directory that only its owner can access. Missing parent directories get the default
 /// permissions.
 pub(super) fn create_directory(path: &Path) -> Result<(), KeyRingError> {
     if let Some(parent) = path.parent() {
@@ -265,9 +268,9 @@ pub(super) fn lock(directory: &Path) -> Result<DirectoryLock, KeyRingError> {
     Ok(lock)
 }
 
-/// Removes the files that a killed process has left. Called by commands that only read. If another
-/// process holds the lock or a file cannot be removed, the next command that changes the directory
-/// removes the files.
+/// Removes the files that a killed process has left. Commands that only read call this function. If
+/// another process holds the lock or a file cannot be removed, the next command that changes the
+/// directory removes the files.
 pub(super) fn tidy(directory: &Path, records: &[KeyRecord]) {
     if !leftovers(directory, records).is_empty()
         && let Ok(lock) = DirectoryLock::try_acquire(directory)

@@ -1,8 +1,8 @@
-//! Kills the process of each change of a directory of keys, at each point between two file
-//! operations. The next command must find the keys as they were either before or after the change.
-//! It must find no private key that is not used.
+//! Makes each change of a directory of keys in a child process, and kills this process at each
+//! point between two file operations. The next command must find the keys as they were either
+//! before or after the change. The directory must then contain no unused private key.
 //!
-//! The changes are made by child processes, which run the ignored tests at the end of this file.
+//! The child processes run the ignored tests at the end of this file.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,8 +17,8 @@ const START: u64 = 2_000_000_000;
 /// A time when the second key signs and the first key has expired.
 const LATER: u64 = START + 900 + RETIREMENT_SECONDS;
 
-/// Creates a directory with two keys. Returns the directory that contains it, and the identifier of
-/// the first key.
+/// Creates a directory of two keys in a temporary directory. Returns the temporary directory, and
+/// the identifier of the first key.
 fn two_keys() -> (tempfile::TempDir, String) {
     let home = tempfile::tempdir().unwrap();
     let keys = home.path().join("keys");
@@ -65,8 +65,8 @@ fn a_first_key_is_made_or_not() {
             if has_one {
                 assert_eq!(next_command(home, START), (1, 1));
             }
-            // If no key was created, `list` would fail. The next command is therefore another
-            // `generate`.
+            // If no key was created, `list` would fail. Therefore the next command is `generate`
+            // here.
             generate(&keys, Es256, START).unwrap();
             let count = 1 + usize::from(has_one);
             assert_eq!(next_command(home, START), (count, count));
@@ -76,8 +76,8 @@ fn a_first_key_is_made_or_not() {
     assert_eq!(made, [false, true]);
 }
 
-/// The change creates a third key. One of the two earlier keys has expired, so that the change also
-/// removes its private key.
+/// The change creates a third key. It also removes the private key of the first key, which has
+/// expired.
 #[test]
 fn a_further_key_is_made_or_not() {
     let (template, _) = two_keys();

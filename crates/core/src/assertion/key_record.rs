@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::signing_key::SigningAlgorithm;
 
-/// How long a key stays published after another key has replaced it, in seconds. This is the sum of
-/// the maximum lifetime of an assertion (300 s), the maximum clock difference (30 s), and the time
-/// for which consumers cache the key set (1 h).
+/// How long a key stays published after another key has replaced it, in seconds. This time is a
+/// sum: the maximum lifetime of an assertion (300 s), the maximum clock difference (30 s), and the
+/// time for which consumers cache the key set (1 h).
 pub const RETIREMENT_SECONDS: u64 = 300 + 30 + 3600;
 
 /// The recorded facts about one key.
@@ -51,7 +51,8 @@ pub enum KeyState {
     Current,
     /// Another key has replaced this key. This key is still published.
     Retiring,
-    /// Another key has replaced this key so long ago that no consumer needs this key.
+    /// Another key has replaced this key. Since then, so much time has passed that no consumer
+    /// needs this key.
     Expired,
     /// The key was revoked and is never published again.
     Revoked,
@@ -227,8 +228,7 @@ mod tests {
                 let current_keys = states.iter().filter(|one| **one == Current).count();
                 let has_begun = line.iter().any(|one| one.active_from <= now);
                 prop_assert_eq!(current_keys, usize::from(has_begun));
-                // In the signing order of the keys, their states are sorted too: from expired to
-                // next.
+                // In signing order, expired keys come first, and next keys come last.
                 let age = |state: &KeyState| [Expired, Retiring, Current, Next, Revoked]
                     .iter()
                     .position(|one| one == state);

@@ -1,7 +1,8 @@
 //! `SigningKeyRing`: the next, current and retiring assertion-signing keys in memory.
 //!
-//! Which key signs depends only on the time. A next key that is loaded therefore starts to sign at
-//! its time, without a reload. `key_files` reads the files, and `key_directory` changes them.
+//! The time alone determines which of the loaded keys signs. A loaded next key therefore starts to
+//! sign at its `active_from` time, without a reload. `key_files` reads the files, and
+//! `key_directory` changes them.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Verifies assertions of this gateway. Such an assertion comes from a service that has received it
-//! and now calls another service through the gateway.
+//! Verifies assertions of this gateway. A service that has received such an assertion may send it
+//! again when it calls another service through the gateway.
 
 use countersign_verify::Assertion;
 use countersign_verify::claims::{MAX_ASSERTION_BYTES, MAX_LIFETIME_SECONDS, TYP};

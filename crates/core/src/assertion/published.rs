@@ -45,7 +45,7 @@ pub struct Documents {
     header: String,
 }
 
-/// A cache of the documents. Creates them again when their content changes.
+/// A cache of the documents. Creates new documents when their content must change.
 #[derive(Debug, Default)]
 pub struct Published {
     kept: Mutex<Option<Arc<Documents>>>,
@@ -155,6 +155,7 @@ mod tests {
             issuer: issuer.to_owned(),
             header: http::HeaderName::from_static("countersign-assertion"),
             lifetime: Duration::from_secs(30),
+            max_size: crate::assertion::DEFAULT_MAX_SIZE,
         }
     }
 

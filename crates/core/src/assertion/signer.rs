@@ -1,9 +1,9 @@
 //! `AssertionSigner`: signs claims about one request.
 //!
 //! This code runs for every request. For speed, it writes the claims directly as JSON text, without
-//! the serde types of `countersign_verify::claims`. A test compares the text with the serialization
-//! of these types. The claims that depend only on the caller's certificate are written once for
-//! each certificate and then reused.
+//! the serde types of `countersign_verify::claims`. A test compares the text with the JSON of these
+//! types. The claims that depend only on the caller's certificate are written once for each
+//! certificate and then reused.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use countersign_verify::claims::{MAX_ASSERTION_BYTES, MAX_SANS_PER_TYPE};
 use http::HeaderValue;
 
+use super::caller_claims::{AssertionDetail, expected_size, finish, path_room, push_base64};
 use super::key_ring::{SigningKey, SigningKeyRing};
 use crate::clock;
 use crate::crypto;
+use crate::identity::Principal;
 use crate::identity::text::{push_json, push_json_escaped};
-use crate::identity::{PeerIdentity, Principal};
 use crate::policy::Permit;
 
 /// The settings of `[assertion]`.
@@ -31,6 +31,52 @@ pub struct AssertionSettings {
     pub header: http::HeaderName,
     /// How long an assertion is valid.
     pub lifetime: Duration,
+    /// Maximum size of an assertion in bytes.
+    pub max_size: usize,
+}
+
+/// The default maximum size of an assertion in bytes.
+pub const DEFAULT_MAX_SIZE: usize = 4 * 1024;
+
+/// The size of the signature of either algorithm: 64 bytes as base64url.
+const SIGNATURE_LENGTH: usize = 86;
+
+/// The encoded header of an assertion has at most this size: a thumbprint and fixed words.
+const HEADER_LENGTH: usize = 140;
+
+/// `check` and `pki issue` warn if assertions about a caller leave less than this number of bytes
+/// for the path of a request.
+pub const WANTED_PATH: usize = 1024;
+
+/// The expected size of issuer, audience, authority and trust domain together.
+const USUAL_TEXTS: usize = 120;
+
+impl AssertionSettings {
+    /// Returns how many bytes of a path fit into assertions about a caller whose name has this
+    /// length, at a gateway with the default settings.
+    #[must_use]
+    pub fn default_path_room(caller: usize) -> usize {
+        let max_claims = max_claims(DEFAULT_MAX_SIZE, HEADER_LENGTH);
+        path_room(max_claims, USUAL_TEXTS + caller, AssertionDetail::Full)
+    }
+
+    /// Returns how many bytes of a path fit into assertions about a caller, after all that may be
+    /// left out was left out. `texts` is the total size of the audience, the authority, the trust
+    /// domain and the caller's name.
+    #[must_use]
+    pub fn path_room(&self, texts: usize, detail: AssertionDetail) -> usize {
+        let max_claims = max_claims(self.max_size, HEADER_LENGTH);
+        path_room(max_claims, self.issuer.len() + texts, detail)
+    }
+}
+
+/// To whom an assertion goes, and how much it says.
+#[derive(Debug, Clone, Copy)]
+pub struct Recipient<'a> {
+    /// The `aud` claim.
+    pub audience: &'a str,
+    /// How much the assertion says about the caller's certificate.
+    pub detail: AssertionDetail,
 }
 
 /// The properties of a forwarded request that its assertion contains.
@@ -66,9 +112,22 @@ pub enum SignError {
     /// No key may sign now.
     #[error("no assertion-signing key is active")]
     NoKey,
-    /// The assertion would be longer than verifiers accept.
-    #[error("the assertion would be longer than {MAX_ASSERTION_BYTES} bytes")]
-    TooLong,
+    /// The assertion would be longer than `[assertion] max_size`, after everything was left out
+    /// that may be left out.
+    #[error(
+        "the assertion would have {size} bytes, and `max_size` of [assertion] is {max}; its claim \
+         `{member}` has {member_size} bytes"
+    )]
+    TooLong {
+        /// The largest claim.
+        member: &'static str,
+        /// The size of this claim in bytes.
+        member_size: usize,
+        /// The size of the whole assertion in bytes.
+        size: usize,
+        /// The maximum size of an assertion in bytes.
+        max: usize,
+    },
     /// The cryptography provider failed.
     #[error("signing failed")]
     Failed,
@@ -145,13 +204,13 @@ impl AssertionSigner {
     pub fn sign_request(
         &self,
         permit: &Permit,
-        audience: &str,
+        recipient: Recipient<'_>,
         request: &RequestBinding<'_>,
         now: u64,
     ) -> Result<SignedAssertion, SignError> {
         let jti = token_id().map_err(|_| SignError::Failed)?;
         let (principal, key, expires) = self.prepare(permit, now)?;
-        let mut claims = self.begin(principal, audience, now, expires);
+        let mut claims = self.begin(principal, recipient, now, expires);
         claims.push_str(",\"jti\":\"");
         claims.push_str(&jti);
         claims.push_str("\",\"txn\":");
@@ -172,24 +231,25 @@ impl AssertionSigner {
             push_base64(&mut claims, hash);
             claims.push('"');
         }
-        finish(&mut claims, principal);
+        let detail = recipient.detail;
+        self.complete(&mut claims, &key, principal, detail, Some(request))?;
         seal(&key, &claims, Some(jti.into()), expires)
     }
 
-    /// Signs an assertion about the caller (`binding = "caller"`). It is valid for any request of
-    /// this caller to the audience `audience`.
+    /// Signs an assertion about the caller (`binding = "caller"`). The assertion is valid for any
+    /// request of this caller to the audience `audience`.
     ///
     /// # Errors
     /// Returns a [`SignError`]. In all cases the request must not be forwarded.
     pub fn sign_caller(
         &self,
         permit: &Permit,
-        audience: &str,
+        recipient: Recipient<'_>,
         now: u64,
     ) -> Result<SignedAssertion, SignError> {
         let (principal, key, expires) = self.prepare(permit, now)?;
-        let mut claims = self.begin(principal, audience, now, expires);
-        finish(&mut claims, principal);
+        let mut claims = self.begin(principal, recipient, now, expires);
+        self.complete(&mut claims, &key, principal, recipient.detail, None)?;
         seal(&key, &claims, None, expires)
     }
 
@@ -221,18 +281,74 @@ impl AssertionSigner {
         Ok((principal, Arc::clone(key), expires))
     }
 
-    fn begin(&self, principal: &Principal, audience: &str, now: u64, expires: u64) -> String {
-        let caller = principal
-            .peer()
-            .map_or(0, |peer| peer.memo(caller_json).len());
-        let token = principal.token().map_or(0, |token| token.json().len());
-        let mut claims = String::with_capacity(self.issuer_json.len() + caller + token + 512);
+    fn begin(
+        &self,
+        principal: &Principal,
+        recipient: Recipient<'_>,
+        now: u64,
+        expires: u64,
+    ) -> String {
+        let caller = expected_size(principal, recipient.detail);
+        let mut claims = String::with_capacity(self.issuer_json.len() + caller + 512);
         claims.push_str(&self.issuer_json);
         claims.push_str(",\"aud\":");
-        push_json(&mut claims, audience);
+        push_json(&mut claims, recipient.audience);
         let _ = write!(claims, ",\"iat\":{now},\"exp\":{expires}");
         claims
     }
+
+    /// Adds the claims about the caller, and checks the size of the assertion.
+    fn complete(
+        &self,
+        claims: &mut String,
+        key: &SigningKey,
+        principal: &Principal,
+        detail: AssertionDetail,
+        request: Option<&RequestBinding<'_>>,
+    ) -> Result<(), SignError> {
+        let max = self.settings.max_size;
+        let header = key.header_base64url().len();
+        finish(claims, principal, detail, max_claims(max, header));
+        let size = header + claims.len().saturating_mul(4).div_ceil(3) + SIGNATURE_LENGTH + 2;
+        if size <= max {
+            return Ok(());
+        }
+        let (member, member_size) = largest_claim(principal, request);
+        Err(SignError::TooLong {
+            member,
+            member_size,
+            size,
+            max,
+        })
+    }
+}
+
+/// Returns the maximum size of the claims of an assertion, before they are encoded. `max` is the
+/// maximum size of the assertion, `header` the size of its encoded header.
+const fn max_claims(max: usize, header: usize) -> usize {
+    max.saturating_sub(header + SIGNATURE_LENGTH + 2) / 4 * 3
+}
+
+/// Returns the largest of the claims that are never left out, with its size in bytes.
+fn largest_claim(
+    principal: &Principal,
+    request: Option<&RequestBinding<'_>>,
+) -> (&'static str, usize) {
+    let subject = principal.caller().to_string().len();
+    let token = principal.token();
+    let token = token.map_or(0, |token| token.json_without_kept().len());
+    let (method, url) = request.map_or((0, 0), |request| {
+        let url = "https://".len() + request.authority.len() + request.path.len();
+        (request.method.len(), url)
+    });
+    let sizes = [
+        ("htu", url),
+        ("htm", method),
+        ("sub", subject),
+        ("token", token),
+    ];
+    let largest = sizes.into_iter().max_by_key(|(_, size)| *size);
+    largest.unwrap_or(("sub", subject))
 }
 
 /// Creates a random identifier, for example for a request or a `jti`. It consists of 128 bits,
@@ -252,79 +368,6 @@ pub fn token_octets(id: &str) -> Option<[u8; 16]> {
     (decoded == 16).then_some(bytes)
 }
 
-/// Returns the claims that depend only on the certificate and its verification, as the beginning
-/// of a JSON text. The text ends inside `authn`, before `methods`; [`finish`] adds the rest.
-fn caller_json(peer: &PeerIdentity) -> String {
-    let leaf = peer.leaf();
-    let mut json = String::with_capacity(640);
-    json.push_str(",\"sub\":");
-    push_json(&mut json, &peer.caller().to_string());
-    json.push_str(",\"client_cert\":{\"x5t#S256\":\"");
-    push_base64(&mut json, &leaf.thumbprint);
-    let _ = write!(json, "\",\"serial\":\"{}\",\"issuer\":", leaf.serial_hex());
-    push_json(&mut json, &leaf.issuer);
-    let _ = write!(
-        json,
-        ",\"not_before\":{},\"not_after\":{},\"sans\":{{",
-        leaf.not_before.max(0),
-        leaf.not_after.max(0)
-    );
-    let addresses: Vec<String> = leaf.sans.ip.iter().map(ToString::to_string).collect();
-    push_names(&mut json, "\"uri\":[", &leaf.sans.uri);
-    push_names(&mut json, ",\"dns\":[", &leaf.sans.dns);
-    push_names(&mut json, ",\"email\":[", &leaf.sans.email);
-    push_names(&mut json, ",\"ip\":[", &addresses);
-    json.push_str("},\"anchor\":\"");
-    push_base64(&mut json, peer.anchor());
-    json.push('"');
-    let counts = [
-        leaf.sans.uri.len(),
-        leaf.sans.dns.len(),
-        leaf.sans.email.len(),
-        addresses.len(),
-    ];
-    if counts.iter().any(|count| *count > MAX_SANS_PER_TYPE) {
-        json.push_str(",\"sans_truncated\":true");
-    }
-    json.push_str("},\"authn\":{\"trust_domain\":");
-    push_json(&mut json, peer.trust_domain().as_str());
-    let _ = write!(json, ",\"revocation\":\"{}\"", peer.revocation().as_str());
-    if let Some(moment) = peer.crl_this_update() {
-        let _ = write!(json, ",\"crl_this_update\":{}", moment.max(0));
-    }
-    json
-}
-
-fn finish(claims: &mut String, principal: &Principal) {
-    if let Some(peer) = principal.peer() {
-        claims.push_str(peer.memo(caller_json));
-        claims.push(',');
-    } else {
-        // Without a certificate, the claims contain fewer details about the authentication.
-        claims.push_str(",\"sub\":");
-        push_json(claims, &principal.caller().to_string());
-        claims.push_str(",\"authn\":{");
-    }
-    claims.push_str("\"methods\":[");
-    for (index, method) in principal.methods().iter().enumerate() {
-        if index > 0 {
-            claims.push(',');
-        }
-        let _ = write!(claims, "\"{}\"", method.as_str());
-    }
-    let _ = write!(
-        claims,
-        "],\"at\":{},\"resumed\":{}}}",
-        principal.authenticated_at(),
-        principal.resumed()
-    );
-    if let Some(token) = principal.token() {
-        claims.push_str(",\"token\":");
-        claims.push_str(token.json());
-    }
-    claims.push('}');
-}
-
 fn seal(
     key: &SigningKey,
     claims: &str,
@@ -338,27 +381,8 @@ fn seal(
     let signature = key.sign(wire.as_bytes()).map_err(|_| SignError::Failed)?;
     wire.push('.');
     push_base64(&mut wire, &signature);
-    if wire.len() > MAX_ASSERTION_BYTES {
-        return Err(SignError::TooLong);
-    }
     let wire = HeaderValue::from_maybe_shared(Bytes::from(wire)).map_err(|_| SignError::Failed)?;
     Ok(SignedAssertion { wire, jti, expires })
-}
-
-/// Appends bytes in base64. The bytes are not secret, so the encoder need not run in constant time.
-fn push_base64(text: &mut String, bytes: &[u8]) {
-    URL_SAFE_NO_PAD.encode_string(bytes, text);
-}
-
-fn push_names(json: &mut String, open: &str, names: &[String]) {
-    json.push_str(open);
-    for (index, name) in names.iter().take(MAX_SANS_PER_TYPE).enumerate() {
-        if index > 0 {
-            json.push(',');
-        }
-        push_json(json, name);
-    }
-    json.push(']');
 }
 
 #[cfg(test)]

@@ -7,10 +7,14 @@ use countersign_verify::claims::Assertion;
 use countersign_verify::{AssertionVerifier, RequestParts};
 use rustls_pki_types::UnixTime;
 
+use countersign_verify::claims::MAX_SANS_PER_TYPE;
+
 use super::*;
 use crate::assertion::{SigningAlgorithm, key_directory};
 use crate::clock;
-use crate::identity::{ApiKeyUse, CallerName, IdentityPattern, NameType, TokenClaims};
+use crate::identity::{
+    ApiKeyUse, CallerName, IdentityPattern, NameType, PeerIdentity, TokenClaims,
+};
 use crate::policy::{Authentication, Rule, decide};
 use crate::trust::TrustBundleConfig;
 use crate::trust::fixture::{config, trust};
@@ -46,6 +50,7 @@ fn signer(algorithm: SigningAlgorithm) -> AssertionSigner {
             issuer: "https://gateway.example.org:9080".into(),
             header: http::HeaderName::from_static("countersign-assertion"),
             lifetime: Duration::from_secs(30),
+            max_size: DEFAULT_MAX_SIZE,
         },
         Arc::new(keys),
     )
@@ -56,6 +61,11 @@ fn payload(assertion: &SignedAssertion) -> serde_json::Value {
     let payload = wire.split('.').nth(1).unwrap();
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
 }
+
+const ORDERS: Recipient<'_> = Recipient {
+    audience: "orders",
+    detail: AssertionDetail::Full,
+};
 
 const BINDING: RequestBinding<'_> = RequestBinding {
     method: "GET",
@@ -80,10 +90,8 @@ fn what_is_written_by_hand_is_what_the_shared_types_write() {
         let signer = signer(algorithm);
         let permit = permit(rich());
         let now = clock::unix_now();
-        let request = signer
-            .sign_request(&permit, "orders", &BINDING, now)
-            .unwrap();
-        let caller = signer.sign_caller(&permit, "orders", now).unwrap();
+        let request = signer.sign_request(&permit, ORDERS, &BINDING, now).unwrap();
+        let caller = signer.sign_caller(&permit, ORDERS, now).unwrap();
         for assertion in [&request, &caller] {
             let written = payload(assertion);
             let typed: Assertion = serde_json::from_value(written.clone()).unwrap();
@@ -104,7 +112,7 @@ fn a_service_accepts_it_for_this_request_only() {
         let signer = signer(algorithm);
         let now = clock::unix_now();
         let assertion = signer
-            .sign_request(&permit(rich()), "orders", &BINDING, now)
+            .sign_request(&permit(rich()), ORDERS, &BINDING, now)
             .unwrap();
         let verifier = AssertionVerifier::builder()
             .issuer("https://gateway.example.org:9080")
@@ -180,9 +188,7 @@ fn tokens_and_callers_without_certificate_are_as_the_shared_types_write_them() {
         let has_token = principal.token().is_some();
         let has_certificate = principal.peer().is_some();
         let permit = permit_for(principal);
-        let assertion = signer
-            .sign_request(&permit, "orders", &BINDING, now)
-            .unwrap();
+        let assertion = signer.sign_request(&permit, ORDERS, &BINDING, now).unwrap();
         let written = payload(&assertion);
         let typed: Assertion = serde_json::from_value(written.clone()).unwrap();
         assert_eq!(serde_json::to_value(&typed).unwrap(), written);
@@ -201,10 +207,10 @@ fn it_ends_with_the_token() {
     let principal = Principal::from_certificate(peer(rich()), now, false);
     let permit = permit_for(principal.with_token(token(now + 5)));
     let signer = signer(SigningAlgorithm::Es256);
-    let assertion = signer.sign_caller(&permit, "orders", now).unwrap();
+    let assertion = signer.sign_caller(&permit, ORDERS, now).unwrap();
     assert_eq!(assertion.expires(), now + 5);
     assert_eq!(
-        signer.sign_caller(&permit, "orders", now + 5).unwrap_err(),
+        signer.sign_caller(&permit, ORDERS, now + 5).unwrap_err(),
         SignError::CredentialExpired
     );
 }
@@ -215,16 +221,16 @@ fn it_ends_with_the_certificate() {
     let end = permit.principal().unwrap().peer().unwrap().path_not_after();
     let end = u64::try_from(end).unwrap();
     let signer = signer(SigningAlgorithm::Es256);
-    let assertion = signer.sign_caller(&permit, "orders", end - 10).unwrap();
+    let assertion = signer.sign_caller(&permit, ORDERS, end - 10).unwrap();
     assert_eq!(assertion.expires(), end);
-    let assertion = signer.sign_caller(&permit, "orders", end - 1).unwrap();
+    let assertion = signer.sign_caller(&permit, ORDERS, end - 1).unwrap();
     assert_eq!(assertion.expires(), end);
     // The certificate is valid in its last second (RFC 5280 section 4.1.2.5). `exp` is the first
     // second in which the assertion is not valid.
-    let assertion = signer.sign_caller(&permit, "orders", end).unwrap();
+    let assertion = signer.sign_caller(&permit, ORDERS, end).unwrap();
     assert_eq!(assertion.expires(), end + 1);
     assert_eq!(
-        signer.sign_caller(&permit, "orders", end + 1).unwrap_err(),
+        signer.sign_caller(&permit, ORDERS, end + 1).unwrap_err(),
         SignError::Expired
     );
 }
@@ -250,7 +256,7 @@ fn many_names_are_truncated_and_say_so() {
         leaf = leaf.dns(&format!("n{number}.example.org"));
     }
     let assertion = signer(SigningAlgorithm::Es256)
-        .sign_caller(&permit(leaf), "orders", clock::unix_now())
+        .sign_caller(&permit(leaf), ORDERS, clock::unix_now())
         .unwrap();
     let cert = &payload(&assertion)["client_cert"];
     assert_eq!(
@@ -258,4 +264,65 @@ fn many_names_are_truncated_and_say_so() {
         MAX_SANS_PER_TYPE
     );
     assert_eq!(cert["sans_truncated"], true);
+}
+
+#[test]
+fn forwarded_claims_are_left_out_last() {
+    let mut claims = TokenClaims::clone(&token(u64::MAX));
+    claims.kept.insert("groups".into(), "g".repeat(2600).into());
+    // A forwarded claim cannot pretend that claims were left out.
+    claims.kept.insert("claims_truncated".into(), "x".into());
+    let now = clock::unix_now();
+    let principal = Principal::from_certificate(peer(rich()), now, false);
+    let permit = permit_for(principal.with_token(Arc::new(claims.clone())));
+    let signer = signer(SigningAlgorithm::Es256);
+    let assertion = signer.sign_caller(&permit, ORDERS, now).unwrap();
+    let said = payload(&assertion);
+    assert!(assertion.header_value().len() <= DEFAULT_MAX_SIZE);
+    assert_eq!(said["client_cert"]["issuer"], "");
+    assert_eq!(said["client_cert"]["issuer_truncated"], true);
+    assert_eq!(said["token"]["claims_truncated"], true);
+    assert!(said["token"].get("groups").is_none(), "{said}");
+    assert_eq!(said["token"]["sub"], "al\"ice");
+
+    claims.kept.insert("groups".into(), "g".repeat(1500).into());
+    let principal = Principal::from_certificate(peer(rich()), now, false);
+    let permit = permit_for(principal.with_token(Arc::new(claims)));
+    let said = payload(&signer.sign_caller(&permit, ORDERS, now).unwrap());
+    assert_eq!(
+        said["client_cert"]["sans_truncated"],
+        serde_json::Value::Null
+    );
+    assert!(said["token"].get("claims_truncated").is_none());
+    assert_eq!(said["token"]["groups"].as_str().unwrap().len(), 1500);
+}
+
+#[test]
+fn the_estimate_of_the_path_is_never_too_high() {
+    let names = ["a".repeat(20), "a".repeat(900), "a".repeat(1900)];
+    for detail in [AssertionDetail::Full, AssertionDetail::Compact] {
+        for name in &names {
+            let permit = permit(Leaf::with_uri(&format!("spiffe://example.org/{name}")));
+            let caller = permit.principal().unwrap().caller().to_string();
+            let recipient = Recipient { detail, ..ORDERS };
+            for algorithm in [SigningAlgorithm::Es256, SigningAlgorithm::EdDsa] {
+                let signer = signer(algorithm);
+                let texts = ["orders", "orders.example.org", "example.org", &caller];
+                let texts = texts.iter().map(|text| text.len()).sum();
+                let room = signer.settings().path_room(texts, detail);
+                for (length, fits) in [(room, true), (room + 200, false)] {
+                    let path = "p".repeat(length);
+                    let binding = RequestBinding {
+                        method: "OPTIONS",
+                        path: &path,
+                        transaction: "0123456789012345678901",
+                        ..BINDING
+                    };
+                    let now = clock::unix_now();
+                    let signed = signer.sign_request(&permit, recipient, &binding, now);
+                    assert_eq!(signed.is_ok(), fits, "{detail:?} {} {length}", name.len());
+                }
+            }
+        }
+    }
 }

@@ -85,8 +85,8 @@ impl SigningKey {
             }
         };
         let kid = public.key_id().ok_or(KeyRefused)?.to_owned();
-        // The header is written as text and not with `json!`, because it is in every assertion, and
-        // the order of its members should not depend on a map.
+        // The header is in every assertion, and the order of its members should not depend on a
+        // map. Therefore it is written as text, and not with `json!`.
         let header = format!(r#"{{"alg":"{algorithm}","kid":"{kid}","typ":"{TYP}"}}"#);
         Ok(Self {
             kid,

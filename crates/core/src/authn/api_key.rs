@@ -14,7 +14,7 @@ use countersign_verify::jose::{base64url_decode, base64url_encode};
 use http::HeaderName;
 use ipnet::IpNet;
 
-use super::authenticator::{Authenticator, Credentials, Outcome, Resource};
+use super::authenticator::{Authenticator, Credentials, Outcome, RequestAddresses, Resource};
 use super::beside::Beside;
 use super::presented::Field;
 use crate::crypto;
@@ -27,7 +27,7 @@ use crate::secret::Secret;
 /// The header field that carries a key by default.
 pub const DEFAULT_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
-/// The prefix of every key. Secret scanners can search for it.
+/// The prefix of every key. Secret scanners can find keys by this prefix.
 const PREFIX: &str = "ck_";
 /// Length of the public identifier in bytes.
 const ID_BYTES: usize = 8;
@@ -49,7 +49,7 @@ impl KeyDigest {
         bytes.try_into().ok().map(Self)
     }
 
-    /// Returns the digest of a presented key. `hmac_key` is the operator's HMAC key.
+    /// Computes the digest of a presented key. `hmac_key` is the operator's HMAC key.
     fn of(hmac_key: &[u8], key: &str) -> Self {
         Self(crypto::hmac_sha256(hmac_key, key.as_bytes()))
     }
@@ -81,7 +81,7 @@ pub struct NewKey {
 /// Creates a key. Its digest is computed with `hmac_key`.
 ///
 /// # Errors
-/// If the system's random number generator fails.
+/// Returns an error if the system's random number generator fails.
 pub fn generate(hmac_key: &[u8]) -> Result<NewKey, crypto::NoRandomness> {
     use fmt::Write as _;
     let mut id = String::with_capacity(2 * ID_BYTES);
@@ -112,8 +112,11 @@ pub struct ApiKey {
     pub expires: Option<u64>,
     /// The routes that accept the key. If empty, all routes that accept API keys.
     pub routes: Vec<String>,
-    /// The networks from which the key is accepted. If empty, all networks.
+    /// The networks in which the caller's address must be. If empty, all networks.
     pub networks: Vec<IpNet>,
+    /// The networks from which the TCP connection must come, whatever address a PROXY header names.
+    /// If empty, all networks.
+    pub connection_networks: Vec<IpNet>,
     /// Callers whose certificate the key may accompany. Empty if `callers` is not configured.
     pub callers: Vec<IdentityPattern>,
 }
@@ -205,26 +208,27 @@ impl ApiKeys {
     }
 
     /// Finds the configured key for a presented one. Checks that the key may be used now, on this
-    /// route and from this address.
+    /// route and from these addresses.
     ///
     /// # Errors
     /// - `token-malformed` if the text is not an API key
-    /// - `token-signature` if the key is unknown or wrong; the caller does not learn which
+    /// - `token-signature` if the identifier is unknown or the secret is wrong, so that callers
+    ///   cannot distinguish the two cases
     /// - `token-expired` if the key has expired
     /// - `caller-not-allowed` if the key is for other routes or networks
     pub fn authenticate(
         &self,
         presented: &str,
         route: &str,
-        address: IpAddr,
+        addresses: RequestAddresses,
         now: u64,
     ) -> Result<&ApiKey, Denial> {
         let id = identifier(presented)
             .ok_or_else(|| Denial::new(ReasonCode::TokenMalformed, "it is not an API key"))?;
         let digest = KeyDigest::of(self.hmac_key.expose(), presented);
         let found = self.keys.get(id);
-        // For an unknown identifier a comparison runs too, so that the time does not reveal whether
-        // the identifier exists.
+        // The comparison runs for an unknown identifier too. Otherwise the time of the response
+        // would reveal whether the identifier exists.
         let stored = found.map_or(&[0; 32], |key| &key.digest.0);
         let good = crypto::constant_time_equal(stored, &digest.0);
         let Some(key) = found.filter(|_| good) else {
@@ -245,8 +249,13 @@ impl ApiKeys {
                 format!("the API key {id} is not for this route"),
             ));
         }
-        let address = address.to_canonical();
-        if !key.networks.is_empty() && !key.networks.iter().any(|net| net.contains(&address)) {
+        let is_from = |networks: &[IpNet], address: IpAddr| {
+            let address = address.to_canonical();
+            networks.is_empty() || networks.iter().any(|network| network.contains(&address))
+        };
+        if !is_from(&key.networks, addresses.caller)
+            || !is_from(&key.connection_networks, addresses.connection)
+        {
             return Err(Denial::new(
                 ReasonCode::CallerNotAllowed,
                 format!("the API key {id} is not for this network"),
@@ -298,10 +307,10 @@ impl ApiKeyAuthenticator {
         let Some(presented) = presented(&credentials.presented.api_key)? else {
             return Ok(None);
         };
-        let (address, now) = (credentials.address, credentials.now);
+        let (addresses, now) = (credentials.addresses, credentials.now);
         let key = self
             .keys
-            .authenticate(presented, &self.route, address, now)?;
+            .authenticate(presented, &self.route, addresses, now)?;
         let used = ApiKeyUse {
             name: key.name.as_str().into(),
             id: key.id.as_str().into(),
@@ -352,8 +361,8 @@ impl Authenticator for ApiKeyAuthenticator {
         self.outcome(credentials)
     }
 
-    /// Returns a constant. `recheck` needs no hash, because it can always check an API key again
-    /// without an issuer.
+    /// Returns a constant, because `recheck` can always check an API key completely, even if the
+    /// rules have changed.
     fn rules(&self) -> [u8; 32] {
         [0; 32]
     }
@@ -398,6 +407,7 @@ mod tests {
             expires: Some(NOW + 10),
             routes: vec!["orders".to_owned()],
             networks: vec!["10.0.0.0/8".parse().unwrap()],
+            connection_networks: vec!["192.0.2.0/24".parse().unwrap()],
             callers: Vec::new(),
         };
         let keys = with(HMAC, [key]).unwrap();
@@ -411,7 +421,25 @@ mod tests {
         address: &str,
         now: u64,
     ) -> Result<String, ReasonCode> {
-        keys.authenticate(key, route, address.parse().unwrap(), now)
+        let connection = IpAddr::from([192, 0, 2, 9]);
+        ask_through(
+            keys,
+            key,
+            route,
+            [address.parse().unwrap(), connection],
+            now,
+        )
+    }
+
+    fn ask_through(
+        keys: &ApiKeys,
+        key: &str,
+        route: &str,
+        [caller, connection]: [IpAddr; 2],
+        now: u64,
+    ) -> Result<String, ReasonCode> {
+        let addresses = RequestAddresses { caller, connection };
+        keys.authenticate(key, route, addresses, now)
             .map(|key| key.name.clone())
             .map_err(|denial| denial.reason)
     }
@@ -425,6 +453,16 @@ mod tests {
         let not_allowed = Err(ReasonCode::CallerNotAllowed);
         assert_eq!(ask(&keys, &key, "payments", "10.1.2.3", NOW), not_allowed);
         assert_eq!(ask(&keys, &key, "orders", "192.0.2.1", NOW), not_allowed);
+        let caller = IpAddr::from([10, 1, 2, 3]);
+        for (connection, expected) in [
+            ("192.0.2.1", &good),
+            ("::ffff:192.0.2.1", &good),
+            ("10.1.2.3", &not_allowed),
+        ] {
+            let addresses = [caller, connection.parse().unwrap()];
+            let asked = ask_through(&keys, &key, "orders", addresses, NOW);
+            assert_eq!(asked, *expected, "{connection}");
+        }
         assert_eq!(
             ask(&keys, &key, "orders", "10.1.2.3", NOW + 10),
             Err(ReasonCode::TokenExpired)
@@ -440,8 +478,12 @@ mod tests {
         wrong.pop();
         wrong.push(last);
         for other in [stranger, wrong] {
+            let addresses = RequestAddresses {
+                caller: IpAddr::from([10, 0, 0, 1]),
+                connection: IpAddr::from([192, 0, 2, 9]),
+            };
             let refused = keys
-                .authenticate(&other, "orders", IpAddr::from([10, 0, 0, 1]), NOW)
+                .authenticate(&other, "orders", addresses, NOW)
                 .unwrap_err();
             assert_eq!(refused.reason, ReasonCode::TokenSignature);
             assert_eq!(refused.detail, "the API key is not known");

@@ -21,6 +21,16 @@ pub enum Outcome {
     Denied(Denial),
 }
 
+/// The addresses from which a request comes. They differ if a load balancer sends a PROXY header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestAddresses {
+    /// The caller's address: the one in the PROXY header, if there is a header that names one. The
+    /// gateway cannot check it; every peer that may send a header can name any address.
+    pub caller: IpAddr,
+    /// The address from which the TCP connection was opened. Nobody but the network can change it.
+    pub connection: IpAddr,
+}
+
 /// The parts of a request and its connection that authenticators may inspect.
 #[derive(Debug, Clone, Copy)]
 pub struct Credentials<'a> {
@@ -30,8 +40,8 @@ pub struct Credentials<'a> {
     pub presented: &'a Presented,
     /// The request's query.
     pub query: Option<&'a str>,
-    /// The IP address of the caller.
-    pub address: IpAddr,
+    /// Where the request comes from.
+    pub addresses: RequestAddresses,
     /// The current time, in seconds since the Unix epoch.
     pub now: u64,
 }
@@ -63,8 +73,8 @@ pub trait Authenticator: fmt::Debug + Send + Sync {
         unchanged: bool,
     ) -> Outcome;
 
-    /// Returns a hash of what decides, besides the credentials, whether authentication succeeds.
-    /// Authenticators with the same rules return the same hash.
+    /// Returns a hash of the rules that this authenticator applies to credentials. Authenticators
+    /// with the same rules return the same hash.
     fn rules(&self) -> [u8; 32];
 
     /// Returns the challenge for a refusal with this reason. Returns `None` if a credential of this

@@ -1,8 +1,9 @@
 //! `TokenAuthenticator`: handles bearer tokens on one route.
 //!
-//! It finds the token and lets the issuer check it. It then compares the token with the caller. If
-//! the token is absent or invalid, it writes the challenge. [`crate::policy`] decides whether the
-//! caller may use the route.
+//! The authenticator finds the token, and a [`TokenIssuer`] checks the token. The authenticator
+//! then compares the token with the certificate of the caller. If the token is absent or invalid,
+//! the authenticator creates the challenge. [`crate::policy`] decides whether the caller may use
+//! the route.
 
 use std::sync::Arc;
 
@@ -60,8 +61,9 @@ impl TokenAuthenticator {
         claims: Arc<TokenClaims>,
         credentials: &Credentials<'_>,
     ) -> Result<Principal, Denial> {
-        // Checked here too: when `recheck` uses an earlier result, the token may have expired since
-        // then. An assertion must not outlive its token.
+        // The expiry is checked here too, because `recheck` may use claims of a token that has
+        // expired since the earlier check. An assertion must not be valid for longer than its
+        // token.
         if credentials.now >= claims.expires {
             return Err(Denial::new(ReasonCode::TokenExpired, "it has just expired"));
         }
@@ -125,7 +127,7 @@ impl Authenticator for TokenAuthenticator {
         let presenter = Presenter {
             caller: match credentials.proof {
                 Some(proof) => ShareKey::of_caller(proof.identity.caller()),
-                None => ShareKey::of_address(credentials.address),
+                None => ShareKey::of_address(credentials.addresses.caller),
             },
             thumbprint: thumbprint(credentials),
             now: credentials.now,
@@ -154,8 +156,9 @@ impl Authenticator for TokenAuthenticator {
             .judge_at_hand(token, &self.demands, thumbprint, now);
         match (judgement, earlier.token()) {
             (Some(judgement), _) => self.conclude(judgement, credentials),
-            // Only the issuer could judge the token now, and asking it would take too long. The
-            // rules are the same as when the token was accepted, so it stays accepted.
+            // Only the issuer could check the token again, but a request to the issuer would take
+            // too long. The rules have not changed since the token was accepted, so the token stays
+            // accepted.
             (None, Some(claims)) if unchanged => self.conclude(Ok(Arc::clone(claims)), credentials),
             (None, _) => Outcome::Denied(Denial::new(
                 ReasonCode::KeysUnavailable,

@@ -1,4 +1,5 @@
-//! Combines the authenticators of one route: the route requires all of them, or any of them.
+//! Combines the authenticators of one route. The route requires that all of them succeed, or at
+//! least one.
 //!
 //! Even if one credential is enough (`any`), every authenticator checks the request. If one
 //! presented credential is invalid, the request is denied, even if another credential is valid. All
@@ -18,7 +19,7 @@ pub struct Authenticators {
     authentication: Authentication,
     /// The authenticators in the order in which they run: the cheapest first.
     each: Vec<Box<dyn Authenticator>>,
-    /// A hash of what decides, besides the credentials, whether authentication succeeds.
+    /// A hash of `authentication` and of the rules of all authenticators.
     rules: [u8; 32],
 }
 
@@ -80,8 +81,8 @@ impl Authenticators {
         gathered.finish()
     }
 
-    /// Checks whether the current rules would still give the result `earlier`, without asking an
-    /// issuer. `rules` is the hash of the rules that gave the result.
+    /// Authenticates the caller of a request in progress again, without asking an issuer. `earlier`
+    /// is the result of the earlier check, and `rules` is the hash of the rules of that check.
     ///
     /// # Errors
     /// Returns the reason why the caller is not authenticated any more.
@@ -100,7 +101,7 @@ impl Authenticators {
         gathered.finish()
     }
 
-    /// Returns a hash of what decides, besides the credentials, whether authentication succeeds.
+    /// Returns a hash of the rules that the route applies to credentials.
     #[must_use]
     pub const fn rules(&self) -> &[u8; 32] {
         &self.rules

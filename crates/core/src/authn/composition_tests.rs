@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::authn::Presented;
+use crate::authn::{Presented, RequestAddresses};
 use crate::identity::{ApiKeyUse, CallerName, MethodSet};
 use crate::now_or_later::NowOrLater;
 
@@ -80,7 +80,10 @@ async fn ask(
         proof: None,
         presented: &presented,
         query: None,
-        address: IpAddr::from([127, 0, 0, 1]),
+        addresses: RequestAddresses {
+            caller: IpAddr::from([127, 0, 0, 1]),
+            connection: IpAddr::from([127, 0, 0, 1]),
+        },
         now: 7,
     };
     Authenticators::new(authentication, each)

@@ -1,12 +1,12 @@
-//! Methods of authenticating a request. Each of them is an [`Authenticator`].
+//! Methods to authenticate a request. Each method is an [`Authenticator`].
 //!
 //! An authenticator that finds no credential of its kind returns [`Outcome::NotApplicable`], never
-//! a denial. [`composition`] combines several authenticators. ARCHITECTURE.md lists the files that
-//! a further method needs.
+//! a denial. [`composition`] combines several authenticators. ARCHITECTURE.md lists the files to
+//! change for a new method.
 //!
 //! Files. Each file imports only from files below it in this list:
 //!
-//! - `composition`: combines the authenticators of one route: all must succeed, or any
+//! - `composition`: combines the authenticators of one route
 //! - `certificate`: authenticates by the client certificate
 //! - `api_key`: authenticates by API keys
 //! - `bearer_token`: authenticates by bearer tokens
@@ -31,7 +31,7 @@ mod connection_proof;
 pub mod presented;
 pub mod token;
 
-pub use authenticator::{Authenticator, Credentials, Outcome, Resource};
+pub use authenticator::{Authenticator, Credentials, Outcome, RequestAddresses, Resource};
 pub use beside::Beside;
 pub use composition::{Authenticators, AuthnDenial};
 pub use connection_proof::ConnectionProof;

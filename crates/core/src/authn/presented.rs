@@ -1,6 +1,7 @@
 //! `Presented`: the credentials that were taken out of a request's header fields.
 //!
-//! All credentials are removed before any decision, so that none is forwarded by mistake.
+//! All credentials are removed before the gateway decides about the request. So no credential is
+//! forwarded by mistake.
 
 use std::fmt;
 
@@ -52,7 +53,7 @@ impl Presented {
     }
 }
 
-/// Prints whether the field is present, but never its value, because that is secret.
+/// Prints whether the field is present. Never prints the value, because the value is secret.
 impl fmt::Debug for Field {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {

@@ -3,8 +3,8 @@
 //!
 //! A handshake derives about thirty secrets, several of them from the same HMAC key. aws-lc-rs
 //! processes the key again for each secret, and allocates memory each time. This code processes a
-//! key once, and copies the resulting HMAC state for each secret. All other cryptography of a
-//! connection comes from the provider.
+//! key once, and copies the resulting HMAC state for each secret. The rustls cryptography provider
+//! does all other cryptography of a connection.
 
 use std::marker::PhantomData;
 use std::sync::OnceLock;

@@ -105,8 +105,8 @@ impl Filter {
     }
 }
 
-/// Writes into the header of a merged frame its new length, and the flags of the last frame that
-/// was merged into it.
+/// Writes the new length of a merged frame into its header. Also writes the flags of the last frame
+/// that was merged into it.
 fn extend(bytes: &mut [u8], frame: &Open, flags: u8) {
     let [_, a, b, c] = u32::try_from(frame.length)
         .unwrap_or(u32::MAX)
@@ -116,9 +116,11 @@ fn extend(bytes: &mut [u8], frame: &Open, flags: u8) {
     }
 }
 
-/// Moves `count` bytes within `bytes`, from position `from` to position `to`, which is not higher.
+/// Moves `count` bytes within `bytes`, from position `from` to position `to`. `to` must not be
+/// greater than `from`.
 fn copy_down(bytes: &mut [u8], from: usize, to: usize, count: usize) {
-    // Usually no frame was removed before, and no byte must be moved.
+    // If no frame was removed or merged before, the positions are equal, and no byte must be moved.
+    // This is the usual case.
     if from != to {
         bytes.copy_within(from..from + count, to);
     }
@@ -222,8 +224,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for MergedData<S> {
             let bytes = buffer.filled_mut().get_mut(start..).unwrap_or_default();
             let has_read = polled.is_ready() && bytes.len() > have;
             if !has_read {
-                // The connection has ended. The bytes in `held` are not delivered, because they are
-                // an incomplete frame header.
+                // No byte was read, so the bytes of `held` are taken out of the buffer again. If
+                // the connection has ended, they are never delivered, because they are an
+                // incomplete frame header.
                 buffer.set_filled(start);
                 return polled;
             }

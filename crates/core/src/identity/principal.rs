@@ -128,9 +128,10 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// Creates the principal that the client certificate names. At `authenticated_at` (seconds since the
-    /// Unix epoch), the caller has proven possession of its private key. If `resumed` is true, this
-    /// was in an earlier TLS session, which the current session resumes.
+    /// Creates the principal that the client certificate names. `authenticated_at` is when the
+    /// caller proved possession of its private key, in seconds since the Unix epoch. If `resumed`
+    /// is true, the caller gave this proof in an earlier TLS session, which the current session
+    /// resumes.
     #[must_use]
     pub const fn from_certificate(
         peer: Arc<PeerIdentity>,

@@ -48,8 +48,8 @@ impl ShareKey {
     }
 }
 
-/// A map from [`ShareKey`] to a value. The map uses the key as hash, because
-/// the key is a keyed hash already.
+/// A map from [`ShareKey`] to a value. The map uses the key as hash, because the key is already a
+/// keyed hash.
 pub type ShareMap<V> = HashMap<ShareKey, V, BuildHasherDefault<KeyAsHash>>;
 
 /// The hasher of a [`ShareMap`]: returns the key.

@@ -41,8 +41,8 @@ pub enum SpiffeIdError {
 
 impl SpiffeId {
     /// Whether a URI has the scheme `spiffe`, in upper or lower case. Such a URI must be a
-    /// well-formed SPIFFE ID. So `SPIFFE://…` is refused as malformed, and not accepted as another
-    /// URI.
+    /// well-formed SPIFFE ID. So `SPIFFE://…` is refused as malformed, and not accepted as a URI of
+    /// another kind.
     #[must_use]
     pub fn is_claimed_by(uri: &str) -> bool {
         uri.as_bytes()

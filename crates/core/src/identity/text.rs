@@ -1,5 +1,6 @@
 //! Makes text that a peer has chosen safe to print on a terminal, in a log or in JSON.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -13,7 +14,7 @@ pub fn printable(text: &str) -> String {
     printable_within(text, MAX_RECORDED)
 }
 
-/// Same as [`printable`], but `limit` is the maximum number of characters.
+/// Does the same as [`printable`], but `limit` is the maximum number of characters.
 #[must_use]
 pub fn printable_within(text: &str, limit: usize) -> String {
     let mut safe = String::with_capacity(text.len().min(limit));
@@ -29,6 +30,54 @@ pub fn printable_within(text: &str, limit: usize) -> String {
         }
     }
     safe
+}
+
+/// Returns output of several lines with the same characters escaped as [`printable`] does, except
+/// line ends and tabs. Text of a peer must go through [`printable`] before it becomes part of such
+/// output, because it could add lines.
+#[must_use]
+pub fn printable_lines(text: &str) -> Cow<'_, str> {
+    let escape = |character: char| is_hazardous(character) && !matches!(character, '\n' | '\t');
+    if !text.chars().any(escape) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if escape(character) {
+            let _ = write!(safe, "\\u{{{:x}}}", u32::from(character));
+        } else {
+            safe.push(character);
+        }
+    }
+    Cow::Owned(safe)
+}
+
+/// Returns a JSON text with the same meaning, in which the characters that [`printable`] escapes
+/// are written as `\uXXXX`. JSON writers only do this below U+0020.
+#[must_use]
+pub fn printable_json(json: &str) -> Cow<'_, str> {
+    // In JSON text, line ends and tabs are white space between values.
+    let escape = |character: char| is_hazardous(character) && character >= ' ';
+    if !json.chars().any(escape) {
+        return Cow::Borrowed(json);
+    }
+    let mut safe = String::with_capacity(json.len() + 16);
+    for character in json.chars() {
+        if escape(character) {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                let _ = write!(safe, "\\u{unit:04x}");
+            }
+        } else {
+            safe.push(character);
+        }
+    }
+    Cow::Owned(safe)
+}
+
+/// Whether [`printable`] escapes no character of the text.
+#[must_use]
+pub fn is_printable(text: &str) -> bool {
+    !text.chars().any(is_hazardous)
 }
 
 /// Whether a character controls a terminal, changes the direction of text, or is invisible (Unicode
@@ -94,8 +143,8 @@ pub fn shell(path: &Path) -> String {
     shell_word(&path.to_string_lossy())
 }
 
-/// Quotes a text as one word of a POSIX shell, for a command that the reader may copy. Other
-/// characters than printable ones are escaped ([`printable`]).
+/// Quotes a text as one word of a POSIX shell, for a command that the reader may copy. Control
+/// characters and invisible characters are escaped in the same way as by [`printable`].
 #[must_use]
 pub fn shell_word(text: &str) -> String {
     let text = printable_within(text, usize::MAX);
@@ -121,6 +170,29 @@ mod tests {
             "a\\u{202e}b\\u{a}\\u{1b}[2J"
         );
         assert_eq!(printable_within("abcdef", 3), "abc…");
+    }
+
+    #[test]
+    fn lines_keep_their_ends_and_nothing_else() {
+        assert_eq!(
+            printable_lines("a\n\tb\r\u{1b}[2J\u{9b}2J\u{7f}\u{202e}é"),
+            "a\n\tb\\u{d}\\u{1b}[2J\\u{9b}2J\\u{7f}\\u{202e}é"
+        );
+        assert!(matches!(printable_lines("a\nb"), Cow::Borrowed("a\nb")));
+    }
+
+    #[test]
+    fn json_without_hazards_has_the_same_meaning() {
+        let document = serde_json::json!({"a\u{9b}": "\u{1b}\u{7f}\u{202e}\u{e0041}é\n"});
+        for text in [
+            document.to_string(),
+            serde_json::to_string_pretty(&document).unwrap(),
+        ] {
+            let safe = printable_json(&text);
+            assert!(is_printable(&safe.replace('\n', "")), "{safe}");
+            let read: serde_json::Value = serde_json::from_str(&safe).unwrap();
+            assert_eq!(read, document);
+        }
     }
 
     #[test]

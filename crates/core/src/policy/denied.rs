@@ -1,7 +1,7 @@
-//! Checks callers that no certificate names against the deny list.
+//! Checks the names in tokens and API keys against the deny list.
 //!
-//! A caller with a certificate was checked when its chain was verified, and is checked again
-//! whenever the list changes.
+//! This module does not check the names in certificates. They are checked when the chain is
+//! verified, and again whenever the list changes.
 
 use super::engine::Denial;
 use crate::clock;
@@ -10,8 +10,9 @@ use crate::identity::{CallerName, Principal};
 use crate::reason::ReasonCode;
 use crate::trust::DenyList;
 
-/// Checks the names that the credentials of one request have proven. An API key is denied by its
-/// name also if a certificate names the caller, because the key itself may be in wrong hands.
+/// Checks the names in the credentials of one request, except for the names in a certificate. The
+/// name of an API key is checked even if a certificate names the caller, because the key may be
+/// stolen.
 ///
 /// # Errors
 /// `identity-denied` if one of the names is on the list.

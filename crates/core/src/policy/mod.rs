@@ -1,7 +1,7 @@
 //! Authorization of callers: rules, decisions and limits.
 //!
 //! - `engine`: decides about a request by its rule and credentials
-//! - `denied`: checks callers without certificate against the deny list
+//! - `denied`: checks the names in tokens and API keys against the deny list
 //! - `rule`: what a route requires
 //! - `revalidate`: verifies the certificate chain of a live connection again
 //! - `rate_limit`: limits the requests of a caller in a period of time

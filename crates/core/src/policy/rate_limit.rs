@@ -1,10 +1,10 @@
 //! Rate limits: the generic cell rate algorithm (GCRA, ITU-T I.371) over a table of fixed size.
 //!
 //! The state of a key is one number, the *theoretical arrival time* of its next conforming request.
-//! There are no timers and no time windows to clean up. The table is allocated once and consists of
-//! buckets, each with 8 slots and one lock. A key needs one slot, which takes 17 bytes including
-//! its part of the lock. 1,000,000 slots need 17 MB. A table for 1,000,000 keys needs 36 MB,
-//! because [`RateTable::new`] doubles the number of slots and rounds it up to a power of two.
+//! The algorithm needs no timers and no counters for time windows. The table is allocated once and
+//! consists of buckets, each with 8 slots and one lock. A key needs one slot, which takes 17 bytes
+//! including its part of the lock. 1,000,000 slots need 17 MB. A table for 1,000,000 keys needs 36
+//! MB, because [`RateTable::new`] doubles the number of slots and rounds it up to a power of two.
 //!
 //! If a bucket is full, a new key evicts the key that has used the least of its limit. An evicted
 //! key gets its full limit again. An attacker who floods the table with keys can therefore only
@@ -149,8 +149,8 @@ pub struct RateTable {
 }
 
 impl RateTable {
-    /// Creates a table for `keys` keys. It has at least twice as many slots, so that single buckets
-    /// rarely fill up.
+    /// Creates a table for `keys` keys. The table has at least two slots for each key, so that a
+    /// bucket is rarely full.
     #[must_use]
     pub fn new(keys: usize) -> Self {
         Self {
@@ -162,7 +162,7 @@ impl RateTable {
         }
     }
 
-    /// Returns how many slots a table that is made for `keys` keys has.
+    /// Returns the number of slots of a table for `keys` keys.
     #[must_use]
     pub fn capacity_for(keys: usize) -> usize {
         let buckets = (keys.saturating_mul(2) / SLOTS).max(1).next_power_of_two();
@@ -187,8 +187,8 @@ impl RateTable {
         self.decide(key, limit, self.now(), true)
     }
 
-    /// Returns the result that [`Self::take`] would return, but counts no request. If only failures
-    /// are counted, this checks the limit before an attempt.
+    /// Returns the result that [`Self::take`] would return, but counts no request. A limit on
+    /// failures uses this method to check whether a further attempt is allowed.
     pub fn peek(&self, key: &impl Hash, limit: &RateLimit) -> Verdict {
         self.decide(key, limit, self.now(), false)
     }
@@ -363,7 +363,7 @@ mod tests {
             .count();
         let each = started.elapsed() / 1_000_000;
         assert_eq!(refused, 0);
-        // Nearly all keys are still refused, because only few were evicted.
+        // Only few of the keys were evicted, so nearly all are still refused.
         let forgotten = (0..1_000_000_u32)
             .filter(|key| table.peek(key, &limit).allowed)
             .count();

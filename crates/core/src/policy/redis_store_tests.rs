@@ -61,7 +61,8 @@ async fn ready(store: &RedisStore) {
     }
 }
 
-/// The Lua and the Rust version must give the same results for the same requests at the same times.
+/// The Lua version and the Rust version of the algorithm must give the same results for the same
+/// requests at the same times.
 #[test]
 fn both_forms_of_the_algorithm_agree() {
     let Some(server) = Server::start() else {

@@ -37,8 +37,8 @@ impl Authentication {
             Self::None => None,
             Self::Certificate | Self::All(_) => absent(self.methods()),
             Self::Any(methods) if methods.iter().any(|method| used.contains(method)) => None,
-            // One of the methods must be named. The last one is chosen, because callers can get its
-            // credential most easily.
+            // Any of the methods would suffice. The last one is named, because its credential is
+            // the easiest to get for callers.
             Self::Any(methods) => methods.iter().last(),
         }
     }
@@ -56,7 +56,7 @@ impl fmt::Display for Authentication {
 }
 
 /// The requirements of one route.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// The credentials that the route accepts.
     pub authentication: Authentication,

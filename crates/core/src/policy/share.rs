@@ -227,7 +227,7 @@ impl Places {
         let deadline = Instant::now() + timeout;
         loop {
             // The caller's share also grows if other callers free their places. This task is not
-            // notified of other callers' places, so it checks the share at intervals.
+            // notified of that, so it checks the share at intervals.
             let pause = LOOK_AGAIN.min(deadline.saturating_duration_since(Instant::now()));
             match tokio::time::timeout(pause, &mut receiver).await {
                 Ok(Ok(place)) => return Ok(place),
@@ -309,8 +309,8 @@ impl Places {
                     }
                 }
             };
-            // The place is sent after the lock was released. If the receiver is gone, this thread
-            // drops the place, and dropping a place takes the lock.
+            // The place is sent only after the lock was released. If the receiver is gone, this
+            // thread drops the place, and the drop takes the same lock.
             match sender.send(self.place(key)) {
                 Ok(()) => return,
                 Err(mut unclaimed) => unclaimed.is_counted = false,
@@ -330,8 +330,8 @@ impl Places {
 }
 
 fn is_allowed(limits: PlaceLimits, own: usize, others: usize) -> bool {
-    // If there are fewer than 8 places, an eighth is less than one place. If no other caller holds
-    // a place, a caller may then take all of them.
+    // If there are fewer than 8 places, an eighth of them is less than one place, so no place is
+    // reserved. A caller may then take all places if no other caller holds a place.
     let is_alone_on_few = others == 0 && limits.shared < 8;
     let shared = to_u64(limits.shared);
     is_alone_on_few || limits.share.allows(shared, to_u64(own), to_u64(others))

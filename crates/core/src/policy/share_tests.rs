@@ -41,8 +41,8 @@ fn a_caller_that_is_alone_leaves_an_eighth() {
         places.enter(caller("mallory"), limits(1024)).unwrap_err(),
         NoPlace::Caller
     );
-    // Bob gets places of the part that mallory has left free, and more places after mallory has
-    // freed hers.
+    // Bob gets places from the part that stays free for further callers. After mallory has freed
+    // her places, bob gets more places.
     let bob = take_all(&places, "bob", limits(1024));
     assert_eq!(bob.len(), 42);
     drop(mallory);

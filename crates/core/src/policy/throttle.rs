@@ -2,8 +2,8 @@
 //! caller or address.
 //!
 //! Requests are counted in this process, or in a store that several gateways share. A request
-//! counts for a caller only after the caller's identity was proven. Otherwise an attacker could use
-//! up the limit of a caller by sending requests in the caller's name.
+//! counts for a caller only after the caller's identity was proven. Otherwise an attacker could
+//! send requests in a caller's name, and so use up the caller's limit.
 
 use std::fmt;
 use std::hash::Hash;
@@ -34,7 +34,7 @@ pub enum Per {
 }
 
 impl Per {
-    /// Returns the word for this attribute in the configuration.
+    /// Returns the name of this attribute in the configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -119,7 +119,7 @@ impl<'a> Counted<'a> {
     }
 }
 
-/// What happens if the shared store does not respond.
+/// Determines what happens to a request if the shared store does not respond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnStoreFailure {
     /// The request is counted in this process.
@@ -210,7 +210,7 @@ impl Limiter {
     }
 
     /// Counts a request in the shared store. If there is no shared store, counts the request in
-    /// this process. If the store does not respond, does what [`OnStoreFailure`] says.
+    /// this process. If the store does not respond, [`OnStoreFailure`] determines the result.
     ///
     /// # Errors
     /// Returns a denial if the request exceeds the limit. Also returns a denial if the store does

@@ -1,8 +1,8 @@
 //! `PathRewrite`: the only change of a path that a route can make.
 //!
-//! The first segments of the path are replaced by other segments. This happens after the policy
-//! decision and before signing, so that the assertion contains the path that the service receives.
-//! The rest of the path does not change.
+//! The first segments of the path are replaced with other segments. The path changes after the
+//! policy decision and before signing, so that the assertion contains the path that the service
+//! receives. The rest of the path does not change.
 
 use std::fmt::{self, Write as _};
 
@@ -11,16 +11,16 @@ use http::uri::PathAndQuery;
 
 use crate::identity::pattern::{PathPattern, Segment};
 
-/// Replaces the first segments of a path by other segments.
+/// Replaces the first segments of a path with other segments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathRewrite {
     from: Vec<Box<str>>,
-    /// The replacement for these segments, without a trailing slash. Empty if they are only
-    /// removed.
+    /// The text that replaces the segments `from`, without a trailing slash. If empty, the segments
+    /// are removed.
     to: Box<str>,
 }
 
-/// The reason why no rewrite can be made of two texts.
+/// The reason why `from` and `to` are not a valid rewrite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RewriteError {
     /// `from` cannot be the start of a path.
@@ -32,12 +32,12 @@ pub enum RewriteError {
 }
 
 impl PathRewrite {
-    /// Creates a rewrite that replaces the segments `from` by the segments `to`. `"/"` means no
+    /// Creates a rewrite that replaces the segments `from` with the segments `to`. `"/"` means no
     /// segments.
     ///
     /// # Errors
-    /// Returns an error if one of the texts has an empty segment, a dot segment, a trailing slash,
-    /// or characters that other programs might interpret differently.
+    /// Returns an error if `from` or `to` has an empty segment, a dot segment or a trailing slash.
+    /// Also refuses characters that other programs might interpret differently.
     pub fn new(from: &str, to: &str) -> Result<Self, RewriteError> {
         let from = plain_segments(from).ok_or(RewriteError::From)?;
         plain_segments(to).ok_or(RewriteError::To)?;
@@ -105,8 +105,8 @@ impl fmt::Display for PathRewrite {
     }
 }
 
-/// Returns the segments of an absolute path. Returns `None` if the path has one of the properties
-/// for which [`PathRewrite::new`] returns an error.
+/// Returns the segments of an absolute path. Returns `None` for a path that [`PathRewrite::new`]
+/// would refuse.
 fn plain_segments(path: &str) -> Option<Vec<&str>> {
     let rest = path.strip_prefix('/')?;
     if rest.is_empty() {

@@ -41,6 +41,8 @@ fn route(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str]) -> Route 
         })),
         audience: name.to_owned(),
         binding: Binding::Request,
+        detail: AssertionDetail::Full,
+        path_encoding: PathEncodings::STRICT,
         rewrite: None,
         bind_body: None,
         continue_transaction: false,

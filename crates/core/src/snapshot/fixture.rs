@@ -1,4 +1,4 @@
-//! Builds a snapshot for unit tests. The snapshot has new signing keys, and no routes that callers
+//! Builds a snapshot for unit tests. The snapshot has new signing keys, and no route that a caller
 //! could use.
 #![allow(
     clippy::unwrap_used,
@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use super::{Limits, Snapshot};
 use crate::assertion::{
-    AssertionSettings, AssertionSigner, SigningAlgorithm, SigningKeyRing, key_directory,
+    AssertionSettings, AssertionSigner, DEFAULT_MAX_SIZE, SigningAlgorithm, SigningKeyRing,
+    key_directory,
 };
 use crate::authn::api_key::{ApiKeys, DEFAULT_HEADER};
 use crate::policy::throttle::Limiter;
@@ -30,6 +31,7 @@ pub fn snapshot(keys: &Path) -> Snapshot {
         issuer: ISSUER.to_owned(),
         header: http::HeaderName::from_static("countersign-assertion"),
         lifetime: Duration::from_secs(30),
+        max_size: DEFAULT_MAX_SIZE,
     };
     Snapshot {
         generation: 7,
@@ -49,6 +51,7 @@ pub fn snapshot(keys: &Path) -> Snapshot {
         crl_sources: Vec::new(),
         public_credentials: None,
         operators: None,
+        own_certificates: Vec::new(),
         balancers: Vec::new(),
         limits: Limits::default(),
     }

@@ -84,8 +84,8 @@ impl AuditWriter {
     /// # Errors
     /// Returns an error if the file cannot be opened.
     pub fn to_file(path: &Path) -> io::Result<Self> {
-        // Standard output is not opened by its path: if it is a pipe, this would create a second
-        // writing end.
+        // Standard output may be a pipe. Opening it by its path would create a second writing end
+        // of the pipe.
         if path == Path::new("/dev/stdout") {
             return Self::to_stdout();
         }
@@ -197,8 +197,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output: &mut Output) {
     let mut batch = Batch::default();
-    // An empty string that is swapped with a worker's buffer, so that both strings keep their
-    // allocated memory.
+    // An empty string that the writer thread swaps with a worker's buffer, so that both strings
+    // keep their allocated memory.
     let mut spare = String::new();
     loop {
         let stopping = shared.stop.load(Ordering::SeqCst);
@@ -295,8 +295,8 @@ impl Batch {
         }
     }
 
-    /// Removes lines that were written completely. Keeps a line of which only a part was written:
-    /// if another file is opened, it needs the whole line.
+    /// Removes lines that were written completely. Keeps the whole of a line that was written in
+    /// part, because the writer may open another file, which needs the complete line.
     fn drop_written_lines(&mut self) {
         let written = self.bytes.get(..self.written).unwrap_or_default();
         let lines = written
@@ -347,8 +347,8 @@ impl Output {
     }
 }
 
-/// Appends [`timestamp`] in quotation marks. Each thread keeps the formatted text of the last
-/// second, and formats again only when the second changes.
+/// Appends the text that [`timestamp`] returns, in quotation marks. Each thread keeps the formatted
+/// text of the last second, and formats the time again only when the second changes.
 pub(super) fn push_timestamp(line: &mut String, since_epoch: Duration) {
     thread_local! {
         static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };

@@ -245,7 +245,7 @@ impl Room {
     }
 }
 
-/// Reads a kept chain, whatever its verdict is.
+/// Reads a kept chain of an admitted or refused caller.
 ///
 /// # Errors
 /// Returns [`io::ErrorKind::NotFound`] if the chain was not kept, or was removed later.
@@ -261,8 +261,8 @@ pub fn read(directory: &Path, id: &ChainId) -> io::Result<KeptChain> {
     outcome
 }
 
-/// Returns at most `max` chains of admitted callers that were presented within the time
-/// `longest_ago`, latest first.
+/// Returns at most `max` chains of admitted callers that were presented during the last
+/// `longest_ago`. The latest chain comes first.
 ///
 /// # Errors
 /// Returns an error if the directory cannot be read.
@@ -286,8 +286,8 @@ pub fn admitted_since(
 fn read_file(path: &Path, id: ChainId) -> io::Result<KeptChain> {
     let text = fs::read_to_string(path)?;
     let malformed = || io::Error::from(io::ErrorKind::InvalidData);
-    // The server name comes from the caller. It is cut off before the rest is parsed as PEM, so
-    // that a name cannot be read as PEM.
+    // The server name comes from the caller. The name is cut off before the rest is parsed, so that
+    // a name that looks like PEM is not parsed as PEM.
     let (name, rest) = text
         .strip_prefix("server name: ")
         .and_then(|rest| rest.split_once('\n'))
@@ -312,7 +312,7 @@ mod tests {
         vec![vec![byte; 100].into(), vec![7; 65].into()]
     }
 
-    /// Waits until a chain was written, because another thread writes it.
+    /// Waits until the writer thread has written the chain.
     fn wait_for(directory: &Path, id: &ChainId) -> KeptChain {
         for _ in 0..500 {
             if let Ok(kept) = read(directory, id) {
@@ -327,7 +327,7 @@ mod tests {
     fn chains_are_kept_once_and_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let keeper = ChainKeeper::start(folder.path()).unwrap();
-        // The server name looks like a part of a PEM file.
+        // The server name looks like a part of a PEM file, but must not be parsed as PEM.
         let name: Arc<str> = "a.-----begin.example.org".into();
         let id = keeper.note(&chain(1), Some(&name), Verdict::Admitted);
         let again = keeper.note(&chain(1), Some(&name), Verdict::Admitted);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Minimum time between two records of one listener.
+/// Minimum time between two records about the evictions of one listener.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Counts the connections of one listener that were evicted since the last record about evictions.
@@ -22,7 +22,7 @@ struct Count {
     awaited: bool,
 }
 
-/// What a task does after it has counted an eviction.
+/// What a task must do after it has counted an eviction.
 #[derive(Debug, PartialEq, Eq)]
 enum Noting {
     Now(Option<NonZeroU64>),

@@ -66,7 +66,7 @@ impl Callers {
 pub struct BusiestAddress {
     /// The IPv4 address, or the IPv6 network with a prefix of 64 bits.
     pub address: IpAddr,
-    /// Number of handshakes from this address in the last minute. The real number may be higher.
+    /// A lower bound for the number of handshakes from this address in the last minute.
     pub handshakes: u64,
     /// Number of handshakes from all addresses in the last minute.
     pub of: u64,
@@ -74,7 +74,7 @@ pub struct BusiestAddress {
 
 impl HandshakeSources {
     /// Counts a handshake from `address`. `caller` is the caller whose identity the handshake has
-    /// proven.
+    /// proven, or `None` if the handshake has proven no identity.
     pub fn note(&self, address: IpAddr, caller: Option<ShareKey>) {
         self.note_at(Instant::now(), address, caller);
     }
@@ -186,7 +186,7 @@ mod tests {
         let begin = Instant::now();
         for _ in 0..200 {
             sources.note_at(begin, address(1), caller("one"));
-            // A handshake that proves no identity does not count as another caller.
+            // Handshakes that prove no identity must not count as further callers.
             sources.note_at(begin, address(1), None);
         }
         assert_eq!(sources.busiest_at(begin), None);

@@ -1,4 +1,4 @@
-//! Logs on standard error: lines of text for people, or JSON documents for programs.
+//! Logs messages to standard error: lines of text for people, or JSON documents for programs.
 
 use std::borrow::Cow;
 use std::env::VarError;
@@ -14,20 +14,22 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry};
 
+use crate::identity::text::printable_lines;
+
 /// The environment variable that selects messages.
 const VARIABLE: &str = "COUNTERSIGN_LOG";
 
-/// How messages are logged.
+/// Options that determine which messages are logged, and in which form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogOptions {
-    /// The level of messages that `COUNTERSIGN_LOG` does not select otherwise.
+    /// The default level. It applies to modules for which `COUNTERSIGN_LOG` sets no level.
     level: LevelFilter,
     json: bool,
     quiet: bool,
 }
 
 impl LogOptions {
-    /// Logs what operators want to know: `info` and above.
+    /// Logs messages of the levels `info`, `warn` and `error`.
     pub const INFORMATIVE: Self = Self::at(LevelFilter::INFO);
     /// Logs warnings and errors.
     pub const WARNINGS: Self = Self::at(LevelFilter::WARN);
@@ -40,14 +42,14 @@ impl LogOptions {
         }
     }
 
-    /// Logs one JSON document per line instead of text.
+    /// Sets whether each message is logged as a JSON document on one line, instead of text.
     #[must_use]
     pub const fn json(mut self, json: bool) -> Self {
         self.json = json;
         self
     }
 
-    /// Logs errors only, whatever `COUNTERSIGN_LOG` selects.
+    /// Sets whether only errors are logged. `COUNTERSIGN_LOG` cannot select further messages then.
     #[must_use]
     pub const fn quiet(mut self, quiet: bool) -> Self {
         self.quiet = quiet;
@@ -55,7 +57,7 @@ impl LogOptions {
     }
 }
 
-/// `COUNTERSIGN_LOG` cannot be understood.
+/// The error for an invalid value of `COUNTERSIGN_LOG`. Contains the invalid part.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "COUNTERSIGN_LOG selects no messages by {0:?}: use one of the levels off, error, warn, info, \
@@ -63,11 +65,12 @@ impl LogOptions {
 )]
 pub struct LogFilterError(String);
 
-/// Starts logging to standard error. `COUNTERSIGN_LOG` selects the messages: a level, or several
-/// `TARGET=LEVEL` with commas between them.
+/// Starts logging to standard error. `COUNTERSIGN_LOG` selects the messages. Its value is a list,
+/// separated by commas. Each part is a level, or has the form `TARGET=LEVEL`, where the target is
+/// the path of a module.
 ///
 /// # Errors
-/// If `COUNTERSIGN_LOG` is anything else.
+/// Returns an error if the value of `COUNTERSIGN_LOG` has another form.
 pub fn start(options: LogOptions) -> Result<(), LogFilterError> {
     let value = match std::env::var(VARIABLE) {
         Ok(value) => value,
@@ -99,7 +102,7 @@ pub fn start(options: LogOptions) -> Result<(), LogFilterError> {
         true => LevelFilter::ERROR,
         false => LevelFilter::TRACE,
     };
-    // A test may have started logging before.
+    // The result is ignored, because a test may have started logging before.
     let _ = tracing_subscriber::registry()
         .with(layer)
         .with(filter)
@@ -108,14 +111,15 @@ pub fn start(options: LogOptions) -> Result<(), LogFilterError> {
     Ok(())
 }
 
-/// Reads a filter. `EnvFilter` alone would take a misspelt level for the name of a part of the
-/// program, and log nothing else.
+/// Parses a filter. The levels are checked here, because `EnvFilter` would treat a misspelt level
+/// as the name of a module. It would then log only messages of this module.
 fn filter(value: &str, default: LevelFilter) -> Result<EnvFilter, LogFilterError> {
     let parts = value
         .split(',')
         .map(str::trim)
         .filter(|part| !part.is_empty());
-    // The first one is for everything that the others do not name.
+    // The first directive is the default level. It applies to all modules that no other directive
+    // names.
     let mut directives = default.to_string();
     for part in parts {
         let (target, level) = match part.rsplit_once('=') {
@@ -134,14 +138,14 @@ fn filter(value: &str, default: LevelFilter) -> Result<EnvFilter, LogFilterError
         .map_err(|_| LogFilterError(value.to_owned()))
 }
 
-/// Whether a text can be the path of a module.
+/// Returns whether a text has the form of a module path.
 fn is_target(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-');
     !text.is_empty() && text.bytes().all(allowed)
 }
 
-/// Repeats time and level on each line of a message that has several, such as a refused
-/// configuration: programs that read lines then know the level of each.
+/// Formats messages that have several lines, for example errors of a configuration. Repeats time
+/// and level on each line, because programs that read single lines need the level of each line.
 struct EachLine(Format<Full>);
 
 impl<S, N> FormatEvent<S, N> for EachLine
@@ -158,13 +162,17 @@ where
         let mut text = String::new();
         self.0
             .format_event(context, Writer::new(&mut text), event)?;
+        // The formatter itself escapes ESC and other control characters in values. ESC is left for
+        // its colours.
+        let pieces: Vec<_> = text.split('\x1b').map(printable_lines).collect();
+        let text = pieces.join("\x1b");
         writer.write_str(&with_prefix(&text, event.metadata().level().as_str()))
     }
 }
 
-/// Adds the beginning of the first line, up to its level, to all other lines.
+/// Inserts the time and the level of the first line at the beginning of all other lines.
 fn with_prefix<'a>(text: &'a str, level: &str) -> Cow<'a, str> {
-    /// Ends the colour of the level on a terminal.
+    /// The escape sequence that ends the colour of the level on a terminal.
     const RESET: &str = "\x1b[0m";
 
     let message = text.trim_end_matches('\n');

@@ -11,7 +11,7 @@
 //! - `handshake_sources`: detects whether most handshakes come from one address
 //! - `log`: the human-readable log on standard error
 //!
-//! Below:
+//! The folder below these files:
 //!
 //! - `metrics`: the gateway's counters
 

@@ -11,12 +11,12 @@ use crate::identity::LeafFacts;
 use crate::identity::text::printable;
 use crate::reason::ReasonCode;
 
-/// The decision about an operator's action that is allowed.
+/// The value of `decision` in the audit line of an allowed action.
 const ALLOWED: &str = "allowed";
-/// The lowest status of a response that says that an action was not done.
+/// The lowest HTTP status that means that an action was not done.
 const FAILED: u16 = 400;
 
-/// The known facts about an operator.
+/// The facts about an operator that are known when an audit line is written.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct OperatorFacts {
     /// The identity in the operator's certificate or, on the private socket, the local user. Absent
@@ -44,8 +44,8 @@ pub struct OperatorFacts {
 }
 
 impl OperatorFacts {
-    /// Adds the facts in a leaf certificate. The peer may not have proven possession of the
-    /// certificate's key.
+    /// Adds the facts in a leaf certificate. The caller of this method may use it before the peer
+    /// has proven possession of the certificate's key.
     #[must_use]
     pub fn with_leaf(mut self, leaf: &LeafFacts) -> Self {
         self.sans = Some(leaf.sans.summary());
@@ -145,7 +145,7 @@ impl Drop for OperatorRecord {
         let operator = line.facts.operator.as_deref().unwrap_or("unknown");
         let action = line.action.as_deref().unwrap_or("connect");
         let status = line.status.unwrap_or_default();
-        // A level is part of the place in the code that logs, so that there are two.
+        // The `tracing` macros need a constant level, so each level has its own call.
         if line.decision == ALLOWED && status < FAILED {
             tracing::info!(
                 operator,

@@ -1,5 +1,5 @@
-//! `AuditRecord`: the facts about one request and the gateway's decision, of which an audit line is
-//! made.
+//! `AuditRecord`: collects the facts about one request and the gateway's decision. The audit line
+//! contains these facts.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -36,6 +36,13 @@ pub struct ConnectionFacts {
 }
 
 impl ConnectionFacts {
+    /// Returns the address from which the TCP connection was opened. It is not that of `peer` if a
+    /// load balancer has named the peer.
+    #[must_use]
+    pub fn connection_address(&self) -> SocketAddr {
+        self.proxy.unwrap_or(self.peer)
+    }
+
     /// Creates the facts about a new connection. Its ClientHello has not been read yet.
     #[must_use]
     pub const fn new(connection_id: Arc<str>, peer: SocketAddr) -> Self {
@@ -50,8 +57,8 @@ impl ConnectionFacts {
         }
     }
 
-    /// Returns the members of an audit line that describe the connection. The members are formatted
-    /// by the first call, so the facts must not change after it.
+    /// Returns the members of an audit line that describe the connection. The first call formats
+    /// the members, so the facts must not change after that call.
     fn json(&self) -> &str {
         self.json.get_or_init(|| {
             let mut json = String::from("\"connection_id\":");
@@ -122,8 +129,8 @@ pub struct AuditRecord {
     /// Names and hashes of the credentials that authenticated the request. `None` if only a
     /// certificate was used.
     credentials: Option<Box<CredentialFacts>>,
-    /// The name of the gateway's own response, such as `whoami`. `None` if the response comes from
-    /// a service.
+    /// The name of the gateway's own path that was requested, such as `whoami`. `None` for all
+    /// other requests.
     answered_here: Option<&'static str>,
     decision: Decision,
     reason: Option<ReasonCode>,
@@ -235,8 +242,8 @@ impl AuditRecord {
         }
     }
 
-    /// Records that the gateway itself responds. `name` is the name of the response. The request is
-    /// counted as a request without a route.
+    /// Records that the request is for one of the gateway's own paths. The audit line contains
+    /// `name` as the route. The request is counted as a request without a route.
     pub const fn answered_here(&mut self, name: &'static str) {
         self.answered_here = Some(name);
     }
@@ -264,8 +271,8 @@ impl AuditRecord {
         self.trace = trace;
     }
 
-    /// Records the identifier of the transaction that the request continues. If this is not called,
-    /// the request's own identifier is recorded as the transaction.
+    /// Records the identifier of the transaction that the request continues. If this method is not
+    /// called, the audit line has no `txn`.
     pub fn transaction(&mut self, transaction: &str) {
         self.transaction = Some(transaction.into());
     }
@@ -480,8 +487,8 @@ impl<'a> ConnectionCut<'a> {
 }
 
 impl ConnectionCut<'_> {
-    /// Changes the decision to a refusal. Used if the connection stays open, but requests on it
-    /// were refused before they had an [`AuditRecord`].
+    /// Changes the decision to a refusal. Used if the connection stays open, but its requests were
+    /// refused before they had an [`AuditRecord`].
     #[must_use]
     pub const fn refused(mut self) -> Self {
         self.decision = "refused";

@@ -20,17 +20,19 @@ use crate::crypto;
 use crate::reason::{ReasonCode, TlsAlert};
 use crate::trust::ClientTrust;
 
-/// Signature schemes of keys that are refused with `unsupported-key`: ecdsa_secp521r1_sha512, ed448,
-/// rsa_pss_pss_sha256, …384, …512, and those of the brainpool curves (RFC 8734). A client whose key
-/// needs a scheme that is not offered sends no certificate, so that the reason could not be found.
+/// Signature schemes of keys that are refused with `unsupported-key`: ecdsa_secp521r1_sha512,
+/// ed448, rsa_pss_pss with SHA-256, SHA-384 and SHA-512, and the brainpool curves (RFC 8734). If
+/// the gateway did not offer these schemes, a client with such a key would send no certificate. The
+/// audit record could then not contain the reason of the refusal.
 ///
-/// They are offered in TLS 1.3 only. In TLS 1.2, a client with a key on P-256 could use the first
-/// one, which ring does not verify.
+/// These schemes are offered only to clients that offer TLS 1.3. In TLS 1.2, a signature scheme
+/// does not fix the curve. A client with a P-256 key could then select ecdsa_secp521r1_sha512,
+/// which ring does not verify with such a key.
 const REFUSED_SCHEMES: [u16; 8] = [
     0x0603, 0x0808, 0x0809, 0x080a, 0x080b, 0x081a, 0x081b, 0x081c,
 ];
 
-/// Verifies client certificates by the bundles of one server name.
+/// Verifies client certificates with the bundles of one server name.
 #[derive(Clone)]
 pub(super) struct CallerVerifier {
     trust: Arc<ClientTrust>,
@@ -55,9 +57,10 @@ impl CallerVerifier {
         }
     }
 
-    /// Returns the verifier for clients that offer TLS 1.3. If a certificate is required, it also
-    /// asks for keys that are not supported, in order to refuse them with the reason. If none is
-    /// required, a client with such a key continues without certificate.
+    /// Returns the verifier for clients that offer TLS 1.3. If a certificate is required, this
+    /// verifier also offers the schemes in `REFUSED_SCHEMES`. The client then sends its
+    /// certificate, and the refusal has the correct reason. If no certificate is required, a client
+    /// with such a key continues without certificate.
     pub(super) fn for_tls13(&self) -> Self {
         Self {
             offers_refused_schemes: self.mandatory,
@@ -148,7 +151,8 @@ impl ClientCertVerifier for CallerVerifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         let mut schemes = self.algorithms.supported_schemes();
         if self.offers_refused_schemes {
-            // Last, because clients use the first scheme that they can.
+            // These schemes come last, because a client uses the first scheme that its key
+            // supports.
             for scheme in REFUSED_SCHEMES.map(SignatureScheme::from) {
                 if !schemes.contains(&scheme) {
                     schemes.push(scheme);

@@ -1,4 +1,4 @@
-//! `HandshakeNotes`: what one TLS handshake found out about its caller.
+//! `HandshakeNotes`: the facts that one TLS handshake records about its caller.
 //!
 //! If rustls refuses a certificate, it returns only an alert. Therefore the verifier and the
 //! tickets write details into a task-local [`HandshakeNotes`] of the task that runs the handshake.
@@ -17,7 +17,7 @@ use crate::identity::{LeafFacts, PeerIdentity};
 use crate::reason::{ReasonCode, TlsAlert};
 use crate::trust::{Admission, ChainError, ChainKey, PendingPath};
 
-/// What one handshake has found out so far.
+/// The facts that one handshake has recorded about its caller so far.
 #[derive(Debug, Default)]
 pub struct HandshakeNotes {
     /// The identity in the caller's certificate. The identity is proven only when the handshake

@@ -6,11 +6,12 @@
 //! - `client`: TLS from the gateway to a service
 //! - `server`: per-name configurations, and the selection by name
 //! - `caller_verifier`: rustls' verifier of client certificates
-//! - `authority_names`: the authorities that callers are told
+//! - `authority_names`: the names of authorities that the gateway sends to callers
 //! - `tickets`: makes and opens session tickets
-//! - `handshake_notes`: what one handshake found out about its caller
-//! - `session`: the gateway's own data in a ticket
+//! - `handshake_notes`: the findings of one handshake
+//! - `session`: the content of a ticket
 //! - `client_certificate`: whether callers must present a certificate
+//! - `own_certificate`: how long the gateway's certificates are valid
 //! - `credentials`: a certificate chain of the gateway with its key
 
 mod authority_names;
@@ -19,6 +20,7 @@ pub mod client;
 mod client_certificate;
 pub mod credentials;
 pub mod handshake_notes;
+mod own_certificate;
 pub mod server;
 mod session;
 pub mod tickets;
@@ -28,6 +30,7 @@ pub use client::{ClientTls, ClientTlsConfig, ClientTlsError, TlsConnectError};
 pub use client_certificate::ClientCertificate;
 pub use credentials::{Credentials, CredentialsError};
 pub use handshake_notes::HandshakeNotes;
+pub use own_certificate::{CertificateOwner, LifeLeft, OwnCertificate};
 pub use server::{
     PLAIN_HTTP_ANSWER, ServerEntry, ServerEntryConfig, ServerNames, ServerNamesError,
 };

@@ -53,7 +53,7 @@ pub struct ServerEntry {
     trust: Arc<ClientTrust>,
     ticketer: Arc<Ticketer>,
     tls: Arc<ServerConfig>,
-    /// For clients that offer TLS 1.3.
+    /// The configuration for clients that offer TLS 1.3.
     tls13: Arc<ServerConfig>,
     /// When the gateway's certificate expires, in seconds since the Unix epoch.
     not_after: i64,
@@ -329,7 +329,9 @@ impl ServerEntry {
         &self.tls
     }
 
-    /// Returns the configuration for the client that sent `hello`.
+    /// Returns the configuration for the client that sent `hello`. rustls does not show which TLS
+    /// versions the client offers. So a client that offers a cipher suite of TLS 1.3 gets the
+    /// configuration for TLS 1.3.
     #[must_use]
     pub fn tls_for(&self, hello: &ClientHello<'_>) -> &Arc<ServerConfig> {
         let is_of_tls13 = |suite: &CipherSuite| u16::from(*suite) >> 8 == TLS13_SUITES;
@@ -372,8 +374,8 @@ fn tls_config(
     tls.send_tls13_tickets = usize::from(ticketer.enabled());
     tls.max_tls13_tickets = usize::from(ticketer.enabled());
     tls.ticketer = Arc::clone(ticketer) as Arc<dyn ProducesTickets>;
-    // Neither is on by default: early data can be replayed, and half-RTT data is
-    // sent before the caller is verified.
+    // Both settings are off by default in rustls, and must stay off. Early data can be replayed,
+    // and half-RTT data is sent before the caller is verified.
     tls.max_early_data_size = 0;
     tls.send_half_rtt_data = false;
     Ok(tls)

@@ -11,15 +11,15 @@ use super::certificate::candidate::Candidate;
 use super::certificate::purpose::PathPurpose;
 use super::digest::Digest;
 use super::revocation::{
-    CrlStatus, Freshness, KnownIssuer, RevocationDepth, RevocationIndex, RevocationPosture,
-    UnusableCrl,
+    CrlNumber, CrlRules, CrlStatus, Freshness, KnownIssuer, RevocationDepth, RevocationIndex,
+    RevocationPosture, UnusableCrl,
 };
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 
-/// A Name without attributes, DER.
+/// The DER encoding of a distinguished name without attributes.
 const EMPTY_NAME: [u8; 2] = [0x30, 0];
 
-/// Everything a [`TrustBundle`] is built from.
+/// The data from which a [`TrustBundle`] is built.
 #[derive(Debug, Clone)]
 pub struct TrustBundleConfig {
     /// The name of the trust domain.
@@ -36,7 +36,9 @@ pub struct TrustBundleConfig {
     pub depth: RevocationDepth,
     /// The grace period: how long a revocation list is still accepted after its nextUpdate.
     pub grace: Duration,
-    /// Patterns of the names that the authorities of the bundle may certify.
+    /// The rules that a revocation list must follow to be accepted.
+    pub crl_rules: CrlRules,
+    /// The names that the authorities of the bundle may certify.
     pub vouches_for: Vec<IdentityPattern>,
     /// The types of subject alternative names that may name a caller, the preferred type first.
     pub identity_from: Vec<NameType>,
@@ -77,9 +79,9 @@ pub enum BundleError {
     /// No signature can be verified under the key of any valid root.
     #[error("trust domain {domain} has no root certificate that can be used: {why}")]
     NoUsableRoot {
-        /// The trust domain.
+        /// The name of the trust domain with this bundle.
         domain: String,
-        /// Why the existing roots cannot be used.
+        /// The reason why no root can be used.
         why: String,
     },
     /// A revocation list cannot be read.
@@ -116,7 +118,7 @@ pub struct TrustBundle {
     alarms: Vec<String>,
 }
 
-/// What happens if no root of a bundle is valid and has a supported key.
+/// What happens if a bundle has no root that is valid and has a supported key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum UnusableRoots {
     /// The bundle is not built.
@@ -137,13 +139,12 @@ impl TrustBundle {
     }
 
     /// Builds a bundle that replaces the bundle `previous` of the same trust domain. A revocation
-    /// list that `previous` also has is not parsed again. If a new list has a lower CRL number or
-    /// an older thisUpdate than the list that it replaces, an alarm is recorded and the old list
-    /// stays in use. `predecessors` decides what happens to lists of `previous` that no new list
-    /// replaces.
+    /// list that `previous` also has is not parsed again. If a new list is older than the list that
+    /// it replaces, an alarm is recorded and the old list stays in use. `predecessors` decides what
+    /// happens to lists of `previous` that no new list replaces.
     ///
     /// # Errors
-    /// Same as [`TrustBundle::build`].
+    /// Returns the same errors as [`TrustBundle::build`].
     pub fn build_after(
         config: &TrustBundleConfig,
         now: i64,
@@ -153,8 +154,8 @@ impl TrustBundle {
         Self::build_with(config, now, previous, predecessors, UnusableRoots::Refused)
     }
 
-    /// Same as [`TrustBundle::build_after`], but also builds a bundle of which no root is valid and
-    /// has a supported key. Such a bundle refuses every chain.
+    /// Does the same as [`TrustBundle::build_after`], but also builds a bundle that has no valid
+    /// root with a supported key. Such a bundle refuses every chain.
     ///
     /// # Errors
     /// If a root or a revocation list cannot be used, or if revocation is checked and there are no
@@ -177,7 +178,8 @@ impl TrustBundle {
     ) -> Result<Self, BundleError> {
         let domain = config.name.to_string();
         let mut bundle = Self {
-            revocation: RevocationIndex::new(config.posture, config.depth, config.grace),
+            revocation: RevocationIndex::new(config.posture, config.depth, config.grace)
+                .with_rules(config.crl_rules),
             name: config.name.clone(),
             roots: RootSet::default(),
             intermediates: config
@@ -264,21 +266,26 @@ impl TrustBundle {
             .collect()
     }
 
-    /// Checks whether a file with the revocation lists `lists` may replace a file with the lists
-    /// `kept`. Each new list must be readable and must not be older than the list that it replaces.
-    /// If the key of its issuer is known, that key must have signed the new list. Each list of
-    /// `kept` must be replaced by a new list.
+    /// Checks whether a new document with the revocation lists `lists` may replace an old document
+    /// with the lists `kept`:
+    /// - Each new list must be readable. If a key of its issuer is known, a known key must have
+    ///   signed it.
+    /// - No new list may be older than the list of the same issuer, key and scope in this bundle.
+    /// - Each old list must have a successor among the new lists.
+    ///
+    /// `now` is in seconds since the Unix epoch.
     ///
     /// # Errors
-    /// The reason why the new file is refused.
+    /// Returns the reason why the new document is refused.
     pub fn check_crls(
         &self,
         lists: &[CertificateRevocationListDer<'_>],
         kept: &[CertificateRevocationListDer<'_>],
+        now: i64,
     ) -> Result<(), String> {
         let intermediates = self.readable_intermediates();
         let issuers = known_issuers(&self.roots, &intermediates);
-        self.revocation.check_document(lists, kept, &issuers)
+        self.revocation.check_document(lists, kept, &issuers, now)
     }
 
     fn add_root(&mut self, der: &CertificateDer<'static>, now: i64) -> Result<(), String> {
@@ -301,7 +308,7 @@ impl TrustBundle {
         self.roots.add(der, facts)
     }
 
-    /// Alarms about intermediates with a key or signature that cannot be verified.
+    /// Adds an alarm for each intermediate whose key or signature algorithm cannot be used.
     fn note_unusable_intermediates(&mut self) {
         let alarms: Vec<String> = self
             .intermediates
@@ -318,7 +325,8 @@ impl TrustBundle {
         self.alarms.extend(alarms);
     }
 
-    /// Hashes everything that a verification depends on, except chain, time and lists.
+    /// Adds to `digest` everything on which the result of a verification depends, except the chain,
+    /// the time and the revocation lists.
     pub(super) fn describe(&self, digest: &mut Digest) {
         digest.field(self.name.as_str().as_bytes());
         for root in self.roots.roots() {
@@ -340,6 +348,14 @@ impl TrustBundle {
         digest.field(posture);
         digest.field(depth);
         digest.field(&self.grace.as_secs().to_be_bytes());
+        let rules = self.revocation.rules();
+        let number: &[u8] = match rules.number {
+            CrlNumber::Required => b"numbered",
+            CrlNumber::Optional => b"any",
+        };
+        digest.field(number);
+        let max_age = rules.max_age.map(|age| age.as_secs().to_be_bytes());
+        digest.field(max_age.as_ref().map_or(&[], |age| &age[..]));
         for pattern in &self.vouches_for {
             digest.field(pattern.to_string().as_bytes());
         }
@@ -428,8 +444,9 @@ impl TrustBundle {
     }
 
     /// Returns the names of the roots and of the configured intermediates in DER, for the
-    /// CertificateRequest message. A client that stores its certificate without the intermediate
-    /// finds only the intermediate's name in it.
+    /// CertificateRequest message. The names of intermediates are included, because a client may
+    /// store its certificate without the intermediate. Such a client knows only the intermediate as
+    /// an issuer.
     #[must_use]
     pub fn authority_names(&self) -> Vec<Vec<u8>> {
         let intermediates = self.readable_intermediates().into_iter();

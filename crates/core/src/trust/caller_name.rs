@@ -6,6 +6,7 @@
 
 use super::bundle::TrustBundle;
 use super::certificate::error::PathError;
+use crate::identity::text::{is_printable, printable};
 use crate::identity::{CallerName, LeafFacts, NameType, SpiffeId};
 use crate::reason::ReasonCode;
 
@@ -68,7 +69,9 @@ pub(super) fn name_under(
     for name_type in &bundle.identity_from {
         let names = names_of(leaf, *name_type)?;
         if !names.is_empty() {
-            return choose(bundle, names);
+            let caller = choose(bundle, names)?;
+            refuse_hazardous_names(leaf)?;
+            return Ok(caller);
         }
     }
     let reads: Vec<_> = bundle.identity_from.iter().map(|t| t.as_str()).collect();
@@ -81,6 +84,24 @@ pub(super) fn name_under(
             reads.join(", ")
         ),
     ))
+}
+
+/// Refuses a leaf if any of its names has control characters, line ends, invisible characters or
+/// quotation marks, even if another name names the caller. All names go to services, in the
+/// assertion and in header fields, and to logs.
+fn refuse_hazardous_names(leaf: &LeafFacts) -> Result<(), PathError> {
+    let sans = &leaf.sans;
+    let mut names = sans.uri.iter().chain(&sans.dns).chain(&sans.email);
+    match names.find(|name| name.contains('"') || !is_printable(name)) {
+        None => Ok(()),
+        Some(name) => Err((
+            ReasonCode::MalformedIdentity,
+            format!(
+                "a subject alternative name has control characters or quotation marks: {}",
+                printable(name)
+            ),
+        )),
+    }
 }
 
 /// Returns all names of one type in the leaf. If one of these names is malformed, returns an error,
@@ -119,7 +140,7 @@ fn names_of(leaf: &LeafFacts, name_type: NameType) -> Result<Vec<CallerName>, Pa
 
 fn choose(bundle: &TrustBundle, names: Vec<CallerName>) -> Result<CallerName, PathError> {
     let carried: Vec<String> = names.iter().map(ToString::to_string).collect();
-    let carried = crate::identity::text::printable(&carried.join(", "));
+    let carried = printable(&carried.join(", "));
     let mut vouched = names.into_iter().filter(|name| {
         bundle
             .vouches_for

@@ -71,7 +71,7 @@ pub struct ClientTrust {
     denied: Option<Arc<DenyList>>,
 }
 
-/// What is known about a chain that was accepted.
+/// The facts about a chain that was accepted.
 #[derive(Debug)]
 pub struct Admission {
     /// The identity of the caller. The caller has this identity only if it proves possession of the
@@ -161,7 +161,7 @@ impl ClientTrust {
     /// and open connections.
     ///
     /// # Errors
-    /// Same as [`ClientTrust::verify`].
+    /// Returns the same errors as [`ClientTrust::verify`].
     pub fn admit(
         &self,
         leaf: &CertificateDer<'_>,
@@ -228,7 +228,7 @@ impl ClientTrust {
     }
 
     /// Returns the cached path `known` if it is still accepted. Checks revocation and the deny list
-    /// again if the revocation lists or the deny list have changed since the last check, or if a
+    /// again if one of the lists has changed since the last check. Also checks them again if a
     /// revocation list has become too old.
     fn still_holds(
         &self,

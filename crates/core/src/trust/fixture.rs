@@ -9,7 +9,9 @@ use std::time::Duration;
 use countersign_testkit::TestCa;
 use rustls_pki_types::CertificateRevocationListDer;
 
-use super::{ClientTrust, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig};
+use super::{
+    ClientTrust, CrlRules, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
+};
 use crate::clock;
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 
@@ -31,6 +33,7 @@ pub fn config(ca: &TestCa, lists: &[Vec<u8>]) -> TrustBundleConfig {
         },
         depth: RevocationDepth::Chain,
         grace: Duration::ZERO,
+        crl_rules: CrlRules::default(),
         vouches_for: vec![IdentityPattern::parse("spiffe://example.org/**").unwrap()],
         identity_from: vec![NameType::Spiffe],
     }

@@ -48,7 +48,8 @@ pub use path_cache::{ChainCounts, ChainKey, PathCache, PendingPath};
 pub use path_trust::{PathTrust, VerifiedChain};
 pub use revision::TrustRevision;
 pub use revocation::{
-    CrlOutline, CrlStatus, Freshness, RevocationDepth, RevocationPosture, UnusableCrl,
+    CrlNumber, CrlOutline, CrlRules, CrlStatus, CrlTimes, Freshness, RevocationDepth,
+    RevocationPosture, UnusableCrl,
 };
 
 #[cfg(any(test, feature = "testing"))]

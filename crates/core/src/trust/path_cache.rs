@@ -140,7 +140,7 @@ impl PathCache {
         }
     }
 
-    /// Whether a remembered chain names this caller. Goes through all of them.
+    /// Whether the cache contains a path of this caller. Searches all paths in the cache.
     #[must_use]
     pub fn has_caller(&self, name: &CallerName) -> bool {
         self.paths

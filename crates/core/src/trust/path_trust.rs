@@ -13,7 +13,7 @@ use super::certificate::error::PathError;
 use super::certificate::purpose::PathPurpose;
 use super::path::{self, PathBudget, PathCertificates, PathRules};
 use super::revocation::{
-    KnownIssuer, RevocationDepth, RevocationIndex, RevocationPosture, UnusableCrl,
+    CrlRules, KnownIssuer, RevocationDepth, RevocationIndex, RevocationPosture, UnusableCrl,
 };
 use crate::clock;
 use crate::identity::peer::RevocationCheck;
@@ -30,7 +30,7 @@ pub struct PathTrust {
     unusable_crls: Vec<(usize, UnusableCrl)>,
 }
 
-/// What is known about a leaf whose path was accepted.
+/// The facts about a leaf whose path was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedChain {
     /// Number of certificates in the path, including the leaf and the root.
@@ -56,6 +56,24 @@ impl PathTrust {
         lists: Option<&[CertificateRevocationListDer<'_>]>,
         purpose: PathPurpose,
     ) -> Self {
+        let rules = CrlRules::default();
+        Self::with_crl_rules(
+            roots,
+            intermediates,
+            lists.map(|lists| (lists, rules)),
+            purpose,
+        )
+    }
+
+    /// Does the same as [`PathTrust::new`], but `lists` also contains the rules for revocation
+    /// lists.
+    #[must_use]
+    pub fn with_crl_rules(
+        roots: &[CertificateDer<'_>],
+        intermediates: Vec<CertificateDer<'static>>,
+        lists: Option<(&[CertificateRevocationListDer<'_>], CrlRules)>,
+        purpose: PathPurpose,
+    ) -> Self {
         let mut unusable_roots = Vec::new();
         let mut unusable_crls = Vec::new();
         let mut set = RootSet::default();
@@ -70,10 +88,10 @@ impl PathTrust {
             None => RevocationPosture::Off,
         };
         let mut revocation = RevocationIndex::new(posture, RevocationDepth::Chain, Duration::ZERO);
-        if let Some(lists) = lists {
-            // The keys of the intermediates are not used here, because the intermediates are not
-            // verified yet. A list is verified with an intermediate's key only after a path with
-            // the intermediate was verified.
+        if let Some((lists, rules)) = lists {
+            revocation = revocation.with_rules(rules);
+            // An intermediate counts as an issuer only after it was verified in a path, because
+            // anyone may have supplied it.
             let issuers: Vec<KnownIssuer<'_>> = set
                 .roots()
                 .iter()

@@ -13,16 +13,15 @@ use crate::identity::text::hex;
 /// needs another check.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TrustRevision {
-    /// Hash of the bundles without their revocation lists: roots, intermediates, posture, depth,
-    /// grace period and permitted names.
+    /// Hash of the bundles without their revocation lists: their certificates and all their rules.
     pub(super) trust_set: [u8; 32],
     /// Hash of the bundles' revocation lists.
     pub(super) crls: [u8; 32],
 }
 
 impl TrustRevision {
-    /// Returns the hash of the bundles without their revocation lists: roots, intermediates,
-    /// posture, depth, grace period and permitted names.
+    /// Returns the hash of the bundles without their revocation lists: their certificates and all
+    /// their rules.
     #[must_use]
     pub const fn trust_set(&self) -> &[u8; 32] {
         &self.trust_set

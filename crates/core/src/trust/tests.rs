@@ -4,6 +4,7 @@
 mod differential;
 mod hostile;
 mod searching;
+mod succession;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -216,94 +217,6 @@ fn the_identity_says_how_old_the_oldest_list_was() {
 }
 
 #[test]
-fn the_newest_of_several_lists_counts_whatever_their_order() {
-    let ca = TestCa::new("example.org");
-    let caller = ca.client("/a");
-    let old = Crl::new().signed_by(ca.intermediate());
-    let new = Crl::new()
-        .number(2)
-        .revoke(caller.serial())
-        .signed_by(ca.intermediate());
-    let root = Crl::new().signed_by(ca.root());
-    for order in [[&old, &new], [&new, &old]] {
-        let lists = [order[0].clone(), root.clone(), order[1].clone()];
-        // No intermediate is configured. So the key that verifies both lists is unknown until a
-        // path contains it.
-        let unknown = trust(config(&ca, &lists));
-        assert_eq!(
-            reason(&unknown, &caller),
-            Some(ReasonCode::CertificateRevoked)
-        );
-        // The intermediate is configured, so both lists are verified when they are loaded.
-        let mut known = config(&ca, &lists);
-        known.intermediates = vec![ca.intermediate().der().clone()];
-        let known = bundle(known);
-        assert_eq!(known.freshness(now()).len(), 2);
-        assert!(known.alarms().iter().any(|alarm| alarm.contains("newer")));
-        let known = ClientTrust::new(vec![known]).unwrap();
-        assert_eq!(
-            reason(&known, &caller),
-            Some(ReasonCode::CertificateRevoked)
-        );
-    }
-}
-
-#[test]
-fn a_roll_back_is_refused_and_alarmed() {
-    let ca = TestCa::new("example.org");
-    let caller = ca.client("/a");
-    for configured in [true, false] {
-        roll_back(&ca, &caller, configured);
-    }
-}
-
-/// Replaces a list by older ones, which must be refused. If `configured` is true, the intermediate
-/// is configured. If false, the intermediate's key is known only from the first verified path.
-fn roll_back(ca: &TestCa, caller: &Credentials, configured: bool) {
-    let known = |crl: Crl| {
-        let mut config = config(ca, &lists(ca, crl));
-        if configured {
-            config.intermediates = vec![ca.intermediate().der().clone()];
-        }
-        config
-    };
-    let current = bundle(known(Crl::new().number(5).revoke(caller.serial())));
-    let trust = ClientTrust::new(vec![Arc::clone(&current)]).unwrap();
-    assert_eq!(reason(&trust, caller), Some(ReasonCode::CertificateRevoked));
-    for rollback in [
-        Crl::new().number(4),
-        Crl::new().number(5).valid(-90_000, 90_000),
-        Crl::new().number(6).valid(-90_000, 90_000),
-    ] {
-        let next = TrustBundle::build_after(
-            &known(rollback),
-            now(),
-            Some(&current),
-            Predecessors::Replaced,
-        )
-        .unwrap();
-        assert!(
-            next.alarms().iter().any(|alarm| alarm.contains("refused")),
-            "{next:?}"
-        );
-        let trust = ClientTrust::new(vec![Arc::new(next)]).unwrap();
-        assert_eq!(reason(&trust, caller), Some(ReasonCode::CertificateRevoked));
-    }
-    let next = TrustBundle::build_after(
-        &known(Crl::new().number(6)),
-        now(),
-        Some(&current),
-        Predecessors::Replaced,
-    );
-    let next = next.unwrap();
-    assert!(next.alarms().is_empty(), "{:?}", next.alarms());
-    assert_eq!(
-        reason(&ClientTrust::new(vec![Arc::new(next)]).unwrap(), caller),
-        None
-    );
-}
-
-#[test]
 fn a_forged_newer_list_displaces_nothing() {
     let ca = TestCa::new("example.org");
     let caller = ca.client("/a");
@@ -491,7 +404,7 @@ fn a_document_without_a_successor_of_each_list_is_refused() {
             ..config(&ca, &[of_root.clone(), kept.clone()])
         });
         let check = |new: &[&Vec<u8>], kept: &[&Vec<u8>]| {
-            bundle.check_crls(&documents(new), &documents(kept))
+            bundle.check_crls(&documents(new), &documents(kept), now())
         };
         for bad in [&[&foreign][..], &[&of_root], &[]] {
             assert!(check(bad, &[&kept]).is_err(), "{bad:?}");

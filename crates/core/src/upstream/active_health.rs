@@ -51,8 +51,8 @@ pub async fn check(upstream: Arc<Upstream>, index: usize, metrics: Arc<Metrics>)
         ticks.tick().await;
         let asked = tokio::time::timeout(check.timeout, ask(&upstream, index, &check)).await;
         let outcome = asked.unwrap_or(Err(CheckError::Late(check.timeout)));
-        // If the gateway has no free file descriptor for the check, the endpoint is not the cause
-        // of the failure, so this outcome does not count.
+        // If the gateway has no free file descriptor, a check fails without a fault of the
+        // endpoint. Such a failure therefore does not count.
         if matches!(
             &outcome,
             Err(CheckError::Connect(ConnectError::NoDescriptor))

@@ -1,12 +1,9 @@
 //! The services behind the gateway. This module selects endpoints and pools connections. The crate
 //! `proxy` decides what is sent to the services.
 //!
-//! On top:
+//! The modules are listed from top to bottom. Each module imports only from modules below it:
 //!
 //! - `active_health`: asks each endpoint at intervals whether it is healthy
-//!
-//! Below, from top to bottom; a module imports only from the modules below it:
-//!
 //! - `pool`: leases connections to requests, and keeps idle connections
 //! - `balance`: selects endpoints, and remembers which endpoints fail
 //! - `connection`: opens one connection and speaks HTTP on it
@@ -22,6 +19,7 @@ pub mod pool;
 
 pub use self::balance::{Affinity, Upstream};
 pub use self::config::header_rules::TraceContext;
+pub use self::config::response_limits::ResponseLimits;
 pub use self::config::target::{Endpoint, HttpProtocol};
 pub use self::config::{
     Balance, CertificateFields, ForwardedFields, HealthCheck, Sharing, UpstreamConfig, forgeable,

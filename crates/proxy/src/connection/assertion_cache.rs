@@ -14,8 +14,8 @@ use crate::snapshot::Snapshot;
 const MAX_ENTRIES: usize = 16;
 
 /// Reusable assertions of one connection. The certificate of a connection never changes. An
-/// assertion therefore depends only on the last verification of that certificate, the route, the
-/// token or API key of the request, the signing key and the snapshot.
+/// assertion therefore depends only on the following: the last verification of the certificate, the
+/// route, the request's token or API key, the signing key, and the snapshot.
 #[derive(Debug, Default)]
 pub(crate) struct AssertionCache {
     entries: Mutex<Vec<CachedAssertion>>,
@@ -91,7 +91,9 @@ impl AssertionCache {
         }) {
             return Ok(entry.assertion.clone());
         }
-        let assertion = snapshot.signer.sign_caller(permit, &route.audience, now)?;
+        let assertion = snapshot
+            .signer
+            .sign_caller(permit, route.recipient(), now)?;
         if entries.len() >= MAX_ENTRIES {
             entries.remove(0);
         }

@@ -235,9 +235,10 @@ impl Pieces {
         Ok(())
     }
 
-    /// Returns the size of the next piece: as large as all earlier pieces together, between
-    /// [`MIN_PIECE`] and [`MAX_PIECE`]. All pieces together are not larger than the declared length
-    /// or, without a declared length, `max_bytes`.
+    /// Returns the size of the next piece in bytes. `needed` is the number of received bytes that
+    /// must be stored next. The piece is as large as all earlier pieces together, or as `needed` if
+    /// `needed` is larger, between [`MIN_PIECE`] and [`MAX_PIECE`]. It is smaller if fewer bytes of
+    /// the declared length remain. If there is no declared length, `max_bytes` is used instead.
     fn next_size(&self, needed: u64) -> u64 {
         let size = self.length.max(needed).clamp(MIN_PIECE, MAX_PIECE);
         let end = self.limits.declared_length.unwrap_or(self.limits.max_bytes);

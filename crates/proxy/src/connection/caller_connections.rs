@@ -1,8 +1,8 @@
 //! `CallerConnections`: counts the open connections of each caller.
 //!
 //! A caller that has used up its share of `[limits] connections` can open a new connection only if
-//! one of its connections ends. The gateway therefore closes the oldest connection of the caller
-//! that has no request in progress.
+//! one of its connections ends. Of the caller's connections without requests in progress, the
+//! gateway therefore closes the oldest.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -112,8 +112,8 @@ impl CallerConnections {
         })
     }
 
-    /// Asks the caller's oldest connection without requests in progress to close. Returns whether
-    /// there is such a connection.
+    /// Asks one connection of the caller to close: the oldest that has no requests in progress and
+    /// was not asked before. Returns whether there is such a connection.
     fn close_idle(&self, key: ShareKey) -> bool {
         let open = self.open();
         let mut connections = open.get(&key).into_iter().flat_map(BTreeMap::values);

@@ -9,8 +9,9 @@ use super::caller_connections::CallerConnection;
 use crate::connection_slots::ConnectionSlot;
 use crate::telemetry::metrics::Metrics;
 
-/// Keeps a connection slot until the last clone is dropped. Streams, bodies and tunnels own clones,
-/// because they may outlive the connection's task. The slot must stay in use until they end.
+/// Keeps a connection slot until the last clone of this guard is dropped. Streams, bodies and
+/// tunnels own clones, because they may outlive the connection's task. The slot must stay in use
+/// until they end.
 #[derive(Clone)]
 pub(crate) struct ConnectionGuard(Arc<OpenConnection>);
 

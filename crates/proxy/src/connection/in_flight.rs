@@ -2,7 +2,6 @@
 //! configuration changes.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,26 +10,29 @@ use http::{HeaderValue, Method};
 use tokio::time::Instant;
 
 use crate::authn::ConnectionProof;
-use crate::authn::{Credentials, Presented};
+use crate::authn::{Credentials, Presented, RequestAddresses};
 use crate::clock;
 use crate::identity::Principal;
 use crate::policy::share::Place;
 use crate::policy::{self, Denial};
 use crate::reason::ReasonCode;
-use crate::route::{Route, Selected};
+use crate::route::{PathEncodings, Route, Selected};
 use crate::snapshot::Snapshot;
 use crate::upstream::PreemptionSignal;
+use crate::wire::path;
 
 /// A permitted request, with the data that is needed to authorize it again.
 pub(crate) struct PermittedRequest {
     pub(crate) method: Method,
     pub(crate) host: String,
     pub(crate) decoded_path: String,
+    /// The unusual forms of the path, which the route must allow.
+    pub(crate) path_forms: PathEncodings,
     pub(crate) principal: Option<Principal>,
     /// The token or API key of the request, if the route has authenticators.
     pub(crate) credentials: Option<Box<UsedCredentials>>,
     /// The protocols in the request's `Upgrade` field. After the service has switched protocols,
-    /// only the protocol that it chose.
+    /// this is the protocol that the service chose. `None` if the request asks for no upgrade.
     pub(crate) upgrade: Mutex<Option<HeaderValue>>,
 }
 
@@ -80,7 +82,7 @@ pub(crate) struct InFlightRequest {
     upstream_place: Option<Place>,
     /// Counts the request in the tunnel limit of its caller.
     tunnel_place: Option<Place>,
-    /// The time by which the response must be complete.
+    /// The time by which the response must be complete. `None` if there is no limit.
     deadline: Option<Instant>,
     /// `Some` if the gateway may end the request early, because another caller needs the request's
     /// upstream connection.
@@ -121,7 +123,7 @@ impl InFlightRequests {
         &self,
         snapshot: &Snapshot,
         proof: Option<&ConnectionProof>,
-        address: IpAddr,
+        addresses: RequestAddresses,
     ) -> Result<(), Denial> {
         // The list is cloned, so that its lock is not held while requests are authorized.
         let entries = self.lock().clone();
@@ -136,6 +138,7 @@ impl InFlightRequests {
                     "the new configuration has no route for a request in progress",
                 ));
             };
+            path::require(request.path_forms, route.path_encoding)?;
             let principal = match (&request.principal, &request.credentials) {
                 (Some(earlier), used) if !route.authenticators.is_empty() => {
                     let nothing = Presented::default();
@@ -143,7 +146,7 @@ impl InFlightRequests {
                         proof,
                         presented: used.as_ref().map_or(&nothing, |used| &used.presented),
                         query: None,
-                        address,
+                        addresses,
                         now: clock::unix_now(),
                     };
                     let rules = used.as_ref().map_or([0; 32], |used| used.rules);
@@ -192,9 +195,9 @@ impl InFlightRequest {
         self.ends_for_another = ends;
     }
 
-    /// Returns a future that resolves when the response must end, even if it is incomplete. That is
-    /// at the deadline, when the credentials expire, or when another caller needs the upstream
-    /// connection. Returns `None` if none of these can happen.
+    /// Returns a future that resolves when the response must end, even if it is incomplete. The
+    /// response must end at the deadline, when the credentials expire, or when another caller needs
+    /// the upstream connection. Returns `None` if none of these can happen.
     pub(crate) fn response_deadline(&mut self) -> Option<Deadline> {
         let expiry = match (self.credentials_expiry(), self.ends_for_another.take()) {
             (expiry, None) => expiry,

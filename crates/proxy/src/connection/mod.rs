@@ -43,7 +43,7 @@ use self::forwarded_headers::ForwardedHeaderCache;
 use self::guard::ConnectionGuard;
 use self::in_flight::{InFlightRequest, InFlightRequests, PermittedRequest};
 use self::worker::Worker;
-use crate::authn::ConnectionProof;
+use crate::authn::{ConnectionProof, RequestAddresses};
 use crate::identity::text::printable;
 use crate::identity::{PeerIdentity, ShareKey};
 use crate::policy::revalidate::revalidate;
@@ -267,8 +267,8 @@ impl Connection {
         worker.audit().write(&line);
     }
 
-    /// Returns whether the gateway is stopping. A stopping gateway finishes the requests that have
-    /// begun, and begins no others.
+    /// Returns whether the gateway is stopping. A stopping gateway finishes the requests in
+    /// progress and accepts no new requests.
     pub(crate) fn is_stopping(&self) -> bool {
         *self.worker.shared().stopping.borrow()
     }
@@ -360,7 +360,8 @@ impl Connection {
     /// Adds a request to the requests in progress.
     ///
     /// # Errors
-    /// Returns a denial if the newest configuration does not permit one of the requests in
+    /// Returns a denial if the deny list denies the token or API key of the new request. Also
+    /// returns a denial if the newest configuration does not permit one of the requests in
     /// progress.
     pub(crate) fn register(
         &self,
@@ -368,13 +369,15 @@ impl Connection {
         permitted: PermittedRequest,
     ) -> Result<InFlightRequest, Denial> {
         let request = self.in_flight.register(permitted);
-        // An entry of the deny list may have been added while this request waited, after the check
-        // of its credentials. The recheck after that change did not include this request.
+        // The deny list may have changed after the credentials of this request were checked. The
+        // recheck after that change did not include this request, because the request was not
+        // registered yet.
         if let Some(principal) = request.principal() {
             policy::check_denied(snapshot.deny_list.as_deref(), principal)?;
         }
         // A new configuration may have been put in service while this request was authenticated.
-        // The recheck after that change did not include this request.
+        // The recheck after that change did not include this request, because the request was not
+        // registered yet.
         if !self.is_newest(snapshot) {
             self.recheck_requests(&self.snapshot())?;
         }
@@ -387,7 +390,15 @@ impl Connection {
     /// Returns why one of the requests is not permitted any more.
     pub(crate) fn recheck_requests(&self, snapshot: &Snapshot) -> Result<(), Denial> {
         let proof = self.proof();
-        let address = self.facts.peer.ip();
-        self.in_flight.recheck(snapshot, proof.as_ref(), address)
+        self.in_flight
+            .recheck(snapshot, proof.as_ref(), self.addresses())
+    }
+
+    /// Returns where the connection's requests come from.
+    pub(crate) fn addresses(&self) -> RequestAddresses {
+        RequestAddresses {
+            caller: self.facts.peer.ip(),
+            connection: self.facts.connection_address().ip(),
+        }
     }
 }

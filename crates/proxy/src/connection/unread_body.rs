@@ -1,4 +1,5 @@
-//! `UnreadBody`: the unread part of an HTTP/2 request body after its reader has stopped.
+//! `UnreadBody`: the part of an HTTP/2 request body that is still unread when the body's reader is
+//! dropped.
 //!
 //! If a response is complete before its request, h2 resets the stream as soon as the request's body
 //! is dropped (RFC 9113 section 8.1: NO_ERROR). Some clients lose the response if the reset arrives
@@ -6,9 +7,9 @@
 //! the response was sent. If the request ends in this time, h2 sends no reset. Otherwise h2 resets
 //! the stream later.
 //!
-//! The task of the stream owns the unread body. No value inside h2 may own it. h2 drops its values
-//! under its own lock, and dropping a request's body takes the same lock, so there would be a
-//! deadlock.
+//! The task of the stream owns the unread body. A value inside h2 must not own the body, because
+//! this would cause a deadlock. h2 drops its values while it holds its lock, and dropping a
+//! request's body takes the same lock.
 
 use std::cell::OnceCell;
 use std::future::{pending, poll_fn};
@@ -61,8 +62,8 @@ pub(crate) async fn discard_unread() {
 }
 
 /// Discards the unread body. If the body is too long or the request is a CONNECT, then waits for
-/// [`RESET_DELAY`], so that the caller can read its response before h2 resets the stream. Must be
-/// called when h2 has the whole response.
+/// [`RESET_DELAY`]. During this time, the caller can read the response before h2 resets the stream.
+/// Must be called when h2 has the whole response.
 pub(crate) async fn drain_unread() {
     let Some(unread) = of_task() else { return };
     let discarded = tokio::time::timeout(REST_TIMEOUT, unread.discard()).await;

@@ -1,9 +1,9 @@
-//! Forwards a permitted request to its upstream. This file makes one attempt to send it.
+//! Forwards a permitted request to its upstream. This file makes one attempt to send the request.
 //!
 //! - `context`: the connection, snapshot, route and permit that every step needs
 //! - `request_hints`: header fields that change how a request is forwarded
 //! - `upgrade`: requests that switch protocols
-//! - `retry`: makes attempts until there is a response, each with a new assertion
+//! - `retry`: makes attempts until there is a response, and signs the assertion for each attempt
 
 pub(crate) mod context;
 pub(crate) mod request_hints;
@@ -82,7 +82,7 @@ pub(crate) struct UpstreamResponse {
 /// The reason why an attempt had no response.
 pub(crate) enum ForwardError {
     /// The connection was closed before the request was sent. `Unsent` contains the request.
-    /// Another attempt needs a fresh assertion.
+    /// Another attempt needs a new [`ForwardAuthorization`].
     NeverSent(Box<Unsent>),
     /// The connection failed before a response arrived.
     Broken {
@@ -116,14 +116,14 @@ impl From<Refusal> for ForwardError {
 pub(crate) struct Attempt<'a> {
     pub(crate) pool: &'a Arc<PoolShard<RequestBody>>,
     pub(crate) upstream: &'a Arc<Upstream>,
-    /// A connection that was opened only for this request, for example for an upgrade.
+    /// A connection that was opened only for this request, because the request asks for an upgrade.
     pub(crate) dedicated: Option<Box<Lease<RequestBody>>>,
     pub(crate) assertion_header: &'a HeaderName,
     pub(crate) authorization: &'a ForwardAuthorization,
     pub(crate) affinity: Affinity<'a>,
-    /// If true, opens a new connection instead of a pooled connection.
+    /// If true, opens a new connection instead of reusing a pooled connection.
     pub(crate) fresh: bool,
-    /// Index of the endpoint that failed in the attempt before, and should not be selected again.
+    /// Index of the endpoint that failed in an earlier attempt, and should not be selected again.
     pub(crate) avoid: Option<usize>,
     /// The timeout for the head of the response. `None` for gRPC to an HTTP/2 service, because gRPC
     /// callers enforce a deadline themselves.
@@ -253,6 +253,11 @@ fn accept_response(
         let detail = format!("{} {problem}", attempt.upstream.name());
         Err(Refusal::new(ReasonCode::UpstreamProtocol, detail).into())
     };
+    let limits = attempt.upstream.config().response_limits;
+    if let Some(problem) = limits.describe_excess(response.version(), response.headers()) {
+        lease.close();
+        return refuse(&problem);
+    }
     let framing = match response_framing::accept(&mut response, &upload) {
         Ok(framing) => framing,
         Err(ResponseFramingError(problem)) => {
@@ -341,9 +346,9 @@ pub(crate) fn ended_with(code: h2::Reason, cause: Option<&str>) -> String {
     }
 }
 
-/// Runs `sending`, but stops it if another caller needs the upstream connection. When the endpoint
-/// has reached its connection limit, the caller with the most connections gives up one connection
-/// to a waiting caller.
+/// Runs `sending`, but stops it if another caller needs the upstream connection. If the endpoint
+/// has reached its connection limit and a caller waits, the gateway ends a connection of the caller
+/// with the most connections.
 async fn unless_preempted<T>(
     preemption: Option<Arc<PreemptionSignal>>,
     upstream: &Upstream,
@@ -403,6 +408,10 @@ fn send_failure(
     let is_not_http = error.is_parse() || h2_error.is_some_and(h2::Error::is_library);
     let detail = if is_flood {
         "sent interim answers without end".to_owned()
+    } else if error.is_head_too_large() {
+        upstream.config().response_limits.describe_rejected()
+    } else if h2_error.is_some_and(h2::Error::is_library) {
+        "gave an answer that is not HTTP/2, or one with much too large a head".to_owned()
     } else if is_not_http {
         "gave an answer that is not HTTP".to_owned()
     } else if error.is_incomplete_message() {
@@ -416,8 +425,9 @@ fn send_failure(
         ReasonCode::UpstreamProtocol,
         format!("{} {detail}", upstream.name()),
     );
-    // Such a request is never retried, because the service would make the same mistake again. In
-    // HTTP/2, this mistake would also end other requests on the next connection.
+    // If the response is not HTTP or is a flood, the request is not retried, because the service
+    // would probably send the same response again. Over HTTP/2, this response would also end the
+    // other requests on the next connection.
     if is_flood || is_not_http {
         return refusal.into();
     }

@@ -1,6 +1,6 @@
 //! Sends a request, and repeats failed attempts until there is a response. Each attempt gets a new
-//! assertion. A request is repeated only if the service has not processed it, or if its method is
-//! idempotent.
+//! assertion, except on routes with `binding = "caller"`. A request is repeated only if the service
+//! has not processed the request, or if the method is idempotent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub(crate) struct ForwardPlan<'a> {
     /// The value of the `Upgrade` field in the forwarded request.
     pub(crate) upgrade: Option<&'a HeaderValue>,
     pub(crate) expectation: Option<Arc<Expectation>>,
-    /// A connection that was opened only for this request, for example for an upgrade.
+    /// A connection that was opened only for this request, because the request asks for an upgrade.
     pub(crate) dedicated: Option<Box<Lease<RequestBody>>>,
 }
 
@@ -88,8 +88,8 @@ fn is_idempotent(method: &Method) -> bool {
     .contains(method)
 }
 
-/// Sends the request until there is a response. Stops if the deadline of the request has passed, or
-/// if another attempt could make the service process the request twice.
+/// Sends the request until there is a response. Stops earlier if the deadline of the request has
+/// passed, if no retry is left, or if another attempt is not safe.
 pub(crate) async fn send(
     context: &ForwardContext<'_>,
     plan: &mut ForwardPlan<'_>,
@@ -138,7 +138,8 @@ async fn attempt_until_response(
     let mut fresh = false;
     let mut avoid = None;
     loop {
-        // Each attempt gets a new assertion, because a service may accept each assertion only once.
+        // Each attempt has its own authorization. A service may accept an assertion about one
+        // request only once, so a retry needs a new assertion.
         let authorization = authorization(context, plan, record)?;
         let sent_at = record.elapsed();
         let attempt = Attempt {
@@ -229,7 +230,7 @@ fn authorization(
             let request_id = Arc::clone(record.request_id());
             snapshot.signer.sign_request(
                 permit,
-                &route.audience,
+                route.recipient(),
                 &RequestBinding {
                     method: &plan.method,
                     authority: plan.authority,

@@ -1,12 +1,12 @@
 //! Requests that switch protocols: to WebSocket, or to another protocol that the caller and the
 //! service agree on.
 //!
-//! Such a request passes all stages of an ordinary request. After the service has switched, the
-//! gateway forwards bytes without reading them (`response::tunnel`). A caller requests the switch
-//! with `Upgrade` in HTTP/1.1 and with extended CONNECT in HTTP/2 (RFC 8441). The gateway requests
-//! the switch from the service in the same two ways. The protocol of the upstream decides which way
-//! is used. Over HTTP/2 only WebSocket is supported, and only if the service announces extended
-//! CONNECT.
+//! A request that asks for a switch passes all stages of an ordinary request. After the service has
+//! switched, the gateway forwards bytes without reading them (`response::tunnel`). A caller
+//! requests the switch with `Upgrade` in HTTP/1.1 and with extended CONNECT in HTTP/2 (RFC 8441).
+//! The gateway requests the switch from the service in the same two ways. The protocol of the
+//! upstream decides which way is used. Over HTTP/2 only WebSocket is supported, and only if the
+//! service announces extended CONNECT.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub(crate) struct UpgradeRequest {
     pub(crate) protocols: HeaderValue,
     /// The caller's HTTP/2 stream, if the caller used extended CONNECT.
     pub(crate) stream: Option<OnUpgrade>,
-    /// The gateway uses extended CONNECT to the service.
+    /// Whether the gateway requests the switch from the service with extended CONNECT.
     by_connect: bool,
     /// The `Sec-WebSocket-Accept` for a caller in HTTP/1.1. The gateway computes the value if the
     /// service uses HTTP/2, because the service then sends none.
@@ -219,8 +219,9 @@ pub(crate) fn take<B: Body>(request: &mut Request<B>) -> Result<Option<UpgradeRe
             "the Upgrade field is not a list of protocols",
         ));
     }
-    // An upgrade with a body is ignored, because the gateway would have to read the whole body
-    // before the protocol changes.
+    // If the request has a body, `Upgrade` is ignored, because the gateway would have to read the
+    // whole body before the protocol changes. `Upgrade` is also ignored if `Connection` does not
+    // name it (RFC 9110 section 7.8).
     if !headers::lists(fields, &CONNECTION, "upgrade") || !request.body().is_end_stream() {
         return Ok(None);
     }

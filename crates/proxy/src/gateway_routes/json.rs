@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderName, HeaderValue, Method, Response};
+use http::{HeaderValue, Method, Response};
 
 use crate::reason::ReasonCode;
 use crate::response::body::GatewayBody;
-use crate::wire::refusal::Refusal;
+use crate::wire::refusal::{REQUEST_ID, Refusal};
 
 /// Refuses every method except GET and HEAD.
 pub(super) fn require_get(method: &Method) -> Result<(), Refusal> {
@@ -34,7 +34,7 @@ pub(super) fn respond(document: Bytes, method: &Method, request_id: &str) -> Res
     // The response to HEAD has the Content-Length of the response to GET (RFC 9110 section 8.6).
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     if let Ok(value) = HeaderValue::from_str(request_id) {
-        headers.insert(HeaderName::from_static("x-request-id"), value);
+        headers.insert(REQUEST_ID, value);
     }
     response
 }

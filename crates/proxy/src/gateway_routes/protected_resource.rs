@@ -1,9 +1,10 @@
 //! `GET /.well-known/oauth-protected-resource/…`: tells clients which tokens a resource accepts
-//! (RFC 9728). A client fetches this document after it was refused for lack of a token.
+//! (RFC 9728). A client without a token gets a refusal, and then fetches this document.
 //!
 //! The well-known path is placed between the host and the path of the resource. The gateway
 //! responds on every host, to every caller that passes the checks before route selection. The
-//! document tells a caller no more than the challenge in a refusal does.
+//! document names the token issuer and the scopes, and says whether tokens are bound to a
+//! certificate.
 
 use http::{Method, Response};
 
@@ -11,7 +12,7 @@ use super::json;
 use crate::authn::challenge::{METADATA_PATH, resource_metadata};
 use crate::reason::ReasonCode;
 use crate::response::body::GatewayBody;
-use crate::route::ProtectedResource;
+use crate::route::{PathEncodings, ProtectedResource};
 use crate::snapshot::Snapshot;
 use crate::stages::target::Target;
 use crate::telemetry::record::AuditRecord;
@@ -25,7 +26,8 @@ pub(crate) fn is_requested(decoded: &str) -> bool {
     resource_path(decoded).is_some()
 }
 
-/// Returns the path of the resource whose metadata is requested.
+/// Returns the path of the resource whose metadata is requested. Returns `None` if `path` is not
+/// the path of a metadata document.
 fn resource_path(path: &str) -> Option<&str> {
     match path.strip_prefix(METADATA_PATH)? {
         "" => Some("/"),
@@ -53,6 +55,7 @@ pub(crate) fn respond(
         .map(|path| snapshot.routes.at(&target.host, path))
         .unwrap_or_default()
         .iter()
+        .filter(|route| target.require(route.path_encoding).is_ok())
         .filter_map(|route| route.resource.as_ref())
         .find(|resource| resource.identifier.is_none());
     // If a resource has a configured identifier, clients ask for its metadata under the path of
@@ -66,6 +69,7 @@ pub(crate) fn respond(
         resources.find(|resource| resource.identifier.as_deref() == Some(url.as_str()))
     };
     let Some(resource) = by_identifier().or(by_path) else {
+        target.require(PathEncodings::STRICT)?;
         return Err(Refusal::new(
             ReasonCode::NoRoute,
             format!("nothing at {url} takes tokens"),

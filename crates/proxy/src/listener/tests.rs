@@ -1,4 +1,4 @@
-//! A test of connections with a task that panics.
+//! Tests that a panic in a connection's task ends only this connection.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream as Caller;

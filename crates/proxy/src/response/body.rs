@@ -22,7 +22,7 @@ use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
-use crate::upstream::{ServiceError, UpstreamBody};
+use crate::upstream::{ServiceError, UpstreamBody, find_source};
 use crate::wire::h2_stall::{MAX_BACKLOG, MAX_PIECE};
 use crate::wire::headers;
 use crate::wire::upload_progress::UploadProgress;
@@ -78,7 +78,8 @@ pub(super) struct StreamedResponse {
     pub(super) connection: Arc<Connection>,
 }
 
-/// Removes at most `MAX_PIECE` bytes from the start of `rest` and returns them.
+/// Removes at most `MAX_PIECE` bytes from the start of `rest` and returns them. Returns `None` if
+/// `rest` is empty.
 fn next_piece(rest: &mut Bytes) -> Option<Bytes> {
     (!rest.is_empty()).then(|| rest.split_to(rest.len().min(MAX_PIECE)))
 }
@@ -105,10 +106,16 @@ impl fmt::Display for ResponseBodyError {
 impl Error for ResponseBodyError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Service(error) => Some(error),
-            Self::Expired => None,
+            // hyper resets the caller's stream with the code of the h2 error that it finds here.
+            // PROTOCOL_ERROR would blame the caller for an error of the service.
+            Self::Service(error) if !is_protocol_error(error) => Some(error),
+            Self::Service(_) | Self::Expired => None,
         }
     }
+}
+
+fn is_protocol_error(error: &ServiceError) -> bool {
+    find_source::<h2::Error>(error).and_then(h2::Error::reason) == Some(h2::Reason::PROTOCOL_ERROR)
 }
 
 /// Returns why a service's response ended early. If the upload of the request body failed, this

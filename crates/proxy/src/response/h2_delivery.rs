@@ -9,8 +9,8 @@
 //!
 //! After the gateway has told h2 that a stream ends, the gateway cannot reset the stream any more.
 //! If a response does not fit the caller's windows, its stream therefore stays open until the
-//! caller has taken all data. Nearly all responses fit. Such a response ends with its last DATA
-//! frame, which saves a frame and a poll of the stream's task.
+//! caller has taken all data. Nearly all responses fit. A response that fits ends with its last
+//! DATA frame, which saves a frame and a poll of the stream's task.
 //!
 //! An open stream ends early in two cases: if its caller takes no data for too long
 //! ([`crate::wire::h2_stall`]), or if the deadline of its request passes. Neither h2 nor
@@ -84,8 +84,8 @@ impl Drop for TrackedBytes {
 pub(crate) struct H2Stream {
     delivery: Mutex<Delivery>,
     deadline: Mutex<Option<StreamDeadline>>,
-    /// True after the future that serves the stream has ended. After that, only h2 still has a part
-    /// of the response.
+    /// True after the future that serves the stream has ended. After that, only h2 still holds a
+    /// part of the response.
     task_is_over: AtomicBool,
     /// Notified when the stream's task must end.
     pub(super) end: Notify,
@@ -328,7 +328,8 @@ mod tests {
         Arc::new(H2Stream::new(Arc::clone(stats), MINUTE))
     }
 
-    /// A sample that is taken `time` from now, on a connection that sends no bytes.
+    /// Returns a sample of a connection that is blocked and sends no bytes. The sample is taken
+    /// `time` from now.
     fn after(time: Duration) -> Sample {
         Sample {
             now: Instant::now() + time,

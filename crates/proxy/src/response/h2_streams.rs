@@ -1,9 +1,9 @@
-//! `H2Streams`: runs the streams of one HTTP/2 connection. It ends a stream if the caller does not
-//! take its response.
+//! `H2Streams`: runs the streams of one HTTP/2 connection. `H2Streams` ends a stream if the caller
+//! does not take the stream's response.
 //!
-//! A caller that keeps its window closed occupies the stream, h2's buffers for the stream, and a
-//! connection to the service. hyper does not poll such a stream. The connection's task therefore
-//! checks all streams regularly.
+//! If a caller keeps its flow-control window closed, the stream, h2's buffers for the stream, and a
+//! connection to the service stay in use. hyper does not poll such a stream. The connection's task
+//! therefore checks all streams regularly.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -60,8 +60,8 @@ where
         let record_panic = RecordPanic(Arc::clone(&self.metrics));
         let task = async move {
             let _record_panic = record_panic;
-            // Declared before `future`, and therefore dropped after it. When `future` is dropped,
-            // it may leave an unread request body behind.
+            // Declared before `future`, and therefore dropped after it. When `future` is dropped, a
+            // part of the request body may still be unread. `DropUnread` drops this part.
             let _drop_unread = DropUnread;
             // `future` is pinned here, so that it lives until the end of the task. h2 resets the
             // stream when `future` is dropped.
@@ -114,8 +114,8 @@ impl H2Streams {
         let mut all = self.all();
         all.retain(|stream| stream.strong_count() > 0);
         let streams: Vec<_> = all.iter().filter_map(Weak::upgrade).collect();
-        // The lock on `all` is released before the clones in `streams` are dropped, because the
-        // last clone of a stream must not be dropped under this lock.
+        // The lock on `all` is released before the clones in `streams` are dropped. The last clone
+        // of a stream must not be dropped under this lock.
         drop(all);
         let count = u64::try_from(streams.len()).unwrap_or(u64::MAX);
         let is_blocked = self.stats.is_blocked(count);

@@ -103,7 +103,7 @@ impl ForwardedResponse {
 
     /// For a caller over HTTP/1.1, reads the content that arrived together with the response head.
     /// If this read fails, the gateway can still send a refusal. After the response head was sent,
-    /// it can only close the caller's connection.
+    /// the gateway can only close the caller's connection.
     pub(crate) async fn read_first_frame(&mut self) -> Result<(), Refusal> {
         let UpstreamResponse {
             response,
@@ -138,8 +138,8 @@ impl ForwardedResponse {
     /// Takes the raw connection to a service that has switched protocols out of the HTTP client.
     pub(crate) async fn switch(self) -> Result<Switched, Refusal> {
         let mut response = self.upstream.response;
-        // A response from an HTTP/2 service has no `Upgrade` field. It needs none: WebSocket is the
-        // only protocol that the gateway requests over HTTP/2.
+        // A response from an HTTP/2 service has no `Upgrade` field. The field is not needed,
+        // because WebSocket is the only protocol that the gateway requests over HTTP/2.
         if let Some(chosen) = response.headers().get(UPGRADE) {
             self.in_flight.set_upgrade(Some(chosen.clone()));
         }

@@ -3,18 +3,14 @@
 
 use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Response};
 use serde::Serialize;
 
 use super::body::GatewayBody;
 use crate::policy::share::CallerLimit;
 use crate::reason::ReasonCode;
-use crate::wire::refusal::Refusal;
-
-/// The response header field that contains the reason code.
-const REASON: HeaderName = HeaderName::from_static("countersign-reason");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+use crate::wire::refusal::{REASON, REQUEST_ID, Refusal};
 
 #[derive(Serialize)]
 struct Problem<'a> {

@@ -1,8 +1,8 @@
 //! A tunnel: forwards bytes between a caller and a service that has switched protocols.
 //!
 //! A tunnel over HTTP/1.1 runs in the task of the caller's connection, and therefore ends with the
-//! connection. A tunnel over HTTP/2 runs in a task of its own. It ends with its HTTP/2 stream, or
-//! as soon as the caller's connection is cut or ends.
+//! connection. A tunnel over HTTP/2 runs in a task of its own. A tunnel over HTTP/2 ends with its
+//! stream, or as soon as the caller's connection is cut or ends.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -93,8 +93,8 @@ impl Switched {
                         }
                     };
                     tokio::select! {
-                        // The end is polled first, so that after a cut no more bytes are forwarded,
-                        // not even bytes that h2 has already read.
+                        // `ended` is polled first. After a cut, the tunnel therefore forwards no
+                        // more bytes, not even bytes that h2 has already read.
                         biased;
                         () = connection.ended() => {}
                         () = passing => {}
@@ -134,8 +134,8 @@ pub(crate) struct Tunnel {
     record: AuditRecord,
     idle_timeout: Duration,
     in_flight: InFlightRequest,
-    /// As long as the lease exists, the tunnel counts as a connection to its endpoint and as a
-    /// request in progress there.
+    /// As long as the lease exists, the tunnel counts as a connection to its endpoint, and as a
+    /// request in progress at this endpoint.
     lease: Option<Lease<RequestBody>>,
 }
 
@@ -167,7 +167,7 @@ impl Tunnel {
                     .refused(ReasonCode::Timeout, "nothing was said for too long");
             }
             // One side has closed its connection without a regular end. Most tunnels end like this,
-            // so it is no error.
+            // so the gateway records no error.
             Err(_) => {}
         }
     }

@@ -1,12 +1,12 @@
 //! Authentication: finds the principal that a request's certificate and credentials prove.
 
-use std::net::IpAddr;
-
 use http::header::WWW_AUTHENTICATE;
 
 use super::target::Target;
 use crate::authn::certificate::CertificateAuthenticator;
-use crate::authn::{AuthnDenial, ConnectionProof, Credentials, Outcome, Presented, Resource};
+use crate::authn::{
+    AuthnDenial, ConnectionProof, Credentials, Outcome, Presented, RequestAddresses, Resource,
+};
 use crate::clock;
 use crate::identity::{Method, Principal};
 use crate::policy::{self, Authentication, Denial, Permit};
@@ -22,16 +22,17 @@ pub struct Evidence<'a> {
     pub proof: Option<&'a ConnectionProof>,
     /// The tokens and API keys in the request's header.
     pub presented: &'a Presented,
-    /// The caller's IP address.
-    pub address: IpAddr,
+    /// Where the request comes from.
+    pub addresses: RequestAddresses,
     /// The checked target of the request.
     pub target: &'a Target,
-    /// The deny list, for callers that no certificate names.
+    /// The deny list. It is checked for the names that a token or API key proves. The names in a
+    /// certificate were checked when the certificate was verified.
     pub deny_list: Option<&'a DenyList>,
 }
 
 /// Authenticates by the certificate alone, on routes without authenticators. Returns `None` if the
-/// route requires no authentication.
+/// route requires no authentication, or if the connection has no certificate.
 pub(super) fn by_certificate(
     proof: Option<&ConnectionProof>,
     route: &Route,
@@ -75,7 +76,7 @@ pub(super) async fn by_credentials(
         proof: evidence.proof,
         presented: evidence.presented,
         query: evidence.target.path_and_query.query(),
-        address: evidence.address,
+        addresses: evidence.addresses,
         now: clock::unix_now(),
     };
     route

@@ -43,12 +43,12 @@ pub(crate) async fn authorize(
     route: &Route,
     record: &mut AuditRecord,
 ) -> Result<Permit, Refusal> {
-    let address = context.connection.facts().peer.ip();
+    let addresses = context.connection.addresses();
     let limits = RouteLimits {
         limiter: &context.snapshot.limiter,
         route,
         proof: context.proof,
-        address,
+        address: addresses.caller,
     };
     match limits.before_authentication() {
         NowOrLater::Now(outcome) => outcome?,
@@ -57,7 +57,7 @@ pub(crate) async fn authorize(
     let evidence = Evidence {
         proof: context.proof,
         presented,
-        address,
+        addresses,
         target,
         deny_list: context.snapshot.deny_list.as_deref(),
     };

@@ -115,8 +115,9 @@ pub(crate) fn streamed(
     )
 }
 
-/// If the route binds assertions to the body, buffers the body and returns its SHA-256 hash.
-/// Otherwise returns the unchanged body and no hash.
+/// Buffers a body of at most `max_bytes` and returns the body's SHA-256 hash. `max_bytes` is `None`
+/// if the route does not bind assertions to the body. In this case, returns the unchanged body and
+/// no hash.
 pub(crate) async fn bound(
     context: RequestContext<'_>,
     max_bytes: Option<u64>,
@@ -139,8 +140,8 @@ pub(crate) async fn bound(
     Ok((body, Some(hash)))
 }
 
-/// Reads a body of at most `max_bytes` into memory. The buffer budget counts its bytes under the
-/// key `caller`.
+/// Reads a body of at most `max_bytes` into memory. The buffer budget counts the bytes of the body
+/// under the key `caller`.
 async fn buffered(
     context: RequestContext<'_>,
     streamed: RequestBody,

@@ -31,7 +31,8 @@ pub(super) type LimitCheck<'a> = NowOrLater<'a, Result<(), Refusal>>;
 
 impl<'a> RouteLimits<'a> {
     /// Counts the request under the limits whose key is known before authentication. Also refuses
-    /// the request if too many earlier authentications of its caller or address have failed.
+    /// the request if too many earlier authentications of the caller or the caller's address have
+    /// failed.
     pub(super) fn before_authentication(&'a self) -> LimitCheck<'a> {
         if !self.route.authenticators.is_empty()
             && let Err(limited) = self.limiter.may_authenticate(self.attempts_key())
@@ -57,16 +58,18 @@ impl<'a> RouteLimits<'a> {
         })
     }
 
-    /// Counts a failed authentication if `refusal` says that the credentials were rejected, or that
-    /// too many credentials of the caller were being checked at the same time.
+    /// Counts a failed authentication if `refusal` says that the credentials were rejected. If the
+    /// caller has a certificate, also counts a failed authentication if too many credentials of the
+    /// caller were being checked at the same time.
     pub(super) fn record_failure(&self, refusal: &Refusal) {
         let reason = refusal.denial.reason;
         let is_refused = reason.category() == Category::Token
             && reason.status() == 401
             && reason != ReasonCode::TokenMissing;
-        // Too many checks at the same time count as a failed authentication of a caller with a
-        // certificate. Without a certificate they do not count: they would count for the address,
-        // which many callers with valid tokens may share.
+        // `CallerLimit` means that too many credentials of the caller were being checked at the
+        // same time. With a certificate, this counts as a failed authentication of the caller.
+        // Without a certificate, it does not count: it would count for the address, and many
+        // callers with valid tokens may share the address.
         let is_callers_own = reason == ReasonCode::CallerLimit && self.proof.is_some();
         let failed = is_refused || is_callers_own;
         if failed && !self.route.authenticators.is_empty() {

@@ -1,7 +1,7 @@
 //! Adds the gateway's header fields to a forwarded request. The assertion is added in `forward`.
 
 use http::header::{AUTHORIZATION, VIA};
-use http::{HeaderMap, HeaderName, HeaderValue, Version, request};
+use http::{HeaderMap, HeaderValue, Version, request};
 
 use super::RequestContext;
 use crate::assertion::signer::token_octets;
@@ -10,9 +10,8 @@ use crate::identity::Principal;
 use crate::policy::Permit;
 use crate::route::Route;
 use crate::telemetry::record::AuditRecord;
+use crate::wire::refusal::REQUEST_ID;
 use crate::wire::trace_context;
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// If the route forwards access tokens, adds the caller's token to `headers`. All credentials were
 /// removed from `headers` before.

@@ -7,9 +7,9 @@ use http::{HeaderValue, Method, StatusCode};
 
 use super::target::Target;
 use crate::reason::ReasonCode;
-use crate::route::{Route, RouteTable, Selected};
+use crate::route::{PathEncodings, Route, RouteTable, Selected};
+use crate::wire::path::without_parameters;
 use crate::wire::refusal::Refusal;
-use crate::wire::target;
 
 /// Selects the route of a request.
 pub fn select<'r>(
@@ -19,7 +19,7 @@ pub fn select<'r>(
 ) -> Result<&'r Arc<Route>, Refusal> {
     let find = |path: &str| routes.select(&target.host, path, method);
     let selected = find(&target.decoded_path);
-    if let Some(bare) = target::without_parameters(&target.decoded_path) {
+    if let Some(bare) = without_parameters(&target.decoded_path) {
         // Some servers remove path parameters (`;name=value`) before they match a path, and other
         // servers do not. The path with parameters and the path without them must therefore select
         // the same route.
@@ -35,6 +35,12 @@ pub fn select<'r>(
             ));
         }
     }
+    // The form of the path has no influence on which route is selected: a request never falls
+    // through to another route that would allow it.
+    target.require(match &selected {
+        Selected::Route(route) => route.path_encoding,
+        _ => PathEncodings::STRICT,
+    })?;
     match selected {
         Selected::Route(route) => Ok(route),
         Selected::Nothing => Err(Refusal::new(

@@ -7,7 +7,9 @@ use http::{HeaderValue, header, request};
 
 use crate::authn::Resource;
 use crate::reason::ReasonCode;
+use crate::route::PathEncodings;
 use crate::tls::ServerNames;
+use crate::wire::path::{self, checked_path};
 use crate::wire::refusal::Refusal;
 use crate::wire::target;
 
@@ -22,6 +24,8 @@ pub struct Target {
     pub path_and_query: PathAndQuery,
     /// The percent-decoded path. It is used only to match routes and is never forwarded.
     pub decoded_path: String,
+    /// The unusual forms of the path, which its route must allow.
+    pub path_forms: PathEncodings,
 }
 
 impl Target {
@@ -50,13 +54,20 @@ impl Target {
                 "the request target has characters that must be percent-encoded",
             ));
         }
-        let decoded_path = target::checked_path(path_and_query.path())?.into_owned();
+        let checked = checked_path(path_and_query.path())?;
+        let (decoded_path, path_forms) = (checked.text.into_owned(), checked.forms);
         Ok(Self {
             authority,
             host,
             path_and_query,
             decoded_path,
+            path_forms,
         })
+    }
+
+    /// Checks that the path has only forms that are allowed. No route can be used before this.
+    pub fn require(&self, allowed: PathEncodings) -> Result<(), Refusal> {
+        Ok(path::require(self.path_forms, allowed)?)
     }
 
     /// Returns the authority and path from which `WWW-Authenticate` challenges are made.

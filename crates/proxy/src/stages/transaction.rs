@@ -1,6 +1,7 @@
-//! Transactions that span several requests. During a request, a service may call another service
-//! through the gateway. It then sends along the assertion that it received with the first request.
-//! The gateway's new assertion then keeps the `txn` claim of that assertion.
+//! Transactions that consist of several requests. While a service handles a request, the service
+//! may call another service through the gateway. The calling service then sends the assertion that
+//! the gateway added to the first request. The gateway copies the `txn` claim of this assertion
+//! into the assertion for the second request.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -19,10 +20,10 @@ pub(crate) fn presented(headers: &HeaderMap, assertion: &HeaderName) -> Option<H
 }
 
 /// Returns the `txn` claim of a presented assertion. Returns `None` if this gateway did not issue
-/// the assertion, or issued it to another service than the one that is now the caller.
+/// the assertion, or if the assertion was issued for a service other than the current caller.
 ///
-/// The assertion authenticates nothing here. If the assertion is not acceptable, the request is
-/// still accepted and begins a new transaction.
+/// This assertion does not authenticate the caller. If the assertion is not acceptable, the request
+/// is still accepted and begins a new transaction.
 pub(crate) fn continued(
     snapshot: &Snapshot,
     permit: &Permit,

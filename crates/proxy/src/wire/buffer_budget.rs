@@ -1,9 +1,9 @@
 //! `BufferBudget`: limits the memory that all buffered bodies use together, and divides it among
 //! callers.
 //!
-//! No memory is reserved for callers without bodies. If memory is short, the gateway selects the
-//! caller that uses the most memory. Of this caller's bodies that are still being read, the gateway
-//! then ends the slowest.
+//! No memory is reserved for callers without bodies. If there is not enough memory for a body, the
+//! gateway selects the caller that uses the most memory. The gateway then ends one body of this
+//! caller: the slowest body that is still being read.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -107,7 +107,8 @@ impl BufferReservation {
     }
 
     /// Reserves `more` bytes. If there is not enough memory, ends the slowest body of the caller
-    /// that uses the most memory. This may be the body of this reservation.
+    /// that uses the most memory. This may be the body of this reservation. In that case, or if no
+    /// body can be ended, returns a refusal.
     pub(crate) fn grow(&mut self, more: u64, limits: BudgetLimits) -> Result<(), Refusal> {
         let mut holders = self.budget.lock();
         while let Some((holder, others)) = holders.of(self.caller, self.id) {
@@ -191,7 +192,8 @@ impl Holder {
             && (is_first || share.allows(max_total, own, others))
     }
 
-    /// Returns the body with the lowest average rate, among those that are still being read.
+    /// Returns the body with the lowest average rate, among the bodies that are still being read
+    /// and have received bytes. Returns `None` if there is no such body.
     fn slowest(&self) -> Option<u64> {
         let by_rate =
             |a: &Reading, b: &Reading| a.bytes_per_second().total_cmp(&b.bytes_per_second());
@@ -212,8 +214,9 @@ impl Holders {
     }
 
     /// Returns the body that must end so that `caller` gets `more` bytes. It is the slowest body of
-    /// the caller that uses the most memory, which may be `caller` itself. Callers whose bodies are
-    /// all complete are skipped. Returns `None` if all bodies of all callers are complete.
+    /// the caller that uses the most memory, which may be `caller` itself. Only a body that is
+    /// still being read and has received bytes can end. Returns `None` if neither `caller` nor a
+    /// caller that uses more memory has such a body.
     fn slowest_of_largest(&self, caller: ShareKey, more: u64) -> Option<(ShareKey, u64)> {
         let weight = |key: ShareKey, holder: &Holder| match key == caller {
             true => holder.bytes.saturating_add(more),
@@ -230,7 +233,7 @@ impl Holders {
     }
 
     /// Ends a body that is still being read. The memory of the body counts as free immediately,
-    /// because the reader of the body drops it as soon as the reader runs.
+    /// because the reader of the body drops the body as soon as the reader's task runs.
     fn end(&mut self, caller: ShareKey, id: u64) {
         let Some(holder) = self.callers.get_mut(&caller) else {
             return;

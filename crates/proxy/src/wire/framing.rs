@@ -10,8 +10,8 @@ use std::ops::Range;
 use memchr::memchr;
 
 use super::head::{
-    Framing, FramingError, check_head, chunk_size, field, find_head_end, is_framing_name,
-    malformed, too_large,
+    Framing, FramingError, MAX_FIELDS, check_head, chunk_size, field, find_head_end,
+    is_framing_name, malformed, too_large,
 };
 
 /// Maximum size of a chunk's size line in bytes, including extensions.
@@ -42,6 +42,7 @@ pub struct FramingMachine {
     searched: usize,
     trailer_bytes: usize,
     max_head: usize,
+    max_fields: usize,
     heads: u64,
 }
 
@@ -67,8 +68,16 @@ impl FramingMachine {
             searched: 0,
             trailer_bytes: 0,
             max_head,
+            max_fields: MAX_FIELDS,
             heads: 0,
         }
+    }
+
+    /// Sets the maximum number of header fields of a request.
+    #[must_use]
+    pub const fn max_fields(mut self, max_fields: usize) -> Self {
+        self.max_fields = max_fields;
+        self
     }
 
     /// Returns the number of complete heads that were accepted.
@@ -199,7 +208,7 @@ impl FramingMachine {
         if head.len() > self.max_head {
             return Err(too_large("the request's head is larger than allowed"));
         }
-        self.state = match check_head(head)? {
+        self.state = match check_head(head, self.max_fields)? {
             Framing::Length(0) => State::Head,
             Framing::Length(length) => State::Length(length),
             Framing::Chunked => State::ChunkSize,

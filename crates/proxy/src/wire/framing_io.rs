@@ -4,11 +4,14 @@
 //! back. If a head is rejected, hyper reads a replacement request that the gateway makes. hyper
 //! then sends the refusal as an ordinary response, after the responses to earlier pipelined
 //! requests. The handler recognizes the replacement by its position on the connection.
+//!
+//! If a caller ends its requests with `close_notify`, hyper reads this end only when the caller has
+//! all responses. Otherwise hyper would abandon the response in progress.
 
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -17,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::framing::FramingMachine;
+use super::half_close::{Awaited, Check, HalfClose, PROBE, PeerSocket};
 use super::head::FramingError;
 use crate::reason::ReasonCode;
 
@@ -46,6 +50,13 @@ pub(crate) struct FramingState {
     /// Bytes in `FramingIo::held` wait to be sent together with `close_notify`, because they may be
     /// the end of the last response.
     holding: AtomicBool,
+    /// Number of requests whose complete response was given to hyper, or that have no response.
+    answered: AtomicU64,
+    /// The request in progress is HTTP/1.1 and has no response yet, so an interim response may be
+    /// sent.
+    allows_interim: AtomicBool,
+    /// The response in progress was given to hyper, but not all of it.
+    responding: AtomicBool,
 }
 
 impl FramingState {
@@ -80,6 +91,43 @@ impl FramingState {
     /// be lost.
     pub(crate) fn has_pending_write(&self) -> bool {
         self.pending_write.load(Ordering::Relaxed)
+    }
+
+    /// Records that a request has begun.
+    pub(crate) fn begin_request(&self, is_http_11: bool) {
+        self.allows_interim.store(is_http_11, Ordering::Relaxed);
+    }
+
+    /// Records that a response is given to hyper.
+    pub(crate) fn begin_response(&self) {
+        self.allows_interim.store(false, Ordering::Relaxed);
+        self.responding.store(true, Ordering::Relaxed);
+    }
+
+    /// Records that hyper has the complete response, or that there is none.
+    pub(crate) fn end_response(&self) {
+        self.allows_interim.store(false, Ordering::Relaxed);
+        self.responding.store(false, Ordering::Relaxed);
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns what a caller waits for that has sent `close_notify`. `max_silence` is the maximum
+    /// time that a response may pause.
+    fn awaited(&self, max_silence: Duration) -> Awaited {
+        // A probe must not get into a response. While bytes are not flushed, they may be part of
+        // one.
+        let unflushed = self.unflushed.load(Ordering::Relaxed);
+        if self.responding.load(Ordering::Relaxed) {
+            match self.has_pending_write() {
+                true => Awaited::Unwritten,
+                false => Awaited::Rest(max_silence),
+            }
+        } else {
+            let allows_interim = self.allows_interim.load(Ordering::Relaxed);
+            Awaited::Response {
+                may_probe: allows_interim && !unflushed,
+            }
+        }
     }
 
     fn is_switching(&self) -> bool {
@@ -118,18 +166,27 @@ pub(crate) struct FramingIo<S> {
     head_timeout: Duration,
     /// The timer that runs while a head is incomplete.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Number of requests whose responses were written and flushed.
+    settled: u64,
+    /// Set if the caller has sent `close_notify` and does not have all responses.
+    half_close: Option<Box<HalfClose>>,
+    /// Maximum time that a response may pause if its caller has sent `close_notify`.
+    max_silence: Duration,
 }
 
 impl<S> FramingIo<S> {
+    /// `max_silence` is the maximum time that a response may pause if its caller has sent
+    /// `close_notify`.
     pub(crate) fn new(
         inner: S,
-        max_head: usize,
+        machine: FramingMachine,
         head_timeout: Duration,
+        max_silence: Duration,
         state: Arc<FramingState>,
     ) -> Self {
         Self {
             inner,
-            machine: FramingMachine::new(max_head),
+            machine,
             queued: Vec::new(),
             delivered: 0,
             body_error: None,
@@ -138,6 +195,9 @@ impl<S> FramingIo<S> {
             state,
             head_timeout,
             deadline: None,
+            settled: 0,
+            half_close: None,
+            max_silence,
         }
     }
 
@@ -147,6 +207,12 @@ impl<S> FramingIo<S> {
             && !self.machine.is_inside_head()
             && self.queued.is_empty()
             && !self.state.has_error()
+    }
+
+    /// Returns whether all requests that have begun are complete, and the caller does not have all
+    /// responses. The beginning of a further head does not count.
+    fn owes_response(&self) -> bool {
+        self.machine.is_at_head() && self.settled < self.machine.heads()
     }
 
     pub(crate) const fn inner(&self) -> &S {
@@ -212,7 +278,36 @@ impl<S> FramingIo<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FramingIo<S> {
+impl<S: AsyncWrite + PeerSocket + Unpin> FramingIo<S> {
+    /// Waits until the caller has all responses. Then hyper reads the end of the requests.
+    fn poll_half_closed(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(half_close) = &mut self.half_close
+            && self.settled < self.machine.heads()
+        {
+            let awaited = self.state.awaited(self.max_silence);
+            let check = ready!(half_close.poll_check(context, awaited));
+            if let Some(error) = self.inner.socket_error() {
+                return Poll::Ready(Err(error));
+            }
+            match check {
+                Check::Probe => self.probe(context)?,
+                Check::Look => {}
+                Check::Silent => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends the probe, or as much of it as can be written. The rest is written before the response.
+    fn probe(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        self.state.unflushed.store(true, Ordering::Relaxed);
+        self.held.extend_from_slice(PROBE);
+        let _ = self.flush_all(context)?;
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + PeerSocket + Unpin> AsyncRead for FramingIo<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -238,6 +333,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FramingIo<S> {
             if this.state.has_error() || this.state.is_switching() {
                 return Poll::Pending;
             }
+            if this.half_close.is_some() {
+                return this.poll_half_closed(context);
+            }
             let before = buffer.filled().len();
             match Pin::new(&mut this.inner).poll_read(context, buffer) {
                 Poll::Ready(Ok(())) if buffer.filled().len() > before => {
@@ -247,6 +345,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FramingIo<S> {
                     if buffer.filled().len() > before {
                         return Poll::Ready(Ok(()));
                     }
+                }
+                // The caller has sent `close_notify`. The end of a connection without it is an
+                // error, because the caller is gone.
+                Poll::Ready(Ok(())) if this.owes_response() => {
+                    this.half_close = Some(Box::new(HalfClose::new()));
                 }
                 Poll::Ready(outcome) => return Poll::Ready(outcome),
                 Poll::Pending => {
@@ -319,11 +422,11 @@ impl<S: AsyncWrite + Unpin> FramingIo<S> {
                 }
                 return Poll::Ready(Ok(length));
             }
-            ready!(this.poll_held(context))?;
-            // The end of the response is too long to be held. Everything is written and flushed as
-            // usual.
-            this.state.holding.store(false, Ordering::Relaxed);
         }
+        // The end of the response is too long to be held, or `held` has the rest of a probe.
+        // Everything is written and flushed as usual.
+        ready!(this.poll_held(context))?;
+        this.state.holding.store(false, Ordering::Relaxed);
         Pin::new(&mut this.inner).poll_write_vectored(context, slices)
     }
 }
@@ -342,6 +445,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FramingIo<S> {
         self.state
             .pending_write
             .store(flushed.is_pending(), Ordering::Relaxed);
+        match (&flushed, &mut self.half_close) {
+            (Poll::Pending, Some(half_close)) => half_close.record_write(),
+            (Poll::Ready(Ok(())), _) => {
+                // hyper flushes only when it has written all that it had.
+                let answered = self.state.answered.load(Ordering::Relaxed);
+                let before = std::mem::replace(&mut self.settled, answered);
+                if before < answered && self.half_close.is_some() && !self.owes_response() {
+                    context.waker().wake_by_ref();
+                }
+            }
+            _ => {}
+        }
         flushed
     }
 
@@ -359,6 +474,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FramingIo<S> {
         self.state
             .pending_write
             .store(written.is_pending(), Ordering::Relaxed);
+        if let Some(half_close) = &mut self.half_close {
+            half_close.record_write();
+        }
         written
     }
 
@@ -403,7 +521,13 @@ mod tests {
     fn guarded() -> (FramingIo<Taking>, Arc<FramingState>) {
         let state = Arc::new(FramingState::default());
         let timeout = Duration::from_secs(1);
-        let io = FramingIo::new(Taking::default(), 1000, timeout, Arc::clone(&state));
+        let io = FramingIo::new(
+            Taking::default(),
+            FramingMachine::new(1000),
+            timeout,
+            timeout,
+            Arc::clone(&state),
+        );
         (io, state)
     }
 

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::reason::ReasonCode;
 
-/// Passes `input` to a machine in pieces of `size` bytes. Returns the bytes that passed, the error,
-/// and the number of heads.
+/// Passes `input` to a [`FramingMachine`] in pieces of `size` bytes. Returns the bytes that the
+/// machine accepted, the error, and the number of complete heads.
 fn run(input: &[u8], size: usize) -> (Vec<u8>, Option<FramingError>, u64) {
     let mut machine = FramingMachine::new(1024);
     let mut passed = Vec::new();

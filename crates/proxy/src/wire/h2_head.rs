@@ -2,9 +2,10 @@
 //!
 //! In HTTP/1.1 the framing guard makes the same checks on the raw bytes of the head.
 
+use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue, Request};
 
-use super::head::{FramingError, malformed, too_large};
+use super::head::{FramingError, TOO_MANY_FIELDS, malformed, too_large};
 
 /// h2's limit for a head is this number of bytes larger than the gateway's limit. If a head is only
 /// slightly too large, the gateway can then respond with a reason code. h2 itself rejects larger
@@ -13,8 +14,13 @@ pub(crate) const SLACK: usize = 64 * 1024;
 /// The overhead that each field adds to the size of its name and value (RFC 9113 section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
-/// Returns the reason why a head is rejected. Returns `None` if the head is accepted.
-pub(crate) fn check<B>(request: &Request<B>, max_bytes: usize) -> Option<FramingError> {
+/// Returns the reason why a head is rejected. Returns `None` if the head is accepted. `max_bytes` and
+/// `max_fields` are the maximum size and the maximum number of header fields.
+pub(crate) fn check<B>(
+    request: &Request<B>,
+    max_bytes: usize,
+    max_fields: usize,
+) -> Option<FramingError> {
     let uri = request.uri();
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -26,6 +32,9 @@ pub(crate) fn check<B>(request: &Request<B>, max_bytes: usize) -> Option<Framing
     }
     if size > max_bytes {
         return Some(too_large("the request head is larger than allowed"));
+    }
+    if count_fields(request.headers()) > max_fields {
+        return Some(too_large(TOO_MANY_FIELDS));
     }
     if has_blank_edge {
         return Some(malformed(BLANK_EDGES));
@@ -39,6 +48,13 @@ pub(crate) fn check<B>(request: &Request<B>, max_bytes: usize) -> Option<Framing
         return Some(malformed("the scheme is neither https nor http"));
     }
     None
+}
+
+/// Counts the header fields. All `Cookie` fields count as one, because HTTP/2 may split it (RFC 9113
+/// section 8.2.3).
+fn count_fields(headers: &HeaderMap) -> usize {
+    let cookies = headers.get_all(COOKIE).iter().count();
+    headers.len() - cookies.saturating_sub(1)
 }
 
 /// The detail of the error for [`has_blank_edges`].
@@ -64,7 +80,7 @@ mod tests {
 
     fn detail(uri: &str, value: &'static str) -> Option<&'static str> {
         let request = Request::get(uri).header("x-a", value);
-        check(&request.body(()).unwrap(), 1000).map(|error| error.detail)
+        check(&request.body(()).unwrap(), 1000, 3).map(|error| error.detail)
     }
 
     #[test]
@@ -76,6 +92,17 @@ mod tests {
         }
         assert!(detail("https://a?b", "a").is_some());
         assert!(detail("ftp://a/b", "a").is_some());
+        let mut request = Request::get("https://a/b").body(()).unwrap();
+        for value in ["a", "b", "c", "d"] {
+            let value = HeaderValue::from_static(value);
+            request.headers_mut().append(COOKIE, value);
+        }
+        for (number, wanted) in [None, None, Some(TOO_MANY_FIELDS)].into_iter().enumerate() {
+            let value = HeaderValue::from(number);
+            request.headers_mut().append("x-a", value);
+            let error = check(&request, 1000, 3);
+            assert_eq!(error.map(|error| error.detail), wanted, "{number}");
+        }
         let long = format!("https://a/{}", "b".repeat(1000));
         assert_eq!(
             detail(&long, "a"),

@@ -44,6 +44,8 @@ pub(crate) struct H2Stats {
     opened: AtomicU64,
     /// Number of streams that h2 has reset because of the caller's errors.
     reset: AtomicU64,
+    /// Number of these streams on which the gateway has sent a response before the reset.
+    answered: AtomicU64,
     /// The error code of the last stream that h2 has reset because of the caller's errors.
     reset_code: AtomicU32,
     /// The error code of the GOAWAY frame that h2 has sent. 0 if h2 has sent none.
@@ -52,8 +54,8 @@ pub(crate) struct H2Stats {
     sent: AtomicU64,
     /// Number of responses that were sent completely.
     responses: AtomicU64,
-    /// Whether there were too many frames without content. Stored here, because h2 does not pass on
-    /// `FloodError`, but only its text.
+    /// Whether there were too many frames without content. Stored here, because the error that h2
+    /// returns contains only the text of `FloodError`.
     flooded: AtomicBool,
     /// The initial window of each stream in bytes, from the caller's last SETTINGS frame.
     stream_window: AtomicU32,
@@ -71,6 +73,7 @@ impl Default for H2Stats {
         Self {
             opened: AtomicU64::new(0),
             reset: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
             reset_code: AtomicU32::new(0),
             goaway_code: AtomicU32::new(0),
             sent: AtomicU64::new(0),
@@ -90,6 +93,11 @@ impl Default for H2Stats {
 pub(crate) struct FloodError;
 
 impl H2Stats {
+    /// Records that a stream that h2 resets has got a response. It has an audit line of its own.
+    pub(crate) fn record_answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Returns whether there were too many frames without content.
     pub(crate) fn is_flooded(&self) -> bool {
         self.flooded.load(Ordering::Relaxed)
@@ -123,9 +131,10 @@ impl H2Stats {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Returns whether none of the `streams` streams can send. This is so if the socket is full, or
-    /// if the connection's window is used up. Each stream may have reserved one byte of the window
-    /// and not used it. Therefore a window with at most `streams` bytes left counts as used up.
+    /// Returns whether none of the `streams` streams can send. The streams cannot send if the
+    /// socket is full, or if the connection's window is used up. Each stream may have reserved one
+    /// byte of the window and not used it. Therefore a window with at most `streams` bytes left
+    /// counts as used up.
     pub(crate) fn is_blocked(&self, streams: u64) -> bool {
         let window = self.connection_window.load(Ordering::Relaxed);
         window.saturating_sub(self.sent()) <= streams || self.socket_is_full.load(Ordering::Relaxed)
@@ -145,11 +154,12 @@ impl H2Stats {
             && sent.saturating_add(queued) <= self.connection_window.load(Ordering::Relaxed)
     }
 
-    /// Describes the requests and frames that h2 itself has rejected. Returns `None` if h2 has
-    /// rejected none. `served` is the number of requests that reached the handler.
+    /// Describes the requests and frames that h2 itself has rejected without a response. Returns
+    /// `None` if there are none. `served` is the number of requests that have audit lines.
     pub(crate) fn refusals(&self, served: u64) -> Option<String> {
         let unserved = self.opened.load(Ordering::Relaxed).saturating_sub(served);
-        let reset = self.reset.load(Ordering::Relaxed);
+        let answered = self.answered.load(Ordering::Relaxed);
+        let reset = self.reset.load(Ordering::Relaxed).saturating_sub(answered);
         let goaway = self.goaway_code.load(Ordering::Relaxed);
         if goaway != 0 {
             return Some(format!("HTTP/2 ended the connection: {}", name(goaway)));
@@ -196,9 +206,9 @@ const fn is_caller_error(code: u32) -> bool {
 #[derive(Debug)]
 struct Credit {
     left: u64,
-    /// The credit that time has earned until this moment was added to `left`.
+    /// The time until which earned credit was added to `left`.
     paid_until: Instant,
-    /// The credit that this number of bytes has earned was added to `left`.
+    /// The number of bytes whose earned credit was added to `left`.
     paid_bytes: u64,
 }
 
@@ -409,6 +419,8 @@ mod tests {
         assert_eq!(stats.refusals(3), None);
         monitored.sent(&frame(RST_STREAM, 0, 1, &1_u32.to_be_bytes()));
         assert!(stats.refusals(3).unwrap().contains("PROTOCOL_ERROR"));
+        stats.record_answered();
+        assert_eq!(stats.refusals(3), None);
         monitored.sent(&frame(GOAWAY, 0, 0, &[0, 0, 0, 5, 0, 0, 0, 11]));
         assert!(stats.refusals(3).unwrap().contains("ENHANCE_YOUR_CALM"));
     }
@@ -439,7 +451,7 @@ mod tests {
             .received(&frame(WINDOW_UPDATE, 0, 0, &more))
             .unwrap();
         assert!(stats.fits_window(1));
-        // Sent bytes use up the window, discarded bytes do not.
+        // Sent bytes use up the window, but discarded bytes do not.
         monitored.sent(&frame(DATA, 0, 1, &[0; 65_535]));
         stats.unqueue(65_536);
         stats.queue(100);

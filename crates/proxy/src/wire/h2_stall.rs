@@ -31,8 +31,8 @@ pub(crate) const MAX_BACKLOG: u64 = 16 * 1024;
 
 /// Maximum number of bytes that each other stream can send before h2 sends a waiting piece of the
 /// stream that a [`StallTimer`] measures. It is twice the data that may be queued for a stream,
-/// because a piece can need two turns: hyper first reserves one byte of the window, and passes the
-/// piece to h2 only when it gets that byte.
+/// because a piece can need two turns. hyper first reserves one byte of the window. When hyper gets
+/// that byte, it passes the piece to h2.
 const MAX_PER_TURN: u64 = 2 * (MAX_PIECE as u64 + MAX_BACKLOG);
 
 /// The state of a connection when its streams are checked.

@@ -5,8 +5,11 @@ use memchr::memchr;
 
 use crate::reason::ReasonCode;
 
-/// Maximum number of header fields in one request. hyper has the same limit.
+/// Maximum number of header fields of one request, unless another number is configured. hyper has
+/// the same default.
 pub const MAX_FIELDS: usize = 100;
+/// The detail of a refusal because of too many fields.
+pub(super) const TOO_MANY_FIELDS: &str = "the request has more header fields than allowed";
 /// Maximum number of empty lines before a request line (RFC 9112 section 2.2).
 const MAX_LEADING_LINES: usize = 2;
 
@@ -41,8 +44,9 @@ pub(super) enum Framing {
     Chunked,
 }
 
-/// Checks a complete head, from its first line to its empty line. Returns the framing of the body.
-pub(super) fn check_head(head: &[u8]) -> Result<Framing, FramingError> {
+/// Checks a complete head, from its first line to its empty line. `max_fields` is the maximum number
+/// of header fields. Returns the framing of the body.
+pub(super) fn check_head(head: &[u8], max_fields: usize) -> Result<Framing, FramingError> {
     let mut bytes = head;
     let mut leading = 0;
     while let Some(rest) = bytes.strip_prefix(b"\r\n") {
@@ -60,7 +64,7 @@ pub(super) fn check_head(head: &[u8]) -> Result<Framing, FramingError> {
         if line.is_empty() {
             break;
         }
-        fields.add(line)?;
+        fields.add(line, max_fields)?;
         bytes = rest;
     }
     fields.framing(&request)
@@ -154,10 +158,10 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn add(&mut self, line: &'a [u8]) -> Result<(), FramingError> {
+    fn add(&mut self, line: &'a [u8], max_fields: usize) -> Result<(), FramingError> {
         self.count += 1;
-        if self.count > MAX_FIELDS {
-            return Err(too_large("the request has too many header fields"));
+        if self.count > max_fields {
+            return Err(too_large(TOO_MANY_FIELDS));
         }
         let (name, value) = field(line)?;
         match name.len() {

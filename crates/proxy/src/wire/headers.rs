@@ -65,8 +65,7 @@ impl RequestFields {
 ///
 /// # Errors
 /// Returns a denial for ambiguous framing. Also returns a denial if the request asks to upgrade
-/// this connection to HTTP/2 (h2c), because the gateway could not check the requests after such an
-/// upgrade.
+/// this connection to HTTP/2 (h2c). The gateway could not check the requests after such an upgrade.
 pub fn strip_request(
     headers: &mut HeaderMap,
     assertion: &HeaderName,
@@ -215,7 +214,8 @@ pub(crate) fn declared_trailers(headers: &HeaderMap) -> Option<HeaderMap> {
 }
 
 /// Makes the Trailer field that declares the trailers with the names in `declared` (RFC 9110
-/// section 6.6.2). In HTTP/1.1 hyper sends only declared trailers.
+/// section 6.6.2). In HTTP/1.1 hyper sends only declared trailers. Returns `None` if `declared` is
+/// empty.
 pub(crate) fn trailer_field(declared: &HeaderMap) -> Option<HeaderValue> {
     let names: Vec<&str> = declared.keys().map(HeaderName::as_str).collect();
     (!names.is_empty())
@@ -267,9 +267,9 @@ pub fn strip_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
     });
 }
 
-/// Does the same as [`strip_trailers`], for the trailers of a response. Also removes the fields
-/// that gateways set for services, because the caller may itself be a gateway that trusts such
-/// fields.
+/// Removes from the trailers of a response all fields that [`strip_trailers`] removes. Also removes
+/// the fields that gateways set for services, because the caller may itself be a gateway that
+/// trusts such fields.
 pub fn strip_response_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
     strip_trailers(trailers, private);
     remove_matching(trailers, is_forgeable);
@@ -333,9 +333,9 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> boo
     items(headers, name).any(|item| item.eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
-/// Returns the members of the comma-separated list in a field, as bytes. They are not converted to
-/// text: a field with invalid text would then have no members here, but a service may still read
-/// its valid members.
+/// Returns the members of the comma-separated list in a field, as bytes. The field is not converted
+/// to text, because a field with one invalid byte would then have no members for the gateway. A
+/// service could still read the valid members of such a field.
 fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(name)

@@ -2,8 +2,8 @@
 //! the caller whose connection it forwards.
 //!
 //! The gateway reads the header before TLS, and only from peers that the configuration lists. A
-//! listed peer must send the header. Otherwise a balancer that forwards a connection without a
-//! header would be taken for the caller.
+//! listed peer must send the header. Without this rule, the gateway would treat a balancer that
+//! sends no header as the caller.
 //!
 //! The address is used in audit lines, rate limits and `Forwarded`. It proves no identity. The
 //! gateway reads no bytes beyond the header.
@@ -33,7 +33,7 @@ pub enum HeaderError {
     /// The connection failed, or ended within the header.
     #[error("the PROXY header did not arrive: {0}")]
     Io(#[from] io::Error),
-    /// The bytes are no valid header, or the header is not about a TCP connection.
+    /// The bytes are not a valid header, or the header does not describe a TCP connection.
     #[error("the PROXY header is malformed: {0}")]
     Malformed(&'static str),
 }
@@ -42,7 +42,7 @@ pub enum HeaderError {
 /// know this address, or if the balancer itself is the caller, for example for a health check.
 ///
 /// # Errors
-/// Returns an error if no byte arrives, the stream fails, or the bytes are no usable header.
+/// Returns an error if no byte arrives, the stream fails, or the bytes are not a usable header.
 pub async fn read(
     stream: &mut (impl AsyncRead + Unpin),
 ) -> Result<Option<SocketAddr>, HeaderError> {
@@ -100,7 +100,7 @@ fn parse(header: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
     let (source, fields) = match family {
         // Family UNSPEC: the balancer does not know the caller's address.
         0x00 => (None, body),
-        // TCP over IPv4: source address, destination address, and their ports.
+        // TCP over IPv4: source address, destination address, and the ports of both.
         0x11 => {
             let (places, fields) = body
                 .split_first_chunk::<12>()
@@ -110,7 +110,7 @@ fn parse(header: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
             let port = u16::from_be_bytes([high, low]);
             (Some(SocketAddr::new(address, port)), fields)
         }
-        // TCP over IPv6: the same as for IPv4, with longer addresses.
+        // TCP over IPv6: source address, destination address, and the ports of both.
         0x21 => {
             let (places, fields) = body
                 .split_first_chunk::<36>()

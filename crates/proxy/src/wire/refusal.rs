@@ -8,6 +8,12 @@ use crate::reason::ReasonCode;
 use crate::tls::TlsConnectError;
 use crate::upstream::{ConnectError, ServiceError, Upstream, find_source};
 
+/// The response header field that contains the reason code.
+pub const REASON: HeaderName = HeaderName::from_static("countersign-reason");
+/// The header field that contains the request's identifier, in requests to services and in the
+/// gateway's own responses.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// The reason why a request is not served. The gateway makes the response from it.
 #[derive(Debug)]
 pub struct Refusal {
@@ -88,10 +94,15 @@ impl Refusal {
             SignError::CredentialExpired => {
                 Self::new(ReasonCode::TokenExpired, "the token or API key has expired")
             }
-            SignError::TooLong => Self::new(
-                ReasonCode::TooLarge,
-                "the URL or the certificate's names are too long for an assertion",
-            ),
+            // Only the path and the host are in the caller's hands in every request.
+            SignError::TooLong { member, .. } => Self {
+                status: Some(if member == "htu" {
+                    StatusCode::URI_TOO_LONG
+                } else {
+                    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+                }),
+                ..Self::new(ReasonCode::TooLarge, error.to_string())
+            },
             SignError::NoCaller | SignError::NoKey | SignError::Failed => {
                 tracing::error!(%error, "no assertion was signed");
                 Self::new(ReasonCode::Overloaded, "no assertion can be signed")

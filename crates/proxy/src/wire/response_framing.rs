@@ -41,7 +41,8 @@ pub(crate) fn accept<B>(
     upload: &UploadProgress,
 ) -> Result<ResponseFraming, ResponseFramingError> {
     let version = response.version();
-    // If hyper believes that the service uses HTTP/1.0, it silently omits the request body.
+    // If hyper assumes that the service uses HTTP/1.0, hyper omits the request body without an
+    // error.
     if version != Version::HTTP_2 && upload.was_omitted() {
         return Err(ResponseFramingError(
             "was not sent the body that the request has",
@@ -104,9 +105,9 @@ fn check(
             _ => ContentLength::Keep,
         },
         // A connection to an HTTP/1.0 service is not reused, because such a service does not
-        // understand a chunked request. A connection is also not reused after a response that
-        // announces content although its status allows none: the gateway would read the content as
-        // the next response.
+        // understand a chunked request. A response may also announce content although its status
+        // allows none. The connection is then not reused, because the gateway would read the
+        // content as the next response.
         prevents_reuse: version == Version::HTTP_10 || (has_no_content && announces_content),
         has_no_content,
     })
@@ -258,8 +259,8 @@ mod tests {
     }
 
     proptest! {
-        /// Every accepted response reaches the caller with one canonical length, or chunked, or
-        /// with neither.
+        /// Every accepted response has at most one framing field: one canonical Content-Length, or
+        /// one Transfer-Encoding with the value chunked.
         #[test]
         fn an_accepted_response_has_one_framing(
             fields in proptest::collection::vec(

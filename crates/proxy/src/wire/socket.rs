@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
+use tokio_rustls::server::TlsStream;
 
+use super::half_close::PeerSocket;
 use super::proxy_protocol;
 
 /// An unencrypted fatal `certificate_required` alert in a TLS 1.2 record.
@@ -236,6 +238,12 @@ impl CallerSocket {
     /// Waits until the peer has sent bytes or has closed its side of the connection.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         self.stream.readable().await
+    }
+}
+
+impl PeerSocket for TlsStream<CallerSocket> {
+    fn socket_error(&self) -> Option<io::Error> {
+        self.get_ref().0.stream.take_error().unwrap_or_else(Some)
     }
 }
 

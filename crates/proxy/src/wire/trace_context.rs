@@ -1,8 +1,9 @@
 //! W3C Trace Context: continues a caller's trace, or begins a new trace.
 //!
-//! The gateway reports no spans. If it added a span to the trace, this span would be the parent of
-//! other spans, but would never be reported. The trace would then be broken. The gateway therefore
-//! forwards the caller's `traceparent` unchanged. The audit line contains the trace identifier.
+//! The gateway reports no spans. If the gateway added a span to the trace, this span would be the
+//! parent of other spans, but would never be reported. The trace would then be broken. The gateway
+//! therefore forwards the caller's `traceparent` unchanged. The audit line contains the trace
+//! identifier.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -16,7 +17,9 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const LENGTH: usize = 55;
 
 /// Makes sure that a forwarded request has one valid `traceparent`. Keeps `tracestate` only if the
-/// caller's `traceparent` is kept. `seed` returns the random identifier of a new trace.
+/// caller's `traceparent` is kept. `seed` returns the random identifier of a new trace. Returns the
+/// identifier of the trace. Returns `None` if trace contexts are off, or if `seed` returns no
+/// usable identifier.
 pub(crate) fn propagate(
     headers: &mut HeaderMap,
     context: TraceContext,

@@ -137,8 +137,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingIo<S> {
 pub(crate) struct CoalescedWrites<S>(Arc<Mutex<Inner<S>>>);
 
 impl<S> CoalescedWrites<S> {
-    /// Returns the stream. The `CoalescingIo` must have been dropped, otherwise returns `None`.
-    /// Bytes that are still buffered are lost.
+    /// Returns the stream. Bytes that are still buffered are lost. Returns `None` if the
+    /// `CoalescingIo` was not dropped before.
     pub(crate) fn into_stream(self) -> Option<S> {
         let inner = Arc::try_unwrap(self.0).ok()?.into_inner();
         Some(inner.unwrap_or_else(PoisonError::into_inner).stream)
@@ -182,8 +182,8 @@ impl<C: Future + Unpin, S: AsyncWrite + Unpin> Future for SendEachPoll<'_, C, S>
             let mut inner = (self.writes.0.lock()).unwrap_or_else(PoisonError::into_inner);
             let sent = inner.poll_send(context);
             match (polled, sent) {
-                // Sending failed. This stores the error and polls the connection again. The next
-                // flush of the connection then returns the error.
+                // Sending failed. The error is stored and the connection is polled again, so that
+                // the next flush of the connection returns the error.
                 (Poll::Pending, Poll::Ready(Err(error))) if inner.failed.is_none() => {
                     inner.failed = Some(error.kind());
                 }

@@ -105,7 +105,7 @@ async fn a_fetch_that_never_ends_is_given_up() {
         remote.at_hand().unwrap_err(),
         VerifyError::KeysUnavailable(FetchProblem::TimedOut)
     );
-    // Another fetch can start now. A late response to the first fetch must change nothing.
+    // Another fetch can start now. A late response to the first fetch must not change the state.
     let next = remote.state().begin(0);
     let late = || Answer::Body {
         octets: r#"{"keys":[]}"#.into(),

@@ -28,12 +28,12 @@ pub fn parse_object(text: &[u8], part: &'static str) -> Result<Map<String, Value
     }
 }
 
-/// Checks that `text` is a JSON object without duplicate members at any depth. Call it
+/// Checks that `text` is a JSON object without duplicate members at any depth. Call this function
 /// before you deserialize `text` into a Rust type.
 ///
 /// # Errors
 ///
-/// Same as [`parse_object`].
+/// The errors of [`parse_object`].
 pub fn refuse_duplicate_members(text: &[u8], part: &'static str) -> Result<(), JoseError> {
     let mut found_duplicate = false;
     let mut deserializer = serde_json::Deserializer::from_slice(text);

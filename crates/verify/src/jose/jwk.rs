@@ -7,7 +7,7 @@ use super::{Algorithm, JoseError, base64url_decode, base64url_encode, json as st
 use crate::crypto::{self, Scheme};
 
 /// Members that only private keys have (RFC 7518 section 6). The member `k` of symmetric keys is
-/// not in this list, because it causes another error.
+/// not in this list, because it causes [`JoseError::SymmetricKey`].
 const PRIVATE_MEMBERS: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "oth"];
 
 /// A public key that can verify signatures.
@@ -38,9 +38,9 @@ impl Jwk {
     ///
     /// # Errors
     ///
-    /// [`JoseError::SymmetricKey`] or [`JoseError::PrivateKey`] if the key is secret.
-    /// [`JoseError::UnsupportedKey`] if this build cannot verify signatures with the key's
-    /// type, curve, algorithm or use. [`JoseError::WeakKey`], [`JoseError::Member`] or
+    /// [`JoseError::SymmetricKey`] or [`JoseError::PrivateKey`] if the key is not a public key.
+    /// [`JoseError::UnsupportedKey`] if this build cannot verify signatures with the key's type,
+    /// curve, algorithm or use. [`JoseError::WeakKey`], [`JoseError::Member`] or
     /// [`JoseError::Base64Url`] if the key is invalid.
     pub fn from_json(text: &[u8]) -> Result<Self, JoseError> {
         Self::from_members(&strict_json::parse_object(text, "key")?)

@@ -84,9 +84,9 @@ impl JwkSet {
     ///
     /// # Errors
     ///
-    /// [`JoseError::UnknownKey`] if no key has the `kid`, or if the set is empty,
-    /// [`JoseError::AlgorithmMismatch`] if the keys with this `kid` do not permit the token's
-    /// algorithm, [`JoseError::AmbiguousKey`] if several keys fit.
+    /// [`JoseError::UnknownKey`] if no key has the `kid`, or if the set is empty.
+    /// [`JoseError::AlgorithmMismatch`] if no selected key permits the token's algorithm.
+    /// [`JoseError::AmbiguousKey`] if several selected keys permit this algorithm.
     pub fn key_for(&self, header: &Header) -> Result<&Jwk, JoseError> {
         let mut named = self
             .keys

@@ -97,8 +97,9 @@ impl Header {
     ///
     /// # Errors
     ///
-    /// The header is not an object, has duplicate members, or has `crit` or `b64`. Or `alg` is
-    /// missing or not accepted, or `kid` or `typ` is not a string.
+    /// Returns an error if the header is not an object, has duplicate members, or has `crit` or
+    /// `b64`. Also returns an error if `alg` is missing or not accepted, or if `kid` or `typ` is
+    /// not a string.
     pub fn parse(text: &[u8]) -> Result<Self, JoseError> {
         let members = json::parse_object(text, "header")?;
         // RFC 7515 section 4.1.11: a token with an unsupported extension must be refused. This
@@ -142,8 +143,8 @@ impl Header {
     }
 }
 
-/// Parses and verifies `token`, and returns its payload. The key is the key of `keys` with
-/// the token's `kid`. If the token has no `kid`, exactly one key must fit.
+/// Parses and verifies `token`, and returns its payload. Uses the key of `keys` that has the
+/// token's `kid`. If the token has no `kid`, exactly one key must permit the token's algorithm.
 ///
 /// # Errors
 ///

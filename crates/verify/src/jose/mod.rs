@@ -3,7 +3,7 @@
 //! * [`base64url_encode`], [`base64url_decode`]: RFC 7515 section 2, canonical form only;
 //! * [`CompactJws`]: RFC 7515 section 7.1, parsed but *unverified* until [`CompactJws::verify`];
 //! * [`Jwk`], [`JwkSet`]: RFC 7517, public EC, OKP and RSA keys;
-//! * [`thumbprint`], [`x5t_s256`]: RFC 7638 and RFC 8705 section 3.1;
+//! * [`thumbprint()`], [`x5t_s256`]: RFC 7638 and RFC 8705 section 3.1;
 //! * [`NumericDate`]: RFC 7519 section 2.
 //!
 //! If the standards leave a choice, this implementation takes the stricter option (RFC

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::JoseError;
 
-/// 9999-12-31T23:59:59Z. A larger value is a mistake (milliseconds) or an attack.
+/// 9999-12-31T23:59:59Z. A larger value comes from a mistake, for example milliseconds instead of
+/// seconds, or from an attack.
 const LATEST: f64 = 253_402_300_799.0;
 
 /// A point in time from a token.

@@ -3,8 +3,8 @@
 use super::{Algorithm, JoseError};
 use crate::crypto::RsaScheme;
 
-/// The primes for the ROCA test (CVE-2017-15361). Modulo each of these primes, a modulus
-/// from the flawed key generator is always a power of 65537.
+/// The primes for the ROCA test (CVE-2017-15361). For each of these primes, the moduli of the
+/// flawed key generator are always congruent to a power of 65537.
 const ROCA_PRIMES: [u32; 17] = [
     11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157,
 ];
@@ -32,7 +32,8 @@ pub(super) fn refuse_weak_key(modulus: &[u8], exponent: &[u8]) -> Result<(), Jos
     };
     let bits = (modulus.len() * 8).saturating_sub(first.leading_zeros() as usize);
     let modulus_good = *first != 0 && last % 2 == 1 && (2048..=8192).contains(&bits);
-    // The exponent has at most 33 bits, the limit of the cryptographic libraries.
+    // The exponent may have at most 33 bits, because the cryptographic libraries accept no longer
+    // exponents.
     let value = exponent
         .iter()
         .fold(0_u64, |sum, octet| (sum << 8) | u64::from(*octet));
@@ -47,8 +48,8 @@ pub(super) fn refuse_weak_key(modulus: &[u8], exponent: &[u8]) -> Result<(), Jos
     }
 }
 
-/// Returns whether the modulus is a power of 65537 modulo each of [`ROCA_PRIMES`]. A random
-/// modulus has this property with a probability below 2⁻²⁷.
+/// Returns whether the modulus is congruent to a power of 65537 for each of [`ROCA_PRIMES`]. A
+/// random modulus has this property with a probability below 2⁻²⁷.
 fn is_roca(modulus: &[u8]) -> bool {
     ROCA_PRIMES.iter().all(|prime| {
         let remainder = modulus

@@ -126,7 +126,7 @@ fn published_thumbprints_are_made() {
         thumbprint(&key(dpop)),
         "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
     );
-    // RFC 9449 section 7.1: `ath` is the same kind of hash as `htq` and `htb`.
+    // RFC 9449 section 7.1: `ath` is computed like `htq` and `htb`.
     assert_eq!(
         hash(b"Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU"),
         "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo"

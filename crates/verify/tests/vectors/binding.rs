@@ -1,9 +1,9 @@
-//! Request-bound and caller-bound assertions, and the body.
+//! Cases about request-bound and caller-bound assertions, and about the body.
 
 use super::case::{Case, case};
 use super::key::hash;
 
-/// One claim about a request.
+/// All claims about a request, with a valid value.
 const CLAIMS: [(&str, &str); 6] = [
     ("htm", "GET"),
     ("htu", "https://orders.example.org/orders/7"),
@@ -80,7 +80,8 @@ fn caller_bound() -> Vec<Case> {
     ]
 }
 
-/// Some of the claims about a request, but not all of `htm`, `htu` and `jti`.
+/// Returns cases in which the assertion has claims about a request, but not all of `htm`, `htu` and
+/// `jti`.
 fn partly_bound() -> Vec<Case> {
     let rule = "partial-binding";
     let mut cases = Vec::new();

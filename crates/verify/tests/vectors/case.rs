@@ -1,7 +1,8 @@
-//! One case of the vectors, and how cases are described.
+//! `Case`: one case of the test vectors. `Draft`: builds a case.
 //!
-//! A case begins as an assertion that is accepted. Its description changes what
-//! it is about, and ends with the result that `docs/assertion.md` demands.
+//! Each draft begins with an assertion that is accepted. The methods of `Draft` change the
+//! assertion, the request or the settings. The last method states the result that
+//! `docs/assertion.md` requires.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -12,9 +13,9 @@ pub(super) const ISSUER: &str = "https://gateway.example.org:9080";
 pub(super) const AUDIENCE: &str = "orders";
 pub(super) const HOST: &str = "orders.example.org";
 pub(super) const SUBJECT: &str = "spiffe://example.org/ns/shop/sa/checkout";
-/// `iat` of most assertions. They expire 30 s later.
+/// The `iat` of most assertions. These assertions expire 30 s later.
 pub(super) const ISSUED: u64 = 1_770_000_000;
-/// When most assertions are verified.
+/// The time at which most assertions are verified.
 pub(super) const NOW: u64 = ISSUED + 10;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,7 +49,7 @@ pub(super) struct Request {
     pub(super) method: String,
     pub(super) hosts: Vec<String>,
     pub(super) target: String,
-    /// base64url. `None` if the verifier is not given the body.
+    /// The body in base64url. `None` if the verifier does not get the body.
     pub(super) body: Option<String>,
 }
 
@@ -66,7 +67,7 @@ pub(super) enum Expect {
     },
 }
 
-/// A case whose result is not stated yet.
+/// A case without an expected result.
 pub(super) struct Draft {
     case: Case,
     signer: Key,
@@ -76,7 +77,7 @@ pub(super) struct Draft {
     assertions: Option<Vec<String>>,
 }
 
-/// Begins a case of a rule: an assertion for `GET /orders/7`.
+/// Creates a draft of a case about `rule`: a valid assertion for `GET /orders/7`.
 pub(super) fn case(rule: &str, name: impl Into<String>) -> Draft {
     Draft {
         case: Case {
@@ -142,12 +143,13 @@ pub(super) fn claims() -> Value {
     })
 }
 
-/// Returns the claims as the default payload writes them.
+/// Returns the default claims as JSON text.
 pub(super) fn claims_text() -> String {
     text(&claims())
 }
 
-/// Writes JSON with sorted members, whatever features `serde_json` is built with.
+/// Returns JSON text with sorted members. The order does not depend on the features of
+/// `serde_json`.
 pub(super) fn text(value: &Value) -> String {
     sorted(value).to_string()
 }
@@ -204,7 +206,7 @@ impl Draft {
         self
     }
 
-    /// Signs with this key, and with its header.
+    /// Makes `key` sign the assertion, and sets the header for this key.
     pub(super) fn signer(mut self, key: Key) -> Self {
         self.signer = key;
         self.header = key.header();
@@ -221,13 +223,13 @@ impl Draft {
         self.header(|header| header[name] = value.into())
     }
 
-    /// Changes the claims, both the signed and the expected ones.
+    /// Changes the signed claims and the expected claims.
     pub(super) fn claims(mut self, change: impl FnOnce(&mut Value)) -> Self {
         change(&mut self.claims);
         self
     }
 
-    /// Changes one claim.
+    /// Changes one claim, in the signed and in the expected claims.
     pub(super) fn claim(self, name: &str, value: impl Into<Value>) -> Self {
         self.claims(|claims| claims[name] = value.into())
     }
@@ -245,13 +247,14 @@ impl Draft {
         self.without(&["jti", "htm", "htu"])
     }
 
-    /// Signs this instead of the claims.
+    /// Signs `payload` instead of the claims.
     pub(super) fn payload(mut self, payload: impl Into<Vec<u8>>) -> Self {
         self.payload = Some(payload.into());
         self
     }
 
-    /// Signs the claims with additional members that packages must ignore.
+    /// Adds members to the signed claims, but not to the expected claims. Packages must ignore
+    /// these members.
     pub(super) fn with_unknown(mut self, change: impl FnOnce(&mut Value)) -> Self {
         let mut signed = self.claims.clone();
         change(&mut signed);
@@ -259,20 +262,21 @@ impl Draft {
         self
     }
 
-    /// Signs the text of the claims with a part replaced.
+    /// Replaces the text `from` with `to` in the signed JSON text of the claims.
     pub(super) fn replaced(self, from: &str, to: &str) -> Self {
         let written = text(&self.claims);
         assert_eq!(written.matches(from).count(), 1, "{from} in {written}");
         self.payload(written.replace(from, to))
     }
 
-    /// Begins the payload with these members, before those of the claims.
+    /// Inserts `members` at the beginning of the payload, before the claims.
     pub(super) fn first_members(self, members: &str) -> Self {
         let written = text(&self.claims);
         self.payload(written.replacen('{', &format!("{{{members},"), 1))
     }
 
-    /// Uses these field values instead of the signed assertion.
+    /// Sets the values of the `Countersign-Assertion` field lines. By default, there is one field
+    /// line with the signed assertion.
     pub(super) fn assertions<T: Into<String>>(
         mut self,
         values: impl IntoIterator<Item = T>,
@@ -281,13 +285,13 @@ impl Draft {
         self
     }
 
-    /// Changes the signed assertion.
+    /// Changes the assertion after signing.
     pub(super) fn token(self, change: impl FnOnce(&str) -> String) -> Self {
         let token = change(&self.signed());
         self.assertions([token])
     }
 
-    /// Changes the signature of the assertion.
+    /// Changes the bytes of the signature.
     pub(super) fn signature(self, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Self {
         self.token(|token| {
             let (input, signature) = token.rsplit_once('.').unwrap();
@@ -334,7 +338,7 @@ impl Draft {
         self.case
     }
 
-    /// The assertion is accepted, and these are the claims.
+    /// Finishes the case: the verifier must accept the assertion and return the claims.
     pub(super) fn accepted(self) -> Case {
         let claims = sorted(&self.claims);
         let text_of = |value: &Value| value.as_str().map(str::to_owned);
@@ -347,7 +351,8 @@ impl Draft {
         self.finished(expect)
     }
 
-    /// The assertion is refused with the code `assertion-…`.
+    /// Finishes the case: the verifier must refuse the assertion with the error code
+    /// `assertion-CODE`.
     pub(super) fn refused(self, code: &str) -> Case {
         let code = format!("assertion-{code}");
         self.finished(Expect::Refused { code })

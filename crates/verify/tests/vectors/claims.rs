@@ -1,4 +1,5 @@
-//! Claims: presence and type of each, issuer, audience, and who the caller is.
+//! Cases about the presence and the type of each claim, the issuer, the audience, and the name of
+//! the caller.
 
 use serde_json::{Value, json};
 
@@ -76,7 +77,7 @@ fn types() -> Vec<Case> {
         .collect()
 }
 
-/// `iat` and `exp` are written as integers, and not negative.
+/// Returns cases in which `iat` or `exp` is not a non-negative integer.
 fn times_that_are_no_whole_numbers() -> Vec<Case> {
     let forms = |claim: &'static str, good: &'static str, forms: &[&str]| {
         forms
@@ -238,7 +239,7 @@ fn audiences() -> Vec<Case> {
     cases
 }
 
-/// Returns a case of a caller without a certificate.
+/// Returns a draft for a caller without a certificate.
 fn without_certificate(rule: &str, name: &str, subject: &str, method: &str) -> Draft {
     let authn = json!({"methods": [method], "at": 1_770_000_000_u64, "resumed": false});
     case(rule, name)
@@ -274,7 +275,7 @@ fn subjects() -> Vec<Case> {
         )
         .accepted(),
     ];
-    // The caller is never the subject of the token.
+    // The subject of the token is never the name of the caller.
     cases.push(
         case(rule, "a token with another subject")
             .claim(
@@ -286,8 +287,8 @@ fn subjects() -> Vec<Case> {
     cases
 }
 
-/// Returns a refused case in which a member of a nested object is changed, or
-/// removed if `value` is `None`.
+/// Returns a refused case in which the member at `pointer` has the value `value`. If `value` is
+/// `None`, the member is removed.
 fn nested(rule: &str, pointer: &str, value: Option<Value>) -> Case {
     let (parent, member) = pointer.rsplit_once('/').unwrap();
     let dotted = pointer.trim_start_matches('/').replace('/', ".");
@@ -335,6 +336,14 @@ fn certificates() -> Vec<Case> {
             .claims(|claims| {
                 claims["client_cert"]["sans"]["dns"] = (0..16).map(name).collect();
                 claims["client_cert"]["sans_truncated"] = json!(true);
+            })
+            .accepted(),
+        case(rule, "names and issuer that were left out")
+            .claims(|claims| {
+                claims["client_cert"]["sans"]["uri"] = json!([]);
+                claims["client_cert"]["sans_truncated"] = json!(true);
+                claims["client_cert"]["issuer"] = json!("");
+                claims["client_cert"]["issuer_truncated"] = json!(true);
             })
             .accepted(),
         case(rule, "an issuer name with escapes")
@@ -399,6 +408,12 @@ fn authentications() -> Vec<Case> {
         with("another trust domain", |authn| {
             authn["trust_domain"] = json!("partner.example");
         }),
+        case(rule, "the certificate's thumbprint alone")
+            .without(&["client_cert"])
+            .claims(|claims| {
+                claims["authn"]["x5t#S256"] = json!("A4DtL2JmUMhAsvJj5tKyn64SqzmuXbMrJa0n761y5v0");
+            })
+            .accepted(),
         without_certificate(
             rule,
             "no trust domain without a certificate",
@@ -444,6 +459,11 @@ fn tokens() -> Vec<Case> {
         given(
             "a token with its issuer only",
             json!({"iss": "https://idp.example.org"}),
+        )
+        .accepted(),
+        given(
+            "a token whose forwarded claims were left out",
+            json!({"iss": "https://idp.example.org", "claims_truncated": true}),
         )
         .accepted(),
         given("a token without its issuer", json!({"sub": "alice"})).refused("claims"),

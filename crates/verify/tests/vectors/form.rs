@@ -1,4 +1,5 @@
-//! The field, the three parts of a compact JWS, and their base64url.
+//! Cases about the header field, and about the three parts of a compact JWS and their base64url
+//! encoding.
 
 use countersign_verify::claims::MAX_ASSERTION_BYTES;
 use countersign_verify::jose::base64url_encode;
@@ -15,12 +16,12 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
-/// Returns the assertion that all default cases have.
+/// Returns the assertion of a case that changes nothing.
 fn good() -> String {
     CURRENT.token(text(&CURRENT.header()).as_bytes(), claims_text().as_bytes())
 }
 
-/// "One field line with one compact JWS."
+/// Returns cases about the rule that the request has one field line with one compact JWS.
 fn field() -> Vec<Case> {
     let rule = "one-field";
     let none: [&str; 0] = [];
@@ -98,8 +99,9 @@ fn parts() -> Vec<Case> {
     .collect()
 }
 
-/// Returns the length of unknown members in header and payload with which the
-/// assertion has `length` characters. The lengths of base64url leave gaps, hence two.
+/// Returns the lengths of two unknown members, one in the header and one in the payload. With these
+/// members, the assertion has `length` characters. Two members are needed, because one base64url
+/// part cannot have every length.
 fn padding_for(length: usize) -> (usize, usize) {
     let encoded = |length: usize| (length * 4).div_ceil(3);
     let header = text(&CURRENT.header()).len() + r#","x":"""#.len();
@@ -126,16 +128,17 @@ fn lengths() -> Vec<Case> {
             })
     };
     vec![
-        of_length("4096 characters", 4096).accepted(),
-        of_length("4097 characters", 4097).refused("malformed"),
-        of_length("8192 characters", 8192).refused("malformed"),
+        of_length("4097 characters", 4097).accepted(),
+        of_length("8192 characters", 8192).accepted(),
+        of_length("8193 characters", 8193).refused("malformed"),
+        of_length("16384 characters", 16384).refused("malformed"),
     ]
 }
 
 fn encoding() -> Vec<Case> {
     let rule = "base64url";
     let header = base64url_encode(text(&CURRENT.header()).as_bytes());
-    // This value has characters that differ in the two alphabets, at all three offsets.
+    // In base64url, this text contains `-` and `_`, which the other base64 alphabet does not have.
     let payload_text = claims_text().replacen('{', r#"{"x":"???>>>???>>>~~~ ???>>>",  "#, 1);
     let payload = base64url_encode(payload_text.as_bytes());
     assert!(payload.contains('_') && (payload.contains('-')));
@@ -147,7 +150,7 @@ fn encoding() -> Vec<Case> {
     let changed = |name: &str, change: fn(&str) -> String| {
         case(rule, name).token(change).refused("malformed")
     };
-    // No encoding has a length of 4n + 1.
+    // No base64url encoding has a length of 4n + 1 characters.
     let of_impossible_length =
         |part: &str| format!("{part}{}", "A".repeat((5 - part.len() % 4) % 4));
     vec![
@@ -208,8 +211,8 @@ fn encoding() -> Vec<Case> {
     ]
 }
 
-/// Each byte string has exactly one encoding: the unused bits of the last
-/// character are zero.
+/// Returns cases about the unused bits of the last character. These bits must be zero, so that each
+/// byte string has exactly one encoding.
 fn trailing_bits() -> Vec<Case> {
     let rule = "base64url";
     // Spaces are added until the last character has unused bits.

@@ -1,4 +1,4 @@
-//! The members of the header, the type, and the algorithm.
+//! Cases about the members of the header, the type, and the algorithm.
 
 use serde_json::{Value, json};
 
@@ -76,7 +76,7 @@ fn members() -> Vec<Case> {
     ]
 }
 
-/// A key, or the address of one, in the header.
+/// Returns cases in which the header contains a key or the URL of a key.
 fn embedded_keys() -> Vec<Case> {
     let rule = "header-members";
     let changed = |name: &str, member: &str, value: Value| {
@@ -174,7 +174,7 @@ fn algorithm_names() -> Vec<Case> {
     cases
 }
 
-/// The algorithm is that of the key with this `kid`.
+/// Returns cases about the rule that the algorithm must be the algorithm of the key with the `kid`.
 fn algorithms_of_keys() -> Vec<Case> {
     let rule = "algorithm";
     let both = |name: &str| case(rule, name).key_set("both");
@@ -198,7 +198,8 @@ fn algorithms_of_keys() -> Vec<Case> {
     ]
 }
 
-/// HS256, with something public as the secret.
+/// Returns cases in which the algorithm is HS256 and the secret is public, for example a public
+/// key.
 fn public_keys_as_secrets() -> Vec<Case> {
     [
         ("the JWK", CURRENT, text(&CURRENT.jwk()).into_bytes()),

@@ -1,5 +1,5 @@
-//! Strict JSON: one object, without duplicate members at any depth. Unknown members
-//! are ignored.
+//! Cases about strict JSON. The header and the payload must each be one object without duplicate
+//! members at any depth. Unknown members are ignored.
 
 use serde_json::{Value, json};
 
@@ -53,7 +53,7 @@ fn payloads() -> Vec<Case> {
     .collect()
 }
 
-/// Members that are not JSON.
+/// Returns cases with members that are not valid JSON.
 fn members() -> Vec<Case> {
     [
         ("a comma before the closing brace", r#""x":{"y":1,}"#),
@@ -178,7 +178,7 @@ fn accepted_forms() -> Vec<Case> {
     ]
 }
 
-/// Returns the claims with a `token`, as a text.
+/// Returns the claims with a `token`, and the same claims as JSON text.
 fn with_token() -> (Value, String) {
     let mut claims = claims();
     claims["token"] =
@@ -187,7 +187,8 @@ fn with_token() -> (Value, String) {
     (claims, written)
 }
 
-/// Replaces a part of the claims with a duplicate.
+/// Returns a refused case in which `to` replaces the text `from` in the claims. The replacement
+/// creates a duplicate member in a nested object.
 fn inside(name: &str, from: &str, to: &str) -> Case {
     let (_, written) = with_token();
     assert_eq!(written.matches(from).count(), 1, "{from}");
@@ -339,7 +340,8 @@ fn unknown_members() -> Vec<Case> {
     ]
 }
 
-/// Member names are case-sensitive: another spelling is an unknown member.
+/// Returns cases about the rule that member names are case-sensitive: a name in another spelling is
+/// an unknown member.
 fn other_spellings() -> Vec<Case> {
     let rule = "unknown-members";
     let missing = |name: &str, claim: &str, other: &str, code: &str| {

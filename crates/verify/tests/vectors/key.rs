@@ -1,7 +1,8 @@
-//! Keys whose secret is public: the SHA-256 of `countersign vectors N`.
+//! Keys for the test vectors. Their secrets are public: the secret of key N is the SHA-256 of the
+//! text `countersign vectors N`.
 //!
-//! Signatures are deterministic (RFC 6979, RFC 8032), so that the vectors can be
-//! written again byte for byte.
+//! Signatures are deterministic (RFC 6979, RFC 8032), so that the generator always writes the same
+//! bytes.
 
 use countersign_verify::jose::base64url_encode;
 use p256::ecdsa::signature::Signer;
@@ -10,15 +11,16 @@ use ring::hmac;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 
-/// The key with which most assertions are signed.
+/// The key that signs most assertions.
 pub(super) const CURRENT: Key = Key::new(Kind::P256, 1);
 /// The Ed25519 key of the same gateway.
 pub(super) const EDWARDS: Key = Key::new(Kind::Ed25519, 1);
 /// The key that follows [`CURRENT`] in a rotation.
 pub(super) const NEXT: Key = Key::new(Kind::P256, 2);
-/// A key that is in no set of keys.
+/// A key that no key set contains.
 pub(super) const STRANGER: Key = Key::new(Kind::P256, 3);
-/// A key that is in one set only, and not usable there.
+/// A key that the verifier must not use. In each key set that contains this key, its JWK is changed
+/// so that it is not usable.
 pub(super) const UNUSABLE: Key = Key::new(Kind::P256, 4);
 
 #[derive(Clone, Copy)]
@@ -27,7 +29,7 @@ pub(super) enum Kind {
     Ed25519,
 }
 
-/// A key pair, computed again for each use.
+/// Identifies a key pair, which is computed again for each use.
 #[derive(Clone, Copy)]
 pub(super) struct Key {
     kind: Kind,
@@ -39,8 +41,8 @@ impl Key {
         Self { kind, number }
     }
 
-    /// Returns the 32 bytes of the phrase: the Ed25519 seed, and usually the
-    /// P-256 scalar.
+    /// Returns the secret: the Ed25519 seed, or the P-256 scalar. If the secret is not a valid
+    /// scalar, [`Self::p256`] hashes it again.
     fn secret(self) -> [u8; 32] {
         sha256(format!("countersign vectors {}", self.number).as_bytes())
     }
@@ -59,7 +61,8 @@ impl Key {
         Ed25519KeyPair::from_seed_unchecked(&self.secret()).unwrap()
     }
 
-    /// Returns the public key: `04 ‖ x ‖ y`, or the 32 bytes of RFC 8032.
+    /// Returns the public key: a P-256 point as `04 ‖ x ‖ y`, or the 32 bytes of an Ed25519 key
+    /// (RFC 8032).
     pub(super) fn public(self) -> Vec<u8> {
         match self.kind {
             Kind::P256 => {
@@ -77,7 +80,7 @@ impl Key {
         }
     }
 
-    /// Returns the members that RFC 7638 hashes, in its order.
+    /// Returns the JSON text whose hash is the thumbprint (RFC 7638 section 3.2).
     fn canonical_json(self) -> String {
         let public = self.public();
         match self.kind {
@@ -93,7 +96,7 @@ impl Key {
         }
     }
 
-    /// Returns the thumbprint (RFC 7638).
+    /// Returns the `kid`, which is the thumbprint of the key (RFC 7638).
     pub(super) fn key_id(self) -> String {
         base64url_encode(&sha256(self.canonical_json().as_bytes()))
     }
@@ -122,12 +125,13 @@ impl Key {
         }
     }
 
-    /// Signs a header and a payload, valid or not.
+    /// Returns a token with a header and a payload, which need not be valid.
     pub(super) fn token(self, header: &[u8], payload: &[u8]) -> String {
         self.token_of_parts(&base64url_encode(header), &base64url_encode(payload))
     }
 
-    /// Signs two parts that are encoded already, validly or not.
+    /// Returns a token with an encoded header and an encoded payload. Their encoding need not be
+    /// valid.
     pub(super) fn token_of_parts(self, header: &str, payload: &str) -> String {
         let input = format!("{header}.{payload}");
         format!("{input}.{}", base64url_encode(&self.sign(&input)))
@@ -145,14 +149,14 @@ pub(super) fn sha256(octets: &[u8]) -> [u8; 32] {
     digest(&SHA256, octets).as_ref().try_into().unwrap()
 }
 
-/// Computes `htq` or `htb`.
+/// Returns the value of `htq` or `htb` for a query or a body.
 pub(super) fn hash(octets: &[u8]) -> String {
     base64url_encode(&sha256(octets))
 }
 
 #[test]
 fn signatures_are_those_of_rfc_6979() {
-    // Appendix A.2.5, with SHA-256 and the message "sample".
+    // The example of RFC 6979 appendix A.2.5 for SHA-256 and the message "sample".
     let scalar = octets("C9AFA9D845BA75166B5C215767B1D6934E50C3DB36E89B127B8A622B120F6721");
     let key = p256::ecdsa::SigningKey::from_slice(&scalar).unwrap();
     let signature: p256::ecdsa::Signature = key.sign(b"sample");
@@ -165,7 +169,7 @@ fn signatures_are_those_of_rfc_6979() {
     );
 }
 
-/// Reads hexadecimal digits.
+/// Decodes hexadecimal digits.
 pub(super) fn octets(digits: &str) -> Vec<u8> {
     (0..digits.len())
         .step_by(2)

@@ -1,8 +1,9 @@
-//! The test vectors for packages in all languages, `sdk/vectors/vectors.json`.
+//! Generates and checks `sdk/vectors/vectors.json`, the test vectors for the packages in all
+//! languages.
 //!
-//! The expected results are written here by hand, from `docs/assertion.md`, and
-//! are not those of the verifier. Therefore the vectors are a second opinion
-//! about the verifier too. `COUNTERSIGN_WRITE_VECTORS=1` writes the file again.
+//! The expected results were written by hand from `docs/assertion.md`. They do not come from the
+//! verifier of this crate, so the vectors test this verifier too. With
+//! `COUNTERSIGN_WRITE_VECTORS=1`, the tests write the file again.
 
 mod binding;
 mod case;
@@ -28,15 +29,15 @@ use serde_json::Value;
 
 use case::{Case, Expect};
 
-/// Codes that need more than one request or a server of keys. The tests of each
-/// package provoke them otherwise.
+/// Error codes that no case can cause, because they need several requests or a key server. Each
+/// package has its own tests for these codes.
 const NOT_EXPRESSIBLE: [&str; 3] = [
     "assertion-keys-unavailable",
     "assertion-replayed",
     "assertion-replay-cache-full",
 ];
 
-/// The file as a package reads it.
+/// The content of the file `vectors.json`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Vectors {
@@ -60,7 +61,7 @@ fn all_cases() -> Vec<Case> {
     .concat()
 }
 
-/// Writes the file: one line for each set of keys and each case.
+/// Returns the text of the file. Each key set and each case is one line.
 fn written() -> String {
     let mut out = String::from("{\n\"version\": 1,\n\"key_sets\": {\n");
     let sets = signature::key_sets();
@@ -129,7 +130,8 @@ fn verifier(case: &Case, key_sets: &BTreeMap<String, Value>) -> Verifier {
     builder.build().unwrap()
 }
 
-/// Verifies a case as a service without a framework does.
+/// Verifies the assertion of a case with the raw values of the request, as a service without a
+/// framework does.
 fn verify(case: &Case, verifier: &Verifier) -> Result<Assertion, VerifyError> {
     let token = only_assertion(case.assertions.iter().map(String::as_bytes))?;
     let received = &case.request;
@@ -144,11 +146,12 @@ fn verify(case: &Case, verifier: &Verifier) -> Result<Assertion, VerifyError> {
     verifier.verify(token, &request)
 }
 
-/// Returns the head of the request, if it can come from an HTTP library.
+/// Returns the request of a case as a request head of the `http` crate. Returns `None` if `http`
+/// cannot represent the request.
 #[cfg(feature = "tower")]
 fn http_head(case: &Case) -> Option<http::request::Parts> {
     let received = &case.request;
-    // `http::Uri` drops the fragment of a target, and heads have no bodies.
+    // `http::Uri` removes the fragment of a target, and a request head does not contain the body.
     if received.target.contains('#') || received.body.is_some() {
         return None;
     }
@@ -165,7 +168,7 @@ fn http_head(case: &Case) -> Option<http::request::Parts> {
     Some(head)
 }
 
-/// Returns an outcome in the form in which cases expect it.
+/// Converts an outcome to the form of the expected results.
 fn as_expectation(outcome: Result<Assertion, VerifyError>) -> Expect {
     match outcome {
         Ok(assertion) => Expect::Accepted {
@@ -248,7 +251,7 @@ fn the_vectors_cover_all_rules_and_codes() {
             Expect::Accepted { .. } => None,
         })
         .collect();
-    // The sources are the list of all codes.
+    // The source code of `VerifyError::code` contains all error codes.
     for line in include_str!("../../src/error.rs").lines() {
         let Some((_, rest)) = line.split_once("=> \"assertion-") else {
             continue;

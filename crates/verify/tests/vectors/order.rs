@@ -1,5 +1,5 @@
-//! Assertions that break two rules: the code is that of the rule that is checked
-//! first.
+//! Cases about assertions that break two rules. The expected error code is the code of the rule
+//! that is checked first.
 //!
 //! The order is: field lines, form, type, header members, algorithm and key,
 //! signature, strict JSON, types of claims, issuer, audience, lifetime, time,
@@ -55,7 +55,7 @@ fn headers() -> Vec<Case> {
     ]
 }
 
-/// Signs with a key that does not belong to the `kid`.
+/// Creates a draft whose assertion has the `kid` of one key, but is signed with another key.
 fn forged(name: &str) -> Draft {
     both(name)
         .signer(STRANGER)

@@ -1,4 +1,4 @@
-//! The request: method, `htu`, host, path and query, compared as bytes.
+//! Cases about the request: method, `htu`, host, path and query must be equal byte by byte.
 
 use super::case::{Case, Draft, HOST, case};
 use super::key::{hash, sha256};
@@ -44,7 +44,8 @@ fn url(rule: &str, name: &str, url: &str) -> Draft {
     case(rule, name).claim("htu", url)
 }
 
-/// `htu` is a URL with a host and a path, and without a query.
+/// Returns cases about the rule that `htu` is a URL with a host and a path, and without a query and
+/// a fragment.
 fn urls() -> Vec<Case> {
     let rule = "htu";
     let mut cases: Vec<Case> = [
@@ -82,7 +83,7 @@ fn urls() -> Vec<Case> {
     .into_iter()
     .map(|(name, value)| url(rule, name, value).refused("claims"))
     .collect();
-    // The scheme has no meaning.
+    // The scheme has no meaning, so both `https` and `http` are accepted.
     cases.extend([
         url(
             "scheme",
@@ -253,7 +254,7 @@ fn configured_authorities() -> Vec<Case> {
     ]
 }
 
-/// The target is in origin form, as received.
+/// Returns cases about the rule that the target must be in origin form (RFC 9112 section 3.2.1).
 fn targets() -> Vec<Case> {
     [
         ("the target `*`", "*"),
@@ -421,7 +422,8 @@ fn prefixes() -> Vec<Case> {
     ]
 }
 
-/// A request with this query, and an assertion for `signed`.
+/// Creates a draft whose assertion is for the query `signed`, and whose request has the query
+/// `received`.
 fn query(name: &str, signed: Option<&str>, received: Option<&str>) -> Draft {
     let mut draft = case("query", name);
     if let Some(signed) = signed {

@@ -1,4 +1,4 @@
-//! Sets of keys, the choice of a key by `kid`, and the signature.
+//! Cases about key sets, the selection of a key by `kid`, and the signature.
 
 use countersign_verify::jose::base64url_encode;
 use serde_json::{Map, Value, json};
@@ -6,16 +6,16 @@ use serde_json::{Map, Value, json};
 use super::case::{Case, case, claims_text, text};
 use super::key::{CURRENT, EDWARDS, Key, NEXT, STRANGER, UNUSABLE, octets};
 
-/// `kid` of the two keys that share one.
+/// The `kid` of two different keys in the key set `one_name_for_two`.
 const SHARED_KEY_ID: &str = "shared";
 
-/// Order of P-256.
+/// The order of the P-256 group.
 const P256_ORDER: &str = "FFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551";
 
-/// Order of Ed25519, least significant byte first (RFC 8032 section 5.1).
+/// The order of the Ed25519 group (RFC 8032 section 5.1), in little-endian byte order.
 const EDWARDS_ORDER: &str = "EDD3F55C1A631258D69CF7A2DEF9DE1400000000000000000000000000000010";
 
-/// Returns all sets of keys by their name.
+/// Returns all key sets by name.
 pub(super) fn key_sets() -> Value {
     let set = |keys: &[Value]| json!({"keys": keys});
     let named = |key: Key, key_id: &str| with(key, |jwk| jwk["kid"] = json!(key_id));
@@ -64,7 +64,7 @@ fn beside_unusable(change: impl FnOnce(&mut Value)) -> Value {
     json!({"keys": [with(UNUSABLE, change), CURRENT.jwk()]})
 }
 
-/// Returns the usable key and others that every package must ignore.
+/// Returns one usable key, and further keys that every package must ignore.
 fn foreign_keys() -> [Value; 6] {
     [
         json!({"kty": "oct", "kid": "secret", "alg": "HS256", "k": base64url_encode(b"a secret that everybody knows...")}),
@@ -174,7 +174,7 @@ fn unusable_keys() -> Vec<Case> {
     ]
 }
 
-/// Returns a token without its signature, and the signature.
+/// Splits a token into the signing input and the signature.
 fn split(token: &str) -> (&str, &str) {
     token.rsplit_once('.').unwrap()
 }
@@ -285,7 +285,7 @@ fn p256_signatures() -> Vec<Case> {
     ]
 }
 
-/// Returns the signature as `SEQUENCE { r INTEGER, s INTEGER }`.
+/// Encodes the signature in DER: `SEQUENCE { r INTEGER, s INTEGER }`.
 fn der(signature: &[u8]) -> Vec<u8> {
     let (r, s) = signature.split_at(32);
     let content: Vec<u8> = [r, s]

@@ -1,4 +1,4 @@
-//! `iat` and `exp` at each boundary, and the lifetime.
+//! Cases about `iat` and `exp` at each boundary, and about the lifetime.
 
 use super::case::{Case, Draft, ISSUED, NOW, case};
 

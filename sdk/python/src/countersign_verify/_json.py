@@ -13,7 +13,9 @@ import re
 from typing import Any, NoReturn
 
 _MAX_DEPTH = 127
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# A string without end reaches to the end of the text: a match that could fail would be tried again
+# from each quote, in quadratic time.
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\Z|\\\Z)', re.DOTALL)
 _LOWEST_INTEGER = -(2**63)
 _HIGHEST_INTEGER = 2**64 - 1
 # Longer ones are beyond any double. This also bounds the time of the conversion.

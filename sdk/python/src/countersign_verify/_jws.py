@@ -15,7 +15,7 @@ from ._errors import AssertionRefused
 from ._json import StrictJsonError, parse_object
 
 # The length of the longest assertion that is accepted, in bytes. Equal in all packages.
-MAX_ASSERTION: Final = 4096
+MAX_ASSERTION: Final = 8192
 
 TYP: Final = "countersign+jwt"
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from ._errors import AssertionRefused
 from ._jws import base64url_encode
@@ -20,6 +21,8 @@ HEADER: Final = "Countersign-Assertion"
 HEADER_LOWERCASE: Final = "countersign-assertion"
 
 NO_TARGET: Final = "the server does not tell the request's target as it was received"
+_OTHER_PATH: Final = "the path that the application sees is not the one that was received"
+_OTHER_METHOD: Final = "the method that the application sees is not the one that was received"
 
 
 class RequestParts:
@@ -78,6 +81,28 @@ class Received:
             self.target,
             question_mark_may_be_lost=self.question_mark_may_be_lost,
         )
+
+
+def check_path(target: bytes, seen: Collection[str], decode: Callable[[bytes], str]) -> None:
+    """Refuse a request whose application routes on another path than the one that is verified.
+
+    Servers can be told to do so, some of them by fields of the request. `seen` are the paths that
+    the application may route on, decoded with `decode`.
+    """
+    path = decode(unquote_to_bytes(target.partition(b"?")[0]))
+    # `$` in a regular expression also matches before a line feed at the end: Starlette would take
+    # `/orders%0A` for `/orders`.
+    if path not in seen or path.endswith("\n"):
+        raise AssertionRefused("assertion-request-unclear", _OTHER_PATH)
+
+
+def check_method(method: str) -> None:
+    """Refuse a method that applications may regard as another one.
+
+    Methods are case-sensitive, but Django and Flask regard `get` as `GET`. ASGI requires capitals.
+    """
+    if method != method.upper():
+        raise AssertionRefused("assertion-request-unclear", _OTHER_METHOD)
 
 
 def _only_host(hosts: Sequence[str | bytes]) -> str | None:

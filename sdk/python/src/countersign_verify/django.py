@@ -5,8 +5,10 @@
 
 It must be the first middleware. `COUNTERSIGN` has the options of AssertionVerifier, or `verifier`
 with one. `target_key` and `rebuild_target` are those of `wsgi.AssertionMiddleware`; Django's test
-client needs the latter. Views call `current_caller(request)`. With `require_body_binding`, bodies
-have Django's own limit, `DATA_UPLOAD_MAX_MEMORY_SIZE`.
+client needs the latter. `root_path` is that of `asgi.AssertionMiddleware`; in ASGI, give it also
+for `FORCE_SCRIPT_NAME`, unless a proxy removes that from the path. Views call
+`current_caller(request)`. With `require_body_binding`, bodies have Django's own limit,
+`DATA_UPLOAD_MAX_MEMORY_SIZE`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from django.core.exceptions import ImproperlyConfigured, RequestDataTooBig
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
+from django.utils.encoding import repercent_broken_unicode
 
 from . import asgi, wsgi
 from ._claims import Caller
@@ -49,6 +52,7 @@ class AssertionMiddleware:
         options: dict[str, Any] = dict(getattr(settings, "COUNTERSIGN", {}))
         self._target_key: str | None = options.pop("target_key", None)
         self._rebuild_target: bool = options.pop("rebuild_target", False)
+        root_path: str = options.pop("root_path", "")
         verifier = options.pop("verifier", None)
         if isinstance(verifier, AssertionVerifier) and not options:
             self._verifier = verifier
@@ -57,6 +61,10 @@ class AssertionMiddleware:
                 self._verifier = AssertionVerifier(**options)
             except (ConfigurationError, TypeError) as error:
                 raise ImproperlyConfigured(f"COUNTERSIGN: {error}") from error
+        try:
+            self._root_path = asgi.checked_root_path(root_path)
+        except ConfigurationError as error:
+            raise ImproperlyConfigured(f"COUNTERSIGN: {error}") from error
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
@@ -90,16 +98,38 @@ class AssertionMiddleware:
 
     def _received(self, request: HttpRequest) -> Received:
         if not isinstance(request, ASGIRequest):
-            return wsgi.received(
-                request.META, target_key=self._target_key, rebuild_target=self._rebuild_target
-            )
+            return self._received_wsgi(request)
         scope = dict(request.scope)
         if "raw_path" not in scope and self._rebuild_target:
             scope["raw_path"] = wsgi.encoded_target(scope["path"].encode("utf-8"), "")
             # Django's test client gives a text.
             if isinstance(query := scope.get("query_string"), str):
                 scope["query_string"] = query.encode("utf-8")
-        return asgi.received(scope)
+        return asgi.received(
+            scope,
+            root_path=self._root_path,
+            own_root_path=settings.FORCE_SCRIPT_NAME or "",
+        )
+
+    def _received_wsgi(self, request: HttpRequest) -> Received:
+        # Django has replaced both members of the environment by what it decoded.
+        script_name, path_info = request.META["SCRIPT_NAME"], request.path_info
+        paths = {script_name + path_info}
+        if path_info == "/":
+            # The same as an empty path for Django.
+            paths.add(script_name)
+        if settings.FORCE_SCRIPT_NAME is not None:
+            # For links only, if a proxy removes it: views are chosen by path_info.
+            paths.add(path_info)
+        return wsgi.received_for(
+            request.META,
+            paths,
+            target_key=self._target_key,
+            rebuilt_path=(script_name + path_info).encode("utf-8")
+            if self._rebuild_target
+            else None,
+            decode=lambda raw: repercent_broken_unicode(raw).decode("utf-8"),
+        )
 
     def _check_body(self, request: HttpRequest, caller: Caller) -> None:
         if not self._verifier.requires_body:

@@ -4,13 +4,36 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, FastAPI
 from fastapi.requests import HTTPConnection
 
+from . import asgi
 from ._claims import Caller
-from .asgi import AssertionMiddleware, caller_of
+from ._verifier import AssertionVerifier
+from .asgi import caller_of
 
 __all__ = ["AssertionMiddleware", "CurrentCaller", "current_caller"]
+
+
+class AssertionMiddleware(asgi.AssertionMiddleware):
+    """The middleware of `countersign_verify.asgi`, which also knows `FastAPI(root_path=…)`.
+
+    Around such an application, give the same `root_path` if the paths of requests begin with it.
+    Without it, a proxy must have removed it: paths that begin with it are refused.
+    """
+
+    def __init__(
+        self,
+        app: asgi.ASGIApp,
+        verifier: AssertionVerifier,
+        *,
+        root_path: str = "",
+        max_body: int = asgi.DEFAULT_MAX_BODY,
+    ) -> None:
+        super().__init__(app, verifier, root_path=root_path, max_body=max_body)
+        if isinstance(app, FastAPI):
+            # FastAPI has deprecated it.
+            self._own_root_path = getattr(app, "root_path", "")
 
 
 def current_caller(connection: HTTPConnection) -> Caller:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from flask import Flask, request
 
+from . import wsgi
 from ._claims import Caller
+from ._errors import AssertionRefused
 from ._verifier import AssertionVerifier
-from .wsgi import AssertionMiddleware, caller_of
+from .wsgi import caller_of
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 __all__ = ["AssertionMiddleware", "current_caller", "protect"]
+
+
+class AssertionMiddleware(wsgi.AssertionMiddleware):
+    """The middleware of `countersign_verify.wsgi`, for Flask."""
+
+    def _check(self, environ: WSGIEnvironment) -> None:
+        # Werkzeug routes `//orders` as `/orders`, whatever `merge_slashes` is.
+        if environ.get("PATH_INFO", "").startswith("//"):
+            raise AssertionRefused("assertion-request-unclear")
+        super()._check(environ)
 
 
 def protect(

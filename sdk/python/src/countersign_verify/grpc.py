@@ -5,7 +5,8 @@ applications, so the verifier needs the option `authority`: what the gateway sen
 Messages are not compared with `htb`.
 
 Refused calls end with UNAUTHENTICATED, PERMISSION_DENIED or UNAVAILABLE, and have the code in the
-trailing metadata `countersign-code`. They are refused before a message is parsed.
+trailing metadata `countersign-code`. They are refused before a message is parsed. Other errors, as
+of a replay store, end calls with INTERNAL: only the log has their text.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _STATUS: Final = {
     503: grpc.StatusCode.UNAVAILABLE,
 }
 _CODE_KEY: Final = "countersign-code"
+_FAILED: Final = "The assertion cannot be checked."
 
 _caller: contextvars.ContextVar[Caller] = contextvars.ContextVar("countersign_caller")
 
@@ -82,6 +84,11 @@ class AssertionInterceptor(grpc.ServerInterceptor):
                 context.set_trailing_metadata(((_CODE_KEY, refusal.code),))
                 context.abort(_STATUS[refusal.status], str(refusal))
                 raise
+            except Exception:
+                # grpcio would send the text of the exception to the client.
+                _log.exception(_FAILED)
+                context.abort(grpc.StatusCode.INTERNAL, _FAILED)
+                raise
             return _with_caller(caller)
 
         def answer(request: Any, context: _Context) -> Any:  # noqa: ANN401
@@ -122,7 +129,10 @@ class AsyncAssertionInterceptor(grpc.aio.ServerInterceptor):
             await self._verifier.admit_async(caller)
         except AssertionRefused as refusal:
             _log.info("refused: %s", refusal)
-            return _refusing(refusal)
+            return _aborting(_STATUS[refusal.status], str(refusal), ((_CODE_KEY, refusal.code),))
+        except Exception:  # noqa: BLE001 - as in the blocking interceptor
+            _log.exception(_FAILED)
+            return _aborting(grpc.StatusCode.INTERNAL, _FAILED)
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
@@ -204,12 +214,14 @@ def _unimplemented(_requests: Any, context: _Context) -> Any:  # noqa: ANN401
     context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
 
-def _refusing(refusal: AssertionRefused) -> _Handler:
-    async def refuse(_requests: Any, context: _Context) -> None:  # noqa: ANN401
-        await context.abort(_STATUS[refusal.status], str(refusal), ((_CODE_KEY, refusal.code),))
+def _aborting(
+    status: grpc.StatusCode, details: str, metadata: tuple[tuple[str, str], ...] = ()
+) -> _Handler:
+    async def abort(_requests: Any, context: _Context) -> None:  # noqa: ANN401
+        await context.abort(status, details, metadata)
 
     # This kind of handler starts before the first message, whatever the kind of the method.
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    return grpc.stream_stream_rpc_method_handler(abort)
 
 
 def _async_behavior(handler: _Handler, caller: Caller) -> _Behavior:

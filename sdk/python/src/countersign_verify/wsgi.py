@@ -4,6 +4,11 @@ WSGI has no member for the undecoded target. gunicorn gives `RAW_URI`, uWSGI `RE
 Werkzeug's server both. With other servers all requests are refused, unless
 `target_key` names the member, or `rebuild_target` allows to encode the decoded path again.
 
+Applications route on PATH_INFO. SCRIPT_NAME and PATH_INFO together must be the decoded path of that
+target, and must not come from fields of the request (`Script-Name`), as gunicorn allows to loopback
+peers. QUERY_STRING must be the query of that target. Servers that merge slashes or rewrite paths
+are therefore refused.
+
 WSGI servers join repeated fields with a comma. Such a value does not verify.
 """
 
@@ -11,7 +16,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -19,7 +24,7 @@ from urllib.parse import quote
 from ._claims import Caller
 from ._errors import AssertionRefused
 from ._problem import problem
-from ._request import HEADER, NO_TARGET, Received
+from ._request import HEADER, NO_TARGET, Received, check_method, check_path
 from ._verifier import AssertionVerifier
 
 if TYPE_CHECKING:
@@ -30,8 +35,11 @@ __all__ = ["AssertionMiddleware", "caller_of"]
 _CALLER: Final = "countersign.caller"
 _ASSERTION: Final = "HTTP_" + HEADER.upper().replace("-", "_")
 _TARGET_KEYS: Final = ("RAW_URI", "REQUEST_URI")
+# gunicorn removes the value of a field SCRIPT_NAME from the path, if the peer is a trusted proxy.
+_PATH_FIELDS: Final = ("HTTP_SCRIPT_NAME", "HTTP_PATH_INFO")
 # Characters of a path that need no percent encoding (RFC 3986 section 3.3).
 _PATH_CHARACTERS: Final = "/!$&'()*+,;=:@~"
+_OTHER_QUERY: Final = "the query that the application sees is not the one that was received"
 DEFAULT_MAX_BODY: Final = 1024 * 1024
 
 _log = logging.getLogger("countersign_verify")
@@ -107,17 +115,50 @@ def caller_of(environ: dict[str, Any]) -> Caller:
 
 def received(environ: WSGIEnvironment, *, target_key: str | None, rebuild_target: bool) -> Received:
     """Read what is verified from an environment."""
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    return received_for(
+        environ,
+        (path,),
+        target_key=target_key,
+        rebuilt_path=path.encode("latin-1") if rebuild_target else None,
+        decode=lambda raw: raw.decode("latin-1"),
+    )
+
+
+def received_for(
+    environ: WSGIEnvironment,
+    paths: Collection[str],
+    *,
+    target_key: str | None,
+    rebuilt_path: bytes | None,
+    decode: Callable[[bytes], str],
+) -> Received:
+    """Read what is verified from an environment whose application sees one of `paths`.
+
+    `rebuilt_path` is used if the server gives no target.
+    """
     keys = _TARGET_KEYS if target_key is None else (target_key,)
     targets = {str(environ[key]) for key in keys if key in environ}
     if len(targets) == 1:
         target = targets.pop().encode("latin-1", "replace")
         is_rebuilt = False
-    elif targets or not rebuild_target:
+    elif targets or rebuilt_path is None:
         raise AssertionRefused("assertion-request-unclear", NO_TARGET)
     else:
-        path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-        target = encoded_target(path.encode("latin-1"), environ.get("QUERY_STRING", ""))
+        target = encoded_target(rebuilt_path, environ.get("QUERY_STRING", ""))
         is_rebuilt = True
+    check_method(environ["REQUEST_METHOD"])
+    if any(name in environ for name in _PATH_FIELDS):
+        raise AssertionRefused(
+            "assertion-request-unclear", "the request has a field that can change its path"
+        )
+    # A mount ends where a segment does: `/app` is not the mount of `/apple`.
+    if environ.get("PATH_INFO", "")[:1] not in ("", "/"):
+        raise AssertionRefused("assertion-request-unclear")
+    check_path(target, paths, decode)
+    # Servers parse it in their own way: gunicorn leaves out tabs.
+    if environ.get("QUERY_STRING", "").encode("latin-1", "replace") != target.partition(b"?")[2]:
+        raise AssertionRefused("assertion-request-unclear", _OTHER_QUERY)
     return Received(
         method=environ["REQUEST_METHOD"],
         target=target,

@@ -19,6 +19,7 @@ if not settings.configured:
         ROOT_URLCONF=__name__,
         SECRET_KEY="none",
         MIDDLEWARE=["countersign_verify.django.AssertionMiddleware"],
+        FORCE_SCRIPT_NAME=os.environ.get("FORCE_SCRIPT_NAME"),
         DATA_UPLOAD_MAX_MEMORY_SIZE=1024 * 1024,
         COUNTERSIGN={
             "issuer": "https://gateway.example.org:9080",
@@ -26,6 +27,7 @@ if not settings.configured:
             "jwks_file": os.environ["KEYS"],
             "unverified_paths": ["/healthz"],
             "require_body_binding": "BODIES" in os.environ,
+            "root_path": os.environ.get("ROOT_PATH", ""),
         },
     )
     django.setup()
@@ -33,7 +35,7 @@ if not settings.configured:
 
 def healthz(request: HttpRequest) -> HttpResponse:
     try:
-        return HttpResponse(current_caller(request).sub)
+        return HttpResponse(f"healthz {current_caller(request).sub}")
     except LookupError:
         return HttpResponse("none")
 

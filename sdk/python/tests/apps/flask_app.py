@@ -18,7 +18,7 @@ app = Flask(__name__)
 @app.route("/healthz")
 def healthz() -> str:
     try:
-        return current_caller().sub
+        return f"healthz {current_caller().sub}"
     except LookupError:
         return "none"
 

@@ -270,7 +270,7 @@ fn the_only_key_is_revoked_only_by_force() {
     revoke(&path, &kid, true, START).unwrap();
     assert!(!path.join(format!("{kid}.key")).exists());
     assert!(SigningKeyRing::load(&path, Es256).is_err());
-    // Revoking a key twice is no error, and the time of the first revocation stays.
+    // Revoking a key again succeeds, and does not change the time of its revocation.
     revoke(&path, &kid, false, START + 5).unwrap();
     assert_eq!(
         list(&path, START + 9).unwrap()[0].record.revoked_at,
@@ -280,7 +280,7 @@ fn the_only_key_is_revoked_only_by_force() {
         revoke(&path, &"x".repeat(43), true, START),
         Err(KeyRingError::UnknownKey { .. })
     ));
-    // If no key is in use, a new key signs immediately.
+    // If all earlier keys are revoked, a new key signs immediately.
     let kid = new_key(&path, START + 10);
     let ring = SigningKeyRing::load(&path, Es256).unwrap();
     assert_eq!(current(&ring, START + 10), kid);

@@ -11,15 +11,16 @@ use crate::crypto;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// Whether an issuer's tokens must be bound to the caller's certificate. A bound token always
-/// requires its certificate, whatever the value is.
+/// Whether an issuer's tokens must be bound to the caller's certificate. In all three cases, a
+/// bound token is accepted only with its certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CertificateBinding {
     /// Unbound tokens are refused.
     Required,
     /// Unbound tokens and bound tokens are accepted.
     IfPresent,
-    /// The issuer does not bind tokens. If a token is bound nevertheless, the binding is checked.
+    /// The issuer does not bind tokens. If a token is bound, the gateway checks the binding
+    /// nevertheless.
     Off,
 }
 

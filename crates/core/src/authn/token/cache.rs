@@ -1,9 +1,9 @@
 //! Caches judgements about tokens. A judgement is an acceptance or a refusal.
 //!
 //! The [`CacheKey`] contains the token, issuer, key set, demands of the route and client
-//! certificate. So a judgement is reused only if all of them are the same. An entry never outlives
-//! its token, and can be purged. If a token *could not be checked*, that result is not cached.
-//! Concurrent requests with the same key share one check.
+//! certificate. So a judgement is reused only if all of them are the same. An entry ends at the
+//! latest when its token expires. Entries can also be purged. If a token *could not be checked*,
+//! that result is not cached. Concurrent requests with the same key share one check.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,14 +21,13 @@ use crate::reason::ReasonCode;
 /// The result of a token check: the accepted claims, or a denial.
 pub type Judgement = Result<Arc<TokenClaims>, Denial>;
 
-/// Bytes of memory that an entry needs for its key, its claims and bookkeeping, in addition to the
-/// texts in the claims.
+/// Memory of a cache entry in bytes, without the texts in its judgement.
 const ENTRY_BYTES: u64 = 512;
 
 /// How many judgements are cached, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheSettings {
-    /// How long accepted tokens are cached, in seconds. Never longer than until `exp`.
+    /// How long accepted tokens are cached, in seconds. They are never cached after their `exp`.
     pub positive: u64,
     /// How long refused tokens are cached, in seconds.
     pub negative: u64,
@@ -133,8 +132,8 @@ impl TokenCache {
     /// Returns the judgement for this key, if it is cached and still valid.
     #[must_use]
     pub fn get(&self, key: &CacheKey, now: u64) -> Option<Judgement> {
-        // An entry from the future means that the clock was set back. It is ignored, because it
-        // would be valid for too long.
+        // If `stored_at` is in the future, the clock was set back. Such an entry is ignored,
+        // because it would be valid for too long.
         self.entries
             .get(key)
             .filter(|entry| entry.stored_at <= now && now < entry.until)
@@ -163,8 +162,8 @@ impl TokenCache {
         let checking = async {
             let purges = self.purges.load(Ordering::SeqCst);
             let judgement = check.await;
-            // Stored before the shared check ends, so that later requests find the judgement in the
-            // cache.
+            // The judgement is stored before the shared check ends. Otherwise a request that comes
+            // directly after the check could start another check.
             self.store(key, &judgement, positive, now, purges);
             match &judgement {
                 // This denial depends on the caller that asked, not on the token. The next waiting
@@ -178,7 +177,7 @@ impl TokenCache {
         self.flights.join(key, checking).await
     }
 
-    /// Removes all entries. Also prevents that the results of checks in progress are cached.
+    /// Removes all entries. The results of checks in progress are not cached either.
     pub fn purge(&self) {
         self.purges.fetch_add(1, Ordering::SeqCst);
         self.entries.clear();
@@ -190,8 +189,8 @@ impl TokenCache {
         self.purges.fetch_add(1, Ordering::SeqCst);
         self.entries.retain(|_, entry| match &entry.judgement {
             Ok(claims) => claims.hash != hash,
-            // A refusal does not say which token it is about, so all refusals are removed. Little
-            // is lost: they are short-lived.
+            // A refusal does not say which token it is about, so all refusals are removed. This
+            // costs little, because refusals are cached only for a short time.
             Err(_) => false,
         });
     }

@@ -159,8 +159,8 @@ impl ClaimRules {
     }
 
     /// Checks the times (RFC 7519 sections 4.1.4 to 4.1.6) and returns `exp`. A token is invalid
-    /// from `exp` on. The tolerance for clocks does not extend `exp`, because no assertion may
-    /// outlive its token.
+    /// from `exp` on. The tolerance for clock differences does not extend `exp`, because no
+    /// assertion may be valid for longer than its token.
     fn check_times(
         &self,
         members: &Map<String, Value>,
@@ -193,8 +193,9 @@ impl ClaimRules {
     }
 }
 
-/// Refuses identity and logout tokens. If the header does not distinguish them from access tokens,
-/// their claims must (RFC 8725 section 3.12).
+/// Refuses identity tokens and logout tokens (RFC 8725 section 3.12). If the header does not show
+/// that the token is an access token, refuses claims that only identity tokens and logout tokens
+/// have.
 fn refuse_identity_token(members: &Map<String, Value>, origin: Origin) -> Result<(), Denial> {
     let ambiguous = matches!(origin, Origin::Jwt(TokenType::Jwt | TokenType::Untyped));
     let telltale = ["at_hash", "c_hash", "s_hash", "events"]
@@ -240,7 +241,8 @@ fn check_demands(
     Ok(())
 }
 
-/// Reads `scope` (RFC 8693 section 4.2), or `scp`, which some issuers use instead.
+/// Reads `scope` (RFC 8693 section 4.2). If it is absent, reads `scp`, which some issuers use
+/// instead.
 fn scopes(members: &Map<String, Value>) -> Result<Vec<&str>, Denial> {
     match members.get("scope").or_else(|| members.get("scp")) {
         None => Ok(Vec::new()),
@@ -255,8 +257,8 @@ fn scopes(members: &Map<String, Value>) -> Result<Vec<&str>, Denial> {
     }
 }
 
-/// Reads `client_id` (RFC 8693 section 4.3), or `azp` if it is absent. If both are present, they
-/// must be equal.
+/// Reads `client_id` (RFC 8693 section 4.3), or `azp` if `client_id` is absent. If both are
+/// present, they must be equal.
 fn client_id(members: &Map<String, Value>) -> Result<Option<String>, Denial> {
     match (text(members, "client_id")?, text(members, "azp")?) {
         (Some(client), Some(party)) if client != party => {

@@ -73,8 +73,7 @@ pub struct Introspector {
     places: Arc<Places>,
 }
 
-/// Limits for requests to one issuer that are in progress: how many there may be, and how many of
-/// them one caller may have.
+/// Limits the number of requests to one issuer in progress, in total and for each caller.
 const PLACES: PlaceLimits = PlaceLimits {
     // `HttpClient` limits the total number itself.
     max: usize::MAX,
@@ -141,14 +140,15 @@ impl Introspector {
         }
     }
 
-    /// Sends all further requests on this runtime.
+    /// Sets the runtime on which all further requests to the issuer are sent.
     pub fn run_on(&self, runtime: &tokio::runtime::Handle) {
         self.client.run_on(runtime);
     }
 
     /// Returns the issuer's claims about an active token. Returns `None` if the token is not
     /// active. The claims are not checked yet. Concurrent requests with the same token share one
-    /// request to the issuer. It counts as a request of `caller`.
+    /// request to the issuer. The request to the issuer counts as a request of the `caller` that
+    /// caused it.
     ///
     /// # Errors
     /// [`IntrospectionError`] if the issuer did not respond properly, or the caller has reached its
@@ -160,8 +160,8 @@ impl Introspector {
                 .enter_within(caller, PLACES, PLACE_TIMEOUT, MAX_EXCHANGES);
             match place.await {
                 Ok(place) => FlightResult::Shared(Box::pin(self.exchange(token, place)).await),
-                // The limit applies to this caller only. A request of another caller that waits for
-                // the same token asks the issuer itself.
+                // The limit applies only to this caller. If a request of another caller waits for
+                // the same result, that request must ask the issuer itself.
                 Err(_) => FlightResult::Own(Err(IntrospectionError::CallerLimit)),
             }
         };

@@ -150,8 +150,8 @@ async fn questions_at_once_are_bounded_whoever_still_waits() {
         let asking = Arc::clone(&introspector);
         let waiting = tokio::spawn(async move { asking.ask("a", address(host)).await });
         taken.push(listener.accept().await.unwrap());
-        // Aborting the caller's request does not end the request to the issuer. So the request to
-        // the issuer must continue to count for the caller.
+        // If the caller aborts its request, the request to the issuer continues. It must therefore
+        // still count for the caller.
         waiting.abort();
         assert!(waiting.await.unwrap_err().is_cancelled());
     }

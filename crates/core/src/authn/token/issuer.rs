@@ -1,8 +1,8 @@
 //! `TokenIssuer`: checks the tokens of one configured issuer.
 //!
-//! It combines rules ([`super::jwt`], [`super::claims`]), keys ([`super::jwks`]), introspection and
-//! the cache. Each route names its issuer, so that the content of a token never selects the issuer
-//! that checks it.
+//! The issuer combines rules ([`super::jwt`], [`super::claims`]), keys ([`super::jwks`]),
+//! introspection and the cache. Each route names its issuer, so that the content of a token never
+//! selects the issuer that checks it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ use crate::reason::ReasonCode;
 /// How often the gateway asks the issuer about one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Introspection {
-    /// The issuer is asked only if its tokens cannot be checked otherwise. Then it is asked
-    /// whenever no judgement about the token is cached.
+    /// The issuer is asked only if the gateway cannot check the issuer's tokens itself, and no
+    /// judgement about the token is cached.
     AsNeeded,
     /// The issuer is asked for each request.
     Always,
@@ -173,8 +173,8 @@ impl TokenIssuer {
         &self.provenance.rules
     }
 
-    /// From now on, fetches keys and asks the issuer on this runtime. Also starts to refresh the
-    /// keys. Must be called when the issuer is put into service.
+    /// Sets the runtime on which keys are fetched and the issuer is asked. Also starts the task
+    /// that refreshes the keys. Must be called when the issuer is put into service.
     pub fn start(&self, runtime: &tokio::runtime::Handle) {
         let introspector = match &self.check {
             TokenCheck::Jwt {
@@ -337,8 +337,8 @@ impl TokenIssuer {
                         introspect(introspector, rules, token, demands, presenter).await?;
                         Ok(Arc::new(claims))
                     }
-                    // The configuration refuses this case. The denial makes sure that no token is
-                    // accepted if it occurs.
+                    // A valid configuration excludes this case. If it occurs nevertheless, the
+                    // denial makes sure that no token is accepted.
                     (_, None) => Err(Denial::new(
                         ReasonCode::KeysUnavailable,
                         "the issuer has no introspection endpoint",

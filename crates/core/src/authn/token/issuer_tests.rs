@@ -146,8 +146,8 @@ async fn judgements_die_with_the_key() {
         reason(&issuer, &token, &orders, Some(&THUMBPRINT)).await,
         Some(ReasonCode::TokenSignature)
     );
-    // The new key has the same identifier as the first key. It accepts its own tokens, but not
-    // those of the first key.
+    // The new key has the same identifier as the first key. Tokens of the first key must be
+    // refused, and tokens of the new key must be accepted.
     let again = TokenKey::new("one");
     idp.publish(&[&again]);
     issuer.keys().unwrap().fetch().await.unwrap();

@@ -112,7 +112,8 @@ enum Lookup {
     Settled(Keys),
     /// The key set contains the key, but is not fresh any more.
     Stale(Keys),
-    /// There is no usable key set, or the key may be in a newer one. A fetch could help.
+    /// There is no usable key set, or a newer key set may contain the key. A fetch may find the
+    /// key.
     Unsettled,
 }
 
@@ -189,8 +190,8 @@ impl IssuerKeys {
     }
 
     /// Returns the number of the key set that may be used now. Cached judgements with another
-    /// number are invalid. Returns `None` if there are no usable keys. Then all cached judgements
-    /// are invalid.
+    /// number are invalid. Returns `None` if there are no usable keys. In this case, all cached
+    /// judgements are invalid.
     #[must_use]
     pub fn generation(&self) -> Option<u64> {
         match &self.0 {
@@ -218,8 +219,8 @@ impl IssuerKeys {
         }
     }
 
-    /// Fetches on this runtime from now on. Also starts a task there that keeps the keys fresh,
-    /// until the keys are dropped. Requests do not wait for that task.
+    /// Sets the runtime on which keys are fetched. Also starts a task on this runtime that keeps
+    /// the keys fresh until they are dropped. Requests do not wait for that task.
     pub fn refresh_in_background(&self, runtime: &tokio::runtime::Handle) {
         let Source::Remote(remote) = &self.0 else {
             return;
@@ -288,8 +289,8 @@ impl Remote {
         }
     }
 
-    /// Returns the keys after this task has tried to fetch them, or the reason why there are none.
-    /// `fetched` is true if the fetch succeeded.
+    /// Returns the keys after this task has tried to fetch them. Returns an error if there are no
+    /// usable keys. `fetched` is true if the fetch succeeded.
     fn after_turn(&self, key_id: Option<&str>, fetched: bool) -> Result<Keys, FetchError> {
         let now = (self.now)();
         let Some(cached) = self.usable(now) else {
@@ -366,7 +367,8 @@ impl Remote {
         let now = (self.now)();
         let earlier = self.cached.load_full();
         let keys = match earlier {
-            // If the keys are the same, their number stays, so that cached judgements stay valid.
+            // If the fetched keys are equal to the earlier keys, `generation` does not change.
+            // Cached judgements therefore stay valid.
             Some(earlier) if *earlier.keys.set == set => earlier.keys.clone(),
             earlier => Keys {
                 set: Arc::new(set),
@@ -385,8 +387,8 @@ impl Remote {
         Ok(())
     }
 
-    /// Returns the address of the key set. Reads the metadata each time, because an issuer may move
-    /// its keys.
+    /// Returns the address of the key set. Reads the metadata for each fetch, because an issuer may
+    /// change the address of its keys.
     async fn key_set_url(&self) -> Result<Uri, FetchError> {
         let (issuer, urls) = match &self.location {
             KeyLocation::KeySet(url) => return Ok(url.clone()),

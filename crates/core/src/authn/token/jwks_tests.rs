@@ -15,8 +15,8 @@ use http::header::CACHE_CONTROL;
 use super::*;
 use crate::http_client::ClientSettings;
 
-/// Added to the clock of all tests. `Remote::now` is a plain function, so all tests that move time
-/// are in one function.
+/// The number of seconds that is added to the clock of all tests. `Remote::now` is a plain
+/// function, so all tests that move time are in one function.
 static SHIFT: AtomicU64 = AtomicU64::new(0);
 
 fn shifted() -> u64 {

@@ -3,7 +3,7 @@
 //! The functions here use no clock, no network and no cache. [`super::jwks`] provides the keys,
 //! [`super::claims`] checks the payload, and [`super::issuer`] combines them. The order of the
 //! checks is fixed, so that the same token always gets the same reason: form, type, algorithm, key,
-//! signature, claims. Tokens never appear in logs or `Debug` output. Only their hash does.
+//! signature, claims. Logs and `Debug` output never contain a token, but may contain its hash.
 
 use std::fmt;
 
@@ -43,7 +43,7 @@ pub struct TokenRules {
     pub types: Vec<TokenType>,
 }
 
-/// A token whose form, type and algorithm were checked. Its signature and claims were not.
+/// A token whose form, type and algorithm were checked. Its signature and claims were not checked.
 pub struct UnverifiedToken<'a> {
     jws: CompactJws<'a>,
     token_type: TokenType,
@@ -139,7 +139,7 @@ fn check_parameters(members: &Map<String, Value>) -> Result<(), Denial> {
     Ok(())
 }
 
-/// Prints only the header, because a reader of the log could use the whole token.
+/// Prints only the header. If a log contained the whole token, readers of the log could use it.
 impl fmt::Debug for UnverifiedToken<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -164,7 +164,7 @@ pub fn validate(
     UnverifiedToken::parse(token, rules)?.verify(keys, rules, demands, thumbprint, now)
 }
 
-/// Returns the denial for a JOSE object that could not be accepted.
+/// Converts an error of the JOSE module to a denial.
 #[must_use]
 pub fn refusal(error: JoseError) -> Denial {
     let reason = match error {

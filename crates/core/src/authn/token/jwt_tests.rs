@@ -175,7 +175,7 @@ fn each_refusal_has_its_reason() {
     ] {
         assert_eq!(judge(&issuer, &token, Some(&THUMBPRINT)), Err(reason));
     }
-    // Addresses of keys in a token are ignored. They do not cause a refusal.
+    // The address of a key in a token is ignored, and does not cause a refusal.
     assert!(judge(&issuer, &issuer.sign(jku, &payload), Some(&THUMBPRINT)).is_ok());
 }
 

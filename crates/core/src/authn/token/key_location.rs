@@ -21,7 +21,7 @@ pub enum KeyLocation {
     /// The addresses of metadata that name the key set: the addresses of RFC 8414 section 3 and of
     /// OpenID Connect Discovery section 4.
     Metadata {
-        /// The issuer identifier. The metadata must contain the same one.
+        /// The issuer identifier. The metadata must contain the same identifier.
         issuer: String,
         /// The addresses, in the order in which they are tried.
         urls: [Uri; 2],

@@ -5,11 +5,11 @@
 //! - `issuer`: checks the tokens of one configured issuer
 //! - `cache`: caches judgements about tokens
 //! - `introspection`: asks the issuer about a token
-//! - `jwks`: an issuer's keys, which are fetched and kept fresh
+//! - `jwks`: fetches an issuer's keys and keeps them fresh
 //! - `key_location`: the location of an issuer's keys
-//! - `jwt`: form and signature of a JWT
+//! - `jwt`: checks form and signature of a JWT
 //! - `claims`: checks the claims of a token
-//! - `binding`: binding to the caller's certificate
+//! - `binding`: compares a token with the caller's certificate
 //! - `token_type`: the `typ` of a token
 //! - `single_flight`: concurrent requests share one query
 

@@ -21,8 +21,9 @@ pub(crate) enum FlightResult<T> {
 }
 
 impl<K: Copy + Eq + Hash, T: Clone> SingleFlight<K, T> {
-    /// Runs the query `asking`, or waits for the same query of another request. Results are not
-    /// kept: a request that comes later runs the query again.
+    /// Runs the query `asking`. If another request is already running a query with the same key,
+    /// waits for the result of that query instead. Results are not cached, so a later request runs
+    /// the query again.
     pub(crate) async fn join<F>(&self, key: K, asking: F) -> T
     where
         F: Future<Output = FlightResult<T>>,

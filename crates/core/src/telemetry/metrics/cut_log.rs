@@ -10,12 +10,13 @@ use crate::reason::ReasonCode;
 /// Connections that were closed after a change of trust, since the start of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cuts {
-    /// Number of connections that were closed, because their identity or permission was no longer
+    /// Number of connections that were closed because their identity or permission was no longer
     /// valid.
     pub total: u64,
-    /// Number of connections whose certificate was revoked.
+    /// Number of connections in `total` whose certificate was revoked.
     pub revoked: u64,
-    /// When the last connection was closed, in milliseconds since the Unix epoch.
+    /// When the last connection in `total` was closed, in milliseconds since the Unix epoch. 0 if
+    /// `total` is 0.
     pub last_ms: u64,
     /// When the current snapshot came into service, in milliseconds since the Unix epoch.
     pub in_service_since_ms: u64,

@@ -47,7 +47,8 @@ impl EncodeMetric for DurationHistogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
         let ends = BUCKETS_MICROS.iter().map(|micros| seconds(*micros));
         let counts = self.0.buckets.iter().chain([&self.0.beyond]);
-        // The counts are passed as they are, because the encoder computes the cumulative counts.
+        // These counts are not cumulative, because the encoder itself computes the cumulative
+        // counts.
         let buckets: Vec<(f64, u64)> = ends
             .chain([f64::INFINITY])
             .zip(counts.map(|count| count.load(Ordering::Relaxed)))

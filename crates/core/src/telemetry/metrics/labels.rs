@@ -43,6 +43,17 @@ pub(super) struct ListLabels {
     pub(super) freshness: &'static str,
 }
 
+/// The labels of a certificate that the gateway presents.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
+pub struct CertificateLabels {
+    /// The use of the certificate: `listener`, `server-name`, `upstream` or `token-issuer`.
+    pub r#use: &'static str,
+    /// The name of the configuration section that names the certificate. Empty for the listener.
+    pub name: String,
+    /// The serial number of the certificate, in hexadecimal.
+    pub serial: String,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ProblemLabels {
     pub(super) code: &'static str,

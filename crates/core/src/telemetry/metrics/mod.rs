@@ -1,9 +1,10 @@
 //! `Metrics`: the gateway's counters, in the text format of OpenMetrics.
 //!
-//! The counters of a route or upstream are looked up once and then kept, in [`RouteMetrics`] and
-//! [`UpstreamMetrics`]. Counting a request therefore needs only a few atomic additions, and no
-//! lock, allocation or formatting. Label values come from the configuration and from fixed sets
-//! such as [`ReasonCode`]. They never come from a peer, so that no peer can make the tables grow.
+//! The gateway looks up the counters of a route or upstream once, and then keeps them in
+//! [`RouteMetrics`] or [`UpstreamMetrics`]. Counting a request therefore needs only a few atomic
+//! additions, and no lock, allocation or formatting. Label values come from the configuration and
+//! from fixed sets such as [`ReasonCode`]. They never come from a peer, so that no peer can make
+//! the tables grow.
 //!
 //! - `route`: the counters of one route
 //! - `upstream`: the counters of one upstream, and of its endpoints
@@ -37,6 +38,7 @@ use prometheus_client::registry::{Registry, Unit};
 use self::cut_log::CutLog;
 pub use self::cut_log::Cuts;
 use self::histogram::DurationHistogram;
+pub use self::labels::CertificateLabels;
 use self::labels::{
     BuildLabels, CutLabels, EndpointLabels, HandshakeLabels, LimitLabels, ListLabels, PerReason,
     ReloadLabels, RequestLabels, RouteLabels, UpstreamLabels, UpstreamNameLabels,
@@ -73,6 +75,7 @@ pub struct Metrics {
     material_loads: Family<ReloadLabels, Counter>,
     lists: Family<ListLabels, Gauge>,
     list_fetches: Family<ReloadLabels, Counter>,
+    certificates: Family<CertificateLabels, Gauge>,
     chains: ChainMetrics,
     state: StateMetrics,
     unrouted: Arc<RouteMetrics>,
@@ -134,6 +137,7 @@ impl Metrics {
         );
         let (lists, list_fetches) = list_metrics(&mut registry);
         Self {
+            certificates: certificate_metric(&mut registry),
             chains: ChainMetrics::new(&mut registry),
             state: StateMetrics::new(&mut registry),
             lists,
@@ -188,8 +192,8 @@ impl Metrics {
         self.cuts.read()
     }
 
-    /// Counts an idle connection that has released its buffers, until the returned value is
-    /// dropped.
+    /// Counts an idle connection that has released its buffers. The connection is counted until the
+    /// returned value is dropped.
     pub fn connection_rests(&self) -> impl Drop + use<> {
         struct Resting(Gauge);
         impl Drop for Resting {
@@ -206,8 +210,8 @@ impl Metrics {
         self.panics.inc();
     }
 
-    /// Counts that a limit was reached, so that a connection or request was evicted or refused, or
-    /// had to wait. `limit` is the key of the limit in the configuration, such as
+    /// Counts that a limit was reached. As a result, a connection or request was evicted or
+    /// refused, or had to wait. `limit` is the key of the limit in the configuration, such as
     /// `limits.connections`.
     pub fn limit_reached(&self, limit: &'static str) {
         self.limits_reached
@@ -230,7 +234,7 @@ impl Metrics {
         self.assertions.inc();
     }
 
-    /// Counts a load of the configuration, successful or not.
+    /// Counts a load of the configuration. `successfully` tells whether it was accepted.
     pub fn reloaded(&self, successfully: bool) {
         let result = if successfully { "ok" } else { "refused" };
         self.reloads
@@ -243,8 +247,8 @@ impl Metrics {
         self.cuts.came_into_service();
     }
 
-    /// Counts a load of a unit of trust material (certificates, keys, CRLs, secrets), successful or
-    /// not.
+    /// Counts a load of one unit of trust material (certificates, keys, CRLs, secrets).
+    /// `successfully` tells whether the unit was accepted.
     pub fn material_loaded(&self, successfully: bool) {
         let result = if successfully { "ok" } else { "refused" };
         self.material_loads
@@ -267,7 +271,17 @@ impl Metrics {
         self.lists.get_or_create_owned(&labels).set(count);
     }
 
-    /// Counts a fetch of a CRL, successful or not.
+    /// Sets when a certificate that the gateway presents expires, in seconds since the Unix epoch.
+    pub fn own_certificate(&self, labels: &CertificateLabels, not_after: i64) {
+        self.certificates.get_or_create_owned(labels).set(not_after);
+    }
+
+    /// Removes the metric of a certificate that the gateway no longer presents.
+    pub fn forget_certificate(&self, labels: &CertificateLabels) {
+        self.certificates.remove(labels);
+    }
+
+    /// Counts a fetch of a CRL. `ok` tells whether the fetch succeeded.
     pub fn revocation_list_fetched(&self, ok: bool) {
         let result = if ok { "ok" } else { "failed" };
         self.list_fetches
@@ -275,7 +289,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Returns the number of successful loads of the configuration, and the number of refused ones.
+    /// Returns the number of successful loads and the number of refused loads of the configuration.
     #[must_use]
     pub fn reloads(&self) -> (u64, u64) {
         let count = |result| {
@@ -336,9 +350,9 @@ impl Metrics {
         }
     }
 
-    /// Sets the metrics of the path cache: the number of cached certificate paths (`kept`), and
-    /// since the start of the process how often a path was found in the cache (`known`) or had to
-    /// be verified (`verified`).
+    /// Sets the metrics of the path cache. `kept` is the number of cached certificate paths.
+    /// `known` and `verified` count since the start of the process. `known` is how often a path was
+    /// found in the cache, and `verified` is how often a path had to be verified.
     pub fn chains(&self, kept: usize, known: u64, verified: u64) {
         let chains = &self.chains;
         chains.kept.set(i64::try_from(kept).unwrap_or(i64::MAX));
@@ -362,7 +376,7 @@ impl Metrics {
     }
 }
 
-/// The metrics of the certificate path cache. The cache itself counts their values.
+/// The metrics of the certificate path cache. Their values come from counters of the cache.
 struct ChainMetrics {
     kept: Gauge,
     known: Counter,
@@ -389,6 +403,17 @@ impl ChainMetrics {
             ),
         }
     }
+}
+
+fn certificate_metric(registry: &mut Registry) -> Family<CertificateLabels, Gauge> {
+    let certificates = Family::default();
+    registry.register_with_unit(
+        "certificate_not_after_timestamp",
+        "When the certificates that the gateway presents expire",
+        Unit::Seconds,
+        certificates.clone(),
+    );
+    certificates
 }
 
 fn list_metrics(

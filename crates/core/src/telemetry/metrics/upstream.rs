@@ -24,7 +24,7 @@ pub struct UpstreamMetrics {
 
 impl UpstreamMetrics {
     /// Counts a connection that the service has ended with an error. `code` is the name of the
-    /// error code in RFC 9113 section 7.
+    /// HTTP/2 error code (RFC 9113 section 7).
     pub fn connection_ended(&self, code: &'static str) {
         let labels = UpstreamCodeLabels {
             upstream: Arc::clone(&self.name),

@@ -1,7 +1,7 @@
-//! Public keys and signature algorithms that cannot be verified, with their names.
+//! Checks whether public keys and signature algorithms are strong enough and supported.
 //!
-//! The provider's list of algorithms decides, because handshakes use the same list. The names are
-//! for messages only.
+//! A key or an algorithm is supported if it is in the provider's list, because TLS handshakes use
+//! the same list. The names of algorithms in this file are used only in messages.
 
 use x509_parser::der_parser::asn1_rs::{Any, FromDer as _, Oid, Tag};
 use x509_parser::prelude::X509Certificate;
@@ -14,12 +14,12 @@ use crate::crypto;
 use crate::identity::leaf::rfc4514;
 use crate::reason::ReasonCode;
 
-/// Why a key or a signature algorithm is not accepted.
+/// The reason why a key or a signature algorithm is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AlgorithmError {
     /// The named algorithm is too weak.
     Weak(String),
-    /// The provider does not verify signatures of the named algorithm, or under the named key.
+    /// The provider does not support the named algorithm or key.
     Unsupported(String),
     /// The key cannot be read.
     Damaged,
@@ -42,19 +42,20 @@ impl AlgorithmError {
     }
 }
 
-/// RSA keys with fewer bits are too weak.
+/// Minimum size of an RSA key, in bits. Smaller keys are too weak.
 const MIN_RSA_BITS: usize = 2048;
-/// The providers verify no signatures under RSA keys with more bits.
+/// Maximum size of an RSA key, in bits. The providers support no larger keys.
 const MAX_RSA_BITS: usize = 8192;
-/// The largest public exponent that the providers accept.
+/// Maximum public exponent of an RSA key that the providers support.
 const MAX_RSA_EXPONENT: u64 = (1 << 33) - 1;
-/// Elliptic curves with fewer bits are too weak.
+/// Minimum size of an elliptic curve, in bits. Smaller curves are too weak.
 const MIN_CURVE_BITS: usize = 256;
 
-/// Checks that signatures can be verified under a key (SubjectPublicKeyInfo, DER).
+/// Checks that the provider can verify signatures with a key. `key` is a SubjectPublicKeyInfo in
+/// DER.
 ///
 /// # Errors
-/// The reason why the key cannot be used.
+/// Returns the reason why the key cannot be used.
 pub fn check_key(key: &[u8]) -> Result<(), AlgorithmError> {
     let (_, info) = SubjectPublicKeyInfo::from_der(key).map_err(|_| AlgorithmError::Damaged)?;
     match info.parsed() {
@@ -77,7 +78,8 @@ pub fn check_key(key: &[u8]) -> Result<(), AlgorithmError> {
     }
 }
 
-/// Returns why no signature can be verified under the key of a certificate (DER), if that is so.
+/// Returns the reason why the key of a certificate (in DER) cannot be used. Returns `None` if the
+/// key can be used, or if the certificate cannot be read.
 pub fn unusable_key(certificate: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let error = check_key(certificate.public_key().raw).err()?;
@@ -113,7 +115,8 @@ fn check_curve_size(
 ) -> Result<(), AlgorithmError> {
     let bits = match curve(info) {
         Some(curve) => curve.bytes * 8,
-        // A point of another form is not measured. Such a curve is not supported anyway.
+        // x509-parser reports the size 0 for a point in an unknown form. The size is not checked
+        // then. This curve is unknown, so the key is refused later as unsupported.
         None if point.key_size() == 0 => return Ok(()),
         None => point.key_size(),
     };
@@ -123,7 +126,8 @@ fn check_curve_size(
     Ok(())
 }
 
-/// Checks the encoding of a point (SEC 1 section 2.3.3). RFC 5480 section 2.2 allows two forms.
+/// Checks the encoding of a point (SEC 1 section 2.3.3). RFC 5480 section 2.2 allows two forms:
+/// uncompressed and compressed.
 fn check_point_form(
     info: &SubjectPublicKeyInfo<'_>,
     point: &ECPoint<'_>,
@@ -142,11 +146,11 @@ fn check_point_form(
     }
 }
 
-/// Checks that the provider verifies signatures of this algorithm (content of an
-/// AlgorithmIdentifier).
+/// Checks that the provider can verify signatures with an algorithm. `algorithm` is the content of
+/// an AlgorithmIdentifier.
 ///
 /// # Errors
-/// The reason why signatures of the algorithm cannot be verified.
+/// Returns the reason why the algorithm cannot be used.
 pub fn check_signature(algorithm: &[u8]) -> Result<(), AlgorithmError> {
     let provider = crypto::provider();
     let mut known = provider.signature_verification_algorithms.all.iter();
@@ -176,8 +180,8 @@ pub fn check_signature(algorithm: &[u8]) -> Result<(), AlgorithmError> {
     }))
 }
 
-/// Describes parameters of RSASSA-PSS that the provider does not support. All providers demand that
-/// the message and the mask use the same hash, and that the salt is as long as the hash.
+/// Returns the reason why RSASSA-PSS with these parameters cannot be used. All providers demand
+/// that the message and the mask use the same hash, and that the salt is as long as the hash.
 fn check_pss(parameters: &[u8]) -> AlgorithmError {
     let unsupported = AlgorithmError::Unsupported;
     let parsed = Any::from_der(parameters).ok();
@@ -206,7 +210,8 @@ fn check_pss(parameters: &[u8]) -> AlgorithmError {
     }
 }
 
-/// Returns the name of a key's algorithm, with its curve.
+/// Returns the name of a key's algorithm. For a key on an elliptic curve, returns the name of the
+/// curve.
 pub fn key_name(info: &SubjectPublicKeyInfo<'_>) -> String {
     let oid = info.algorithm.algorithm.to_id_string();
     if let Some(curve) = curve(info) {
@@ -242,7 +247,7 @@ fn read_oid(der: &[u8]) -> Option<(String, &[u8])> {
 }
 
 fn oid_of(any: &Any<'_>) -> Option<String> {
-    // The conversion does not compare the tag.
+    // `Oid::try_from` does not check the tag.
     if any.tag() != Tag::Oid {
         return None;
     }
@@ -265,7 +270,7 @@ fn curve(info: &SubjectPublicKeyInfo<'_>) -> Option<&'static Curve> {
 struct Curve {
     oid: &'static str,
     name: &'static str,
-    /// Length of a coordinate.
+    /// Length in bytes of one coordinate of a point.
     bytes: usize,
 }
 
@@ -277,7 +282,7 @@ const EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
 const RSA_PSS: &str = "1.2.840.113549.1.1.10";
 const SHA_1: &str = "1.3.14.3.2.26";
 
-/// RFC 5480 section 2.1.1.1, SEC 2 and RFC 5639.
+/// Named curves, for example from RFC 5480 section 2.1.1.1, SEC 2 and RFC 5639.
 static CURVES: [Curve; 13] = [
     named("1.2.840.10045.3.1.1", "P-192", 24),
     named("1.3.132.0.33", "P-224", 28),
@@ -294,7 +299,7 @@ static CURVES: [Curve; 13] = [
     named("1.3.36.3.3.2.8.1.1.8", "brainpoolP256t1", 32),
 ];
 
-/// Algorithms of keys other than those on elliptic curves with a name.
+/// Names of key algorithms without a named curve.
 const KEYS: [(&str, &str); 11] = [
     ("1.2.840.113549.1.1.1", "RSA with unusual parameters"),
     (RSA_PSS, "RSASSA-PSS"),
@@ -343,7 +348,7 @@ const SIGNATURES: [(&str, &str); 22] = [
     ("1.3.101.113", "Ed448"),
 ];
 
-/// Hashes of RSA-PSS, and the lengths of their outputs.
+/// Hashes of RSA-PSS: the OID, the name, and the length of the output in bytes.
 const HASHES: [(&str, &str, u32); 5] = [
     (SHA_1, "SHA-1", 20),
     ("2.16.840.1.101.3.4.2.4", "SHA-224", 28),
@@ -373,7 +378,8 @@ mod tests {
         ])
     }
 
-    /// A key on a curve, of a form that has `bytes` bytes after the first one.
+    /// Returns a key on a curve. `form` is the first byte of the point, and `bytes` other bytes
+    /// follow.
     fn point(curve: &[u8], form: u8, bytes: usize) -> Vec<u8> {
         let point = [vec![form], vec![7; bytes]].concat();
         spki(OID_EC, &element(6, curve), &point)
@@ -501,7 +507,7 @@ mod tests {
         }
     }
 
-    /// RSASSA-PSS with SHA-256, and a salt of this length.
+    /// Returns the algorithm RSASSA-PSS with SHA-256 and a salt of `salt` bytes.
     fn pss(salt: u8) -> Vec<u8> {
         let sha_256 = [0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 1];
         let hash = sequence(&[element(6, &sha_256), NULL.to_vec()]);

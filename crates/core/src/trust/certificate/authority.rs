@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
 
 use super::algorithm::{AlgorithmError, check_key, check_signature};
 use super::constraints::IssuerConstraints;
-use super::error::PathError;
+use super::error::{PathError, in_words};
 use super::purpose::PathPurpose;
 use super::signed::SignedParts;
 use crate::clock;
@@ -189,7 +189,7 @@ impl AuthorityFacts {
             ));
         }
         self.check_key()?;
-        // RFC 5280 section 4.1.2.6: an issuer has a name.
+        // RFC 5280 section 4.1.2.6: the subject of an issuer must not be empty.
         if self.empty_subject {
             return Err((
                 ReasonCode::MalformedIdentity,
@@ -219,7 +219,8 @@ impl AuthorityFacts {
         }
     }
 
-    /// Checks the key, and that the signature of the certificate `der` itself can be verified.
+    /// Checks that the authority's key can be used, and that the provider supports the algorithm of
+    /// the signature on the authority's certificate `der`.
     pub(crate) fn check_algorithms(&self, der: &[u8]) -> Result<(), PathError> {
         self.check_key()?;
         match SignedParts::read(der).map(|signed| check_signature(signed.algorithm)) {
@@ -228,7 +229,8 @@ impl AuthorityFacts {
         }
     }
 
-    /// Checks the anchor. webpki reads only its name, key and name constraints.
+    /// Checks a root: its validity dates, its usage, and the rules for issuers. webpki uses only
+    /// the name, the key and the name constraints of a root.
     pub(crate) fn check_as_anchor(&self, now: i64, purpose: PathPurpose) -> Result<(), PathError> {
         self.check_validity(now)?;
         if self.names_other_issuer {
@@ -288,8 +290,8 @@ impl AuthorityFacts {
 }
 
 /// Whether the authorityKeyIdentifier of a self-issued certificate names another certificate as the
-/// issuer (RFC 5280 section 4.2.1.1). This is so if its key identifier, name or serial number
-/// differs from that of the certificate itself.
+/// issuer (RFC 5280 section 4.2.1.1). This is so if the key identifier, name or serial number in
+/// the extension differs from that of the certificate.
 fn names_other_issuer(certificate: &X509Certificate<'_>) -> bool {
     let mut authority = None;
     let mut own = None;
@@ -317,7 +319,7 @@ fn names_other_issuer(certificate: &X509Certificate<'_>) -> bool {
     other_key || other_serial || other_name
 }
 
-/// One trusted root with the facts that a bare trust anchor lacks.
+/// A trusted root, with facts that webpki's trust anchor does not contain.
 #[derive(Clone)]
 pub(crate) struct Root {
     pub(crate) facts: AuthorityFacts,
@@ -341,7 +343,8 @@ impl RootSet {
         der: &CertificateDer<'_>,
         facts: AuthorityFacts,
     ) -> Result<(), String> {
-        let anchor = webpki::anchor_from_trusted_cert(der).map_err(|error| error.to_string())?;
+        let anchor =
+            webpki::anchor_from_trusted_cert(der).map_err(|error| in_words(&error).to_owned())?;
         let hash = crypto::sha256(der);
         if self.roots.iter().any(|root| root.hash == hash) {
             return Ok(());

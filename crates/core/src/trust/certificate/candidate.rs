@@ -128,8 +128,8 @@ impl PathFields {
         }
     }
 
-    /// Whether the key of `old` seems to have certified this key under the same name. This proves
-    /// nothing either.
+    /// Whether the key of `old` seems to have certified this key under the same name. This is only
+    /// a guess, because key identifiers prove nothing.
     pub(crate) fn is_rollover_by(&self, old: &Self) -> bool {
         self.subject == old.subject
             && self.key != old.key

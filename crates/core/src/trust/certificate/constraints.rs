@@ -1,5 +1,5 @@
-//! Checks of name constraints (RFC 5280 section 4.2.1.10) that webpki does not make, or for which
-//! webpki gives no reason.
+//! Checks of name constraints (RFC 5280 section 4.2.1.10) that webpki does not make. Also finds the
+//! reason if webpki refuses a name without giving one.
 //!
 //! webpki applies constraints to DNS names and IP addresses in subjectAltName. It refuses
 //! constrained names of all other types without a reason. Two checks are missing in webpki:

@@ -7,8 +7,8 @@
 //! - `constraints`: name constraints
 //! - `member`: the facts that revocation checks and the deny list need
 //! - `candidate`: the few fields of a certificate that the path search needs
-//! - `signed`: message, algorithm and signature
-//! - `algorithm`: keys and signature algorithms that cannot be verified
+//! - `signed`: the three parts of a signed certificate: message, algorithm and signature
+//! - `algorithm`: which keys and signature algorithms are accepted
 //! - `purpose`: the purpose of a verification
 //! - `error`: why a certificate or path is not accepted
 

@@ -46,7 +46,7 @@ impl<'a> SignedParts<'a> {
         self.is_signed_under(key, algorithms.iter().copied())
     }
 
-    /// Same as [`Self::is_signed_by`], but verifies the signature only with the given algorithms.
+    /// Does the same as [`Self::is_signed_by`], but only with the given algorithms.
     pub fn is_signed_under<'b>(
         &self,
         key: &[u8],

@@ -20,7 +20,7 @@ struct Document<E> {
 }
 
 const VERSION: u32 = 1;
-/// Maximum size of the file in bytes. [`write`] never writes more: an entry has two texts of at
+/// Maximum size of the file in bytes. [`write()`] never writes more: an entry has two texts of at
 /// most 2 KiB, and JSON needs at most six bytes for each byte of these texts. The rest of an entry
 /// is small.
 const MAX_FILE: u64 = MAX_ENTRIES as u64 * 32 * 1024;

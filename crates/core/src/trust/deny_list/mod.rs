@@ -228,7 +228,7 @@ impl DenyList {
     /// entry is in force and on disk.
     ///
     /// # Errors
-    /// Same as [`DenyList::put_in_force`] and [`DenyList::save`].
+    /// Returns the same errors as [`DenyList::put_in_force`] and [`DenyList::save`].
     pub fn add(
         &self,
         target: DenyTarget,

@@ -37,7 +37,8 @@ pub enum DenyTarget {
 }
 
 impl DenyTarget {
-    /// Returns the name of the caller that the target names. None if it names a certificate.
+    /// Returns the name of the caller that the target names. Returns `None` if the target names a
+    /// certificate.
     #[must_use]
     pub fn caller(&self) -> Option<CallerName> {
         match self {

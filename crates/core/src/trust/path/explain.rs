@@ -13,7 +13,7 @@ use crate::reason::ReasonCode;
 use crate::trust::certificate::algorithm::{check_key, check_signature};
 use crate::trust::certificate::authority::{AuthorityFacts, Root, RootSet};
 use crate::trust::certificate::end_entity::LeafPathFacts;
-use crate::trust::certificate::error::PathError;
+use crate::trust::certificate::error::{PathError, in_words};
 use crate::trust::certificate::purpose::PathPurpose;
 use crate::trust::certificate::signed::SignedParts;
 
@@ -34,12 +34,14 @@ pub(crate) fn explain(
     {
         return unusable;
     }
-    // All algorithms are supported, so that another type of key has made the signature.
+    // All algorithms are supported. So the signature was made with a key of another type than the
+    // key of the issuer.
     let reason = match error {
         Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => ReasonCode::BadSignature,
         _ => reason,
     };
-    // An authority that was made anew under its old name is another authority.
+    // An operator may have created the authority again, with the same name but a new key. The chain
+    // was then not issued by the configured root.
     if reason == ReasonCode::BadSignature
         && let Some(root) = namesake(leaf, intermediates, roots)
     {
@@ -65,7 +67,8 @@ pub(crate) fn explain(
     (reason, describe(error, "the presented chain"))
 }
 
-/// Finds the first key or signature that cannot be verified, from the leaf upwards.
+/// Returns the error about the first key or signature algorithm that cannot be used, starting at
+/// the leaf.
 fn unusable_algorithm(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
@@ -85,7 +88,7 @@ fn unusable_algorithm(
             if let Err(error) = check_key(key) {
                 return Some(error.describe(&format!("the key of {name}")));
             }
-            // A root that is presented does not have to be verified.
+            // The signature of a root is never verified, even if the peer presents the root.
             let is_root = |root: &Root| {
                 root.facts.subject_der == certificate.subject().as_raw() && root.facts.key == key
             };
@@ -279,7 +282,10 @@ pub(crate) fn describe(error: &Error, what: &str) -> String {
         Error::MaximumSignatureChecksExceeded | Error::MaximumPathBuildCallsExceeded => {
             format!("{what} holds too many certificates of one name to try every path")
         }
-        other => format!("{what}: {other}"),
+        other => format!(
+            "a certificate of {what} cannot be used: {}",
+            in_words(other)
+        ),
     }
 }
 

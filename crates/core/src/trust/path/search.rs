@@ -7,7 +7,7 @@
 //! This search checks each signature only once, only with keys that are already verified, and
 //! within a budget. It does not try a path again that contains an invalid signature. The search
 //! itself accepts nothing. It passes each path with valid signatures to webpki and to the checks of
-//! [`super::path`].
+//! `path`.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -271,9 +271,9 @@ fn named_above<'a>(pool: Pool<'a>) -> Vec<(usize, &'a Candidate<'a>)> {
         .collect()
 }
 
-/// Returns the likeliest chain above a leaf, chosen by names and key identifiers alone. A name is in
-/// it once, or twice if the second certificate is for the key that signed the first one. The chain
-/// explains why no path was accepted.
+/// Returns the chain that the peer most likely meant, chosen only by names and key identifiers. A
+/// name occurs twice only if the second certificate is for the key that signed the first one. The
+/// chain is used to explain why no path was accepted.
 pub(crate) fn likeliest_chain<'a>(pool: Pool<'a>) -> Vec<&'a Candidate<'a>> {
     let mut chain: Vec<&Candidate<'_>> = Vec::new();
     let mut head = pool.leaf.fields.as_ref();

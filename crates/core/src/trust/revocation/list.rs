@@ -1,29 +1,32 @@
 //! `RevocationList`: one revocation list, parsed and checked when it is loaded.
 //!
-//! webpki's parser refuses lists that are not supported: version 1, no nextUpdate, delta, indirect,
-//! partitioned by reason, attribute certificates only, and unknown critical extensions. This module
-//! also checks the CRL number, thisUpdate and nextUpdate. It verifies the signature with each known
-//! key of the issuer until one key matches. The result is kept.
+//! webpki's parser refuses lists that are delta, indirect, partitioned by reason, or
+//! attribute-only. It also refuses unknown critical extensions of the list or of an entry. This
+//! module also checks the CRL number, thisUpdate and the scope, which webpki does not check. The
+//! signature is verified only once, with the keys that are known to belong to the issuer.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use webpki::BorrowedCertRevocationList;
 use x509_parser::der_parser::asn1_rs::{Any, FromDer as _, Tag};
-use x509_parser::extensions::{IssuingDistributionPoint, ParsedExtension, X509Extension};
-use x509_parser::time::ASN1Time;
-use x509_parser::x509::X509Name;
+use x509_parser::extensions::{ParsedExtension, X509Extension};
 
+use super::header::{CrlTimes, Header};
 use super::serials::SerialSet;
+use super::status::{CrlStatus, Freshness};
 use super::unusable::UnusableCrl;
-use crate::identity::leaf::{rfc4514, significant};
+use super::webpki_form::webpki_form;
+use crate::clock;
+use crate::identity::leaf::significant;
+use crate::identity::text::hex;
 use crate::trust::certificate::algorithm::check_signature;
 use crate::trust::certificate::member::{PathMember, PointName};
 use crate::trust::certificate::signed::SignedParts;
 
 /// Minimum size in bytes of an entry of a list: a serial number of one byte, and a date.
 const SMALLEST_ENTRY: usize = 20;
-/// Maximum number of keys of which a list stores that they did not sign it.
+/// Maximum number of keys for which a list stores that they did not sign the list.
 const MAX_REFUSED_KEYS: usize = 64;
 
 /// The scope of a list: which certificates it covers (issuingDistributionPoint, RFC 5280 section
@@ -41,6 +44,16 @@ struct Scope {
 }
 
 impl Scope {
+    /// Describes in words which certificates the list covers.
+    const fn describe(&self) -> Option<&'static str> {
+        match (self.user_only, self.authorities_only, &self.points) {
+            (true, _, _) => Some("callers only"),
+            (_, true, _) => Some("authorities only"),
+            (_, _, Some(_)) => Some("one distribution point"),
+            _ => None,
+        }
+    }
+
     /// Whether the list covers certificates of the kind of `member`: certificates of authorities,
     /// or user certificates.
     const fn is_of(&self, member: &PathMember) -> bool {
@@ -52,7 +65,7 @@ impl Scope {
 }
 
 /// The parts of a list that are needed to verify its signature. They are dropped when the signature
-/// was verified.
+/// has been verified.
 #[derive(Debug)]
 struct Signed {
     message: Box<[u8]>,
@@ -85,10 +98,10 @@ pub(crate) struct RevocationList {
     /// The issuer's name, in DER.
     pub(super) issuer: Box<[u8]>,
     pub(super) issuer_text: String,
-    /// The CRL number (cRLNumber), without leading zero bytes.
-    pub(super) number: Box<[u8]>,
-    pub(super) this_update: i64,
-    pub(super) next_update: i64,
+    /// cRLNumber without leading zero bytes.
+    pub(super) number: Option<Box<[u8]>>,
+    pub(super) is_version_1: bool,
+    pub(super) times: CrlTimes,
     scope: Option<Scope>,
     serials: SerialSet,
     signer: OnceLock<Signer>,
@@ -98,24 +111,35 @@ pub(crate) struct RevocationList {
 impl RevocationList {
     /// Parses a revocation list. `hash` is the SHA-256 hash of `der`.
     pub(super) fn read(der: &[u8], hash: [u8; 32]) -> Result<Self, UnusableCrl> {
+        let header = Header::read(der).ok_or_else(|| UnusableCrl::unreadable(der))?;
+        let form = webpki_form(der, &header);
         let unusable = |error: webpki::Error| UnusableCrl::of(der, &error);
-        let entries = BorrowedCertRevocationList::from_der(der).map_err(unusable)?;
-        let header =
-            Header::read(der).ok_or_else(|| UnusableCrl::damaged("its encoding is malformed"))?;
+        let entries = BorrowedCertRevocationList::from_der(&form).map_err(unusable)?;
         check_signature(header.signed.algorithm)
             .map_err(|error| UnusableCrl::Signature(error.describe("its signature").1))?;
         // Allocates space for all entries at once, because growing would copy them into new memory.
-        // A list that claims more entries than its bytes can contain has no readable entries.
+        // The space is limited, because a malformed list can have many elements that are too small
+        // for an entry.
         let most = header.revoked.len() / SMALLEST_ENTRY;
         let mut serials = SerialSet::with_room(header.entries().min(most));
         for entry in &entries {
             serials.insert(entry.map_err(unusable)?.serial_number);
         }
         serials.shrink();
-        let (number, scope) = read_extensions(header.extensions)?;
-        let this_update = header.this_update.timestamp();
-        let next_update = header.next_update.timestamp();
-        if next_update <= this_update {
+        let (number, scope) = match header.extensions {
+            None => (None, None),
+            // RFC 5280 section 5.1.2.1: a list with extensions must have version 2.
+            Some(_) if header.is_version_1 => {
+                let why = "it is of version 1 and has extensions, which need version 2";
+                return Err(UnusableCrl::damaged(why));
+            }
+            Some(extensions) => read_extensions(extensions)?,
+        };
+        let times = header.times;
+        if times
+            .next_update
+            .is_some_and(|end| end <= times.this_update)
+        {
             return Err(UnusableCrl::Times);
         }
         Ok(Self {
@@ -123,8 +147,8 @@ impl RevocationList {
             issuer: header.issuer.into(),
             issuer_text: header.issuer_text,
             number,
-            this_update,
-            next_update,
+            is_version_1: header.is_version_1,
+            times,
             scope,
             serials,
             signer: OnceLock::new(),
@@ -140,7 +164,7 @@ impl RevocationList {
     }
 
     /// Whether `key` (SubjectPublicKeyInfo in DER) signed this list. `hash` is the SHA-256 hash of
-    /// `key`. The result for each key is kept, so that its signature check is not repeated.
+    /// `key`. The result for each key is stored, so that the signature check is not repeated.
     pub(super) fn is_signed_by(&self, key: &[u8], hash: &[u8; 32]) -> bool {
         if let Some(signer) = self.signer.get() {
             return signer.hash == *hash;
@@ -223,11 +247,96 @@ impl RevocationList {
         self.serials.len()
     }
 
-    /// Returns a value that is greater for a newer list, if both lists have the same issuer and
-    /// scope. CRL numbers are compared first, then thisUpdate.
-    pub(super) fn age(&self) -> (usize, &[u8], i64) {
-        (self.number.len(), &self.number, self.this_update)
+    /// Whether this list is a successor of `old`: it must have the same issuer and scope. If the
+    /// key that signed `old` is known, the same key must have signed this list.
+    pub(super) fn succeeds(&self, old: &Self) -> bool {
+        match old.signer() {
+            Some(_) => self.is_of_series(old),
+            None => self.issuer == old.issuer && self.same_scope(old),
+        }
     }
+
+    /// Whether both lists have the same issuer, scope and signing key. Returns false if the key
+    /// that signed a list is not known.
+    pub(super) fn is_of_series(&self, other: &Self) -> bool {
+        self.issuer == other.issuer
+            && self.signer().is_some()
+            && self.signer() == other.signer()
+            && self.same_scope(other)
+    }
+
+    /// Whether this list may replace `old`, a list of the same issuer, key and scope. An older list
+    /// must not replace a newer one. If both lists have numbers, neither the number nor thisUpdate
+    /// may be lower. If one list has no number, only a later thisUpdate shows that this list is
+    /// newer. An equal thisUpdate does not show which of two different lists is newer.
+    pub(super) fn may_replace(&self, old: &Self) -> bool {
+        let (time, time_of_old) = (self.times.this_update, old.times.this_update);
+        match (&self.number, &old.number) {
+            _ if self.hash == old.hash => true,
+            (Some(_), Some(_)) => !self.has_lower_number(old) && time >= time_of_old,
+            _ => time > time_of_old,
+        }
+    }
+
+    /// Whether this list, which was fetched, may replace `old`. The rules are those of
+    /// [`Self::may_replace`], with one exception. If `old` is not valid yet at `now`, this list may
+    /// have an earlier thisUpdate, because the issuer's clock may have been wrong. Its number must
+    /// then show that it is not older.
+    pub(super) fn may_follow(&self, old: &Self, now: i64) -> bool {
+        let is_numbered = self.number.is_some() && old.number.is_some();
+        self.may_replace(old)
+            || is_numbered && old.times.this_update > now && !self.has_lower_number(old)
+    }
+
+    fn has_lower_number(&self, old: &Self) -> bool {
+        matches!(
+            (&self.number, &old.number),
+            (Some(number), Some(of_old)) if is_less(number, of_old)
+        )
+    }
+
+    /// Returns the reason why this list may not replace `newer`, for messages.
+    pub(super) fn is_older_than(&self, newer: &Self) -> String {
+        match (&self.number, &newer.number) {
+            (Some(number), Some(of_newer)) if is_less(number, of_newer) => format!(
+                "its number {} is lower than {}, which is in use",
+                hex(number),
+                hex(of_newer)
+            ),
+            _ => format!(
+                "its thisUpdate {} is not later than {}, that of the list in use",
+                clock::rfc3339(self.times.this_update),
+                clock::rfc3339(newer.times.this_update)
+            ),
+        }
+    }
+
+    /// Returns the name of the list for messages.
+    pub(super) fn title(&self) -> String {
+        let end = self.times.next_update.unwrap_or(self.times.this_update);
+        self.status(end, Freshness::Fresh).title()
+    }
+
+    /// Returns the status of the list. The caller of this function determines `next_update` and
+    /// `freshness` by the rules of the trust domain.
+    pub(super) fn status(&self, next_update: i64, freshness: Freshness) -> CrlStatus {
+        CrlStatus {
+            hash: self.hash,
+            covers: self.scope.as_ref().and_then(Scope::describe),
+            issuer: self.issuer_text.clone(),
+            number: self.number.as_deref().map(hex),
+            this_update: self.times.this_update,
+            next_update,
+            entries: self.entries(),
+            verified: self.signer().is_some(),
+            freshness,
+        }
+    }
+}
+
+/// Whether `number` is less than `other`. Both are big-endian, without leading zero bytes.
+fn is_less(number: &[u8], other: &[u8]) -> bool {
+    (number.len(), number) < (other.len(), other)
 }
 
 impl Signed {
@@ -241,90 +350,7 @@ impl Signed {
     }
 }
 
-/// Returns nextUpdate of a revocation list in DER, in seconds since the Unix epoch. Returns `None`
-/// if the list cannot be read. Does not verify the signature.
-#[must_use]
-pub fn next_update(der: &[u8]) -> Option<i64> {
-    Header::read(der).map(|header| header.next_update.timestamp())
-}
-
-/// A summary of a revocation list. Nothing is verified.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CrlOutline {
-    /// The issuer's name in RFC 4514 form.
-    pub issuer: String,
-    /// nextUpdate in seconds since the Unix epoch.
-    pub next_update: i64,
-    /// Number of certificates that the list revokes.
-    pub entries: usize,
-}
-
-impl CrlOutline {
-    /// Reads a summary of a revocation list in DER. Counts the entries, but does not parse them.
-    /// Returns `None` if the list cannot be read.
-    #[must_use]
-    pub fn read(der: &[u8]) -> Option<Self> {
-        let header = Header::read(der)?;
-        Some(Self {
-            entries: header.entries(),
-            next_update: header.next_update.timestamp(),
-            issuer: header.issuer_text,
-        })
-    }
-}
-
-/// The parts of a CertificateList (RFC 5280 section 5.1), read without verification.
-struct Header<'a> {
-    signed: SignedParts<'a>,
-    issuer: &'a [u8],
-    issuer_text: String,
-    this_update: ASN1Time,
-    next_update: ASN1Time,
-    /// The content of revokedCertificates: the entries in DER.
-    revoked: &'a [u8],
-    extensions: &'a [u8],
-}
-
-impl<'a> Header<'a> {
-    fn read(der: &'a [u8]) -> Option<Self> {
-        let signed = SignedParts::read(der)?;
-        let (_, message) = Any::from_der(signed.message).ok()?;
-        let (fields, _version) = Any::from_der(message.data).ok()?;
-        let (fields, _algorithm) = Any::from_der(fields).ok()?;
-        let (after, issuer) = X509Name::from_der(fields).ok()?;
-        let (after, this_update) = ASN1Time::from_der(after).ok()?;
-        let (mut after, next_update) = ASN1Time::from_der(after).ok()?;
-        let (next, mut field) = Any::from_der(after).ok()?;
-        let mut revoked: &[u8] = &[];
-        if field.header.tag() == Tag::Sequence {
-            revoked = field.data;
-            after = next;
-            (_, field) = Any::from_der(after).ok()?;
-        }
-        Some(Self {
-            signed,
-            issuer: issuer.as_raw(),
-            issuer_text: rfc4514(&issuer),
-            this_update,
-            next_update,
-            revoked,
-            extensions: field.data,
-        })
-    }
-
-    /// Returns the number of entries without parsing their content.
-    fn entries(&self) -> usize {
-        let mut rest = self.revoked;
-        let mut count = 0;
-        while let Ok((next, _)) = Any::from_der(rest) {
-            rest = next;
-            count += 1;
-        }
-        count
-    }
-}
-
-type Extensions = (Box<[u8]>, Option<Scope>);
+type Extensions = (Option<Box<[u8]>>, Option<Scope>);
 
 fn read_extensions(tagged: &[u8]) -> Result<Extensions, UnusableCrl> {
     let malformed = || UnusableCrl::damaged("one of its extensions is malformed");
@@ -347,29 +373,59 @@ fn read_extensions(tagged: &[u8]) -> Result<Extensions, UnusableCrl> {
                 }
             }
             "2.5.29.28" => {
-                let ParsedExtension::IssuingDistributionPoint(point) = extension.parsed_extension()
-                else {
-                    return Err(UnusableCrl::damaged(
-                        "its issuing distribution point is malformed",
-                    ));
-                };
-                scope = Some(Scope::read(extension.value, point));
+                scope = Some(Scope::read(&extension)?);
             }
             _ => {}
         }
     }
-    let number = number.ok_or(UnusableCrl::NoNumber)?;
     Ok((number, scope))
 }
 
 impl Scope {
-    fn read(raw: &[u8], point: &IssuingDistributionPoint<'_>) -> Self {
-        let points = point.distribution_point.as_ref().map(PointName::all_of);
-        Self {
-            raw: raw.into(),
-            user_only: point.only_contains_user_certs,
-            authorities_only: point.only_contains_ca_certs,
-            points,
+    /// Reads an issuing distribution point that webpki has checked.
+    fn read(extension: &X509Extension<'_>) -> Result<Self, UnusableCrl> {
+        let malformed = || UnusableCrl::damaged("its issuing distribution point is malformed");
+        let (_, sequence) = Any::from_der(extension.value).map_err(|_| malformed())?;
+        let mut scope = Self {
+            raw: extension.value.into(),
+            user_only: false,
+            authorities_only: false,
+            points: None,
+        };
+        let mut rest = sequence.data;
+        while !rest.is_empty() {
+            let (after, field) = Any::from_der(rest).map_err(|_| malformed())?;
+            match field.tag() {
+                // If the names cannot be read, `points` is empty. The list then covers no
+                // certificate.
+                Tag(0) => scope.points = Some(point_names(extension).unwrap_or_default()),
+                Tag(1) => scope.user_only = field.data != [0],
+                Tag(2) => scope.authorities_only = field.data != [0],
+                // The other fields are absent or FALSE. webpki has refused all other lists.
+                _ => {}
+            }
+            rest = after;
         }
+        let limits = scope.user_only || scope.authorities_only || scope.points.is_some();
+        if !limits {
+            return Err(UnusableCrl::damaged(
+                "its issuing distribution point is empty",
+            ));
+        }
+        if scope.user_only && scope.authorities_only {
+            return Err(UnusableCrl::damaged(
+                "its issuing distribution point leaves out callers and authorities alike",
+            ));
+        }
+        Ok(scope)
+    }
+}
+
+fn point_names(extension: &X509Extension<'_>) -> Option<Box<[PointName]>> {
+    match extension.parsed_extension() {
+        ParsedExtension::IssuingDistributionPoint(point) => {
+            point.distribution_point.as_ref().map(PointName::all_of)
+        }
+        _ => None,
     }
 }

@@ -1,25 +1,32 @@
 //! `RevocationIndex`: the revocation lists of one trust domain, and the revocation status of a
 //! path.
 //!
-//! webpki verifies the signature of a list at every look-up. This index verifies it only once. If
-//! the issuer's key is known, this happens when the list is loaded. Otherwise it happens when a
-//! verified path first contains the issuer's key, and the list is not used before. Only the newest
-//! list of an issuer, key and scope is used. The scope of a list is which certificates it covers.
-//! The index does not read files and does not use the network.
+//! webpki verifies the signature of a list at every look-up. This index verifies each signature
+//! only once. If the issuer's key is known, the signature is verified when the list is loaded.
+//! Otherwise it is verified when a verified path first contains the issuer's key, and the list is
+//! not used before. Only the newest list of an issuer, key and scope is used. The scope of a list
+//! is the set of certificates that the list covers. The index does not read files and does not use
+//! the network.
 //!
-//! - `list`: one revocation list, parsed and checked when it is loaded
+//! - `list`: one list, parsed and checked when it is loaded
+//! - `header`: the fields of a list, and its times
+//! - `webpki_form`: a copy of a list with the fields that webpki requires
+//! - `rules`: which lists are accepted, and which of two lists is newer
 //! - `serials`: a compact set of revoked serial numbers
 //! - `unusable`: why a list cannot be used
 //! - `status`: the age of each list
 //! - `succession`: which lists of the earlier index stay in use after a load
 //! - `posture`: how strictly revocation is checked
 
+mod header;
 mod list;
 mod posture;
+mod rules;
 mod serials;
 mod status;
 mod succession;
 mod unusable;
+mod webpki_form;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -37,8 +44,9 @@ use crate::identity::text::hex;
 use crate::reason::ReasonCode;
 use list::RevocationList;
 
-pub use list::{CrlOutline, next_update};
+pub use header::{CrlOutline, CrlTimes};
 pub use posture::{RevocationDepth, RevocationPosture};
+pub use rules::{CrlNumber, CrlRules};
 pub use status::{CrlStatus, Freshness};
 pub use unusable::UnusableCrl;
 
@@ -77,6 +85,7 @@ pub(crate) struct RevocationIndex {
     posture: RevocationPosture,
     depth: RevocationDepth,
     grace: i64,
+    rules: CrlRules,
     by_issuer: HashMap<Box<[u8]>, Vec<Arc<RevocationList>>>,
     /// Hash of all lists and of the suspension. It changes whenever a list is added or removed.
     digest: [u8; 32],
@@ -87,12 +96,13 @@ pub(crate) struct RevocationIndex {
 }
 
 impl RevocationIndex {
-    /// Creates an index without lists.
+    /// Creates an index without lists. By default, each list must have a number and nextUpdate.
     pub(crate) fn new(posture: RevocationPosture, depth: RevocationDepth, grace: Duration) -> Self {
         Self {
             posture,
             depth,
             grace: i64::try_from(grace.as_secs()).unwrap_or(i64::MAX),
+            rules: CrlRules::default(),
             by_issuer: HashMap::new(),
             digest: [0; 32],
             alarms: Vec::new(),
@@ -100,10 +110,20 @@ impl RevocationIndex {
         }
     }
 
-    /// Loads the lists, which replace those of `previous`. A list that `previous` also has is not
-    /// parsed again. If a list is older than the list of `previous` that it replaces, an alarm is
-    /// recorded and the old list stays. The old list also stays if the signature of the new list
-    /// cannot be verified yet, or if the new list is not valid yet at `now`.
+    /// Sets the rules that a list must follow to be accepted.
+    pub(crate) fn with_rules(self, rules: CrlRules) -> Self {
+        Self { rules, ..self }
+    }
+
+    pub(crate) const fn rules(&self) -> CrlRules {
+        self.rules
+    }
+
+    /// Loads the lists into this index, which replaces the index `previous`. A list that `previous`
+    /// also contains is not parsed again, and its verified signature is not verified again. If a
+    /// list is older than its predecessor in `previous`, the list is left out with an alarm, and
+    /// the predecessor stays. The predecessor also stays if no known key has signed the new list,
+    /// or if the new list is not valid at `now`.
     ///
     /// Returns the position of each list that cannot be used, and the reason.
     pub(crate) fn load<'d>(
@@ -124,18 +144,17 @@ impl RevocationIndex {
             .collect();
         for (index, der) in lists.enumerate() {
             let hash = crypto::sha256(der);
-            let list = match previous.and_then(|index| index.find(&hash)) {
-                Some(list) => list,
-                None => match RevocationList::read(der, hash) {
-                    Ok(list) => Arc::new(list),
-                    Err(why) => {
-                        refused.push((index, why));
-                        continue;
-                    }
-                },
+            let read = match previous.and_then(|index| index.find(&hash)) {
+                Some(list) => Ok(list),
+                None => RevocationList::read(der, hash).map(Arc::new),
             };
-            self.verify_at_load(&list, &known);
-            self.insert(list);
+            match read.and_then(|list| self.rules.check(&list).map(|()| list)) {
+                Ok(list) => {
+                    self.verify_at_load(&list, &known);
+                    self.insert(list);
+                }
+                Err(why) => refused.push((index, why)),
+            }
         }
         if let Some(previous) = previous {
             self.keep_newer(previous, now);
@@ -144,18 +163,23 @@ impl RevocationIndex {
         refused
     }
 
-    /// Checks whether a file with the lists `lists` may replace a file with the lists `kept`. Each
-    /// new list must be readable and must not be older than the list that it replaces. If the key
-    /// of its issuer is known, that key must have signed the new list. Each list of `kept` must be
-    /// replaced by a new list, because otherwise its certificates would no longer be revoked.
+    /// Checks whether a new document with the revocation lists `lists` may replace an old document
+    /// with the lists `kept`:
+    /// - Each new list must be readable. If a key of its issuer is known, a known key must have
+    ///   signed it.
+    /// - No new list may be older than a list of the same issuer, key and scope in this index
+    ///   ([`RevocationList::may_follow`]).
+    /// - Each old list must have a successor among the new lists. Otherwise its certificates would
+    ///   no longer be revoked.
     ///
     /// # Errors
-    /// The reason why the new file is refused.
+    /// Returns the reason why the new document is refused.
     pub(crate) fn check_document(
         &self,
         lists: &[CertificateRevocationListDer<'_>],
         kept: &[CertificateRevocationListDer<'_>],
         issuers: &[KnownIssuer<'_>],
+        now: i64,
     ) -> Result<(), String> {
         let issuers: Vec<KnownIssuer<'_>> = issuers
             .iter()
@@ -166,7 +190,8 @@ impl RevocationIndex {
         for der in lists {
             let list = self
                 .candidate(der, &issuers)
-                .map_err(|why| why.to_string())?;
+                .and_then(|list| self.rules.check(&list).map(|()| list))
+                .map_err(|why| format!("{why}; {}", why.remedy()))?;
             let known = issuers.iter().any(|issuer| *issuer.name == *list.issuer);
             if known && list.signer().is_none() {
                 return Err(format!(
@@ -175,7 +200,7 @@ impl RevocationIndex {
                 ));
             }
             let mut own = self.by_issuer.get(&list.issuer).into_iter().flatten();
-            let newer = own.find(|other| same_series(other, &list) && other.age() > list.age());
+            let newer = own.find(|other| other.is_of_series(&list) && !list.may_follow(other, now));
             if let Some(newer) = newer {
                 return Err(list.is_older_than(newer));
             }
@@ -193,10 +218,9 @@ impl RevocationIndex {
                     old.issuer_text
                 ));
             };
-            // A list may replace an equally old or older one (`age` is greater for a newer list). A
-            // list with a verified signature may replace any list whose signature is not verified.
+            // A list with a verified signature may replace any list without a verified signature.
             let takes_over = |list: &RevocationList| {
-                list.age() >= old.age() || list.signer().is_some() && old.signer().is_none()
+                list.may_follow(&old, now) || list.signer().is_some() && old.signer().is_none()
             };
             if !takes_over(first) && !own.any(|list| takes_over(list)) {
                 return Err(first.is_older_than(&old));
@@ -248,35 +272,42 @@ impl RevocationIndex {
             // Another key of the issuer, which is not known yet, may have signed the list. A
             // verified path may supply this key later, so the list is kept.
             self.alarms.push(format!(
-                "revocation list {} of {} is signed by none of the keys known of it",
-                hex(&list.number),
-                list.issuer_text
+                "{} is signed by none of the keys known of it",
+                list.title()
             ));
         }
     }
 
     /// Adds a list, unless there is a newer list of the same issuer, key and scope. A list replaces
-    /// another list only if the signatures of both were verified with the same key.
+    /// another list only if the signatures of both were verified with the same key. If two lists
+    /// have the same age, both stay.
     fn insert(&mut self, list: Arc<RevocationList>) {
         let others = self.by_issuer.entry(list.issuer.clone()).or_default();
         if others.iter().any(|other| other.hash == list.hash) {
             return;
         }
-        let rival = others.iter().position(|other| same_series(other, &list));
-        let Some(other) = rival.and_then(|index| others.get_mut(index)) else {
-            others.push(list);
+        let mut series = others.iter().filter(|other| other.is_of_series(&list));
+        let why = "was left out: a newer one is there";
+        if series.any(|other| self.rules.is_newer(other, &list)) {
+            self.alarms.push(format!("{} {why}", list.title()));
             return;
-        };
-        let older = if list.age() > other.age() {
-            std::mem::replace(other, list)
-        } else {
-            list
-        };
-        self.alarms.push(format!(
-            "revocation list {} of {} was left out: a newer one is there",
-            hex(&older.number),
-            older.issuer_text
-        ));
+        }
+        others.retain(|other| {
+            let is_older = other.is_of_series(&list) && self.rules.is_newer(&list, other);
+            if is_older {
+                self.alarms.push(format!("{} {why}", other.title()));
+            }
+            !is_older
+        });
+        // If two lists have the same age, it is unknown which is newer. So both are kept, and both
+        // revoke.
+        if let Some(other) = others.iter().find(|other| other.is_of_series(&list)) {
+            self.alarms.push(format!(
+                "{} and another list of the same age differ: both are used until there is a newer one",
+                other.title()
+            ));
+        }
+        others.push(list);
     }
 
     /// Suspends the lists. If the posture is `hard`, every path is refused from now on. Otherwise
@@ -322,36 +353,29 @@ impl RevocationIndex {
             own.any(|other| {
                 other.signer() == list.signer()
                     && other.same_scope(list)
-                    && other.age() > list.age()
-                    && other.this_update <= now
+                    && self.rules.is_newer(other, list)
+                    && other.times.this_update <= now
             })
         };
         let mut status: Vec<CrlStatus> = self
             .lists()
             .filter(|list| !superseded(list))
-            .map(|list| CrlStatus {
-                issuer: list.issuer_text.clone(),
-                number: hex(&list.number),
-                this_update: list.this_update,
-                next_update: list.next_update,
-                entries: list.entries(),
-                verified: list.signer().is_some(),
-                freshness: self.freshness(list, now),
-            })
+            .map(|list| list.status(self.rules.next_update(list), self.freshness(list, now)))
             .collect();
         status.sort_by(|a, b| (&a.issuer, &a.number).cmp(&(&b.issuer, &b.number)));
         status
     }
 
     fn freshness(&self, list: &RevocationList, now: i64) -> Freshness {
-        let half = list.next_update.saturating_sub(list.this_update) / 2;
-        if now < list.this_update {
+        let (begin, end) = (list.times.this_update, self.rules.next_update(list));
+        let half = end.saturating_sub(begin) / 2;
+        if now < begin {
             Freshness::NotYet
-        } else if now < list.this_update.saturating_add(half) {
+        } else if now < begin.saturating_add(half) {
             Freshness::Fresh
-        } else if now < list.next_update {
+        } else if now < end {
             Freshness::Due
-        } else if now < list.next_update.saturating_add(self.grace) {
+        } else if now < end.saturating_add(self.grace) {
             Freshness::Grace
         } else {
             Freshness::Stale
@@ -434,9 +458,12 @@ impl RevocationIndex {
         // this, because the issuer's key was unknown or the newer list was not valid yet.
         let newest = signed.iter().filter(|list| {
             !signed.iter().any(|other| {
-                other.same_scope(list) && other.age() > list.age() && other.this_update <= now
+                other.same_scope(list)
+                    && self.rules.is_newer(other, list)
+                    && other.times.this_update <= now
             })
         });
+        let end = |list: &RevocationList| self.rules.next_update(list);
         let mut best: Option<&RevocationList> = None;
         let mut unusable: Option<&RevocationList> = None;
         for list in newest {
@@ -449,24 +476,24 @@ impl RevocationIndex {
             }
             match self.freshness(list, now) {
                 Freshness::NotYet | Freshness::Stale => unusable = Some(list),
-                _ if best.is_some_and(|best| best.next_update >= list.next_update) => {}
+                _ if best.is_some_and(|best| end(best) >= end(list)) => {}
                 _ => best = Some(list),
             }
         }
         match (best, unusable) {
             (Some(list), _) => Status::Good {
-                this_update: list.this_update,
-                until: list.next_update.saturating_add(self.grace),
+                this_update: list.times.this_update,
+                until: end(list).saturating_add(self.grace),
             },
-            (None, Some(list)) if now < list.this_update => Status::Unknown(format!(
+            (None, Some(list)) if now < list.times.this_update => Status::Unknown(format!(
                 "the revocation list of {} is valid only from {}",
                 list.issuer_text,
-                clock::rfc3339(list.this_update)
+                clock::rfc3339(list.times.this_update)
             )),
             (None, Some(list)) => Status::Stale(format!(
                 "the revocation list of {} was to be replaced by {}",
                 list.issuer_text,
-                clock::rfc3339(list.next_update)
+                clock::rfc3339(end(list))
             )),
             (None, None) if !signed.is_empty() => Status::Unknown(format!(
                 "the revocation list of {} covers a distribution point that the certificate does not name",
@@ -475,34 +502,6 @@ impl RevocationIndex {
             (None, None) => unknown("no revocation list covers this certificate and is signed by"),
         }
     }
-}
-
-impl RevocationList {
-    /// Whether this list can replace `old`: it has the same issuer and scope. If the key that
-    /// signed `old` is known, the same key must have signed this list.
-    fn succeeds(&self, old: &Self) -> bool {
-        match old.signer() {
-            Some(_) => same_series(self, old),
-            None => self.issuer == old.issuer && self.same_scope(old),
-        }
-    }
-
-    fn is_older_than(&self, newer: &Self) -> String {
-        format!(
-            "its number {} is lower than {}, which is in use",
-            hex(&self.number),
-            hex(&newer.number)
-        )
-    }
-}
-
-/// Whether two lists have the same issuer, scope and key. Returns false if the signature of one of
-/// them was not verified.
-fn same_series(one: &RevocationList, other: &RevocationList) -> bool {
-    one.issuer == other.issuer
-        && one.signer().is_some()
-        && one.signer() == other.signer()
-        && one.same_scope(other)
 }
 
 impl fmt::Debug for RevocationIndex {

@@ -45,13 +45,19 @@ impl Freshness {
 /// One revocation list and its age, for readiness and metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrlStatus {
+    /// SHA-256 hash of the list's DER.
+    pub hash: [u8; 32],
+    /// A description of the certificates that the list covers. `None` if the list covers all
+    /// certificates of its issuer.
+    pub covers: Option<&'static str>,
     /// The issuer's name in RFC 4514 form.
     pub issuer: String,
-    /// The CRL number (cRLNumber) in lower-case hexadecimal.
-    pub number: String,
+    /// cRLNumber in lower-case hexadecimal. `None` if the list has no number.
+    pub number: Option<String>,
     /// thisUpdate in seconds since the Unix epoch.
     pub this_update: i64,
-    /// nextUpdate in seconds since the Unix epoch.
+    /// nextUpdate in seconds since the Unix epoch. If the list has no nextUpdate, the time
+    /// `max_age` after thisUpdate.
     pub next_update: i64,
     /// Number of certificates that the list revokes.
     pub entries: usize,
@@ -76,9 +82,23 @@ impl CrlStatus {
             Freshness::Grace => format!("was to be replaced by {until}; the grace period runs"),
             Freshness::Stale => format!("was to be replaced by {until} and is stale"),
         };
-        Some(format!(
-            "revocation list {} of {} {says}",
-            self.number, self.issuer
-        ))
+        Some(format!("{} {says}", self.title()))
+    }
+
+    /// Returns the name of the list for messages.
+    #[must_use]
+    pub fn title(&self) -> String {
+        let name = match &self.number {
+            Some(number) => format!("revocation list {number} of {}", self.issuer),
+            None => format!(
+                "revocation list without number, made at {}, of {}",
+                clock::rfc3339(self.this_update),
+                self.issuer
+            ),
+        };
+        match self.covers {
+            Some(covers) => format!("{name} ({covers})"),
+            None => name,
+        }
     }
 }

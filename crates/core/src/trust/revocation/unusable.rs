@@ -4,7 +4,7 @@
 //! strictly, and finds the reason. The operator needs the reason to get the right list from the
 //! issuer.
 
-use webpki::Error;
+use webpki::{DerTypeId, Error};
 use x509_parser::der_parser::asn1_rs::{Any, Class, FromDer as _, Tag};
 use x509_parser::extensions::{
     DistributionPointName, IssuingDistributionPoint, ParsedExtension, X509Extension,
@@ -40,10 +40,10 @@ pub enum UnusableCrl {
     /// An entry has a reason code that RFC 5280 does not define.
     #[error("an entry has an unknown revocation reason")]
     UnknownReason,
-    /// The list has version 1, so it has no extensions and no CRL number.
-    #[error("it is a list of version 1")]
+    /// The list has version 1, which has no extensions and therefore no number.
+    #[error("it is a list of version 1, which has no number (cRLNumber)")]
     Version,
-    /// The list has no nextUpdate.
+    /// The list has no nextUpdate, and the trust domain has no `max_age`.
     #[error("it does not say when it will be replaced (nextUpdate)")]
     NoNextUpdate,
     /// nextUpdate is not later than thisUpdate.
@@ -56,10 +56,10 @@ pub enum UnusableCrl {
     /// critical.
     #[error("its number (cRLNumber) is {0}")]
     Number(&'static str),
-    /// The algorithm of its signature is not supported, or too weak.
+    /// The algorithm of the list's signature is not supported, or too weak.
     #[error("{0}")]
     Signature(String),
-    /// The file continues after the list.
+    /// This number of bytes follows the list in the file.
     #[error("{0} bytes follow it")]
     BytesFollow(usize),
     /// The list is truncated, or the data is not a revocation list.
@@ -86,11 +86,19 @@ impl UnusableCrl {
             }
             Self::UnknownReason => "have the issuer sign the list with the reasons of RFC 5280",
             Self::Version => {
-                "have the issuer sign a list of version 2 with a number (for OpenSSL: crl_extensions)"
+                "accept such lists of this trust domain with crl_number = \"optional\", or have the \
+                 issuer sign a list of version 2 with a number (for OpenSSL: crl_extensions)"
             }
-            Self::NoNextUpdate => "have the issuer sign the list with nextUpdate",
+            Self::NoNextUpdate => {
+                "say how long lists of this trust domain are used, for example max_age = \"168h\", or \
+                 have the issuer sign the list with nextUpdate"
+            }
             Self::Times => "have the issuer sign the list again, with the right times",
-            Self::NoNumber | Self::Number(_) => {
+            Self::NoNumber => {
+                "accept such lists of this trust domain with crl_number = \"optional\", or have the \
+                 issuer sign the list with a cRLNumber (for OpenSSL: crlnumber and crl_extensions)"
+            }
+            Self::Number(_) => {
                 "have the issuer sign the list with a cRLNumber that is not critical"
             }
             Self::Signature(_) => {
@@ -106,8 +114,18 @@ impl UnusableCrl {
     pub(super) fn of(der: &[u8], error: &Error) -> Self {
         find(der).unwrap_or_else(|| match error {
             Error::InvalidCrlNumber => Self::Number("negative, or longer than 20 bytes"),
-            error => Self::Damaged(format!("{error:?}")),
+            Error::UnsupportedDeltaCrl => Self::Delta,
+            Error::UnsupportedIndirectCrl => Self::Indirect,
+            Error::UnsupportedRevocationReasonsPartitioning => Self::SomeReasons,
+            Error::UnsupportedCrlIssuingDistributionPoint => Self::DistributionPoint,
+            Error::UnsupportedRevocationReason => Self::UnknownReason,
+            error => Self::damaged(in_words(error)),
         })
+    }
+
+    /// Finds why a list cannot be read at all.
+    pub(super) fn unreadable(der: &[u8]) -> Self {
+        find(der).unwrap_or_else(|| Self::damaged(MALFORMED))
     }
 
     pub(super) fn damaged(what: &str) -> Self {
@@ -115,7 +133,31 @@ impl UnusableCrl {
     }
 }
 
-/// Returns the first problem in a list that this file recognizes.
+const MALFORMED: &str = "its encoding is malformed";
+
+/// Describes an error of webpki about a revocation list. webpki's own messages are only the names
+/// of the errors in its source code.
+const fn in_words(error: &Error) -> &'static str {
+    match error {
+        Error::BadDerTime | Error::TrailingData(DerTypeId::Time) => "a time in it is malformed",
+        Error::InvalidSerialNumber => "the serial number of an entry is malformed",
+        Error::SignatureAlgorithmMismatch => "it names two different signature algorithms",
+        Error::ExtensionValueInvalid => "an extension occurs twice, or is malformed",
+        Error::MalformedExtensions
+        | Error::TrailingData(
+            DerTypeId::CertRevocationListExtension
+            | DerTypeId::RevokedCertificateExtension
+            | DerTypeId::IssuingDistributionPoint,
+        ) => "one of its extensions is malformed",
+        Error::TrailingData(DerTypeId::RevokedCertificate | DerTypeId::RevokedCertEntry) => {
+            "one of its entries is malformed"
+        }
+        Error::UnsupportedCrlVersion => "there is no such version of revocation lists",
+        _ => MALFORMED,
+    }
+}
+
+/// Returns the first error that is found in a list.
 fn find(der: &[u8]) -> Option<UnusableCrl> {
     let Ok((rest, list)) = Any::from_der(der) else {
         return Some(UnusableCrl::damaged("its end is missing"));
@@ -126,8 +168,7 @@ fn find(der: &[u8]) -> Option<UnusableCrl> {
     let (_, signed) = Any::from_der(list.data).ok()?;
     let fields: Vec<Any<'_>> = elements(signed.data).collect();
     let is_time = |field: &&Any<'_>| matches!(field.tag(), Tag::UtcTime | Tag::GeneralizedTime);
-    let times = fields.iter().filter(is_time).count();
-    if times == 0 {
+    if !fields.iter().any(|field| is_time(&field)) {
         return None;
     }
     let extensions = fields
@@ -140,27 +181,13 @@ fn find(der: &[u8]) -> Option<UnusableCrl> {
         let (_, sequence) = Any::from_der(tagged.data).ok()?;
         read_extensions(sequence.data).find_map(|extension| kind_by(&extension))
     });
-    let is_version_2 = fields
-        .first()
-        .is_some_and(|field| field.tag() == Tag::Integer && field.data == [1]);
-    let entries = || {
+    kind.or_else(|| {
         let after = fields.iter().skip_while(|field| !is_time(field));
         after
             .skip_while(is_time)
             .find(|field| field.tag() == Tag::Sequence)
             .and_then(|entries| elements(entries.data).find_map(|entry| entry_problem(&entry)))
-    };
-    if kind.is_some() {
-        kind
-    } else if !is_version_2 {
-        Some(UnusableCrl::Version)
-    } else if times == 1 {
-        Some(UnusableCrl::NoNextUpdate)
-    } else if extensions.is_none() {
-        Some(UnusableCrl::NoNumber)
-    } else {
-        entries()
-    }
+    })
 }
 
 fn kind_by(extension: &X509Extension<'_>) -> Option<UnusableCrl> {
@@ -187,9 +214,9 @@ fn kind_of(point: &IssuingDistributionPoint<'_>) -> Option<UnusableCrl> {
         Some(UnusableCrl::Indirect)
     } else if point.only_some_reasons.is_some() {
         Some(UnusableCrl::SomeReasons)
-    } else if !matches!(
+    } else if matches!(
         point.distribution_point,
-        Some(DistributionPointName::FullName(_))
+        Some(DistributionPointName::NameRelativeToCRLIssuer(_))
     ) {
         Some(UnusableCrl::DistributionPoint)
     } else {

@@ -21,8 +21,8 @@ use crate::upstream::limits::connection_limit::ConnectionLimit;
 const FIRST_EJECTION: Duration = Duration::from_millis(500);
 /// Maximum time of one ejection, after any number of failures.
 const MAX_EJECTION: Duration = Duration::from_secs(60);
-/// Time for which the gateway tries no tunnel over h2 to an endpoint, after the endpoint spoke h2
-/// without extended CONNECT. Each such attempt costs a connection.
+/// If an endpoint was found to speak h2 without extended CONNECT, the gateway opens no tunnel over
+/// h2 to it for this time. Each attempt would cost a connection.
 const NO_TUNNELS_TIME: Duration = Duration::from_secs(30);
 
 /// The health and load of one endpoint, shared by all workers.

@@ -51,7 +51,7 @@ pub struct Affinity<'a> {
     /// The name of the caller. Failures of this caller's requests can eject an endpoint for this
     /// caller alone. `None` if the caller has no name.
     caller: Option<&'a CallerName>,
-    /// The caller under whose key the request's connection is counted. `None` means one common
+    /// The key of the caller for whom the request's connection is counted. `None` means one common
     /// count for all callers.
     pub(in crate::upstream) share: Option<ShareKey>,
 }
@@ -189,8 +189,8 @@ impl Upstream {
         self.states.get(index).map(|state| &state.limit)
     }
 
-    /// Returns the caller for which the request's connection is counted. If all callers share
-    /// connections, this is [`ShareKey::EVERYBODY`].
+    /// Returns the key of the caller for whom the request's connection is counted. If all callers
+    /// share connections, this key is [`ShareKey::EVERYBODY`].
     pub(in crate::upstream) fn share_key(&self, affinity: Affinity<'_>) -> ShareKey {
         match self.config.share {
             Sharing::Always if self.config.protocol == HttpProtocol::Http2 => ShareKey::EVERYBODY,
@@ -221,7 +221,7 @@ impl Upstream {
         self.meter.get_or_init(|| metrics.upstream(self.name()));
     }
 
-    /// Counts a request to which the upstream sent no response, with the reason.
+    /// Counts a request to which the upstream sent no response. `reason` says why.
     pub fn record_no_response(&self, reason: ReasonCode) {
         if let Some(meter) = self.meter.get() {
             meter.failed(reason);
@@ -229,7 +229,8 @@ impl Upstream {
     }
 
     /// Records that a service has ended an h2 connection with GOAWAY and the error `code`. `cause`
-    /// describes what was unusual about the caller's requests. `None` if nothing was unusual.
+    /// describes what was unusual about the caller's requests. `cause` is `None` if nothing was
+    /// unusual.
     pub(in crate::upstream) fn record_goaway(
         &self,
         endpoint: usize,
@@ -254,15 +255,15 @@ impl Upstream {
     /// returned [`Place`] counts the request as in progress until it is dropped.
     ///
     /// # Errors
-    /// Returns the reason why the request may not be sent now. If it is [`NoPlace::Caller`], the
-    /// request can [wait](Self::admit_later).
+    /// Returns the reason why the request may not be sent now. If the reason is
+    /// [`NoPlace::Caller`], the request can [wait](Self::admit_later).
     pub fn admit(&self, caller: ShareKey, share: Share) -> Result<Place, NoPlace> {
         self.budget.earn();
         self.requests.enter(caller, self.place_limits(share))
     }
 
-    /// Waits until another request of the same caller ends, or until the caller may have more
-    /// requests in progress because its share has grown. Then admits this request.
+    /// Waits until the caller may have one more request in progress, and then admits the request.
+    /// The wait ends if another request of the caller ends, or if the caller's share grows.
     ///
     /// # Errors
     /// Returns an error if the wait takes longer than `connect_timeout`, or if `max_pending`
@@ -274,9 +275,9 @@ impl Upstream {
             .await
     }
 
-    /// Returns how many requests may be in progress at the upstream, and how many of them may
-    /// belong to one caller. Over HTTP/1.1 each request needs its own connection, so callers
-    /// compete for connections.
+    /// Returns the maximum number of requests in progress at the upstream, and the maximum for one
+    /// caller. The connection limit is considered too, because callers compete for connections:
+    /// over HTTP/1.1, each request needs its own connection.
     fn place_limits(&self, share: Share) -> PlaceLimits {
         let max = self.config.max_requests;
         let connections = self
@@ -296,8 +297,7 @@ impl Upstream {
         }
     }
 
-    /// Returns whether the retry budget allows that a request is sent again. If it does, counts the
-    /// retry.
+    /// Returns whether the retry budget allows one more retry. If so, counts the retry.
     #[must_use]
     pub fn may_retry(&self) -> bool {
         let may = self.budget.spend();
@@ -308,7 +308,7 @@ impl Upstream {
     }
 
     /// Returns the properties of a request that affect which endpoint is selected. `share` is the
-    /// key of the caller for which the request's connection is counted.
+    /// key of the caller for whom the request's connection is counted.
     #[must_use]
     pub fn affinity<'a>(&self, caller: Option<&'a CallerName>, share: ShareKey) -> Affinity<'a> {
         let together = caller.filter(|_| self.config.balance == Balance::Caller);
@@ -326,8 +326,8 @@ impl Upstream {
         }
     }
 
-    /// Records that an endpoint received a request of this caller, and sent no response or sent it
-    /// too late.
+    /// Records that an endpoint received a request, but sent no response or a late response.
+    /// `affinity` contains the caller of the request.
     pub fn record_timeout(&self, index: usize, affinity: Affinity<'_>) {
         if let Some(state) = self.states.get(index) {
             state.record_timeout(affinity.caller);
@@ -383,7 +383,8 @@ impl Upstream {
         self.pick_among(affinity, tried, |_| true)
     }
 
-    /// Same as [`Self::pick`], for a tunnel over h2. Skips endpoints that carry no tunnels.
+    /// Selects an endpoint like [`Self::pick`], for a tunnel over h2. Skips endpoints that were
+    /// recently found to speak h2 without extended CONNECT.
     pub(in crate::upstream) fn pick_for_tunnel(
         &self,
         affinity: Affinity<'_>,
@@ -557,8 +558,8 @@ mod tests {
         upstream.record_timeout(0, two);
         assert!(!is_used(one) && is_used(two) && is_used(four));
         assert!(is_used(Affinity::default()));
-        // A response to any caller shows that the endpoint works, so it ends the ejections for all
-        // callers and sets the counts of unanswered requests to zero.
+        // A response to any caller shows that the endpoint works. Therefore it ends the ejections
+        // for all callers, and clears the counts of unanswered requests.
         upstream.record_response(0);
         assert!(is_used(one));
         for whose in [one, two] {

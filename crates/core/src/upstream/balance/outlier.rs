@@ -1,5 +1,5 @@
-//! `UnansweredRequests`: the requests that an endpoint has left without a response since it last
-//! sent a response, counted for each caller.
+//! `UnansweredRequests`: counts the requests that an endpoint has left without a response, for each
+//! caller. When the endpoint sends a response, all counts become zero.
 //!
 //! A caller can send requests that a service cannot handle, even on purpose. Such a caller may be
 //! the cause of broken connections and missing responses. Failures of one caller therefore eject an
@@ -19,8 +19,8 @@ const REQUESTS: u32 = 3;
 /// Requests that an endpoint left without a response, with one entry for each caller.
 #[derive(Debug, Default)]
 pub(super) struct UnansweredRequests {
-    /// Makes the tags of callers. The hash has a random key, so that a caller cannot choose a name
-    /// whose tag equals another caller's tag.
+    /// Computes the tags of callers. The hash has a random key, so that a caller cannot choose a
+    /// name whose tag equals another caller's tag.
     hasher: RandomState,
     callers: [CallerFailures; CALLERS],
 }
@@ -39,8 +39,8 @@ pub(super) struct CallerFailures {
 #[derive(Debug)]
 pub(super) enum EjectionScope<'a> {
     None,
-    /// The endpoint is ejected for this caller only. The number says how often it was ejected for
-    /// this caller before.
+    /// The endpoint is ejected for this caller only. The number says how often the endpoint was
+    /// ejected for this caller before.
     Caller(&'a CallerFailures, u32),
     AllCallers,
 }
@@ -74,8 +74,8 @@ impl UnansweredRequests {
         }
     }
 
-    /// Returns the entry of `caller`. Returns `None` if the endpoint has left no request of this
-    /// caller without a response.
+    /// Returns the entry of `caller`. Returns `None` if there is no entry, because no missing
+    /// response to this caller was counted.
     pub(super) fn of(&self, caller: Option<&CallerName>) -> Option<&CallerFailures> {
         let is_known = |entry: &&CallerFailures| entry.tag.load(Ordering::Relaxed) != 0;
         self.callers.iter().find(is_known)?;

@@ -3,9 +3,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Amounts of the budget, in hundredths of a retry. A budget starts with `INITIAL` and never
-/// exceeds `MAX_SAVED`. Therefore ten retries are possible before a new upstream has received
-/// requests, and at most a hundred retries are saved.
+/// Amounts of the budget, in hundredths of a retry. `INITIAL` allows ten retries before a new
+/// upstream has received requests. If the budget has reached `MAX_SAVED`, which allows a hundred
+/// retries, requests add nothing to it.
 const INITIAL: u64 = 10 * ONE;
 const MAX_SAVED: u64 = 100 * ONE;
 const ONE: u64 = 100;

@@ -2,7 +2,7 @@
 //! proxy writes these fields. The gateway removes such a field from a caller's request, unless the
 //! upstream is configured to keep the field.
 //!
-//! Many servers read `_` or `.` as `-`. When names are compared here, every character that is
+//! Many servers read `_` or `.` as `-`. When this module compares names, every character that is
 //! neither a letter nor a digit therefore counts as a hyphen.
 
 /// Whether the field `name` is removed by default. Every character that is neither a letter nor a
@@ -24,9 +24,9 @@ pub fn removed_by_default() -> impl Iterator<Item = &'static str> {
         .flat_map(|start| candidates(&start).iter().copied())
 }
 
-/// Returns the patterns that can match `name`: those with the same first character, or with the
-/// same third character if `name` starts with `x-`. This lookup must be fast, because it runs for
-/// every field of every request.
+/// Returns the patterns that can match `name`. These are the patterns with the same first
+/// character, or with the same third character if `name` starts with `x-`. This lookup must be
+/// fast, because it runs for every field of every request.
 const fn candidates(name: &[u8]) -> &'static [&'static str] {
     match name {
         [b'c', ..] => &[
@@ -35,13 +35,13 @@ const fn candidates(name: &[u8]) -> &'static [&'static str] {
             "client-cert*",
             "countersign-*",
         ],
-        // Daphne takes the path below which an application is mounted from this field.
+        // Daphne reads from this field under which path an application is mounted.
         [b'd', ..] => &["daphne-root-path"],
         [b'f', ..] => &["forwarded"],
-        // gunicorn takes the variables `SCRIPT_NAME` and `PATH_INFO` from fields of these names. An
-        // application would then route another path than the one that was permitted. A CGI program
-        // gets the field `Proxy` as the environment variable HTTP_PROXY. HTTP clients read this
-        // variable as the address of their proxy.
+        // gunicorn copies fields of these names to the variables `SCRIPT_NAME` and `PATH_INFO`. An
+        // application could thus route a request to another path than the permitted path. A CGI
+        // program gets the field `Proxy` as the environment variable HTTP_PROXY. HTTP clients read
+        // this variable as the address of their proxy.
         [b'p', ..] => &["path-info", "proxy"],
         [b'r', ..] => &["remote-user"],
         [b's', ..] => &["script-name", "ssl-cert", "ssl-client*"],
@@ -85,8 +85,8 @@ const fn candidates(name: &[u8]) -> &'static [&'static str] {
     }
 }
 
-/// Whether a server may read the field name `name` as the name `wanted`. Both must be in lower
-/// case.
+/// Whether a server may read the field name `name` as the name `wanted`. Both names must be in
+/// lower case.
 #[must_use]
 pub fn is_spelling_of(name: &str, wanted: &str) -> bool {
     name.len() == wanted.len() && starts_with_spelling_of(name, wanted)

@@ -104,7 +104,8 @@ impl FieldPattern {
         &self.0
     }
 
-    /// Whether the pattern matches the field name `name`: as the name itself, or as a prefix of it.
+    /// Whether the pattern matches the field name `name`. A pattern with `*` matches all names that
+    /// start with its prefix.
     fn matches(&self, name: &str) -> bool {
         match self.0.strip_suffix('*') {
             Some(start) => name.starts_with(start),
@@ -118,8 +119,9 @@ impl FieldPattern {
         is_spelling_of_pattern(own, other) || is_spelling_of_pattern(others, &self.0)
     }
 
-    /// Returns the first field that the pattern matches and that belongs to the gateway. These
-    /// fields are `WRITTEN` and `private`, which contains the fields for assertions and API keys.
+    /// Returns the first field of the gateway that the pattern matches. The gateway's fields are
+    /// those in `WRITTEN` and `private`. `private` contains the fields for assertions and API keys.
+    /// Returns `None` if the pattern matches none of these fields.
     #[must_use]
     pub fn of_the_gateway<'a>(&self, private: &'a [HeaderName]) -> Option<&'a str> {
         let private = private.iter().map(HeaderName::as_str);
@@ -130,7 +132,7 @@ impl FieldPattern {
     }
 
     /// Returns the first field in `OF_THE_CONNECTION` that the pattern matches. Returns `None` if
-    /// it matches none of them.
+    /// the pattern matches none of these fields.
     #[must_use]
     pub fn of_the_connection(&self) -> Option<&'static str> {
         OF_THE_CONNECTION
@@ -159,8 +161,8 @@ pub struct HeaderRules {
     /// Fields that are passed on although the gateway removes them by default. Other spellings of
     /// their names are still removed.
     pub keep: Vec<FieldPattern>,
-    /// How `traceparent` and `tracestate` are handled. Unless the value is `Off`, both pass even if
-    /// they are not in the allow-list.
+    /// How `traceparent` and `tracestate` are handled. Unless the value is `Off`, both fields pass
+    /// even if they are not in the allow-list.
     pub trace: TraceContext,
 }
 
@@ -172,7 +174,7 @@ impl HeaderRules {
     }
 
     /// Applies the rules to the fields of a request. `set_aside` contains the fields that the
-    /// gateway has removed by default. Fields in it that the rules keep are added to `headers`
+    /// gateway has removed by default. If the rules keep such a field, it is added to `headers`
     /// again.
     pub fn apply(&self, headers: &mut HeaderMap, set_aside: &HeaderMap) {
         if self.pass.is_some() || !self.remove.is_empty() {

@@ -2,10 +2,12 @@
 //!
 //! - `header_rules`: which fields of a caller's request a service gets
 //! - `forgeable`: fields that are removed by default, because services trust them
+//! - `response_limits`: the limits of the head of a response
 //! - `target`: the address and the protocol of a connection
 
 pub mod forgeable;
 pub mod header_rules;
+pub(super) mod response_limits;
 pub(super) mod target;
 
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use http::StatusCode;
 use http::uri::PathAndQuery;
 
 use self::header_rules::{HeaderRules, TraceContext};
+use self::response_limits::ResponseLimits;
 use self::target::{Endpoint, HttpProtocol};
 use crate::identity::IdentityPattern;
 use crate::tls::ClientTls;
@@ -75,8 +78,9 @@ pub enum Sharing {
     /// caller's requests end.
     #[default]
     Never,
-    /// Callers share a connection only if the endpoint has reached its connection limit. A caller
-    /// of which the service has recently ended a connection with an error shares no connections.
+    /// Callers share a connection only if the endpoint has reached its connection limit. If a
+    /// service has recently ended a caller's connection with an error, this caller shares no
+    /// connections.
     WhenFull,
     /// All callers share connections.
     Always,
@@ -114,7 +118,8 @@ pub struct UpstreamConfig {
     pub tls: Option<Arc<ClientTls>>,
     /// How the endpoint for each request is selected.
     pub balance: Balance,
-    /// The identity that an endpoint's certificate must contain.
+    /// The identity that an endpoint's certificate must contain. `None` means that no identity is
+    /// required.
     pub identity: Option<IdentityPattern>,
     /// The fields that tell a service about the caller's connection to the gateway.
     pub forwarded: ForwardedFields,
@@ -130,11 +135,12 @@ pub struct UpstreamConfig {
     pub connect_timeout: Duration,
     /// Maximum time until the head of the response has arrived.
     pub first_byte_timeout: Duration,
-    /// Maximum time from the head of the request to the end of the response.
+    /// Maximum time from the head of the request to the end of the response. `None` means that this
+    /// time is not limited.
     pub total_timeout: Option<Duration>,
     /// The settings of active health checks. `None` means that there are no such checks.
     pub health_check: Option<HealthCheck>,
-    /// The interval between two DNS look-ups of an endpoint's host name.
+    /// Minimum time between two DNS look-ups of an endpoint's host name.
     pub dns_refresh: Duration,
     /// Maximum number of connections to one endpoint, counted over all workers.
     pub max_connections: usize,
@@ -144,6 +150,8 @@ pub struct UpstreamConfig {
     pub max_pending: usize,
     /// Maximum number of requests in progress at the upstream.
     pub max_requests: usize,
+    /// The limits of the head of a response.
+    pub response_limits: ResponseLimits,
     /// Maximum number of times that one request is sent again.
     pub retries: u32,
     /// Maximum number of retries for each hundred requests.
@@ -152,8 +160,8 @@ pub struct UpstreamConfig {
     pub idle_timeout: Duration,
     /// If neither side of a tunnel sends data for this time, the tunnel is closed.
     pub tunnel_idle_timeout: Duration,
-    /// Timeout that ends a response over HTTP/2 if the caller takes no part of it. `None` selects
-    /// the gateway's default.
+    /// If the caller reads nothing of a response over HTTP/2 for this time, the response is ended.
+    /// `None` selects the gateway's default.
     pub stall_timeout: Option<Duration>,
     /// Whether a tunnel is opened over HTTP/1.1 if the service does not support tunnels over h2.
     pub http1_upgrades: bool,
@@ -182,6 +190,7 @@ impl Default for UpstreamConfig {
             share: Sharing::default(),
             max_pending: 1024,
             max_requests: 10_000,
+            response_limits: ResponseLimits::default(),
             retries: 1,
             retry_budget: 20,
             idle_timeout: Duration::from_secs(60),

@@ -27,8 +27,8 @@ pub enum HttpProtocol {
     /// HTTP/1.1: one request at a time on each connection.
     #[default]
     Http1,
-    /// HTTP/2. With TLS, ALPN selects it. Without TLS, the gateway sends HTTP/2 without asking
-    /// first ("prior knowledge", RFC 9113 section 3.3).
+    /// HTTP/2. With TLS, ALPN selects it. Without TLS, the gateway assumes that the service speaks
+    /// HTTP/2 ("prior knowledge", RFC 9113 section 3.3).
     Http2,
 }
 

@@ -18,12 +18,13 @@ use super::dedicated_h2::{Announcement, DedicatedTasks, Tasks, announcing};
 use super::error::ConnectError;
 use super::http1::{Driver, TrackedIo};
 use super::http2::settings::{
-    CONNECTION_WINDOW, MAX_RESPONSE_HEAD, PING_INTERVAL, PING_TIMEOUT, STREAM_WINDOW,
+    CONNECTION_WINDOW, HEAD_SLACK, PING_INTERVAL, PING_TIMEOUT, STREAM_WINDOW,
 };
 use super::http2::{self as h2_client, Client};
 use super::interim::metered;
 use super::resources::HeldResources;
 use crate::upstream::config::UpstreamConfig;
+use crate::upstream::config::response_limits::ResponseLimits;
 use crate::upstream::config::target::HttpProtocol;
 use crate::upstream::limits::connection_limit::Slot;
 
@@ -68,11 +69,12 @@ where
 {
     let resources = HeldResources::with(slot).await?;
     let (stream, address) = reach(addresses, config.connect_timeout).await?;
+    let (protocol, limits) = (config.protocol, config.response_limits);
     let (opened, good_until) = match &config.tls {
-        None => (open(stream, config.protocol, resources).await?, None),
+        None => (open(stream, protocol, limits, resources).await?, None),
         Some(tls) => {
             let secured = tls.connect(&addresses.endpoint().host, stream).await?;
-            let opened = open(secured.stream, config.protocol, resources).await?;
+            let opened = open(secured.stream, protocol, limits, resources).await?;
             (opened, Some(secured.not_after))
         }
     };
@@ -97,12 +99,16 @@ where
 {
     let resources = HeldResources::with(Some(slot)).await?;
     let (stream, address) = reach(addresses, config.connect_timeout).await?;
+    let limits = config.response_limits;
     let (opened, good_until) = match &config.tls {
-        None => (open_dedicated(stream, protocol, resources).await?, None),
+        None => {
+            let opened = open_dedicated(stream, protocol, limits, resources).await?;
+            (opened, None)
+        }
         Some(tls) => {
             let tls = tls.speaking(protocol.alpn());
             let secured = tls.connect(&addresses.endpoint().host, stream).await?;
-            let opened = open_dedicated(secured.stream, protocol, resources).await?;
+            let opened = open_dedicated(secured.stream, protocol, limits, resources).await?;
             (opened, Some(secured.not_after))
         }
     };
@@ -138,6 +144,7 @@ async fn reach(
 async fn open<B, S>(
     stream: S,
     protocol: HttpProtocol,
+    limits: ResponseLimits,
     resources: HeldResources,
 ) -> Result<Opened<B>, ConnectError>
 where
@@ -148,11 +155,11 @@ where
 {
     match protocol {
         HttpProtocol::Http1 => {
-            let (sender, driver) = open_http1(stream, resources).await?;
+            let (sender, driver) = open_http1(stream, limits, resources).await?;
             Ok(Opened::Http1(sender, driver))
         }
         HttpProtocol::Http2 => {
-            let client = h2_client::open(stream, resources).await;
+            let client = h2_client::open(stream, limits.header_bytes, resources).await;
             Ok(Opened::Http2(client.map_err(ConnectError::Handshake)?))
         }
     }
@@ -161,6 +168,7 @@ where
 async fn open_dedicated<B, S>(
     stream: S,
     protocol: HttpProtocol,
+    limits: ResponseLimits,
     resources: HeldResources,
 ) -> Result<OpenedDedicated<B>, ConnectError>
 where
@@ -171,7 +179,7 @@ where
 {
     match protocol {
         HttpProtocol::Http1 => {
-            let (sender, driver) = open_http1(stream, resources).await?;
+            let (sender, driver) = open_http1(stream, limits, resources).await?;
             Ok(OpenedDedicated::Http1(sender, driver))
         }
         HttpProtocol::Http2 => {
@@ -179,7 +187,7 @@ where
             let stream = announcing(metered(stream), resources, tell);
             let tasks = Tasks::default();
             let tasks_of_tunnel = DedicatedTasks(tasks.clone());
-            let (sender, connection) = http2_settings(tasks.clone())
+            let (sender, connection) = http2_settings(tasks.clone(), limits)
                 .handshake(TokioIo::new(stream))
                 .await
                 .map_err(|error| ConnectError::Handshake(error.into()))?;
@@ -201,6 +209,7 @@ where
 
 async fn open_http1<B, S>(
     stream: S,
+    limits: ResponseLimits,
     resources: HeldResources,
 ) -> Result<(http1::SendRequest<B>, Driver), ConnectError>
 where
@@ -209,10 +218,17 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (stream, progress) = TrackedIo::new(stream, resources);
-    let (sender, connection) = http1::Builder::new()
-        .max_header_size(usize::try_from(MAX_RESPONSE_HEAD).unwrap_or(usize::MAX))
-        .max_buf_size(READ_BUFFER)
+    let max_head = limits.max_bytes();
+    let (stream, progress) = TrackedIo::new(stream, max_head, resources);
+    let mut builder = http1::Builder::new();
+    builder
+        .max_header_size(max_head)
+        // hyper reads content into the same buffer. The limit of heads raises that of content too.
+        .max_buf_size(READ_BUFFER.max(max_head));
+    if let Some(fields) = limits.fields_for_hyper() {
+        builder.max_headers(fields);
+    }
+    let (sender, connection) = builder
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| ConnectError::Handshake(error.into()))?;
@@ -224,11 +240,11 @@ where
     Ok((sender, Driver::new(connection, progress)))
 }
 
-fn http2_settings<E: Clone>(executor: E) -> http2::Builder<E> {
+fn http2_settings<E: Clone>(executor: E, limits: ResponseLimits) -> http2::Builder<E> {
     let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
-        .max_header_list_size(MAX_RESPONSE_HEAD)
+        .max_header_list_size(limits.header_bytes.saturating_add(HEAD_SLACK))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(PING_INTERVAL)

@@ -1,9 +1,9 @@
 //! Connections in h2 that carry one tunnel and nothing else.
 //!
 //! RFC 8441 allows that a tunnel shares its connection with requests. The gateway nevertheless
-//! gives each tunnel its own connection, as in HTTP/1.1. On a shared connection, bytes that a
-//! stalled tunnel has not sent would stay in h2's buffers after the end of the tunnel, until the
-//! connection is closed.
+//! gives each tunnel its own connection, as in HTTP/1.1. If a tunnel on a shared connection
+//! stalled, its unsent bytes would stay in h2's buffers. They would stay there after the end of the
+//! tunnel, until the connection is closed.
 
 use std::future::Future;
 use std::io;
@@ -31,7 +31,7 @@ pub(super) enum Announcement {
 }
 
 impl Announcement {
-    /// Makes the announcement from the first frame that a service sends.
+    /// Determines the announcement from the first frame that a service sends.
     fn of(frame: &Frame) -> Self {
         let is_whole = usize::try_from(frame.length).is_ok_and(|length| length % SETTING == 0);
         if frame.kind != SETTINGS || frame.flags & ACK != 0 || frame.stream != 0 || !is_whole {
@@ -44,7 +44,7 @@ impl Announcement {
     }
 }
 
-/// Wraps a connection. When the first frame was read, sends the service's [`Announcement`] through
+/// Wraps a connection. After the first frame is read, sends the service's [`Announcement`] through
 /// `tell`. Holds `resources` until the connection is closed.
 pub(super) fn announcing<S>(
     connection: S,

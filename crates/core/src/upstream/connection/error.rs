@@ -19,8 +19,8 @@ pub enum ConnectError {
     /// Connecting took longer than `connect_timeout`.
     #[error("connecting took longer than {0:?}")]
     Timeout(Duration),
-    /// The endpoint has reached its connection limit, all its connections are in use, and no more
-    /// requests may wait for one.
+    /// The endpoint has reached its connection limit, and all its connections are in use. No more
+    /// requests may wait for a connection.
     #[error("all connections that the endpoint may have are in use")]
     Full,
     /// The process has no free file descriptor for another connection.
@@ -68,6 +68,12 @@ impl ServiceError {
     #[must_use]
     pub fn is_parse(&self) -> bool {
         matches!(self, Self::Hyper(error) if error.is_parse())
+    }
+
+    /// Whether an HTTP/1.1 response has a head with more bytes or fields than allowed.
+    #[must_use]
+    pub fn is_head_too_large(&self) -> bool {
+        matches!(self, Self::Hyper(error) if error.is_parse_too_large())
     }
 
     /// Whether an HTTP/1.1 connection ended in the middle of a response.

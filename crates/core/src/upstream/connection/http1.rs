@@ -19,10 +19,10 @@ use tokio::task::AbortHandle;
 use super::interim::flood;
 use super::resources::HeldResources;
 
-/// Maximum number of bytes that are read before the head of a response is complete. These bytes are
-/// the head itself and interim responses. The limit is needed because a service could send interim
-/// responses without end (RFC 9110 section 15.2).
-const MAX_BEFORE_RESPONSE: usize = 256 * 1024;
+/// Maximum number of bytes that are read before the head of a response is complete, in addition to
+/// the maximum size of the head. These bytes are interim responses. The limit is needed because a
+/// service could send interim responses without end (RFC 9110 section 15.2).
+const MAX_INTERIM: usize = 192 * 1024;
 /// The value of `readable` while the gateway waits for no response: reads are not limited.
 const UNBOUNDED: usize = usize::MAX;
 
@@ -36,6 +36,8 @@ struct State {
     unflushed: AtomicBool,
     /// Number of bytes that may still be read before the head of the response is complete.
     readable: AtomicUsize,
+    /// Maximum number of bytes that are read before the head of a response is complete.
+    max_before_response: usize,
 }
 
 impl Progress {
@@ -45,8 +47,8 @@ impl Progress {
 }
 
 /// A connection that records its [`Progress`], and holds its slot and file descriptor until it is
-/// dropped. After a protocol switch, it outlives hyper's connection object, because the tunnel uses
-/// it.
+/// dropped. After a protocol switch, the tunnel uses the connection. It then exists longer than
+/// hyper's connection object.
 pub(in crate::upstream) struct TrackedIo<S> {
     inner: S,
     progress: Progress,
@@ -54,10 +56,16 @@ pub(in crate::upstream) struct TrackedIo<S> {
 }
 
 impl<S> TrackedIo<S> {
-    pub(in crate::upstream) fn new(inner: S, resources: HeldResources) -> (Self, Progress) {
+    /// `max_head` is the maximum size of a response's head in bytes.
+    pub(in crate::upstream) fn new(
+        inner: S,
+        max_head: usize,
+        resources: HeldResources,
+    ) -> (Self, Progress) {
         let progress = Progress(Arc::new(State {
             unflushed: AtomicBool::new(false),
             readable: AtomicUsize::new(UNBOUNDED),
+            max_before_response: max_head.saturating_add(MAX_INTERIM),
         }));
         let tracked = Self {
             inner,
@@ -150,10 +158,12 @@ impl Driver {
         Self::Here(Box::pin(connection), progress)
     }
 
-    /// Starts to limit the number of read bytes ([`MAX_BEFORE_RESPONSE`]), because a request is
+    /// Starts to limit the number of read bytes (`max_before_response`), because a request is
     /// being sent.
     pub(in crate::upstream) fn awaits_response(&self) {
-        self.may_read(MAX_BEFORE_RESPONSE);
+        if let Self::Here(_, progress) | Self::Task(_, progress) = self {
+            self.may_read(progress.0.max_before_response);
+        }
     }
 
     /// Ends the limit on read bytes, because the head of the response has arrived.
@@ -173,8 +183,8 @@ impl Driver {
         if let Self::Here(connection, _) = self
             && connection.as_mut().poll(context).is_ready()
         {
-            // If the protocol was switched, all further bytes belong to a tunnel, and reading is
-            // not limited.
+            // The future also completes after a protocol switch. All further bytes then belong to a
+            // tunnel, so reads are not limited any more.
             self.has_response();
             *self = Self::Ended;
         }

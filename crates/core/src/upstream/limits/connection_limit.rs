@@ -64,8 +64,9 @@ impl Uses {
         self.count.saturating_sub(asked.count())
     }
 
-    /// Of the connections that may have to yield and were not asked to, returns the one that has
-    /// been in use for the longest time. Ignores connections in use for less than `MIN_USE`.
+    /// Returns the connection in `late` that has been in use for the longest time. Skips
+    /// connections that were already asked to yield, and connections in use for less than
+    /// `MIN_USE`.
     fn oldest(&mut self, now: Instant) -> Option<&mut Use> {
         self.late
             .iter_mut()
@@ -162,9 +163,10 @@ impl Queue {
         Some(self.waiters.remove(index))
     }
 
-    /// Selects the connection that has to yield to the caller `key`. It is the oldest connection of
-    /// the caller that uses the most. Only a caller that uses more than an equal part of the slots,
-    /// and at least two connections more than `key`, has to yield one.
+    /// Selects the connection that has to yield to the caller `key`, and returns its signal. The
+    /// connection belongs to the caller with the most connections in use. This caller must use more
+    /// than an equal part of the slots, and at least two connections more than `key`. Returns
+    /// `None` if no connection has to yield.
     fn select_to_yield(
         &mut self,
         key: ShareKey,
@@ -202,8 +204,8 @@ impl ConnectionLimit {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a slot if one is free. If requests wait, a returned slot goes to one of them and does
-    /// not become free.
+    /// Takes a slot if a slot is free. While requests wait, a returned slot goes to one of them and
+    /// does not become free.
     pub(in crate::upstream) fn take(self: &Arc<Self>) -> Option<Slot> {
         let mut queue = self.queue();
         if queue.taken >= self.max {
@@ -217,8 +219,9 @@ impl ConnectionLimit {
     pub(in crate::upstream) fn begin_use(self: &Arc<Self>, key: ShareKey) -> InUse {
         let mut queue = self.queue();
         queue.using += 1;
-        // A connection that all callers share never has to yield. Neither does a connection whose
-        // use begins while at most half of the slots are in use, including its own.
+        // A connection that all callers share never has to yield. A connection also never has to
+        // yield if at most half of the slots are in use when its use begins. This count includes
+        // its own slot.
         let may_have_to_yield = key != ShareKey::EVERYBODY && queue.using > self.max / 2;
         let preemption = may_have_to_yield.then(|| Arc::new(PreemptionSignal::default()));
         queue.next += 1;
@@ -248,7 +251,8 @@ impl ConnectionLimit {
             match waiter.slot.send(Slot(Some(Arc::clone(self)))) {
                 Ok(()) => return,
                 // This request does not wait any more, so the slot goes to the next waiting
-                // request. The `None` prevents that dropping `slot` returns the slot a second time.
+                // request. The slot is set to `None`, because dropping it would otherwise return it
+                // a second time.
                 Err(mut slot) => slot.0 = None,
             }
         }
@@ -286,8 +290,9 @@ impl ConnectionLimit {
             self.queue().waiters.push(Waiter { key, slot: give });
             slot
         };
-        // From here on, a returned slot can go to this request. A slot that was returned just
-        // before may be free. If it is taken and dropped, it goes to a waiting request.
+        // This request is in the queue now, so a slot that is returned from now on can go to it. A
+        // slot that was returned earlier may still be free. If such a slot is taken and dropped, it
+        // goes to a waiting request.
         if let Some(free) = self.take() {
             drop(free);
         } else {
@@ -305,8 +310,8 @@ impl ConnectionLimit {
         }
     }
 
-    /// If a connection of another caller has to yield to the caller `key`, asks the requests on it
-    /// to end.
+    /// If a connection of another caller has to yield to the caller `key`, asks the requests on
+    /// this connection to end.
     fn request_yield(&self, key: ShareKey) {
         let mut queue = self.queue();
         if let Some(preemption) = queue.select_to_yield(key, self.max, Instant::now()) {
@@ -314,7 +319,7 @@ impl ConnectionLimit {
         }
     }
 
-    /// Closes an idle connection to `target` in one of the registered pools, if there is one.
+    /// Closes an idle connection to `target`, if a registered pool has such a connection.
     pub(in crate::upstream) fn close_idle(&self, target: &Target) {
         let holders: Vec<Arc<dyn IdleHolder>> = {
             let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
@@ -441,7 +446,8 @@ mod tests {
         let uses = [1, 2, 1, 2].map(|number| limit.begin_use(caller(number)));
         let later = Instant::now() + MIN_USE;
         assert!(limit.queue().select_to_yield(caller(1), 4, later).is_none());
-        // If a new caller waits, one of the others has to yield a connection to it.
+        // If a new caller waits, one of the other callers has to yield a connection to the new
+        // caller.
         assert!(limit.queue().select_to_yield(caller(3), 4, later).is_some());
         drop(uses);
         assert!(limit.queue().in_use.is_empty() && limit.queue().using == 0);

@@ -33,10 +33,10 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Leases a connection to one of the upstream's endpoints. If `fresh` is false and the pool has
-    /// a connection, uses it. Otherwise opens a new connection. If connecting to an endpoint fails,
-    /// tries the next endpoint. Uses the endpoint with the index `avoid` only if there is no other
-    /// endpoint.
+    /// Leases a connection to one of the upstream's endpoints. Uses a connection of the pool, or
+    /// opens a new connection. Over HTTP/1.1, `fresh` means that no connection of the pool may be
+    /// used. If connecting to an endpoint fails, tries the next endpoint. Uses the endpoint with
+    /// the index `avoid` only if there is no other endpoint.
     ///
     /// # Errors
     /// Returns an error if no connection could be leased.
@@ -75,7 +75,8 @@ where
                     return Ok(lease);
                 }
                 let slot = self.slot(upstream, index)?;
-                // Boxed, so that the future of a request that uses a pooled connection stays small.
+                // This future is boxed. Otherwise the future of a request that uses a pooled
+                // connection would become large too.
                 let opening = Box::pin(self.open(upstream, index, target, Some(slot), key));
                 tokio::time::timeout(timeout, opening).await
             }
@@ -119,8 +120,8 @@ where
                 return Ok(lease);
             }
             // If all callers share connections, other workers may have all connections that the
-            // limit allows, and may never close them. If this worker has none, it therefore opens a
-            // connection beyond the limit.
+            // limit allows, and may never close them. A worker without a connection therefore opens
+            // one beyond the limit.
             if upstream.config().share != Sharing::Always {
                 return Err(ConnectError::Full);
             }
@@ -248,10 +249,10 @@ where
 
     /// Leases a stream on an existing connection, because the endpoint has reached its connection
     /// limit. A connection is worn if too many of its streams were reset
-    /// ([`H2Connection::is_worn`]). Tries in this order:
+    /// ([`H2Connection::is_worn`]). A caller is troubled if the service has recently ended a
+    /// connection of this caller with an error. Tries in this order:
     /// - a connection of the caller that is not worn, even if it already has `MAX_STREAMS` streams
-    /// - another caller's connection, if the upstream allows sharing and the service has recently
-    ///   ended no connection of either caller with an error
+    /// - another caller's connection, if the upstream allows sharing and neither caller is troubled
     /// - a worn connection of the caller, if the caller has at least `MAX_WORN` of them
     fn share_full(
         self: &Arc<Self>,

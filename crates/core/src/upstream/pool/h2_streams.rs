@@ -30,8 +30,8 @@ struct OpenStreams {
     /// The time when the connection's last stream ended. Meaningful only if `count` is zero.
     unused_since: Instant,
     /// The callers whose requests could make the service end the connection, at most the last
-    /// [`MAX_SUSPECTS`]. There are several only if callers share connections. The list is cleared
-    /// if a stream begins on a connection on which nothing can make the service end it
+    /// [`MAX_SUSPECTS`]. There are several only if callers share connections. When a stream begins,
+    /// the list is cleared if the connection has no other stream and is unspent
     /// (`ConnectionState::is_unspent`).
     callers: VecDeque<ShareKey>,
 }
@@ -80,8 +80,8 @@ impl Streams {
         self.now().callers.iter().copied().any(condition)
     }
 
-    /// Returns the time since which the connection has had no streams. Returns `None` if it has a
-    /// stream.
+    /// Returns the time since which the connection has had no streams. Returns `None` if the
+    /// connection has a stream.
     pub(super) fn unused_since(&self) -> Option<Instant> {
         let now = self.now();
         (now.count == 0).then_some(now.unused_since)
@@ -139,15 +139,17 @@ impl Drop for Stream {
             target,
             ..
         } = &*self.streams;
-        // Here the stream is first removed from the count of streams, and then waiting requests are
-        // looked up. A waiting request does it the other way round: it first counts itself as
-        // waiting, and then looks at the streams. Therefore at least one of the two sees the other.
+        // This code first removes the stream from the count, and then checks for waiting requests.
+        // A request that begins to wait first counts itself as waiting, and then checks the
+        // streams. Therefore this code sees the waiting request, or the request sees the free
+        // connection.
         if !limit.has_waiters() {
             return;
         }
-        // If all waiting requests belong to this worker, and nothing that was sent on this
-        // connection could make the service end it, one of them takes the connection. Otherwise an
-        // idle connection is closed, and its slot goes to the next waiting request.
+        // A waiting request of this worker takes the connection under two conditions. All waiting
+        // requests belong to this worker, and nothing that was sent on this connection could make
+        // the service end it. Otherwise an idle connection is closed, and its slot goes to the next
+        // waiting request.
         if state.is_unspent() && waiters.waiting() == limit.waiting() {
             waiters.notify.notify_one();
         } else {

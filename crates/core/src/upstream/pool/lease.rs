@@ -117,7 +117,7 @@ impl<B> Lease<B> {
     }
 
     /// Returns the error with which the service has ended an h2 connection, and the likely cause of
-    /// this error.
+    /// this error. Returns `None` if there was no such error.
     #[must_use]
     pub fn ended_with(&self) -> Option<(h2::Reason, Option<&'static str>)> {
         match &self.sender {
@@ -156,7 +156,7 @@ impl<B> Lease<B> {
     /// at most `timeout`.
     pub fn close_gracefully(self, timeout: Duration) {
         if let Sender::Dedicated(sender, tasks, _) = self.sender {
-            // The connection ends by itself after its sender was dropped.
+            // Without its sender, the connection ends after the remaining data is sent.
             drop(sender);
             tasks.close_gracefully(timeout);
         }

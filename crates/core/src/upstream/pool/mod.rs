@@ -5,11 +5,11 @@
 //! end. An h2 connection always stays in the pool. A connection stays open over a reload if
 //! address, protocol and TLS settings do not change.
 //!
-//! By default an h2 connection carries requests of one caller at a time. Otherwise a caller whose
-//! requests make the service end the connection would also end the requests of other callers. A
-//! connection becomes free for any caller when its last stream has ended and nothing that was sent
-//! on it could make the service end it. Therefore about as many connections are needed as callers
-//! are active at the same time.
+//! By default an h2 connection carries requests of one caller at a time. If callers shared a
+//! connection, requests of one caller could make the service end it. Requests of other callers
+//! would then end too. A connection becomes free for any caller under two conditions. Its last
+//! stream has ended, and nothing that was sent on it could make the service end it. Therefore the
+//! number of needed connections is about the number of callers that are active at the same time.
 //!
 //! - `acquire`: gets a connection for a request
 //! - `dedicated`: connections that carry one tunnel only

@@ -3,11 +3,11 @@
 use crate::upstream::balance::{Tried, Upstream};
 use crate::upstream::connection::error::ConnectError;
 
-/// The endpoints that a request has tried, and the reasons why they gave no connection.
+/// The endpoints that a request has tried, and the reasons why there is no connection to them.
 pub(super) struct Search {
     pub(super) tried: Tried,
     /// The first tried endpoint that has reached its connection limit. If all endpoints fail, the
-    /// request waits for a connection to this one.
+    /// request waits for a connection to this endpoint.
     pub(super) full: Option<usize>,
     /// The last error of a tried endpoint that has not reached its connection limit.
     pub(super) last: ConnectError,
@@ -23,7 +23,7 @@ impl Search {
     }
 
     /// Records that there is no connection to this endpoint. [`ConnectError::NoTunnels`] does not
-    /// count as a failure of the endpoint. It is recorded elsewhere (`Upstream::note_no_tunnels`).
+    /// count as a failure of the endpoint, and is recorded elsewhere (`Upstream::note_no_tunnels`).
     pub(super) fn note(&mut self, upstream: &Upstream, index: usize, error: ConnectError) {
         if !matches!(error, ConnectError::NoTunnels) {
             self.tried.note(index);

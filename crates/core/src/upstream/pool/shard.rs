@@ -36,7 +36,7 @@ impl<B> PoolShard<B> {
         let idle = &mut targets.get_mut(target)?.idle;
         while let Some(last) = idle.pop() {
             // The list is sorted by the last use. If even the most recently used connection was
-            // idle for too long, all were.
+            // idle for too long, all other connections were too.
             if last.since.elapsed() >= last.idle_timeout {
                 idle.clear();
                 return None;
@@ -81,9 +81,9 @@ impl<B: Send + 'static> IdleConnections for PoolShard<B> {
 
 impl<B: Send + 'static> IdleHolder for PoolShard<B> {
     fn close_idle(&self, target: &Target, limit: &ConnectionLimit) -> bool {
-        // Not all connections to `target` count against `limit`. Others count against the limit of
-        // another upstream with the same target, or against the limit that this upstream had before
-        // a reload.
+        // Not all connections to `target` count against `limit`. Some count against the limit of
+        // another upstream with the same target. Others count against the limit that this upstream
+        // had before a reload.
         let is_of = |meta: &ConnectionMeta| std::ptr::eq(Arc::as_ptr(&meta.limit), limit);
         self.targets().get_mut(target).is_some_and(|pool| {
             // Closes the connection that was idle for the longest time, or an h2 connection without

@@ -26,9 +26,9 @@ const TROUBLED_FOR: Duration = Duration::from_secs(600);
 /// Maximum time that a pooled connection may take to become ready for a request.
 const READY_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// If this number of streams were reset before their responses were complete, an h2 connection gets
-/// no more requests. Services end a connection with too many resets (CVE-2023-44487). The lowest
-/// known limit of a service is several hundred resets.
+/// An h2 connection normally gets no more requests if this number of its streams were reset before
+/// their responses were complete. Services end a connection with too many resets (CVE-2023-44487).
+/// The lowest known limit of a service is several hundred resets.
 const MAX_RESETS: usize = 100;
 
 /// The connections of one worker to one target.
@@ -36,16 +36,17 @@ pub(super) struct TargetPool<B> {
     pub(super) idle: Vec<IdleHttp1<B>>,
     /// The h2 connections, by the key of the caller that uses them or was the last to use them.
     pub(super) shared: ShareMap<Vec<H2Connection>>,
-    /// One lock for each caller. The lock is held while an h2 connection is opened for the caller,
-    /// so that the caller's other requests wait for this connection and open none themselves.
+    /// One lock for each caller. The lock is held while an h2 connection is opened for the caller.
+    /// The caller's other requests wait for this connection, instead of opening connections
+    /// themselves.
     pub(super) opening: ShareMap<Arc<tokio::sync::Mutex<()>>>,
-    /// The callers of which a service has ended a connection with an error, and the time when this
-    /// last happened.
+    /// The callers whose connections a service has ended with an error. The value is the time when
+    /// this last happened to the caller.
     pub(super) troubled: ShareMap<Instant>,
     /// The requests of this worker that wait for a connection to this target.
     pub(super) waiters: Arc<LocalWaiters>,
-    /// Whether the connection that was returned last was closed, to give its slot to a request of
-    /// another worker.
+    /// Whether the last returned connection was closed to give its slot to a request of another
+    /// worker.
     pub(super) yielded_last: bool,
 }
 
@@ -157,7 +158,7 @@ impl<B> TargetPool<B> {
 }
 
 impl ConnectionMeta {
-    /// Whether the connection's server certificate has not expired yet. True without TLS.
+    /// Whether the connection's server certificate has not expired yet. Always true without TLS.
     pub(super) fn is_good(&self) -> bool {
         let now = || clock::certificate_now();
         self.good_until
@@ -228,8 +229,8 @@ impl H2Connection {
         !self.is_worn() && self.streams.open() < max
     }
 
-    /// Whether any caller may use the connection. That is so if the connection has no streams and
-    /// nothing that was sent on it could make the service end it.
+    /// Whether any caller may use the connection. This is true if the connection has no streams,
+    /// and nothing that was sent on it could make the service end it.
     pub(super) fn is_free(&self) -> bool {
         self.is_unused() && self.client.state().is_unspent()
     }

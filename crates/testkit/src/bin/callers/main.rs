@@ -27,10 +27,11 @@ use tokio::task::JoinSet;
 
 /// The number of callers that are active at the same time in [`Field::idle_connections`].
 const ACTIVE: usize = 400;
-/// The number of measured requests on new upstream connections. As many are measured on existing
-/// upstream connections.
+/// The number of measured requests on new upstream connections. The same number of requests is
+/// measured on existing upstream connections.
 const PAIRS: usize = 300;
-/// The time between two requests of one caller in [`Field::many_callers`].
+/// The time within which the callers of [`Field::many_callers`] send their requests. Each caller
+/// sends one request.
 const PERIOD: Duration = Duration::from_secs(60);
 /// The number of concurrent handshakes while the callers of [`Field::many_callers`] connect.
 const CONNECTING: usize = 32;
@@ -105,7 +106,7 @@ impl Field {
     async fn gateway(&self, endpoint: String, upstream: &str) -> Gateway {
         let settings = Settings::new(&self.ca)
             .set("limits", "connections", "20000")
-            // The timeout is long, so that callers stay connected between two requests.
+            // The timeout is long, so that callers stay connected while they send no requests.
             .set("limits", "header_timeout", "\"10m\"")
             .upstream_at(
                 "orders",
@@ -150,8 +151,9 @@ impl Field {
             let mut other = self.caller(&gateway, ACTIVE).session().await.unwrap();
             assert_eq!(other.get("/go").await.unwrap().status, 200);
             assert!(asked.join_all().await.iter().all(|status| *status == 200));
-            // Waits until the gateway has closed the callers' connections. It then has the
-            // descriptors of the upstream connections, and fewer than 60 others.
+            // Waits until the gateway has closed the callers' connections. After that, each
+            // upstream connection uses one descriptor, and fewer than 60 other descriptors are
+            // open.
             let connections = service.connections();
             until("only connections to the service", async || {
                 descriptors(&gateway) < connections + 60
@@ -168,8 +170,9 @@ impl Field {
         })
     }
 
-    /// Returns the median latency of a request for which the gateway opens a new upstream
-    /// connection, and of a request on an existing upstream connection.
+    /// Returns two median latencies: of requests for which the gateway opens a new upstream
+    /// connection, and of requests on an existing upstream connection. Uses TLS to the service if
+    /// `tls` is true.
     async fn first_request(&self, tls: bool) -> Value {
         let (scheme, more, spec) = if tls {
             let root = self.ca.root_file();
@@ -198,8 +201,8 @@ impl Field {
         json!({ "old_connection": percentile(&mut without, 50), "new_connection": percentile(&mut with, 50) })
     }
 
-    /// Measures `count` callers that connect, stay connected, and then send one request each
-    /// within [`PERIOD`].
+    /// Measures `count` callers that connect and stay connected. After all have connected, each
+    /// caller sends one request. These requests are spread evenly over [`PERIOD`].
     async fn many_callers(&self, count: usize) -> Value {
         let service = Service::start(ServiceSpec::plain(Protocol::Http2)).await;
         let endpoint = format!("http://{}", service.address());

@@ -41,7 +41,7 @@ use countersign_testkit::{Crl, Leaf, TestCa};
 
 use crate::options::Options;
 
-/// The result of an operation. Errors are only printed, so that their type does not matter.
+/// The result of an operation. Errors are only printed, so their type does not matter.
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// The host name that the server certificate, the TLS server name and the requests contain.
@@ -74,7 +74,7 @@ fn number(text: Option<String>, default: usize) -> Outcome<usize> {
 }
 
 /// Writes a root, an intermediate, a server certificate and a client certificate, all with P-256
-/// keys. `counts` contains ROOTS, ENTRIES and LISTS, which the head of this file explains.
+/// keys. `counts` contains ROOTS, ENTRIES and LISTS, as described at the start of this file.
 fn pki(directory: &Path, mut counts: impl Iterator<Item = String>) -> Outcome<()> {
     let roots = number(counts.next(), 0)?;
     let (entries, lists) = (number(counts.next(), 0)?, number(counts.next(), 0)?);

@@ -79,8 +79,9 @@ struct Pace {
 }
 
 impl Pace {
-    /// `rate` is the number of requests per second over all `connections`. If `rate` is 0, each
-    /// request is sent as soon as the response to the request before it has arrived.
+    /// Creates the schedule of the connection `index`. `rate` is the number of requests per second
+    /// over all `connections`. If `rate` is 0, each request is sent as soon as the response to the
+    /// previous request has arrived.
     fn new(rate: u32, connections: u32, index: u32) -> Self {
         let step = (rate > 0).then(|| Duration::from_secs(1) * connections / rate);
         let offset = step.map_or(Duration::ZERO, |step| step * index / connections);
@@ -90,9 +91,9 @@ impl Pace {
         }
     }
 
-    /// Waits until the next request is due. Returns the time from which to measure the latency
-    /// of this request. If the connection was busy at the scheduled time, this is the scheduled
-    /// time. The latency then includes the delay.
+    /// Waits until the next request is due. Returns the time from which the latency of this request
+    /// is measured. If the connection was busy at the scheduled time, returns the scheduled time,
+    /// so that the latency includes the delay.
     async fn next(&mut self) -> Instant {
         let Some(step) = self.step else {
             return Instant::now();
@@ -289,8 +290,8 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     Ok(())
 }
 
-/// Opens connections and sends one request on each. Prints a line, then keeps the connections
-/// open until standard input ends. Then prints how many connections the peer has not closed.
+/// Opens connections and sends one request on each. Prints a line, and keeps the connections open
+/// until standard input ends. After that, prints how many connections the peer has not closed.
 pub(crate) fn idle(options: &Options) -> Outcome<()> {
     let connections: usize = options.value("connections", 2000)?;
     let dialer = Dialer::new(options.target()?, &options.pki()?, b"http/1.1", false)?;

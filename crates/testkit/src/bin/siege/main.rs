@@ -1,12 +1,12 @@
 //! A siege test: for some minutes, several callers attack services while well-behaved callers
 //! use the same services.
 //!
-//! The test requires that no request of a well-behaved caller fails, and that no response to
-//! such a caller is cut off. It begins with a control run, in which the attackers use a second
-//! gateway to the same services. With attackers at the same gateway, the 99th percentile of the
-//! well-behaved callers' latency may be at most three times that of the control run. A denied
-//! attacker must be disconnected within a second, and the gateway's memory must stay below a
-//! limit.
+//! The test requires that no request of a well-behaved caller fails, and that no response to such a
+//! caller is cut off. The test begins with a control run, in which the attackers use a second
+//! gateway to the same services. After that, the attackers use the same gateway as the well-behaved
+//! callers. The callers' 99th percentile latency may then be at most three times as high as in the
+//! control run. A denied attacker must be disconnected within a second, and the gateway's memory
+//! must stay below a limit.
 //!
 //! ```text
 //! siege --binary target/release/countersign --minutes 10
@@ -65,8 +65,8 @@ impl Options {
         let mut options = Self {
             binary: "target/debug/countersign".to_owned(),
             length: Duration::from_secs(60),
-            // The peak memory of the gateway: enough for the buffered bodies, and for 128 KiB for each request that may be in
-            // progress at the services.
+            // The peak memory of the gateway. It is enough for the buffered bodies, and for 128 KiB
+            // for each request that may be in progress at the services.
             max_mib: 512,
         };
         let mut arguments = std::env::args().skip(1);
@@ -279,8 +279,8 @@ fn attacker(number: usize) -> String {
     format!("attacker-{number}")
 }
 
-/// Denies an attacker after half of the time `length`. Returns how long the attacker's
-/// connection then stayed open. Returns `None` if it was not closed.
+/// Denies an attacker after half of the time `length`. Returns how long the attacker's connection
+/// stayed open after that. Returns `None` if it was not closed.
 async fn deny_in_the_middle(arena: &Arena, binary: &str, length: Duration) -> Option<Duration> {
     tokio::time::sleep(length / 2).await;
     let target = arena.target(0);

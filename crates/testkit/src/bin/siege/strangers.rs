@@ -15,11 +15,10 @@ use crate::arena::Arena;
 const HOLD: Duration = Duration::from_secs(2);
 /// The pause between two handshakes of one attacker.
 const PAUSE: Duration = Duration::from_millis(5);
-/// The number of handshakes, one after the other, before the attacker changes the kind of
-/// attack.
+/// The number of successive handshakes before the attacker changes the kind of attack.
 const HANDSHAKES: usize = 300;
 
-/// The certificate chains that these attackers present.
+/// The certificate chains that the attackers of this module present.
 #[derive(Clone)]
 pub(crate) struct Strangers {
     forged: Credentials,
@@ -28,8 +27,8 @@ pub(crate) struct Strangers {
 
 impl Strangers {
     /// Prepares the chains. The forged chain has seven intermediates with the name of the real
-    /// intermediate, so that the gateway must try all of them. The genuine chain is that of a
-    /// valid caller.
+    /// intermediate, so that the gateway must try all of them. The genuine chain belongs to a valid
+    /// caller.
     pub(crate) fn new(ca: &Arc<TestCa>) -> Self {
         let named = |name: &str| Authority::root(&AuthoritySpec::new(name));
         let root = named(&format!("{} root", ca.domain()));

@@ -78,8 +78,8 @@ pub(crate) struct Ask {
     id: String,
 }
 
-/// Returns the name of a steady service. The first `SIZES.len()` numbers select the first service,
-/// the next ones the second, and so on, so that each service gets bodies of all lengths.
+/// Returns the name of a steady service. `SIZES.len()` consecutive numbers select the same service,
+/// so that each service gets bodies of all lengths.
 pub(crate) const fn steady(number: usize) -> &'static str {
     STEADY[number / SIZES.len() % STEADY.len()]
 }

@@ -22,8 +22,8 @@ async fn pause(world: &World, length: Duration) {
     }
 }
 
-/// Kills an instance of a service and restarts it 0.9 s later, then does the same with the next
-/// instance, without end.
+/// Kills an instance of a service, and restarts it 0.9 s later. Repeats this with all instances in
+/// turn, until the phase ends.
 async fn deaths(world: Arc<World>) {
     for turn in 0.. {
         pause(&world, Duration::from_millis(1700)).await;
@@ -58,8 +58,8 @@ async fn counted(world: &World, name: &str, before: u64) {
     world.ledger.fault(format!("no reload was counted: {name}"));
 }
 
-/// Makes the gateway reload its configuration again and again: by a valid file, by an invalid
-/// file, or by SIGHUP. Callers must not notice the reloads.
+/// Repeatedly makes the gateway reload its configuration: by a valid file, by an invalid file, or
+/// by SIGHUP. Callers must not notice the reloads.
 async fn reloads(world: Arc<World>) {
     const GOOD: &str = "countersign_reloads_total{result=\"ok\"}";
     const BAD: &str = "countersign_reloads_total{result=\"refused\"}";

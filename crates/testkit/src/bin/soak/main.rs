@@ -5,8 +5,8 @@
 //!
 //! The test requires that every response belongs to its request, and that every refusal has a
 //! reason. Every request must leave exactly one audit line, and no connection slot may stay
-//! occupied. The second half of the test repeats the first half, and the gateway's memory may
-//! grow only a little in it.
+//! occupied. The second half of the test repeats the first half. During the second half, the
+//! gateway's memory may grow only a little.
 //!
 //! ```text
 //! soak --binary target/debug/countersign --seconds 300

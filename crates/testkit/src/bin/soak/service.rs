@@ -81,8 +81,8 @@ impl Service {
     }
 }
 
-/// Accepts connections. When the task that runs this function is aborted, all connections end,
-/// because it owns their tasks.
+/// Accepts connections. If the task that runs this function is aborted, all connections end,
+/// because `connections` owns the tasks that serve them.
 async fn serve(listener: TcpListener, manner: Manner) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {

@@ -25,8 +25,8 @@ pub(in crate::upstream) struct H2Body {
     upload: Upload,
     /// Counts the stream as open. `None` if `stream` is `None`.
     open: Option<OpenStream>,
-    /// Number of content bytes that are missing of the length that the response has announced.
-    /// `None` if no length was announced.
+    /// Number of content bytes that have not arrived yet, according to the length that the response
+    /// has announced. `None` if no length was announced.
     left: Option<u64>,
     /// Whether all content has been read. Trailers may still follow.
     is_read: bool,
@@ -66,8 +66,8 @@ impl H2Body {
         };
         let polled = stream.poll_data(context);
         if let Poll::Ready(Some(Ok(data))) = &polled {
-            // `release_capacity` fails if the stream has ended, because such a stream has no
-            // window.
+            // If the stream has ended, `release_capacity` fails. The error is ignored, because such
+            // a stream has no window.
             let _ = stream.flow_control().release_capacity(data.len());
         }
         polled

@@ -104,9 +104,9 @@ impl Pings {
             let reads = state.reads.load(Ordering::Relaxed);
             let is_silent = std::mem::replace(&mut self.reads, reads) == reads;
             state.abandon_ending();
-            // No client uses the connection, no stream is open, and the service has sent nothing
-            // since the timer last expired. The service will probably never read data that is still
-            // unsent, so the connection ends.
+            // If no client uses the connection and no stream is open, only unsent data remains. If
+            // the service has also sent nothing since the timer last expired, it will probably
+            // never read this data. The connection therefore ends.
             if is_silent && state.has_no_clients() && !state.is_busy() {
                 return Step::End;
             }

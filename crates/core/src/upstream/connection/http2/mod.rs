@@ -38,7 +38,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(super) use self::body::H2Body;
 use self::field_limits::{check_fields, field_sizes};
-use self::settings::{CONNECTION_WINDOW, MAX_RESPONSE_HEAD, STREAM_WINDOW};
+use self::settings::{CONNECTION_WINDOW, HEAD_SLACK, STREAM_WINDOW};
 pub(in crate::upstream) use self::state::ConnectionState;
 use self::state::OpenStream;
 use self::upload::Upload;
@@ -70,12 +70,16 @@ impl Drop for WakeOnDrop {
     }
 }
 
-/// Starts HTTP/2 on a connection, and spawns a task that drives it. The connection holds
-/// `resources` until it is closed.
+/// Starts HTTP/2 on a connection, and spawns a task that drives it. `max_head` is the maximum size
+/// of a response's head in bytes. The connection holds `resources` until it is closed.
 ///
 /// # Errors
 /// Returns an error if the connection fails before the service has sent its SETTINGS frame.
-pub(super) async fn open<S>(stream: S, resources: HeldResources) -> Result<Client, ServiceError>
+pub(super) async fn open<S>(
+    stream: S,
+    max_head: u32,
+    resources: HeldResources,
+) -> Result<Client, ServiceError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -83,7 +87,7 @@ where
     let stream = state::observed(stream, Arc::clone(&state));
     let (sender, connection) = h2::client::Builder::new()
         .enable_push(false)
-        .max_header_list_size(MAX_RESPONSE_HEAD)
+        .max_header_list_size(max_head.saturating_add(HEAD_SLACK))
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .data_frame_budget(SMALL_FRAME_BUDGET)

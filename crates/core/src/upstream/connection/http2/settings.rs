@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-/// Maximum size of a response's head in bytes.
-pub(in crate::upstream::connection) const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
+/// h2's limit for the head of a response is this number of bytes larger than the gateway's limit.
+/// If a head is only slightly too large, the gateway can then name the limit. h2 itself reports a
+/// larger head as a protocol error.
+pub(in crate::upstream::connection) const HEAD_SLACK: u32 = 64 * 1024;
 /// Number of bytes that a service may send before the gateway has read them: on one stream, and on
 /// a whole connection. While a caller does not read its response, that many bytes stay in memory.
 pub(in crate::upstream::connection) const STREAM_WINDOW: u32 = 64 * 1024;

@@ -28,9 +28,9 @@ const MAX_SMALL_FRAMES: usize = 256;
 /// heads by default.
 const LONG_HEAD: usize = 8 * 1024;
 
-/// Limits on empty DATA frames of a service. Each empty DATA frame costs one credit. A connection
-/// starts with `FIRST_EMPTY` credits, each frame of another kind adds `EMPTY_EACH`, and the maximum
-/// is `MAX_EMPTY`.
+/// Limits on empty DATA frames of a service. Each empty DATA frame that does not end its stream
+/// costs one credit. A connection starts with `FIRST_EMPTY` credits, every other frame adds
+/// `EMPTY_EACH`, and the maximum is `MAX_EMPTY`.
 const FIRST_EMPTY: u32 = 1_000;
 const EMPTY_EACH: u32 = 8;
 const MAX_EMPTY: u32 = 10_000;
@@ -113,7 +113,7 @@ pub(in crate::upstream) struct ConnectionState {
     /// Whether a response has ended while its request's body was still being sent. In this case,
     /// the rest of the body that h2 has not sent keeps using a part of the connection's window.
     has_unfinished_upload: AtomicBool,
-    /// Whether all clones of the [`Client`](super::Client) were dropped. Then no further stream
+    /// Whether all clones of the [`Client`](super::Client) were dropped. If so, no further stream
     /// will be opened.
     has_no_clients: AtomicBool,
     /// Whether the service did not respond to a PING.
@@ -193,7 +193,7 @@ impl ConnectionState {
         }
     }
 
-    /// Sets the callback for the case that the service ends the connection with an error.
+    /// Sets the callback that is called if the service ends the connection with an error.
     pub(in crate::upstream) fn set_on_error(&self, on_error: OnError) {
         self.task().on_error = Some(on_error);
     }
@@ -351,7 +351,7 @@ fn has_ended(stream: &mut RecvStream) -> bool {
     }
 }
 
-/// If at least this number of streams was reset, the resets are named as the likely cause of an
+/// If at least this number of streams was reset, these resets are named as the likely cause of an
 /// error.
 const MANY_RESETS: usize = 8;
 

@@ -1,7 +1,7 @@
 //! `Upload`: sends the body of a request to the service.
 //!
 //! A caller may send its body in pieces of a few bytes. Each piece would become a separate frame.
-//! Many services end a connection if too many small frames wait there to be processed. The upload
+//! Many services end a connection if too many small frames wait to be processed. The upload
 //! therefore combines all pieces that have already arrived. If a stream has sent many small frames,
 //! the upload also waits a short time for more content.
 
@@ -24,8 +24,8 @@ use crate::upstream::connection::error::ServiceError;
 
 /// Pieces of content with fewer bytes than this are combined with the content that follows.
 const SMALL: usize = 1024;
-/// Number of small frames that a stream may send without delay at its beginning, and the interval
-/// after which one more such frame is allowed.
+/// A stream may send `SMALL_AT_ONCE` small frames without delay. After each interval of
+/// `SMALL_EACH`, it may send one more, up to this maximum.
 const SMALL_AT_ONCE: u32 = 64;
 const SMALL_EACH: Duration = Duration::from_millis(10);
 /// How long a small piece of content waits for more content, if the stream has sent too many small
@@ -241,8 +241,9 @@ where
         loop {
             match this.poll_room(context) {
                 Poll::Ready(Some(())) => {}
-                // The service does not want the rest of the body. This is no failure: the task that
-                // waits for the response detects if there is none.
+                // The service does not want the rest of the body. This is not a failure of the
+                // upload. If there is no response, the task that waits for the response detects
+                // this.
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending => return Poll::Pending,
             }
@@ -278,9 +279,9 @@ where
 }
 
 impl<B> Sending<B> {
-    /// Sends the held data, and then the trailers, which end the body. If there are no trailer
-    /// fields, the held data ends the body, because some services end the connection if the
-    /// trailers frame is empty. Returns `true`, because nothing follows.
+    /// Sends the held data, and then the trailers, which end the body. Some services end the
+    /// connection if the trailers frame is empty. If there are no trailer fields, the held data
+    /// therefore ends the body. Returns `true`, because nothing follows.
     fn finish(&mut self, frame: Frame<Bytes>) -> Result<bool, ServiceError> {
         let held = self.held.split().freeze();
         match frame.into_trailers() {

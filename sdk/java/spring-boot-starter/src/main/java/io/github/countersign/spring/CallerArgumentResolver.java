@@ -9,15 +9,18 @@ import org.springframework.web.context.request.NativeWebRequest;
 import org.springframework.web.method.support.HandlerMethodArgumentResolver;
 import org.springframework.web.method.support.ModelAndViewContainer;
 
-/** Gives the verified caller to parameters of type {@link Caller}. Without one the handler does not run. */
+/**
+ * Gives the verified caller to parameters of type {@link Caller}, without which the handler does not run, and of type
+ * {@code Optional<Caller>}.
+ */
 final class CallerArgumentResolver implements HandlerMethodArgumentResolver {
     @Override
     public boolean supportsParameter(MethodParameter parameter) {
-        return parameter.getParameterType() == Caller.class;
+        return parameter.nestedIfOptional().getNestedParameterType() == Caller.class;
     }
 
     @Override
-    public Caller resolveArgument(
+    public Object resolveArgument(
             MethodParameter parameter,
             ModelAndViewContainer container,
             NativeWebRequest request,
@@ -26,6 +29,8 @@ final class CallerArgumentResolver implements HandlerMethodArgumentResolver {
         if (http == null) {
             throw new IllegalStateException("only HTTP requests have callers");
         }
-        return AssertionFilter.caller(http);
+        return parameter.getParameterType() == Caller.class
+                ? AssertionFilter.caller(http)
+                : AssertionFilter.findCaller(http);
     }
 }

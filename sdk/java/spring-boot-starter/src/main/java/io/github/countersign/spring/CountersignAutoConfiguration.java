@@ -15,6 +15,8 @@ import org.springframework.boot.web.servlet.FilterRegistrationBean;
 import org.springframework.context.annotation.Bean;
 import org.springframework.context.annotation.Configuration;
 import org.springframework.core.Ordered;
+import org.springframework.core.PriorityOrdered;
+import org.springframework.core.annotation.Order;
 import org.springframework.web.method.support.HandlerMethodArgumentResolver;
 import org.springframework.web.servlet.config.annotation.WebMvcConfigurer;
 
@@ -71,7 +73,8 @@ public class CountersignAutoConfiguration {
     }
 
     /**
-     * Registers the filter for all requests, before all other filters.
+     * Registers the filter for all requests, before all other filters. It is mapped to forwards, includes and asynchronous
+     * dispatches too, because a filter that comes first all the same could otherwise use one to go around it.
      *
      * @param verifier applies the rules
      * @param options the properties
@@ -81,18 +84,32 @@ public class CountersignAutoConfiguration {
     public FilterRegistrationBean<AssertionFilter> countersignFilter(
             AssertionVerifier verifier, CountersignProperties options) {
         int maxBody = Math.toIntExact(options.maxBody().toBytes());
-        FilterRegistrationBean<AssertionFilter> filter =
-                new FilterRegistrationBean<>(new AssertionFilter(verifier, maxBody));
+        FilterRegistrationBean<AssertionFilter> filter = new FirstFilter(new AssertionFilter(verifier, maxBody));
         filter.setName("countersign");
         filter.addUrlPatterns("/*");
-        filter.setDispatcherTypes(DispatcherType.REQUEST);
+        filter.setDispatcherTypes(
+                DispatcherType.REQUEST, DispatcherType.FORWARD, DispatcherType.INCLUDE, DispatcherType.ASYNC);
         filter.setOrder(Ordered.HIGHEST_PRECEDENCE);
         return filter;
     }
 
-    /** Lets handlers of Spring MVC take a {@code Caller} as a parameter. */
+    /**
+     * Other filters have the highest precedence too, such as Spring's {@code ForwardedHeaderFilter}. What is
+     * {@link PriorityOrdered} comes before them.
+     */
+    private static final class FirstFilter extends FilterRegistrationBean<AssertionFilter> implements PriorityOrdered {
+        FirstFilter(AssertionFilter filter) {
+            super(filter);
+        }
+    }
+
+    /**
+     * Lets handlers of Spring MVC take a {@code Caller} as a parameter. First, because resolvers of others (Spring Data) take
+     * all interfaces.
+     */
     @Configuration(proxyBeanMethods = false)
     @ConditionalOnClass(WebMvcConfigurer.class)
+    @Order(Ordered.HIGHEST_PRECEDENCE)
     static class Mvc implements WebMvcConfigurer {
         @Override
         public void addArgumentResolvers(List<HandlerMethodArgumentResolver> resolvers) {

@@ -28,7 +28,7 @@ import java.util.Set;
  */
 public final class AssertionVerifier implements AutoCloseable {
     /** The length of the longest assertion that is accepted, in bytes. Equal in all packages. */
-    public static final int MAX_ASSERTION = 4096;
+    public static final int MAX_ASSERTION = 8192;
 
     /** The longest lifetime of an assertion. */
     public static final Duration MAX_LIFETIME = Duration.ofSeconds(300);
@@ -43,7 +43,7 @@ public final class AssertionVerifier implements AutoCloseable {
     private final String audience;
     private final KeySource keys;
     private final String authority;
-    private final byte[] pathPrefix;
+    private final String pathPrefix;
     private final Duration skew;
     private final ReplayStore replayStore;
     private final Set<String> unverifiedPaths;
@@ -56,7 +56,7 @@ public final class AssertionVerifier implements AutoCloseable {
         this.audience = options.audience;
         this.keys = keys;
         this.authority = options.authority;
-        this.pathPrefix = options.pathPrefix.getBytes(StandardCharsets.UTF_8);
+        this.pathPrefix = options.pathPrefix;
         this.skew = options.skew;
         this.replayStore = options.replayStore;
         this.unverifiedPaths = options.unverifiedPaths;
@@ -142,7 +142,7 @@ public final class AssertionVerifier implements AutoCloseable {
         byte[] payload = found.verify(jws);
         Caller caller;
         try {
-            caller = Caller.from(StrictJson.parseObject(payload, "payload"));
+            caller = VerifiedCaller.from(StrictJson.parseObject(payload, "payload"));
         } catch (StrictJson.Malformed e) {
             throw CompactJws.malformed(e.getMessage());
         }
@@ -211,6 +211,11 @@ public final class AssertionVerifier implements AutoCloseable {
     /** {@return the configured authority} */
     public Optional<String> authority() {
         return Optional.ofNullable(authority);
+    }
+
+    /** {@return what a proxy removes from the path; empty if none does} */
+    public String pathPrefix() {
+        return pathPrefix;
     }
 
     @Override
@@ -288,9 +293,10 @@ public final class AssertionVerifier implements AutoCloseable {
 
     /** Returns whether the claim is the configured prefix followed by the request's path. */
     private boolean isPrefixed(byte[] claim, byte[] path) {
-        return claim.length == pathPrefix.length + path.length
-                && Arrays.equals(claim, 0, pathPrefix.length, pathPrefix, 0, pathPrefix.length)
-                && Arrays.equals(claim, pathPrefix.length, claim.length, path, 0, path.length);
+        byte[] prefix = pathPrefix.getBytes(StandardCharsets.UTF_8);
+        return claim.length == prefix.length + path.length
+                && Arrays.equals(claim, 0, prefix.length, prefix, 0, prefix.length)
+                && Arrays.equals(claim, prefix.length, claim.length, path, 0, path.length);
     }
 
     /** The options of a verifier. Exactly one source of keys is needed. */

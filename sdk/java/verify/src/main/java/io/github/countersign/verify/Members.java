@@ -1,6 +1,7 @@
 package io.github.countersign.verify;
 
 import java.math.BigInteger;
+import java.time.Instant;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
@@ -38,8 +39,14 @@ record Members(Map<String, Object> raw) {
         throw malformed();
     }
 
-    Long optionalInteger(String name) {
-        return raw.get(name) == null ? null : Long.valueOf(integer(name));
+    /** Returns seconds since 1970 as a time. Times beyond those of {@link Instant} become the last one. */
+    Instant instant(String name) {
+        long seconds = integer(name);
+        return seconds > Instant.MAX.getEpochSecond() ? Instant.MAX : Instant.ofEpochSecond(seconds);
+    }
+
+    Instant optionalInstant(String name) {
+        return raw.get(name) == null ? null : instant(name);
     }
 
     boolean bool(String name) {

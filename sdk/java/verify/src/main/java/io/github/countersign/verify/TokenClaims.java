@@ -1,48 +1,28 @@
 package io.github.countersign.verify;
 
-import java.util.Collections;
-import java.util.LinkedHashMap;
-import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 
-/**
- * Selected claims of a token that came with the request: on whose behalf the caller acts.
- *
- * @param iss who issued the token
- * @param sub its subject, which is not the caller
- * @param clientId the OAuth client
- * @param scope what the token allows
- * @param jti its identifier
- * @param ath its hash
- * @param other further claims that the route passes on
- */
-public record TokenClaims(
-        String iss,
-        Optional<String> sub,
-        Optional<String> clientId,
-        Optional<String> scope,
-        Optional<String> jti,
-        Optional<String> ath,
-        Map<String, Object> other) {
-    private static final List<String> KNOWN = List.of("iss", "sub", "client_id", "scope", "jti", "ath");
+/** Selected claims of a token that came with the request: on whose behalf the caller acts. */
+public sealed interface TokenClaims permits VerifiedTokenClaims {
+    /** {@return who issued the token} */
+    String iss();
 
-    static TokenClaims from(Members members) {
-        Map<String, Object> other = new LinkedHashMap<>(members.raw());
-        KNOWN.forEach(other::remove);
-        return new TokenClaims(
-                members.text("iss"),
-                Optional.ofNullable(members.optionalText("sub")),
-                Optional.ofNullable(members.optionalText("client_id")),
-                Optional.ofNullable(members.optionalText("scope")),
-                Optional.ofNullable(members.optionalText("jti")),
-                Optional.ofNullable(members.optionalText("ath")),
-                Collections.unmodifiableMap(other));
-    }
+    /** {@return its subject, which is not the caller} */
+    Optional<String> sub();
 
-    /** Shows no claims, because they may contain personal data. */
-    @Override
-    public String toString() {
-        return "TokenClaims";
-    }
+    /** {@return the OAuth client} */
+    Optional<String> clientId();
+
+    /** {@return what the token allows} */
+    Optional<String> scope();
+
+    /** {@return its identifier} */
+    Optional<String> jti();
+
+    /** {@return its hash} */
+    Optional<String> ath();
+
+    /** {@return further claims that the route passes on} */
+    Map<String, Object> other();
 }

@@ -7,10 +7,17 @@ import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import io.github.countersign.verify.AssertionVerifier;
 import io.github.countersign.verify.InProcessReplayStore;
 import io.github.countersign.verify.junit5.TestGateway;
+import jakarta.servlet.DispatcherType;
+import jakarta.servlet.Filter;
+import jakarta.servlet.http.HttpServletRequest;
+import jakarta.servlet.http.HttpServletRequestWrapper;
 import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
+import java.util.Collections;
+import java.util.Enumeration;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Locale;
@@ -277,9 +284,10 @@ class AssertionFilterTest {
             assertEquals(
                     "assertion-body", request("POST", "/echo").assertion(bound).body(other).send(port).code());
             assertEquals("assertion-body", request("POST", "/echo").assertion(bound).send(port).code());
+            // Short, because the server does not read it before it closes the connection.
             assertEquals(
                     "assertion-body-not-bound",
-                    request("POST", "/echo").assertion(signed("POST", "/echo")).body(body).send(port).code());
+                    request("POST", "/echo").assertion(signed("POST", "/echo")).body(new byte[9]).send(port).code());
             byte[] large = new byte[AssertionFilter.DEFAULT_MAX_BODY + 1];
             assertEquals(
                     "assertion-body-not-bound",
@@ -290,6 +298,188 @@ class AssertionFilterTest {
             for (String path : List.of("/echo", "/read")) {
                 var reply = request("POST", path).assertion(bound(path, text)).chunked(chunks).send(port);
                 assertEquals("abcdef", reply.text());
+            }
+        }
+    }
+
+    @ParameterizedTest
+    @EnumSource
+    void formsThatAnEarlierFilterReadAreRefused(Container.Kind kind) throws Exception {
+        var verifier = GATEWAY.verifierOptions()
+                .jwksJson(GATEWAY.keySet())
+                .requireBodyBinding()
+                .build();
+        AssertionFilter filter = new AssertionFilter(verifier);
+        Filter reading = (request, response, chain) -> {
+            request.getParameter("any");
+            filter.doFilter(request, response, chain);
+        };
+        String path = "/parameter";
+        byte[] form = "amount=7".getBytes(StandardCharsets.US_ASCII);
+        byte[] chunks = "8\r\namount=7\r\n0\r\n\r\n".getBytes(StandardCharsets.US_ASCII);
+        byte[] none = {};
+        String unclear = "assertion-request-unclear";
+        for (String type : List.of(
+                "application/x-www-form-urlencoded", "Application/X-WWW-Form-URLencoded;charset=utf-8")) {
+            String field = "Content-Type: " + type;
+            try (Container container = kind.start(reading, "")) {
+                int port = container.port();
+                for (byte[] signed : List.of(none, form)) {
+                    String token = bound(path, signed);
+                    var whole = request("POST", path).field(field).assertion(token).body(form);
+                    assertEquals(unclear, whole.send(port).code());
+                    var chunked = request("POST", path).field(field).assertion(token).chunked(chunks);
+                    assertEquals(unclear, chunked.send(port).code());
+                }
+                String empty = bound(path, none);
+                for (RawHttp request : List.of(
+                        request("POST", path).body(none), request("POST", path).field(field).body(none),
+                        request("POST", path).field(field))) {
+                    assertEquals("amount null", request.assertion(empty).send(port).text());
+                }
+            }
+            // The filter itself takes the parameters away, because it reads the body.
+            try (Container container = kind.start(verifier, "")) {
+                int port = container.port();
+                var whole = request("POST", path).field(field).assertion(bound(path, form)).body(form);
+                assertEquals("amount null", whole.send(port).text());
+                var chunked = request("POST", path).field(field).assertion(bound(path, form)).chunked(chunks);
+                assertEquals(unclear, chunked.send(port).code());
+            }
+        }
+    }
+
+    /** Shows what the request asks for, as filters for forwarded fields do. */
+    private static final class Changed extends HttpServletRequestWrapper {
+        Changed(HttpServletRequest request) {
+            super(request);
+        }
+
+        private String shown(String part, String otherwise) {
+            String value = ((HttpServletRequest) getRequest()).getHeader("X-Shown-" + part);
+            return value == null ? otherwise : value;
+        }
+
+        @Override
+        public String getMethod() {
+            return shown("Method", super.getMethod());
+        }
+
+        @Override
+        public String getRequestURI() {
+            return shown("Path", super.getRequestURI());
+        }
+
+        @Override
+        public String getContextPath() {
+            return shown("Context", super.getContextPath());
+        }
+
+        @Override
+        public String getServletPath() {
+            return shown("Servlet-Path", super.getServletPath());
+        }
+
+        @Override
+        public String getPathInfo() {
+            return shown("Path-Info", super.getPathInfo());
+        }
+
+        @Override
+        public String getQueryString() {
+            return shown("Query", super.getQueryString());
+        }
+
+        @Override
+        public Enumeration<String> getHeaders(String name) {
+            String value = shown(name, null);
+            return value == null ? super.getHeaders(name) : Collections.enumeration(List.of(value));
+        }
+    }
+
+    private static Filter behindOthers(AssertionVerifier verifier) {
+        AssertionFilter filter = new AssertionFilter(verifier);
+        return (request, response, chain) -> filter.doFilter(
+                new HttpServletRequestWrapper(new Changed((HttpServletRequest) request)), response, chain);
+    }
+
+    @ParameterizedTest
+    @EnumSource
+    void earlierFiltersDoNotDecideWhatIsVerified(Container.Kind kind) throws Exception {
+        var verifier = GATEWAY.verifierOptions()
+                .jwksJson(GATEWAY.keySet())
+                .unverifiedPaths("/healthz")
+                .build();
+        String unclear = "assertion-request-unclear";
+        try (Container container = kind.start(behindOthers(verifier), "")) {
+            int port = container.port();
+            assertEquals(CALLER, get("/x").assertion(signed("GET", "/x")).send(port).text());
+            assertEquals("none", get("/healthz").send(port).text());
+            assertEquals(unclear, get("/x").field("X-Shown-Path: /healthz").send(port).code());
+            assertEquals(unclear, get("/healthz").field("X-Shown-Path: /x").send(port).code());
+            for (String change : List.of(
+                    "Path: /api/x",
+                    "Context: /api",
+                    "Context: /x",
+                    "Servlet-Path: /y",
+                    "Path-Info: /y",
+                    "Query: a=1",
+                    "Method: POST")) {
+                for (String[] line : List.of(new String[] {"GET", "/x"}, new String[] {"POST", "/x"},
+                        new String[] {"GET", "/api/x"}, new String[] {"GET", "/x?a=1"})) {
+                    var reply = get("/x").field("X-Shown-" + change).assertion(signed(line[0], line[1])).send(port);
+                    assertEquals(unclear, reply.code(), change + " " + String.join(" ", line));
+                }
+            }
+            String shownHost = "X-Shown-Host: shown.example";
+            assertEquals(CALLER, get("/x").field(shownHost).assertion(signed("GET", "/x")).send(port).text());
+            String forShown = signed("GET", "/x", "shown.example");
+            assertEquals("assertion-authority", get("/x").field(shownHost).assertion(forShown).send(port).code());
+            String token = signed("GET", "/x");
+            String shown = "X-Shown-Countersign-Assertion: " + token;
+            assertEquals("assertion-missing", get("/x").field(shown).send(port).code());
+            assertEquals("assertion-duplicate",
+                    get("/x").field(shown).assertion(token).assertion(token).send(port).code());
+        }
+    }
+
+    @ParameterizedTest
+    @EnumSource
+    void earlierFiltersMayPutThePrefixInFrontAgain(Container.Kind kind) throws Exception {
+        var verifier = GATEWAY.verifierOptions()
+                .jwksJson(GATEWAY.keySet())
+                .pathPrefix("/api")
+                .build();
+        try (Container container = kind.start(behindOthers(verifier), "")) {
+            int port = container.port();
+            String token = signed("GET", "/api/x");
+            var restored = get("/x").field("X-Shown-Path: /api/x").field("X-Shown-Context: /api").assertion(token);
+            assertEquals(CALLER, restored.send(port).text());
+            for (String path : List.of("/api/y", "/api/api/x", "/apix", "/api/x")) {
+                var reply = get("/x").field("X-Shown-Path: " + path).assertion(token).send(port);
+                assertEquals("assertion-request-unclear", reply.code(), path);
+            }
+            // A filter that removes it hides the path that the gateway signed.
+            var removed = get("/api/x").field("X-Shown-Path: /x").assertion(token).send(port);
+            assertEquals("assertion-request-unclear", removed.code());
+        }
+    }
+
+    @ParameterizedTest
+    @EnumSource
+    void earlierFiltersCannotForwardPastTheFilter(Container.Kind kind) throws Exception {
+        AssertionFilter filter = new AssertionFilter(GATEWAY.verifier());
+        Filter forwarding = (request, response, chain) -> {
+            if (request.getDispatcherType() == DispatcherType.REQUEST) {
+                request.getRequestDispatcher("/x").forward(request, response);
+            } else {
+                filter.doFilter(request, response, chain);
+            }
+        };
+        try (Container container = kind.start(forwarding, "")) {
+            for (String signed : List.of("/x", "/y")) {
+                var reply = get("/y").assertion(signed("GET", signed)).send(container.port());
+                assertEquals("assertion-request-unclear", reply.code());
             }
         }
     }

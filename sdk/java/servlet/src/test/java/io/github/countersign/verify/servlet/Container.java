@@ -84,6 +84,7 @@ interface Container extends AutoCloseable {
                 case "/echo" -> response.getOutputStream().write(request.getInputStream().readAllBytes());
                 case "/read" -> response.getWriter()
                         .write(request.getReader().lines().collect(Collectors.joining("\n")));
+                case "/parameter" -> response.getWriter().write("amount " + request.getParameter("amount"));
                 default -> response.getWriter()
                         .write(AssertionFilter.findCaller(request).map(Caller::sub).orElse("none"));
             }
