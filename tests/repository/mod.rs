@@ -4,6 +4,7 @@ pub(crate) mod audit_members;
 mod map;
 mod metrics;
 mod profiles;
+mod verify_examples;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
