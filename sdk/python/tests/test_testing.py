@@ -8,10 +8,14 @@ import sys
 from types import ModuleType
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from flask import Flask
 
 from countersign_verify import AssertionRefused, RequestParts
 from countersign_verify.asgi import AssertionMiddleware
+from countersign_verify.fastapi import CurrentCaller
+from countersign_verify.flask import current_caller, protect
 from countersign_verify.testing import TestGateway
 from support import PACKAGE
 
@@ -141,3 +145,35 @@ def test_the_unit_test_of_the_readme_works() -> None:
     }
     exec(body, scope)
     scope["test_order"]()
+
+
+def test_encoded_slashes_are_decoded_before_routes_are_chosen() -> None:
+    gateway = TestGateway(audience="orders")
+    app = FastAPI()
+
+    @app.get("/{name}")
+    def one(name: str, caller: CurrentCaller) -> str:
+        return f"one {name} {caller.htu}"
+
+    @app.get("/a/{name}")
+    def two(name: str, caller: CurrentCaller) -> str:
+        return f"two {name} {caller.htu}"
+
+    client = TestClient(AssertionMiddleware(app, gateway.verifier()))
+    reply = client.get("/a%2Fb", headers=gateway.headers("GET", "/a%2Fb"))
+    assert reply.json() == "two b https://testserver/a%2Fb"
+
+    other = Flask("other")
+
+    @other.get("/<name>")
+    def flask_one(name: str) -> str:
+        return f"one {name} {current_caller().htu}"
+
+    @other.get("/a/<name>")
+    def flask_two(name: str) -> str:
+        return f"two {name} {current_caller().htu}"
+
+    protect(other, gateway.verifier())
+    url = "http://localhost/a%2Fb"
+    text = other.test_client().get(url, headers=gateway.headers("GET", url)).text
+    assert text == "two b https://localhost/a%2Fb"

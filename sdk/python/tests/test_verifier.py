@@ -14,11 +14,13 @@ import pytest
 from countersign_verify import (
     AssertionRefused,
     AssertionVerifier,
+    ClientCertificate,
     ConfigurationError,
     RequestParts,
     only_assertion,
 )
 from countersign_verify._errors import REFUSALS
+from countersign_verify._request import sha256
 from countersign_verify.testing import TestGateway
 from support import CALLER, HOST, NOW, Clock
 
@@ -79,6 +81,76 @@ def test_a_good_assertion_names_the_caller(algorithm: Any, clock: Clock) -> None
 def test_callers_without_certificate(sub: str, gateway: TestGateway) -> None:
     caller = gateway.verifier().verify(gateway.assertion("GET", URL, sub=sub), request())
     assert (caller.sub, caller.certificate, caller.trust_domain) == (sub, None, None)
+    assert (caller.has_certificate, caller.certificate_thumbprint) == (False, None)
+
+
+@pytest.mark.parametrize("methods", [["certificate"], ["certificate", "token"]])
+@pytest.mark.parametrize("compact", [False, True])
+def test_callers_with_certificate(compact: bool, methods: list[str], gateway: TestGateway) -> None:
+    authn: dict[str, Any] = {
+        "methods": methods,
+        "trust_domain": "example.org",
+        "at": NOW,
+        "resumed": False,
+    }
+    claims: dict[str, Any] = {"authn": authn}
+    if compact:
+        claims["client_cert"] = None
+        authn["x5t#S256"] = sha256(CALLER.encode())
+    token = gateway.assertion("GET", URL, sub=CALLER, claims=claims)
+    caller = gateway.verifier().verify(token, request())
+    assert (caller.sub, caller.trust_domain) == (CALLER, "example.org")
+    assert (caller.certificate is None) is compact
+    assert (caller.has_certificate, caller.certificate_thumbprint) == (
+        True,
+        sha256(CALLER.encode()),
+    )
+    assert pickle.loads(pickle.dumps(caller)) == caller
+
+
+@pytest.mark.parametrize("thumbprint", [7, ["x"], {}])
+def test_a_thumbprint_is_a_text(thumbprint: object, gateway: TestGateway) -> None:
+    authn = {"methods": ["certificate"], "at": NOW, "resumed": False, "x5t#S256": thumbprint}
+    token = gateway.assertion("GET", URL, claims={"client_cert": None, "authn": authn})
+    assert code(gateway, token) == "assertion-claims"
+
+
+def client_cert(**changes: Any) -> dict[str, Any]:
+    """Return claims with a certificate without details."""
+    certificate = {
+        "x5t#S256": "x",
+        "serial": "01",
+        "issuer": "CN=Test",
+        "not_before": NOW,
+        "not_after": NOW,
+        "sans": {"uri": [], "dns": [], "email": [], "ip": []},
+        "anchor": "a",
+    }
+    return {"client_cert": {**certificate, **changes}}
+
+
+def test_what_was_left_out_is_said(gateway: TestGateway) -> None:
+    def certificate(**changes: Any) -> ClientCertificate:
+        token = gateway.assertion("GET", URL, claims=client_cert(**changes))
+        found = gateway.verifier().verify(token, request()).certificate
+        assert found is not None
+        return found
+
+    whole = certificate()
+    assert (whole.issuer, whole.sans_truncated, whole.issuer_truncated) == ("CN=Test", False, False)
+    names = certificate(sans_truncated=True)
+    assert (names.sans_truncated, names.issuer_truncated) == (True, False)
+    issuer = certificate(issuer="", issuer_truncated=True)
+    assert (issuer.issuer, issuer.sans_truncated, issuer.issuer_truncated) == ("", False, True)
+
+
+@pytest.mark.parametrize("name", ["sans_truncated", "issuer_truncated"])
+@pytest.mark.parametrize("value", [None, "true", 1])
+def test_what_was_left_out_is_said_with_a_boolean(
+    name: str, value: object, gateway: TestGateway
+) -> None:
+    token = gateway.assertion("GET", URL, claims=client_cert(**{name: value}))
+    assert code(gateway, token) == "assertion-claims"
 
 
 def test_time_is_checked_at_each_boundary(gateway: TestGateway, clock: Clock) -> None:

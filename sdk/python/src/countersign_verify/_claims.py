@@ -24,7 +24,12 @@ class SubjectAlternativeNames:
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:
-    """The caller's leaf certificate. Times are seconds since 1970."""
+    """The caller's leaf certificate. Times are seconds since 1970.
+
+    If `sans_truncated` is set, names are missing in `sans`. If `issuer_truncated` is set, the
+    gateway left out `issuer`, which is then empty. Regard what is missing as unknown, not as
+    absent: refuse the request, or look up the certificate by its thumbprint.
+    """
 
     x5t_s256: str
     serial: str
@@ -34,11 +39,16 @@ class ClientCertificate:
     sans: SubjectAlternativeNames
     anchor: str
     sans_truncated: bool = False
+    issuer_truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Authentication:
-    """How and when the caller was authenticated."""
+    """How and when the caller was authenticated.
+
+    `methods` has any of `certificate`, `token` and `api-key`. `x5t_s256` is the certificate's
+    thumbprint in compact assertions, and None in others: use `Caller.certificate_thumbprint`.
+    """
 
     methods: tuple[str, ...]
     at: int
@@ -46,6 +56,7 @@ class Authentication:
     trust_domain: str | None = None
     revocation: Revocation | None = None
     crl_this_update: int | None = None
+    x5t_s256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,10 @@ class Caller:
     `sub` is the identity: a SPIFFE ID or other URI verbatim, `dns:NAME`, `mailto:ADDRESS`,
     `ip:ADDRESS`; for callers without certificate `api-key:NAME` or `client:ISSUER-NAME/CLIENT_ID`.
     It is never the subject of a token: that is `token.sub`.
+
+    `certificate` is None for callers without certificate, and for callers with one if the gateway's
+    route has `assertion = "compact"`. Do not conclude from None that the caller has no certificate:
+    `has_certificate` says whether it has.
 
     `jti`, `htm` and `htu` are all present or all None. `claims` has all claims, including those
     that this version does not know. `txn` is for logs only: it authenticates nothing.
@@ -94,6 +109,22 @@ class Caller:
     def trust_domain(self) -> str | None:
         """The trust domain that verified the certificate. None without a certificate."""
         return self.authn.trust_domain
+
+    @property
+    def has_certificate(self) -> bool:
+        """Whether the caller was authenticated with a certificate, according to `authn.methods`.
+
+        It is also True for compact assertions, in which `certificate` is None.
+        """
+        return "certificate" in self.authn.methods
+
+    @property
+    def certificate_thumbprint(self) -> str | None:
+        """The base64url SHA-256 of the certificate's DER. None without a certificate.
+
+        Compact assertions have it in `authn`, others in `client_cert`.
+        """
+        return self.authn.x5t_s256 if self.certificate is None else self.certificate.x5t_s256
 
     @property
     def is_request_bound(self) -> bool:
@@ -169,6 +200,10 @@ class _Members:
             raise _malformed()
         return value
 
+    def flag(self, name: str) -> bool:
+        """Return a boolean whose absence means False. `null` is malformed."""
+        return name in self.raw and self.boolean(name)
+
     def texts(self, name: str) -> tuple[str, ...]:
         value = self.raw.get(name)
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -196,6 +231,7 @@ def _authentication(members: _Members) -> Authentication:
         trust_domain=members.optional_text("trust_domain"),
         revocation=cast("Revocation | None", revocation),
         crl_this_update=members.optional_integer("crl_this_update"),
+        x5t_s256=members.optional_text("x5t#S256"),
     )
 
 
@@ -210,7 +246,8 @@ def _certificate(members: _Members) -> ClientCertificate:
         not_after=members.integer("not_after"),
         sans=SubjectAlternativeNames(**names),
         anchor=members.text("anchor"),
-        sans_truncated="sans_truncated" in members.raw and members.boolean("sans_truncated"),
+        sans_truncated=members.flag("sans_truncated"),
+        issuer_truncated=members.flag("issuer_truncated"),
     )
 
 
