@@ -3,6 +3,7 @@ package countersign
 import (
 	"context"
 	"crypto/subtle"
+	"slices"
 	"time"
 )
 
@@ -15,7 +16,10 @@ type Caller struct {
 	// TrustDomain is the trust domain that verified the certificate. It is empty for
 	// callers without certificate.
 	TrustDomain string
-	// Certificate is the caller's leaf certificate. It is nil for callers without one.
+	// Certificate is the caller's leaf certificate. It is nil for callers without
+	// certificate, and for callers with one if the gateway's route has
+	// assertion = "compact". Do not conclude from nil that the caller has no
+	// certificate: HasCertificate says whether it has.
 	Certificate *Certificate
 	// Authn says how and when the caller was authenticated.
 	Authn Authn
@@ -52,7 +56,8 @@ type Certificate struct {
 	Thumbprint string
 	// Serial is the serial number in lower-case hexadecimal.
 	Serial string
-	// Issuer is the name of the issuer as text (RFC 4514).
+	// Issuer is the name of the issuer as text (RFC 4514). It is empty if the gateway
+	// left it out: see IssuerTruncated.
 	Issuer string
 	// NotBefore is the start of validity.
 	NotBefore time.Time
@@ -60,8 +65,13 @@ type Certificate struct {
 	NotAfter time.Time
 	// SANs has the subject alternative names, at most 16 of each type.
 	SANs SANs
-	// SANsTruncated is true if a type had more than 16 names.
+	// SANsTruncated is true if names are missing in SANs: a type had more than 16
+	// names, or the assertion would have been too long. Regard a missing name as
+	// unknown, not as absent.
 	SANsTruncated bool
+	// IssuerTruncated is true if the gateway left out Issuer, because the assertion
+	// would have been too long.
+	IssuerTruncated bool
 	// Anchor is the base64url SHA-256 of the root certificate of the path.
 	Anchor string
 }
@@ -75,6 +85,9 @@ type SANs struct {
 type Authn struct {
 	// Methods has any of certificate, token and api-key.
 	Methods []string
+	// Thumbprint is the base64url SHA-256 of the certificate's DER in compact
+	// assertions. It is empty in others: Caller.CertificateThumbprint reads both.
+	Thumbprint string
 	// Revocation is checked, soft (unknown or stale lists were tolerated) or off. It
 	// is empty for callers without certificate.
 	Revocation string
@@ -103,6 +116,21 @@ type Token struct {
 	Hash string
 	// Claims has all claims of the token that the gateway passes on.
 	Claims map[string]any
+}
+
+// HasCertificate returns whether the caller was authenticated with a certificate,
+// according to Authn.Methods. It is also true for compact assertions, in which
+// Certificate is nil.
+func (c *Caller) HasCertificate() bool { return slices.Contains(c.Authn.Methods, "certificate") }
+
+// CertificateThumbprint returns the base64url SHA-256 of the DER of the caller's
+// certificate. Compact assertions have it in authn, others in client_cert. It is empty
+// for callers without certificate.
+func (c *Caller) CertificateThumbprint() string {
+	if c.Certificate != nil {
+		return c.Certificate.Thumbprint
+	}
+	return c.Authn.Thumbprint
 }
 
 // RequestBound returns whether the assertion is for one request. Otherwise it is

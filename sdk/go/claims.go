@@ -68,6 +68,12 @@ func (r reader) bool(name string) bool {
 	return value
 }
 
+// flag reads a boolean of which the absence is false. Null fails.
+func (r reader) flag(name string) bool {
+	_, exists := r.members[name]
+	return exists && r.bool(name)
+}
+
 func (r reader) object(name string) reader {
 	value, ok := r.members[name].(map[string]any)
 	if !ok {
@@ -137,6 +143,7 @@ func readAuthn(authn reader, caller *Caller) {
 	caller.TrustDomain = authn.textOrEmpty("trust_domain")
 	caller.Authn = Authn{
 		Methods:    authn.texts("methods"),
+		Thumbprint: authn.textOrEmpty("x5t#S256"),
 		Revocation: authn.textOrEmpty("revocation"),
 		At:         authn.time("at"),
 		Resumed:    authn.bool("resumed"),
@@ -155,7 +162,7 @@ func readAuthn(authn reader, caller *Caller) {
 
 func readCertificate(certificate reader) *Certificate {
 	names := certificate.object("sans")
-	read := &Certificate{
+	return &Certificate{
 		Thumbprint: certificate.text("x5t#S256"),
 		Serial:     certificate.text("serial"),
 		Issuer:     certificate.text("issuer"),
@@ -165,12 +172,10 @@ func readCertificate(certificate reader) *Certificate {
 			URI: names.optionalTexts("uri"), DNS: names.optionalTexts("dns"),
 			Email: names.optionalTexts("email"), IP: names.optionalTexts("ip"),
 		},
-		Anchor: certificate.text("anchor"),
+		Anchor:          certificate.text("anchor"),
+		SANsTruncated:   certificate.flag("sans_truncated"),
+		IssuerTruncated: certificate.flag("issuer_truncated"),
 	}
-	if _, exists := certificate.members["sans_truncated"]; exists {
-		read.SANsTruncated = certificate.bool("sans_truncated")
-	}
-	return read
 }
 
 func readToken(token reader) *Token {

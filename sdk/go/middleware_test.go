@@ -64,6 +64,31 @@ func exchangeOn(t *testing.T, connection net.Conn, request string) (*http.Respon
 	return response, string(body)
 }
 
+// TestPathsOfTheStandardLibraryAreDecoded shows what the README warns of.
+func TestPathsOfTheStandardLibraryAreDecoded(t *testing.T) {
+	mux := http.NewServeMux()
+	for _, pattern := range []string{"/{x}", "/a/{x}"} {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			_, _ = fmt.Fprintf(w, "%s %s %s", pattern, r.URL.Path, r.RequestURI)
+		})
+	}
+	gw := countersigntest.NewTestGateway(t, "orders")
+	server := httptest.NewServer(gw.Verifier().Middleware(mux))
+	defer server.Close()
+	for _, test := range [][2]string{
+		{"/a%2Fb", "/{x} /a/b /a%2Fb"},
+		{"/a%2Fb|", "/a/{x} /a/b| /a%2Fb|"},
+	} {
+		address := server.Listener.Addr().String()
+		assertion := gw.Assertion("GET", "http://"+address+test[0], sub)
+		_, body := exchange(t, address, fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\n%s: %s\r\n\r\n",
+			test[0], address, countersign.Header, assertion))
+		if body != test[1] {
+			t.Errorf("%s: %s", test[0], body)
+		}
+	}
+}
+
 // problemCode returns the code of problem details after checking their form.
 func problemCode(t *testing.T, response *http.Response, body string) string {
 	t.Helper()

@@ -43,7 +43,7 @@ func TestGoodAssertionIsAccepted(t *testing.T) {
 			t.Errorf("%+v", caller)
 		}
 		certificate := caller.Certificate
-		if certificate.Serial != "0a1b" || certificate.NotAfter.Unix() != start+86100 ||
+		if certificate.Serial != "0a1b" || certificate.IssuerTruncated || certificate.NotAfter.Unix() != start+86100 ||
 			!slices.Equal(certificate.SANs.URI, []string{caller.Sub}) || certificate.SANsTruncated {
 			t.Errorf("%+v", certificate)
 		}
@@ -63,7 +63,8 @@ func TestOptionalClaimsAreRead(t *testing.T) {
 	claims := with(requestClaims(), "unknown", object{"a": 1}, "token", object{
 		"iss": "https://idp.example.org", "sub": "alice", "client_id": "web", "scope": "orders:read",
 		"jti": "7", "ath": "h", "groups": []any{"buyers"}})
-	claims["client_cert"] = with(claims["client_cert"].(object), "sans_truncated", true)
+	claims["client_cert"] = with(claims["client_cert"].(object),
+		"sans_truncated", true, "issuer", "", "issuer_truncated", true)
 	caller, err := verifierFor(t, key).Verify(t.Context(), []string{key.assertion(claims)}, request())
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +73,8 @@ func TestOptionalClaimsAreRead(t *testing.T) {
 	token.Claims = nil
 	want := countersign.Token{Issuer: "https://idp.example.org", Sub: "alice", ClientID: "web",
 		Scope: "orders:read", ID: "7", Hash: "h"}
-	if !reflect.DeepEqual(token, want) || !caller.Certificate.SANsTruncated {
+	if !reflect.DeepEqual(token, want) || !caller.Certificate.SANsTruncated ||
+		!caller.Certificate.IssuerTruncated || caller.Certificate.Issuer != "" {
 		t.Errorf("%+v", caller)
 	}
 	if groups := caller.Token.Claims["groups"].([]any); groups[0] != "buyers" {
@@ -82,8 +84,28 @@ func TestOptionalClaimsAreRead(t *testing.T) {
 	keyOnly := with(without(requestClaims(), "client_cert"), "sub", "api-key:nightly",
 		"authn", object{"methods": []any{"api-key"}, "at": start, "resumed": false})
 	caller, err = verifierFor(t, key).Verify(t.Context(), []string{key.assertion(keyOnly)}, request())
-	if err != nil || caller.Certificate != nil || caller.TrustDomain != "" || caller.Authn.Revocation != "" {
+	if err != nil || caller.Certificate != nil || caller.TrustDomain != "" || caller.Authn.Revocation != "" ||
+		caller.HasCertificate() || caller.CertificateThumbprint() != "" {
 		t.Errorf("%+v %v", caller, err)
+	}
+}
+
+func TestCallersWithCertificateAreRecognizedInCompactAssertions(t *testing.T) {
+	key := newES256()
+	full := requestClaims()
+	thumbprint := full["client_cert"].(object)["x5t#S256"]
+	compact := with(without(full, "client_cert"), "authn", with(full["authn"].(object), "x5t#S256", thumbprint))
+	withToken := with(compact, "authn",
+		with(compact["authn"].(object), "methods", []any{"certificate", "token"}))
+	for name, claims := range map[string]object{"full": full, "compact": compact, "with a token": withToken} {
+		caller, err := verifierFor(t, key).Verify(t.Context(), []string{key.assertion(claims)}, request())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !caller.HasCertificate() || caller.CertificateThumbprint() != thumbprint ||
+			(caller.Certificate != nil) != (name == "full") || caller.TrustDomain != "example.org" {
+			t.Errorf("%s: %+v", name, caller)
+		}
 	}
 }
 
@@ -261,8 +283,11 @@ func TestClaimsAreCompleteAndTyped(t *testing.T) {
 		{"htu", "https://orders.example.org/orders/7#a"}, {"client_cert", []any{}}, {"client_cert", "x"},
 		{"client_cert", without(requestClaims()["client_cert"].(object), "anchor")},
 		{"client_cert", with(requestClaims()["client_cert"].(object), "sans_truncated", nil)},
+		{"client_cert", with(requestClaims()["client_cert"].(object), "issuer_truncated", nil)},
+		{"client_cert", with(requestClaims()["client_cert"].(object), "issuer_truncated", "true")},
 		{"client_cert", with(requestClaims()["client_cert"].(object), "sans", object{"uri": []any{1}})},
 		{"authn", with(requestClaims()["authn"].(object), "methods", "certificate")},
+		{"authn", with(requestClaims()["authn"].(object), "x5t#S256", 7)},
 		{"authn", with(requestClaims()["authn"].(object), "revocation", "unknown")},
 		{"authn", with(requestClaims()["authn"].(object), "revocation", "")},
 		{"authn", with(requestClaims()["authn"].(object), "at", 1.5)},
