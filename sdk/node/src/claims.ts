@@ -15,26 +15,41 @@ export interface SubjectAlternativeNames {
   readonly ip: readonly string[];
 }
 
-/** The caller's leaf certificate. Times are seconds since 1970. */
+/**
+ * The caller's leaf certificate. Times are seconds since 1970.
+ *
+ * Regard what was left out as unknown, not as absent: refuse the request, or look up the certificate
+ * by its thumbprint.
+ */
 export interface ClientCertificate {
   readonly x5tS256: string;
   readonly serial: string;
+  /** Empty if it was left out: see `issuerTruncated`. */
   readonly issuer: string;
   readonly notBefore: number;
   readonly notAfter: number;
   readonly sans: SubjectAlternativeNames;
+  /** Whether names are missing in `sans`. */
   readonly sansTruncated: boolean;
+  /** Whether the gateway left out `issuer`. */
+  readonly issuerTruncated: boolean;
   readonly anchor: string;
 }
 
 /** How and when the caller was authenticated. */
 export interface Authentication {
+  /** Any of `certificate`, `token` and `api-key`. */
   readonly methods: readonly string[];
   readonly at: number;
   readonly resumed: boolean;
   readonly trustDomain: string | undefined;
   readonly revocation: Revocation | undefined;
   readonly crlThisUpdate: number | undefined;
+  /**
+   * The certificate's thumbprint in compact assertions, undefined in others:
+   * `Caller.certificateThumbprint` reads both.
+   */
+  readonly x5tS256: string | undefined;
 }
 
 /** Selected claims of a token that came with the request: on whose behalf the caller acts. */
@@ -66,6 +81,11 @@ export class Caller {
   readonly iat: number;
   readonly exp: number;
   readonly authn: Authentication;
+  /**
+   * Undefined for callers without certificate, and for callers with one if the gateway's route has
+   * `assertion = "compact"`. Do not conclude from undefined that the caller has no certificate:
+   * `hasCertificate` says whether it has.
+   */
   readonly certificate: ClientCertificate | undefined;
   readonly token: TokenClaims | undefined;
   readonly jti: string | undefined;
@@ -106,6 +126,22 @@ export class Caller {
   /** The trust domain that verified the certificate. Undefined without a certificate. */
   get trustDomain(): string | undefined {
     return this.authn.trustDomain;
+  }
+
+  /**
+   * Whether the caller was authenticated with a certificate, according to `authn.methods`. It is also
+   * true for compact assertions, in which `certificate` is undefined.
+   */
+  get hasCertificate(): boolean {
+    return this.authn.methods.includes("certificate");
+  }
+
+  /**
+   * The base64url SHA-256 of the certificate's DER. Undefined without a certificate. Compact
+   * assertions have it in `authn`, others in `client_cert`.
+   */
+  get certificateThumbprint(): string | undefined {
+    return this.certificate === undefined ? this.authn.x5tS256 : this.certificate.x5tS256;
   }
 
   /** Whether the assertion is for one request, and not for any request of the caller. */
@@ -149,6 +185,11 @@ class Members {
     return checked(this.raw[name], (value) => typeof value === "boolean");
   }
 
+  /** A boolean whose absence means false. `null` is malformed. */
+  flag(name: string): boolean {
+    return name in this.raw && this.boolean(name);
+  }
+
   texts(name: string): readonly string[] {
     return checked(this.raw[name], areTexts);
   }
@@ -175,6 +216,7 @@ function authentication(members: Members): Authentication {
     trustDomain: members.optionalText("trust_domain"),
     revocation,
     crlThisUpdate: members.optional("crl_this_update", (name) => members.integer(name)),
+    x5tS256: members.optionalText("x5t#S256"),
   });
 }
 
@@ -193,7 +235,8 @@ function certificate(members: Members): ClientCertificate {
       email: names("email"),
       ip: names("ip"),
     }),
-    sansTruncated: "sans_truncated" in members.raw && members.boolean("sans_truncated"),
+    sansTruncated: members.flag("sans_truncated"),
+    issuerTruncated: members.flag("issuer_truncated"),
     anchor: members.text("anchor"),
   });
 }

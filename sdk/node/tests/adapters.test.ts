@@ -1,9 +1,12 @@
 /** Each adapter through a real server of its framework. */
 
 import { once } from "node:events";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer as createHttp1 } from "node:http";
 import { connect, createServer, type IncomingHttpHeaders } from "node:http2";
 import { connect as connectTcp } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import express from "express";
 import Fastify, { type FastifyInstance } from "fastify";
 import { Hono } from "hono";
@@ -49,6 +52,50 @@ for (const [name, make] of Object.entries(applications)) {
     await checkBodies(await listen(await make(verifier)), gw);
   });
 }
+
+/** Frameworks split paths before they decode them, file servers do not: see the README. */
+test("encoded slashes", async () => {
+  const root = await mkdtemp(join(tmpdir(), "countersign-"));
+  onTestFinished(() => rm(root, { recursive: true }));
+  await mkdir(join(root, "a"));
+  await writeFile(join(root, "a", "b"), "the file a/b");
+
+  const expressApp = express();
+  expressApp.use(expressAdapter.verifyAssertions(gw.verifier(options)));
+  expressApp.get("/files/:name", (request, response) => {
+    response.send(`one ${request.params.name}`);
+  });
+  expressApp.get("/files/a/:name", (request, response) => {
+    response.send(`two ${request.params.name}`);
+  });
+  expressApp.use(express.static(root));
+  const fastify = Fastify();
+  fastifyAdapter.verifyAssertions(fastify, gw.verifier(options));
+  type Named = { Params: { name: string } };
+  fastify.get<Named>("/files/:name", (request) => `one ${request.params.name}`);
+  fastify.get<Named>("/files/a/:name", (request) => `two ${request.params.name}`);
+  await fastify.ready();
+
+  const hono = new Hono();
+  hono.use(honoAdapter.verifyAssertions(gw.verifier(options)));
+  hono.get("/files/:name", (context) => context.text(`one ${context.req.param("name")}`));
+  hono.get("/files/a/:name", (context) => context.text(`two ${context.req.param("name")}`));
+
+  for (const server of [createHttp1(expressApp), fastify.server, honoServer(hono)]) {
+    const port = await listen(server);
+    for (const [path, seen] of [
+      ["a%2Fb", "one a/b"],
+      ["a/b", "two b"],
+      ["a%2Fb|", "one a/b|"],
+    ]) {
+      const target = `/files/${path}`;
+      expect((await exchange(port, target, [signed(gw, "GET", target)])).text).toBe(seen);
+    }
+  }
+  const port = await listen(createHttp1(expressApp));
+  const reply = await exchange(port, "/a%2Fb", [signed(gw, "GET", "/a%2Fb")]);
+  expect(reply.text).toBe("the file a/b");
+});
 
 const http2Applications: Record<string, (verifier: AssertionVerifier) => Promise<number>> = {
   "node:http2": async (verifier) => listen(createServer(nodeApp(verifier))),

@@ -47,6 +47,81 @@ test("a verified caller", async () => {
   expect(() => Object.assign(caller.authn, { resumed: true })).toThrow(TypeError);
 });
 
+const THUMBPRINT = "A4DtL2JmUMhAsvJj5tKyn64SqzmuXbMrJa0n761y5v0";
+const certificate = {
+  "x5t#S256": THUMBPRINT,
+  serial: "01",
+  issuer: "CN=Test",
+  not_before: NOW,
+  not_after: NOW,
+  sans: { uri: [], dns: [], email: [], ip: [] },
+  anchor: "a",
+};
+const authn = {
+  methods: ["certificate"],
+  trust_domain: "example.org",
+  revocation: "checked",
+  at: NOW,
+  resumed: false,
+};
+const compact = { client_cert: undefined, authn: { ...authn, "x5t#S256": THUMBPRINT } };
+
+function verified(claims: object, sub = CALLER): Promise<Caller> {
+  const token = gw.assertion("GET", URL, { sub, claims: { ...claims } });
+  return gw.verifier({ authority: undefined }).verify(token, PARTS);
+}
+
+test.each([
+  ["full", { client_cert: certificate, authn }],
+  ["compact", compact],
+  [
+    "compact, with a token",
+    { ...compact, authn: { ...compact.authn, methods: ["certificate", "token"] } },
+  ],
+])("a caller with a certificate, %s", async (name, claims) => {
+  const caller = await verified(claims);
+  expect(caller.certificate === undefined).toBe(name !== "full");
+  expect(caller.hasCertificate).toBe(true);
+  expect(caller.certificateThumbprint).toBe(THUMBPRINT);
+  expect(caller.trustDomain).toBe("example.org");
+});
+
+test.each(["api-key:ci", "client:corporate/web"])(
+  "a caller without certificate, %s",
+  async (sub) => {
+    const caller = await verified({}, sub);
+    expect(caller.certificate).toBeUndefined();
+    expect(caller.hasCertificate).toBe(false);
+    expect(caller.certificateThumbprint).toBeUndefined();
+  },
+);
+
+test("what was left out of a certificate", async () => {
+  const read = async (changes: object) =>
+    (await verified({ client_cert: { ...certificate, ...changes } })).certificate;
+  expect(await read({})).toMatchObject({ sansTruncated: false, issuerTruncated: false });
+  expect(await read({ sans_truncated: true })).toMatchObject({
+    issuer: "CN=Test",
+    sansTruncated: true,
+    issuerTruncated: false,
+  });
+  expect(await read({ issuer: "", issuer_truncated: true })).toMatchObject({
+    issuer: "",
+    sansTruncated: false,
+    issuerTruncated: true,
+  });
+});
+
+test.each([
+  ...[null, "true", 1].flatMap((value) => [
+    { client_cert: { ...certificate, sans_truncated: value } },
+    { client_cert: { ...certificate, issuer_truncated: value } },
+  ]),
+  ...[7, ["x"], {}].map((value) => ({ ...compact, authn: { ...authn, "x5t#S256": value } })),
+])("members of a wrong type: %j", async (claims) => {
+  await expect(verified(claims)).rejects.toMatchObject({ code: "assertion-claims" });
+});
+
 test.each([
   [29, "assertion-expired"],
   [-29, "assertion-not-yet-valid"],
