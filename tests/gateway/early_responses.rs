@@ -17,9 +17,10 @@ const RST_STREAM: u8 = 3;
 const END_STREAM: u8 = 1;
 
 /// Starts a gateway with one route, for `/early`. The service responds with 403 to the request head
-/// and does not read the body.
+/// and does not use the body. It responds only once on each connection, and says so: the gateway may
+/// use a connection again if the whole body was sent before the response was read.
 async fn world() -> (World, Scripted) {
-    let response = "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno";
+    let response = "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno";
     let service = Scripted::start(response, Afterwards::Hang).await;
     let world = World::with(|settings, _| {
         settings.upstream("early", service.address()).route(
