@@ -23,4 +23,12 @@ public sealed interface Authentication permits VerifiedAuthentication {
 
     /** {@return {@code thisUpdate} of the revocation list, if one was checked} */
     Optional<Instant> crlThisUpdate();
+
+    /**
+     * Returns the certificate's thumbprint in compact assertions. {@link Caller#certificateThumbprint()} reads it from all
+     * assertions.
+     *
+     * @return base64url SHA-256 of the certificate's DER; empty if the assertion is not compact
+     */
+    Optional<String> x5tS256();
 }

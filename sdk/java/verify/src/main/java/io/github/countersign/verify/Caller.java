@@ -36,7 +36,12 @@ public sealed interface Caller permits VerifiedCaller {
     /** {@return how the caller was authenticated} */
     Authentication authn();
 
-    /** {@return the caller's certificate, if it has one} */
+    /**
+     * Returns the caller's certificate. It is also absent for callers with a certificate if the gateway's route has
+     * {@code assertion = "compact"}: {@link #hasCertificate()} says whether the caller has one.
+     *
+     * @return the certificate; empty for callers without certificate, and for compact assertions
+     */
     Optional<ClientCertificate> certificate();
 
     /** {@return claims of a token that came with the request} */
@@ -66,6 +71,26 @@ public sealed interface Caller permits VerifiedCaller {
     /** {@return the trust domain that verified the certificate; empty without a certificate} */
     default Optional<String> trustDomain() {
         return authn().trustDomain();
+    }
+
+    /**
+     * Returns whether the caller was authenticated with a certificate, according to {@code authn.methods}. It is also true
+     * for compact assertions, in which {@link #certificate()} is empty.
+     *
+     * @return whether the caller has a certificate
+     */
+    default boolean hasCertificate() {
+        return authn().methods().contains("certificate");
+    }
+
+    /**
+     * Returns the thumbprint of the caller's certificate. Compact assertions have it in {@code authn}, others in
+     * {@code client_cert}.
+     *
+     * @return base64url SHA-256 of the certificate's DER; empty for callers without certificate
+     */
+    default Optional<String> certificateThumbprint() {
+        return certificate().map(ClientCertificate::x5tS256).or(authn()::x5tS256);
     }
 
     /** {@return whether the assertion is for one request, and not for any request of the caller} */

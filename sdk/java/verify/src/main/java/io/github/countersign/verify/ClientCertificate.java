@@ -2,7 +2,10 @@ package io.github.countersign.verify;
 
 import java.time.Instant;
 
-/** The caller's leaf certificate. */
+/**
+ * The caller's leaf certificate. Regard what was left out as unknown, not as absent: refuse the request, or look up the
+ * certificate by its thumbprint.
+ */
 public sealed interface ClientCertificate permits VerifiedCertificate {
     /** {@return hash of its DER} */
     String x5tS256();
@@ -10,7 +13,7 @@ public sealed interface ClientCertificate permits VerifiedCertificate {
     /** {@return serial number, lower-case hexadecimal} */
     String serial();
 
-    /** {@return issuer name as text (RFC 4514)} */
+    /** {@return issuer name as text (RFC 4514); empty if it was left out: see {@link #issuerTruncated()}} */
     String issuer();
 
     /** {@return begin of its validity} */
@@ -25,6 +28,9 @@ public sealed interface ClientCertificate permits VerifiedCertificate {
     /** {@return hash of the root certificate of the path} */
     String anchor();
 
-    /** {@return whether it has more alternative names} */
+    /** {@return whether names are missing in {@link #sans()}} */
     boolean sansTruncated();
+
+    /** {@return whether the gateway left out {@link #issuer()}} */
+    boolean issuerTruncated();
 }

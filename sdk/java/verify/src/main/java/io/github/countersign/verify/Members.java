@@ -56,6 +56,11 @@ record Members(Map<String, Object> raw) {
         throw malformed();
     }
 
+    /** Returns a boolean whose absence means false. A {@code null} is malformed. */
+    boolean flag(String name) {
+        return has(name) && bool(name);
+    }
+
     List<String> texts(String name) {
         if (!(raw.get(name) instanceof List<?> items)) {
             throw malformed();

@@ -11,7 +11,8 @@ record VerifiedAuthentication(
         boolean resumed,
         Optional<String> trustDomain,
         Optional<String> revocation,
-        Optional<Instant> crlThisUpdate)
+        Optional<Instant> crlThisUpdate,
+        Optional<String> x5tS256)
         implements Authentication {
     private static final Set<String> REVOCATIONS = Set.of("checked", "soft", "off");
 
@@ -26,6 +27,7 @@ record VerifiedAuthentication(
                 members.bool("resumed"),
                 Optional.ofNullable(members.optionalText("trust_domain")),
                 revocation,
-                Optional.ofNullable(members.optionalInstant("crl_this_update")));
+                Optional.ofNullable(members.optionalInstant("crl_this_update")),
+                Optional.ofNullable(members.optionalText("x5t#S256")));
     }
 }

@@ -10,7 +10,8 @@ record VerifiedCertificate(
         Instant notAfter,
         SubjectAlternativeNames sans,
         String anchor,
-        boolean sansTruncated)
+        boolean sansTruncated,
+        boolean issuerTruncated)
         implements ClientCertificate {
     static ClientCertificate from(Members members) {
         return new VerifiedCertificate(
@@ -21,6 +22,7 @@ record VerifiedCertificate(
                 members.instant("not_after"),
                 VerifiedNames.from(members.members("sans")),
                 members.text("anchor"),
-                members.has("sans_truncated") && members.bool("sans_truncated"));
+                members.flag("sans_truncated"),
+                members.flag("issuer_truncated"));
     }
 }

@@ -8,13 +8,16 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import io.github.countersign.verify.AssertionRefused;
 import io.github.countersign.verify.AssertionVerifier;
 import io.github.countersign.verify.Caller;
+import io.github.countersign.verify.ClientCertificate;
 import io.github.countersign.verify.InProcessReplayStore;
 import io.github.countersign.verify.RequestParts;
 import java.time.Duration;
 import java.time.Instant;
 import java.time.InstantSource;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -68,6 +71,69 @@ class TestGatewayTest {
                 .verify(gateway.headers("GET", URL, sub).get(RequestParts.HEADER), REQUEST);
         assertEquals(sub, caller.sub());
         assertTrue(caller.certificate().isEmpty() && caller.trustDomain().isEmpty());
+        assertFalse(caller.hasCertificate());
+        assertTrue(caller.certificateThumbprint().isEmpty());
+    }
+
+    private static Map<String, Object> authn(List<String> methods, Object thumbprint) {
+        return Map.of(
+                "methods", methods, "trust_domain", "test.example", "at", 1, "resumed", false, "x5t#S256", thumbprint);
+    }
+
+    @Test
+    void callersWithCertificate(TestGateway gateway) {
+        String sub = "spiffe://test.example/shop";
+        String thumbprint = TestGateway.hash(sub);
+        var assertion = gateway.assertion("GET", URL, sub);
+        Caller full = gateway.verifier().verify(assertion.sign(), REQUEST);
+        assertTrue(full.certificate().isPresent() && full.hasCertificate());
+        assertEquals(Optional.of(thumbprint), full.certificateThumbprint());
+        for (List<String> methods : List.of(List.of("certificate"), List.of("certificate", "token"))) {
+            assertion.claim("client_cert", null).claim("authn", authn(methods, thumbprint));
+            Caller compact = gateway.verifier().verify(assertion.sign(), REQUEST);
+            assertTrue(compact.certificate().isEmpty() && compact.hasCertificate());
+            assertEquals(Optional.of(thumbprint), compact.certificateThumbprint());
+            assertEquals("test.example", compact.trustDomain().orElseThrow());
+        }
+    }
+
+    @Test
+    void aThumbprintIsAText(TestGateway gateway) {
+        for (Object thumbprint : List.of(7, List.of("x"), Map.of())) {
+            var assertion = gateway.assertion("GET", URL, "dns:a").claim("client_cert", null);
+            String token = assertion.claim("authn", authn(List.of("certificate"), thumbprint)).sign();
+            assertEquals("assertion-claims", code(gateway.verifier(), token));
+        }
+    }
+
+    /** Returns an assertion whose certificate has one more member, or another one. */
+    private static String withMember(TestGateway gateway, String name, Object value) {
+        Map<String, Object> certificate = new HashMap<>(Map.of(
+                "x5t#S256", "x", "serial", "01", "issuer", "", "not_before", 1, "not_after", 1, "sans", Map.of(),
+                "anchor", "a"));
+        certificate.put(name, value);
+        return gateway.assertion("GET", URL, "dns:a").claim("client_cert", certificate).sign();
+    }
+
+    @ParameterizedTest
+    @CsvSource({"issuer, false, false", "sans_truncated, true, false", "issuer_truncated, false, true"})
+    void whatWasLeftOutIsSaid(String name, boolean sans, boolean issuer, TestGateway gateway) {
+        Object value = name.equals("issuer") ? "CN=Test" : true;
+        ClientCertificate certificate = gateway.verifier()
+                .verify(withMember(gateway, name, value), REQUEST)
+                .certificate()
+                .orElseThrow();
+        assertEquals(sans, certificate.sansTruncated());
+        assertEquals(issuer, certificate.issuerTruncated());
+        assertEquals(name.equals("issuer") ? "CN=Test" : "", certificate.issuer());
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"sans_truncated", "issuer_truncated"})
+    void whatWasLeftOutIsSaidWithABoolean(String name, TestGateway gateway) {
+        for (Object value : new Object[] {null, "true", 1}) {
+            assertEquals("assertion-claims", code(gateway.verifier(), withMember(gateway, name, value)));
+        }
     }
 
     @ParameterizedTest
