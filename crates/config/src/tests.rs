@@ -253,6 +253,7 @@ revocation = "hard"
 revocation_depth = "leaf"
 grace = "1h"
 max_unread = "10m"
+crl_number = "required"
 vouches_for = ["spiffe://example.org/**", "dns:*.example.org"]
 identity_from = ["spiffe", "dns"]
 [crl_fetch]

@@ -117,10 +117,7 @@ impl Metrics {
         );
         let handshakes: Family<HandshakeLabels, Counter> =
             counted!("handshakes", "TLS handshakes by result and reason");
-        let requests = counted!(
-            "requests",
-            "Requests by route, decision, reason, status class"
-        );
+        let requests = counted!("requests", "Requests by route, decision, reason and status");
         let durations = Family::<RouteLabels, DurationHistogram>::default();
         registry.register_with_unit(
             "request_duration",
