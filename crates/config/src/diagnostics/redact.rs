@@ -188,8 +188,8 @@ fn secret_values(source: &str) -> Vec<Range<usize>> {
             continue;
         }
         if let Some(value) = value_start(source, end) {
-            let (ranges, end) = value_ranges(source, value, names_file(&name));
-            found.extend(ranges);
+            let (range, end) = value_range(source, value, names_file(&name));
+            found.extend(range);
             at = end.max(at);
         }
     }
@@ -235,24 +235,24 @@ fn value_start(source: &str, name_end: usize) -> Option<usize> {
     Some(source.len() - value.len())
 }
 
-/// Returns the secret ranges of the value at the position `start`, and the position after it.
-fn value_ranges(source: &str, start: usize, names_file: bool) -> (Vec<Range<usize>>, usize) {
+/// Returns the secret range of the value at the position `start`, and the position after it.
+fn value_range(source: &str, start: usize, names_file: bool) -> (Option<Range<usize>>, usize) {
     let rest = source.get(start..).unwrap_or_default();
     let shows = |value: &str| names_file && looks_like_path(value);
     for quotes in ["\"\"\"", "'''"] {
         if rest.starts_with(quotes) {
             let body = start + quotes.len();
             let end = find_from(source, quotes, body).unwrap_or(source.len());
-            return (vec![body..end], end);
+            return (Some(body..end), end);
         }
     }
     if rest.starts_with('{') {
-        return (Vec::new(), start);
+        return (None, start);
     }
     let line_end = start + rest.find('\n').unwrap_or(rest.len());
     if rest.starts_with('[') {
         let end = find_from(source, "]", start).unwrap_or(source.len());
-        return (vec![start + 1..end], end);
+        return (Some(start + 1..end), end);
     }
     if let Some(quote) = rest.chars().next().filter(|c| matches!(c, '"' | '\'')) {
         let body = start + 1;
@@ -261,21 +261,21 @@ fn value_ranges(source: &str, start: usize, names_file: bool) -> (Vec<Range<usiz
         let tail = source.get(end + 1..line_end).unwrap_or_default().trim();
         if !(tail.is_empty() || tail.starts_with([',', '}', ']', '#'])) {
             // The value has a quotation mark in it, so that nobody knows where it ends.
-            return (vec![body..line_end], line_end);
+            return (Some(body..line_end), line_end);
         }
         let value = source.get(body..end).unwrap_or_default();
         return match shows(value) {
-            true => (Vec::new(), end),
-            false => (vec![body..end], end),
+            true => (None, end),
+            false => (Some(body..end), end),
         };
     }
     let line = source.get(start..line_end).unwrap_or_default();
     let end = start + line.find([',', '}', '#']).unwrap_or(line.len());
     let value = source.get(start..end).unwrap_or_default().trim();
     if matches!(value, "" | "true" | "false") || shows(value) {
-        return (Vec::new(), end);
+        return (None, end);
     }
-    (vec![start..line_end], line_end)
+    (Some(start..line_end), line_end)
 }
 
 /// Returns the position of the quotation mark that ends a string. A backslash escapes in strings

@@ -175,11 +175,9 @@ impl LateResets {
     fn received(&mut self, frame: Frame) {
         let late = |(stream, _): &(u32, Instant)| *stream == frame.stream;
         match frame.kind {
-            DATA | HEADERS if frame.flags & END_STREAM != 0 => {
-                if self.streams.iter().any(late) {
-                    self.forget(frame.stream);
-                    self.streams.push_front((frame.stream, Instant::now()));
-                }
+            DATA | HEADERS if frame.flags & END_STREAM != 0 && self.streams.iter().any(late) => {
+                self.forget(frame.stream);
+                self.streams.push_front((frame.stream, Instant::now()));
             }
             RST_STREAM => self.forget(frame.stream),
             _ => {}
