@@ -296,15 +296,15 @@ impl RevocationList {
     }
 
     /// Returns the reason why this list may not replace `newer`, for messages.
-    pub(super) fn is_older_than(&self, newer: &Self) -> String {
+    pub(super) fn why_older(&self, newer: &Self) -> String {
         match (&self.number, &newer.number) {
             (Some(number), Some(of_newer)) if is_less(number, of_newer) => format!(
-                "its number {} is lower than {}, which is in use",
+                "number {} is lower than {}, which is in use",
                 hex(number),
                 hex(of_newer)
             ),
             _ => format!(
-                "its thisUpdate {} is not later than {}, that of the list in use",
+                "thisUpdate {} is not later than {}, that of the list in use",
                 clock::rfc3339(self.times.this_update),
                 clock::rfc3339(newer.times.this_update)
             ),

@@ -202,7 +202,7 @@ impl RevocationIndex {
             let mut own = self.by_issuer.get(&list.issuer).into_iter().flatten();
             let newer = own.find(|other| other.is_of_series(&list) && !list.may_follow(other, now));
             if let Some(newer) = newer {
-                return Err(list.is_older_than(newer));
+                return Err(list.why_older(newer));
             }
             successors.push(list);
         }
@@ -223,7 +223,7 @@ impl RevocationIndex {
                 list.may_follow(&old, now) || list.signer().is_some() && old.signer().is_none()
             };
             if !takes_over(first) && !own.any(|list| takes_over(list)) {
-                return Err(first.is_older_than(&old));
+                return Err(first.why_older(&old));
             }
         }
         Ok(())

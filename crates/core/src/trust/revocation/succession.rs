@@ -83,7 +83,7 @@ impl RevocationIndex {
                 let Some(newer) = newer else {
                     return true;
                 };
-                let (title, why) = (list.title(), list.is_older_than(newer));
+                let (title, why) = (list.title(), list.why_older(newer));
                 self.alarms.push(format!("{title} was refused: {why}"));
                 stays.push(Arc::clone(newer));
                 false
