@@ -359,9 +359,12 @@ impl BundleParts<'_> {
             )
             .help(why.remedy()),
             BundleError::NoUsableRoot { .. } => of(None, &error.to_string()).help(USABLE_ROOT),
-            BundleError::NoValidRoot { .. } | BundleError::NoRevocationList { .. } => {
+            BundleError::NoValidRoot { .. } => {
                 of(None, &error.to_string()).help("give it a root certificate that is valid now")
             }
+            BundleError::NoRevocationList { .. } => of(None, &error.to_string()).help(
+                "name the revocation lists of its authorities in crls, or set revocation = \"off\"",
+            ),
         }
     }
 }
