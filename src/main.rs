@@ -1,11 +1,11 @@
 //! Countersign: a mutual-TLS identity gateway with embedded PKI tooling.
 //!
 //! This is the program: it parses arguments, runs the command and exits. `cli` and `app` are
-//! modules of it. `proxy`, `admin`, `config` and `pki` are crates of their own, of the same
+//! modules of the program. `proxy`, `admin`, `config` and `pki` are separate crates with the same
 //! names. All other modules are in `crates/core`.
 //!
-//! All modules in their tiers, from top to bottom. A module imports from lower tiers only, and
-//! not from its own tier; Cargo and `tests/architecture` check this.
+//! The modules are listed in their tiers, from top to bottom. A module imports only from lower
+//! tiers, and not from its own tier. Cargo and `tests/architecture` check this.
 //!
 //! 1. Commands
 //!    - [`cli`]: the command line: reads arguments, prints results, decides nothing
@@ -38,12 +38,13 @@
 //!     - [`identity`]: names of callers, patterns, verified identities
 //! 11. Cryptography and locks
 //!     - [`crypto`]: the only user of ring or AWS-LC
-//!     - [`directory_lock`](countersign_core::directory_lock): lets one process at a time change a directory
+//!     - [`directory_lock`](countersign_core::directory_lock): lets one process at a time change
+//!       a directory
 //! 12. Secrets
 //!     - [`secret`]: bytes that are wiped and never printed
 //! 13. Files
-//!     - [`file_access`](countersign_core::file_access): keeps owner, group and mode of files that are
-//!       replaced
+//!     - [`file_access`](countersign_core::file_access): keeps owner, group and mode of files that
+//!       are replaced
 //!     - [`file_read`](countersign_core::file_read): reads files safely
 //!     - [`file_stamp`]: detects that a file has changed
 //!     - [`pem`]: reads PEM
@@ -54,7 +55,8 @@
 //!     - [`now_or_later`](countersign_core::now_or_later): a result, or the future that produces it
 //!     - [`reason`]: reason codes
 //! 15. Tests
-//!     - [`kill_point`](countersign_core::kill_point): lets unit tests end a process between two file operations
+//!     - [`kill_point`](countersign_core::kill_point): lets unit tests end a process between two
+//!       file operations
 
 #![allow(
     unreachable_pub,

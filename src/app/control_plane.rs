@@ -22,7 +22,7 @@ use crate::proxy::connection::worker::Shared;
 use crate::snapshot::Settings;
 use crate::telemetry::audit::AuditWriter;
 
-/// The interval at which problems are looked for.
+/// The interval at which the gateway looks for new problems.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The inputs of [`ControlPlane::start`].
@@ -124,8 +124,8 @@ impl ControlPlane {
     }
 }
 
-/// Records at intervals which problems there are, so that each is reported with the time at which
-/// it began.
+/// Records at intervals which problems exist, so that each problem is reported with the time at
+/// which it began.
 async fn observe(state: Arc<ControlState>, mut stopping: watch::Receiver<bool>) {
     loop {
         state.observe();

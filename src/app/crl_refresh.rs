@@ -1,11 +1,11 @@
 //! Fetches CRLs by URL at intervals. If a CRL has changed, requests that the material of its trust
 //! domain is loaded.
 //!
-//! Each fetched CRL is checked before `crl_fetcher` keeps it. It may be damaged, signed by another
-//! key, or older than the CRL in use. Or the server may have no CRL. In these cases the old CRL
-//! stays in use, and a problem is raised. A problem is also raised if the snapshot in service still
-//! does not use the kept CRL at the next fetch. Each URL has its own schedule, so that a server
-//! that hangs delays no other.
+//! Each fetched CRL is checked before `crl_fetcher` keeps it. If the CRL is damaged, signed by
+//! another key, or older than the CRL in use, a problem is raised. The same happens if the server
+//! has no CRL. In each of these cases, the CRL in use stays in service. A problem is also raised if
+//! the snapshot in service still does not use the kept CRL at the next fetch. Each URL has its own
+//! schedule, so that a server that hangs delays no other fetch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -213,7 +213,7 @@ impl CrlRefresher {
 }
 
 /// Whether the snapshot uses the newest document that `crl_fetcher` keeps for a source. Also true
-/// if the snapshot does not name the source any more.
+/// if the source was removed from the configuration.
 fn is_in_use(snapshot: &Snapshot, source: &CrlSource) -> bool {
     let mut sources = snapshot.crl_sources.iter();
     let current = sources.find(|current| current.url == source.url);

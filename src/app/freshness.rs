@@ -1,5 +1,6 @@
-//! Logs when a CRL should have been replaced or a certificate of the gateway renewed, and updates
-//! the metrics of both. `/readyz` checks them itself.
+//! Logs when a CRL should have been replaced, or a certificate of the gateway should have been
+//! renewed. Also updates the metrics about CRLs and certificates. `/readyz` makes these checks
+//! independently.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,15 +15,16 @@ use crate::telemetry::metrics::{CertificateLabels, Metrics};
 use crate::tls::LifeLeft;
 use crate::trust::Freshness;
 
-/// How often lists and certificates are checked.
+/// The interval at which CRLs and certificates are checked.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Lists by trust domain and hash.
+/// The freshness of each CRL at the last check. The keys are the trust domain and the CRL's hash.
 type Seen = BTreeMap<(String, [u8; 32]), Freshness>;
-/// Certificates by their labels in metrics and their hash.
+/// How much of each certificate's lifetime was left at the last check. The keys are the labels in
+/// metrics and the certificate's hash.
 type SeenCertificates = BTreeMap<(CertificateLabels, [u8; 32]), LifeLeft>;
 
-/// Computes the freshness of all CRLs every second until the process ends.
+/// Checks all CRLs and certificates every second until the process ends.
 pub(super) async fn watch(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) {
     let mut seen = Seen::new();
     let mut certificates = SeenCertificates::new();
@@ -43,7 +45,8 @@ fn look_at_certificates(
 ) -> SeenCertificates {
     let now = clock::certificate_now();
     let mut seen = SeenCertificates::new();
-    // A leaf and an intermediate may have the same labels. The metric then has the earlier end.
+    // A leaf and an intermediate may have the same labels. The metric then shows the earlier
+    // notAfter.
     let mut ends: BTreeMap<CertificateLabels, i64> = BTreeMap::new();
     for certificate in &snapshot.own_certificates {
         let labels = CertificateLabels {

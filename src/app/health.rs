@@ -32,8 +32,8 @@ pub(super) async fn run(
         }
         let generation = current.generation;
         drop(current);
-        // The counter `changes` also counts changes of the deny list, for which the checks need no
-        // restart.
+        // The counter `changes` also counts changes of the deny list. The checks need no restart
+        // for these changes.
         while snapshot.load().generation == generation {
             if changes.changed().await.is_err() {
                 return;

@@ -4,7 +4,7 @@
 //! - `control_plane`: starts the servers of the control plane
 //! - `crl_refresh`: fetches CRLs by URL and requests that they are loaded
 //! - `denials`: rechecks connections when the deny list changes
-//! - `freshness`: updates the metrics about the freshness of CRLs
+//! - `freshness`: logs when CRLs and certificates should be renewed, and updates their metrics
 //! - `health`: runs the active health checks
 //! - `listeners`: the bound sockets of a gateway that does not serve requests yet
 //! - `error`: the reasons why the gateway could not start or continue

@@ -39,8 +39,7 @@ use crate::telemetry::eviction_log::EvictionLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream;
 
-/// When everything else has ended, the process waits for this time for threads that are writing to
-/// a disk or reading from it.
+/// Maximum time that the process waits at its end for threads that still use a disk.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves requests until a signal to stop arrives. Calls `ready` after all listeners are open.
@@ -134,9 +133,9 @@ async fn run(
 
     tokio::select! {
         () = signals.stop() => {}
-        // Operators request a drain over the private socket, or over the operators' listener with
-        // a certificate. Without both, `wait_for` returns an error, and only signals stop the
-        // gateway.
+        // Operators request a drain over the private socket, or over the operators' listener with a
+        // certificate. If the gateway has neither of them, `wait_for` returns an error, and only
+        // signals stop the gateway.
         Ok(_) = drained.wait_for(|drain| *drain) => {}
     }
     let _ = accept_stop.send(true);
@@ -274,7 +273,7 @@ async fn join(workers: Workers, signals: &mut Signals, abort: &watch::Sender<boo
         () = signals.stop() => {
             tracing::warn!("stopping at once by a second signal");
             let _ = abort.send(true);
-            // Waits also after the connections were closed, so that the audit lines of their
+            // Also waits after the connections were closed, so that the audit lines of their
             // requests are written.
             let _ = draining.await;
         }

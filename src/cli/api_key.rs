@@ -22,7 +22,7 @@ pub struct ApiKeyArgs {
 
 #[derive(Debug, Subcommand)]
 enum ApiKeyCommand {
-    /// Make a key and print it, once.
+    /// Make an API key and print it once.
     New(NewArgs),
 }
 
@@ -39,22 +39,23 @@ countersign.toml and gives no key away. The HMAC key file is made when it is not
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 struct NewArgs {
-    /// The caller's name: it acts as `api-key:NAME`.
+    /// The caller's name; the caller acts as `api-key:NAME`.
     name: String,
     /// The gateway's HMAC key for API keys; created if it does not exist.
     #[arg(long, value_name = "FILE")]
     hmac_key: PathBuf,
-    /// How long the key is good for, such as 24h or 90d [default: until it is removed].
+    /// How long the key is valid, such as 24h or 90d [default: until it is removed].
     #[arg(long, value_name = "TIME")]
     expires: Option<Lifetime>,
-    /// A route the key is good for; may be repeated [default: all that accept API keys].
+    /// A route for which the key is valid; may be repeated [default: all routes that accept API
+    /// keys].
     #[arg(long, value_name = "ROUTE")]
     route: Vec<String>,
-    /// A network the caller's address must be in; may be repeated [default: all].
+    /// A network that must contain the caller's address; may be repeated [default: all networks].
     #[arg(long, value_name = "CIDR")]
     network: Vec<IpNet>,
-    /// A network the TCP connection must come from, for example that of a load balancer; may be
-    /// repeated [default: all].
+    /// A network from which the TCP connection must come, for example the network of a load
+    /// balancer; may be repeated [default: all networks].
     #[arg(long, value_name = "CIDR")]
     connection_network: Vec<IpNet>,
 }

@@ -32,7 +32,7 @@ pub struct AssertionArgs {
 enum AssertionCommand {
     /// Verify an assertion as a service does.
     Verify(Box<VerifyArgs>),
-    /// Show what an assertion says, without verifying anything.
+    /// Show the content of an assertion, without verifying anything.
     Inspect(InspectArgs),
 }
 
@@ -63,34 +63,34 @@ struct VerifyArgs {
     /// The file with the assertion; `-` for standard input.
     #[arg(value_name = "TOKEN-FILE", default_value = "-")]
     token: PathBuf,
-    /// The gateway's key set; `-` for standard input.
+    /// The file with the gateway's key set; `-` for standard input.
     #[arg(long, value_name = "FILE")]
     jwks: Option<PathBuf>,
-    /// Where the gateway publishes its key set: https, or http on loopback.
+    /// The URL of the gateway's key set: https, or http on loopback.
     #[arg(long, value_name = "URL")]
     jwks_url: Option<String>,
-    /// Roots for fetching the key set, PEM [default: the system's]
+    /// Root certificates for fetching the key set (PEM) [default: those of the system]
     #[arg(long, value_name = "FILE", requires = "jwks_url")]
     cacert: Option<PathBuf>,
-    /// The gateway that must have issued it.
+    /// The gateway that must have issued the assertion.
     #[arg(long, value_name = "URL")]
     issuer: String,
-    /// The service it must be for.
+    /// The service that the assertion must be for.
     #[arg(long, value_name = "NAME")]
     audience: String,
-    /// The method of the request it came with.
+    /// The method of the request that carried the assertion.
     #[arg(long, short = 'X', value_name = "METHOD", requires = "url")]
     method: Option<String>,
-    /// The URL of the request it came with; its scheme does not matter.
+    /// The URL of the request that carried the assertion; the scheme does not matter.
     #[arg(long, value_name = "URL", requires = "method")]
     url: Option<String>,
-    /// The body of the request it came with, to compare with `htb`.
+    /// The file with the body of the request that carried the assertion, to compare with `htb`.
     #[arg(long, value_name = "FILE", requires = "url")]
     body: Option<PathBuf>,
     /// Accept an assertion that is bound to the caller only.
     #[arg(long)]
     allow_caller_binding: bool,
-    /// How far the clocks may differ; 30s at most.
+    /// Maximum difference between the clocks; at most 30s.
     #[arg(long, value_name = "DURATION", default_value = "10s")]
     skew: Lifetime,
 }

@@ -46,9 +46,9 @@ pub struct DenyArgs {
 enum Command {
     /// Refuse a caller or a certificate from now on.
     Add(AddArgs),
-    /// Show the entries that count.
+    /// List the entries that are in force.
     List(ListArgs),
-    /// Take an entry back.
+    /// Remove an entry.
     Remove(RemoveArgs),
 }
 
@@ -67,13 +67,13 @@ struct AddArgs {
     operator: AdminCertArgs,
     #[command(flatten)]
     target: Target,
-    /// The issuer that goes with --serial, in the form of audit lines (RFC 4514).
+    /// The issuer of the certificate of --serial, in the form of audit lines (RFC 4514).
     #[arg(long, value_name = "NAME", requires = "serial")]
     issuer: Option<String>,
-    /// Why; shown in the list and in audit lines, not to the caller.
+    /// The reason; shown in the list and in audit lines, not to the caller.
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
-    /// When it ends, from now: 24h, 7d. Without it the entry stays.
+    /// How long the entry is in force, such as 24h or 7d [default: until it is removed].
     #[arg(long, value_name = "DURATION")]
     r#for: Option<Lifetime>,
 }
@@ -81,17 +81,17 @@ struct AddArgs {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct Target {
-    /// Every certificate of this caller, as assertions and audit lines name it; an API key as
-    /// api-key:NAME, a client of a token issuer as client:ISSUER/CLIENT_ID.
+    /// Every certificate of this caller. The name has the form of assertions and audit lines:
+    /// api-key:NAME for an API key, client:ISSUER/CLIENT_ID for a client of a token issuer.
     #[arg(long, value_name = "ID")]
     identity: Option<String>,
-    /// One certificate, leaf or intermediate, by its number; needs --issuer.
+    /// One certificate, leaf or intermediate, by its serial number; needs --issuer.
     #[arg(long, value_name = "HEX", requires = "issuer")]
     serial: Option<String>,
-    /// One certificate by its SHA-256: hexadecimal, or x5t#S256 as in audit lines.
+    /// One certificate by its SHA-256 hash: hexadecimal, or x5t#S256 as in audit lines.
     #[arg(long, value_name = "HASH", allow_hyphen_values = true)]
     thumbprint: Option<String>,
-    /// The first certificate of a file, by its SHA-256; - for standard input.
+    /// The first certificate of a file, by its SHA-256 hash; - for standard input.
     #[arg(long, value_name = "FILE")]
     cert: Option<PathBuf>,
 }

@@ -48,13 +48,13 @@ pub struct InitArgs {
     /// The trust domain of the callers, such as example.org.
     #[arg(long, value_name = "NAME", value_parser = TrustDomain::parse)]
     trust_domain: TrustDomain,
-    /// The name or IP address that callers know the gateway by.
+    /// The host name or IP address that callers use to reach the gateway.
     #[arg(long, value_name = "HOST")]
     host: String,
     /// The service behind the gateway: http://HOST:PORT.
     #[arg(long, value_name = "URL")]
     upstream: String,
-    /// Write the authority's keys unencrypted, protected by their file mode alone.
+    /// Write the authority's keys unencrypted, protected only by their file mode.
     #[arg(
         long,
         help_heading = "Passphrase",
@@ -75,7 +75,7 @@ pub(crate) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
         .map_err(CliError::usage)?;
     let certs = args.dir.join("certs");
     let file = args.dir.join("countersign.toml");
-    // Checks before it asks for a passphrase whether the files may be written.
+    // Checks whether the files may be written before the user must type a passphrase.
     if !args.force {
         refuse_existing(&file)?;
         Pki::check_absent(&certs).map_err(with_remedy)?;

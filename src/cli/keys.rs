@@ -29,7 +29,7 @@ pub struct KeysArgs {
 
 #[derive(Debug, Subcommand)]
 enum KeysCommand {
-    /// Make a key: the first signs at once, a further one after it was published.
+    /// Make a key: the first key signs at once, a further key after it was published.
     Generate(NewKeyArgs),
     /// Make the key that follows the current one.
     Rotate(NewKeyArgs),
@@ -76,10 +76,10 @@ struct NewKeyArgs {
     /// The directory of the keys; created if it does not exist.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// What the key signs with [default: as the newest key, else ES256]
+    /// The signature algorithm of the key [default: that of the newest key, or ES256 without keys]
     #[arg(long, value_name = "ALGORITHM", value_parser = algorithm())]
     algorithm: Option<SigningAlgorithm>,
-    /// How long it is published before it signs, if it is not the first; 15m at least.
+    /// How long the key is published before it signs, if it is not the first key; at least 15m.
     #[arg(long, value_name = "DURATION", default_value = "1h")]
     active_in: Lifetime,
 }
@@ -93,7 +93,7 @@ struct RevokeArgs {
     /// The directory of the keys.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Revoke the only key too, although nothing can be signed without it.
+    /// Revoke the key even if it is the only one, so that nothing can be signed.
     #[arg(long)]
     force: bool,
 }

@@ -62,7 +62,7 @@ pub struct Cli {
     /// Print errors only.
     #[arg(long, short, global = true)]
     pub quiet: bool,
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -70,25 +70,25 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a throw-away gateway with everything around it.
+    /// Run a temporary gateway with everything that it needs.
     Demo(demo::DemoArgs),
     /// Make certificates, a signing key and a commented configuration.
     Init(init::InitArgs),
     /// Run the gateway.
     Serve(serve::ServeArgs),
-    /// Load a configuration with everything it names, without serving.
+    /// Load a configuration with all files that it names, without serving.
     Check(check::CheckArgs),
-    /// Say what the gateway would do with a caller and a request, and why.
+    /// Explain what the gateway would do with a caller and a request, and why.
     Explain(explain::ExplainArgs),
-    /// Show how a running gateway is doing.
+    /// Show the state of a running gateway.
     Status(control::StatusArgs),
     /// Make a running gateway load its configuration again.
     Reload(control::ReloadArgs),
-    /// Let a running gateway finish its connections and end.
+    /// Make a running gateway finish its connections and stop.
     Drain(control::DrainArgs),
     /// Refuse callers or certificates at once, through a running gateway.
     Deny(deny::DenyArgs),
-    /// Connect as a caller and say what the server asked for and answered.
+    /// Connect as a caller, and show what the server requests and responds.
     Probe(probe::ProbeArgs),
     /// Issue certificates and revocation lists from a private authority.
     Pki(pki::PkiArgs),
@@ -96,11 +96,11 @@ pub enum Command {
     Keys(keys::KeysArgs),
     /// Verify or show an assertion.
     Assertion(assertion::AssertionArgs),
-    /// Make API keys, for callers without certificate.
+    /// Make API keys for callers that have no certificate.
     ApiKey(api_key::ApiKeyArgs),
     /// Verify access tokens.
     Token(token::TokenArgs),
-    /// Say what the gateway's reason codes mean.
+    /// Explain the gateway's reason codes.
     Reasons(reasons::ReasonsArgs),
 }
 

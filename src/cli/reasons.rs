@@ -63,7 +63,7 @@ const ALERTS: [(u8, &str); 27] = [
     (120, "no_application_protocol"),
 ];
 
-/// What Go's TLS library prints, where the words are others.
+/// The names that Go's TLS library prints, if they differ from the registered names.
 const ALERTS_IN_GO: [(u8, &str); 4] = [
     (44, "revoked certificate"),
     (45, "expired certificate"),
@@ -78,16 +78,16 @@ const SUGGESTIONS: usize = 3;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ReasonsArgs {
-    /// Explain this one only: a reason code, or the number or name of a TLS alert.
+    /// Explain only this code: a reason code, or the number or name of a TLS alert.
     #[arg(value_name = "CODE")]
     code: Option<String>,
-    /// List the reasons that this TLS alert can have, by its number or name.
+    /// List the possible reasons of this TLS alert, which is given by its number or name.
     #[arg(long, value_name = "NUMBER|NAME", conflicts_with = "code")]
     alert: Option<String>,
-    /// List the codes of problems, and the command that usually mends each.
+    /// List the codes of problems, and the command that usually fixes each problem.
     #[arg(long, conflicts_with_all = ["code", "alert", "markdown"])]
     problems: bool,
-    /// Print the reference page.
+    /// Print the reference page in Markdown.
     #[arg(long, conflicts_with_all = ["code", "alert"])]
     markdown: bool,
 }
@@ -134,9 +134,9 @@ pub(crate) fn run(args: &ReasonsArgs, output: Output) -> Result<Exit, CliError> 
     Ok(Exit::Done)
 }
 
-/// Returns the number of an alert, which is given by its number or a name. Case, and what
-/// separates words, do not matter: TLS libraries print `certificate_unknown`, `CertificateUnknown`
-/// and `certificate unknown`.
+/// Returns the number of an alert. `text` is the number or a name. Case, and the separators between
+/// words, do not matter: TLS libraries print `certificate_unknown`, `CertificateUnknown` and
+/// `certificate unknown`.
 fn alert(text: &str) -> Option<u8> {
     let letters = |text: &str| -> String {
         let letters = text.chars().filter(char::is_ascii_alphanumeric);
@@ -208,8 +208,8 @@ fn find(word: &str) -> Result<ReasonCode, CliError> {
     })
 }
 
-/// Returns the codes that are most similar to `word`: those that share the most pairs of letters
-/// (Dice's coefficient).
+/// Returns the codes that are most similar to `word`. Similar words have many pairs of adjacent
+/// letters in common (Dice's coefficient).
 fn suggestions(word: &str) -> Vec<&'static str> {
     let wanted = pairs(&word.to_ascii_lowercase());
     let mut near: Vec<(usize, &'static str)> = ReasonCode::ALL

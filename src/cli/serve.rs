@@ -25,7 +25,7 @@ pub struct ServeArgs {
     /// /etc/countersign/countersign.toml]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Write the addresses as JSON to this file once everything listens.
+    /// Write the addresses as JSON to this file when all listeners are open.
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
 }

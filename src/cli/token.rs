@@ -36,7 +36,7 @@ pub struct TokenArgs {
 enum TokenCommand {
     /// Verify a token with the issuer's keys.
     Verify(VerifyArgs),
-    /// Make a running gateway forget what it knows of tokens.
+    /// Make a running gateway remove tokens from its cache.
     Purge(PurgeArgs),
 }
 
@@ -54,7 +54,7 @@ Exit code 0: forgotten. 3: the gateway refuses this operator. 1: not reachable."
 struct PurgeArgs {
     #[command(flatten)]
     gateway: GatewayArgs,
-    /// One token alone, by its hash in audit lines.
+    /// Remove only the token with this hash, as audit lines show it.
     #[arg(long, value_name = "HASH", allow_hyphen_values = true)]
     hash: Option<String>,
 }
@@ -73,22 +73,22 @@ certificate it is bound to. Exit code 0: good. 3: not good, with the reason on s
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 struct VerifyArgs {
-    /// The issuer's keys: a JWK set, or one JWK.
+    /// The file with the issuer's keys: a JWK set, or one JWK.
     #[arg(long, value_name = "FILE")]
     jwks: PathBuf,
-    /// Accept this signature algorithm only; may be repeated.
+    /// Accept only this signature algorithm; may be repeated.
     #[arg(long, value_name = "ALGORITHM")]
     algorithm: Vec<String>,
-    /// The issuer the token must name.
+    /// The issuer that the token must name.
     #[arg(long, value_name = "ISSUER", requires = "audience")]
     issuer: Option<String>,
-    /// An audience the token must name.
+    /// An audience that the token must name.
     #[arg(long, value_name = "AUDIENCE", requires = "issuer")]
     audience: Option<String>,
-    /// The client certificate the token must be bound to (PEM or DER).
+    /// The client certificate that the token must be bound to (PEM or DER).
     #[arg(long, value_name = "FILE", requires = "issuer")]
     cert: Option<PathBuf>,
-    /// The token, or - for standard input.
+    /// The file with the token; - for standard input.
     #[arg(value_name = "TOKENFILE")]
     token: PathBuf,
 }

@@ -27,8 +27,8 @@ use crate::telemetry::metrics;
 /// How long clients may cache the documents. This is at most a third of the time for which a new
 /// key is published before it signs.
 const MAX_AGE: &str = "max-age=300";
-/// The Content-Security-Policy of the pages. They contain one inline style sheet, and no other
-/// active content.
+/// The Content-Security-Policy of the pages. It allows the inline style sheet of a page, and no
+/// other content.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
                            form-action 'none'; frame-ancestors 'none'";
 
@@ -41,8 +41,8 @@ pub struct Offered {
     pub health: bool,
     /// Whether the listener serves `/metrics`.
     pub metrics: bool,
-    /// Whether `/readyz` lists the problems, and whether `/revocation` exists. Both tell what is
-    /// weak at the moment, and reveal the names of files, services and authorities.
+    /// Whether `/readyz` lists the problems, and whether `/revocation` exists. Both reveal current
+    /// weaknesses, and the names of files, services and authorities.
     pub details: bool,
 }
 

@@ -22,7 +22,7 @@ pub enum Stage {
     Ready,
     /// The process finishes the requests in progress, and should get no new ones.
     Draining,
-    /// The process runs, but cannot serve anybody, for example because its own certificate has
+    /// The process runs, but cannot serve any caller, for example because its own certificate has
     /// expired.
     Unable,
 }
@@ -72,7 +72,8 @@ pub enum ProblemCode {
     AuditUnwritable,
     /// An endpoint of an upstream cannot be reached, or does not respond.
     EndpointDown,
-    /// The gateway cannot serve anybody. The only problem with which `/readyz` is 503.
+    /// The gateway cannot serve any caller. This is the only problem for which `/readyz` responds
+    /// with 503.
     UnableToServe,
 }
 
@@ -167,7 +168,7 @@ impl ProblemCode {
     }
 
     /// Returns the command that usually fixes a problem of this kind or shows more about it. A
-    /// problem may have a more precise one.
+    /// problem may have a more precise command.
     #[must_use]
     pub const fn usual_command(self) -> &'static str {
         match self {
@@ -272,15 +273,15 @@ impl Problem {
         }
     }
 
-    /// Sets the command that fixes the problem or shows more about it. Without this, it is the usual
-    /// one of the code.
+    /// Sets the command that fixes the problem or shows more about it. The default is the usual
+    /// command of the code.
     #[must_use]
     pub fn command(mut self, command: &str) -> Self {
         self.command = printable(command);
         self
     }
 
-    /// Sets the severity, if it is not the usual one of the code.
+    /// Sets the severity. The default is the usual severity of the code.
     #[must_use]
     pub const fn severity(mut self, severity: Severity) -> Self {
         self.severity = severity;

@@ -31,8 +31,8 @@ pub struct ControlState {
     first_seen: Mutex<BTreeMap<(ProblemCode, String), i64>>,
 }
 
-/// A problem that is derived from the state: its subject, the problem, and when it began, if the
-/// state says so.
+/// A problem that is derived from the state: its subject, the problem, and when it began. The time
+/// is in seconds since the Unix epoch, and `None` if the state does not contain it.
 type Derived = (String, Problem, Option<i64>);
 
 impl ControlState {
@@ -78,7 +78,7 @@ impl ControlState {
         &self.metrics
     }
 
-    /// Returns the stage of the process. A process that cannot serve anybody is
+    /// Returns the stage of the process. The stage of a process that cannot serve any caller is
     /// [`Stage::Unable`].
     pub(super) fn stage(&self, snapshot: &Snapshot) -> Stage {
         match self.readiness.stage() {
@@ -89,8 +89,8 @@ impl ControlState {
         }
     }
 
-    /// Returns the problems that an operator should know about, although the gateway serves
-    /// requests.
+    /// Returns all problems that an operator should know about. Records when each derived problem
+    /// was first seen.
     pub(super) fn problems(&self, snapshot: &Snapshot) -> Vec<Problem> {
         let now = clock::certificate_now();
         let mut problems = self.readiness.problems();
@@ -113,7 +113,7 @@ impl ControlState {
         problems
     }
 
-    /// Records when problems began, also if no client asks for them.
+    /// Records when problems began, even if no client requests the problems.
     pub fn observe(&self) {
         let _ = self.problems(&self.snapshot());
     }
@@ -236,7 +236,7 @@ impl ControlState {
     }
 }
 
-/// Returns why the gateway cannot serve anybody. Returns `None` if it can.
+/// Returns why the gateway cannot serve any caller. Returns `None` if it can.
 fn unable_to_serve(snapshot: &Snapshot, now: i64) -> Option<&'static str> {
     if snapshot.server_names.are_expired(now) {
         return Some(

@@ -29,7 +29,7 @@ struct Status<'a> {
     generation: u64,
     readiness: Stage,
     problems: Vec<Problem>,
-    /// The lines of the audit log. `None` if they are not counted.
+    /// The counts of audit lines. `None` if audit lines are not counted.
     audit: Option<Audit>,
     /// The endpoints of all upstreams.
     endpoints: Vec<EndpointStatus>,
@@ -50,7 +50,7 @@ struct Status<'a> {
     denied: Option<usize>,
 }
 
-/// The lines of the audit log since the start.
+/// How many audit lines were written and lost since the start, and when a line was last written.
 #[derive(Serialize)]
 struct Audit {
     sink: &'static str,

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 /// The environment variable with the path of the configuration file.
 pub const PATH_VARIABLE: &str = "COUNTERSIGN_CONFIG";
 
-/// The paths at which the configuration file is searched, in this order, if neither `--config` nor
-/// [`PATH_VARIABLE`] gives its path.
+/// The paths at which countersign looks for the configuration file, in this order. They are used
+/// only if neither `--config` nor [`PATH_VARIABLE`] gives a path.
 pub const DEFAULT_PATHS: [&str; 2] = ["./countersign.toml", "/etc/countersign/countersign.toml"];
 
-/// The error if neither `--config` nor [`PATH_VARIABLE`] gives a path and no file of
+/// The error if neither `--config` nor [`PATH_VARIABLE`] gives a path, and none of
 /// [`DEFAULT_PATHS`] exists.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -21,16 +21,17 @@ pub const DEFAULT_PATHS: [&str; 2] = ["./countersign.toml", "/etc/countersign/co
 pub struct NoConfiguration;
 
 /// Returns the path of the configuration file if there is no `--config`. If [`PATH_VARIABLE`] is
-/// set, this is its path, even if no such file exists. Otherwise, this is the first path of
-/// [`DEFAULT_PATHS`] that exists.
+/// set and not empty, returns the path in this variable, even if no such file exists. Otherwise,
+/// returns the first path of [`DEFAULT_PATHS`] that exists.
 ///
 /// # Errors
-/// If [`PATH_VARIABLE`] is not set and no file of [`DEFAULT_PATHS`] exists.
+/// If [`PATH_VARIABLE`] is not set or empty, and none of [`DEFAULT_PATHS`] exists.
 pub fn default_path() -> Result<PathBuf, NoConfiguration> {
     choose_path(std::env::var_os(PATH_VARIABLE), Path::exists)
 }
 
-/// Returns `named`, which is the path in `--config`. If it is `None`, returns [`default_path`].
+/// Returns `named`, which is the path in `--config`. If `named` is `None`, returns the result of
+/// [`default_path`].
 ///
 /// # Errors
 /// If `named` is `None` and there is no default path.

@@ -1,6 +1,6 @@
-//! Checks what a start needs from this machine besides files to read: free addresses, the operators'
-//! socket, and files and directories that the gateway writes. Changes nothing, and takes no
-//! connection from a gateway that runs.
+//! Checks what the gateway needs from this machine to start: free addresses, the operators' socket,
+//! and files and directories that the gateway writes. The checks change nothing, and take no
+//! connection from a running gateway.
 
 use std::fs;
 use std::io;
@@ -17,16 +17,17 @@ use crate::telemetry::audit_file;
 pub enum RunningGateway {
     /// No gateway listens at the operators' socket of the configuration.
     None,
-    /// Nothing is known: the configuration has no operators' socket, or this user must not connect
-    /// to it.
+    /// Nothing is known: the configuration has no operators' socket, or this user has no permission
+    /// to connect to the socket.
     Unknown,
     /// A gateway listens at the operators' socket, and these are its addresses.
     At(Vec<SocketAddr>),
 }
 
 impl RunningGateway {
-    /// Whether this gateway listens on an address, or on one that excludes it: the same port on all
-    /// interfaces, or on one of them.
+    /// Whether this gateway listens on an address that conflicts with `address`. Two addresses
+    /// conflict if their ports are equal, and their IP addresses are equal or one of them means all
+    /// interfaces.
     fn holds(&self, address: SocketAddr) -> bool {
         let excludes = |held: &SocketAddr| {
             held.port() == address.port()
@@ -41,8 +42,8 @@ impl RunningGateway {
     }
 }
 
-/// Reports what would make a start fail on this machine. `base` is the directory of the
-/// configuration file.
+/// Reports everything on this machine that would prevent a start of the gateway. `base` is the
+/// directory of the configuration file.
 pub(super) fn check(
     document: &Document,
     base: &Path,
@@ -82,7 +83,8 @@ pub(super) fn check(
     {
         refuse(&written, &path, &why, diagnostics);
     }
-    // A deny list that does not exist is made by the start.
+    // If the deny list does not exist, the gateway creates it at start. So its directory must be
+    // writable.
     if let Some((written, path)) = named(document.deny_list.as_ref().map(|section| &section.file))
         && !path.exists()
         && let Err(why) = check_parent(&path)
@@ -91,12 +93,13 @@ pub(super) fn check(
     }
 }
 
-/// Binds an address without listening, so that no connection is taken from another process.
+/// Binds an address, but does not listen on it. A listening socket could take connections that are
+/// meant for another process.
 fn bind(address: SocketAddr) -> io::Result<()> {
     let domain = socket2::Domain::for_address(address);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-    // As the gateway's listeners do. An address at which another process listens is refused
-    // nevertheless.
+    // The gateway's listeners also set this option. With this option, `bind` still fails if another
+    // process listens on the address.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())
 }
@@ -157,7 +160,7 @@ fn check_socket(path: &Path) -> Result<(), String> {
         Ok(metadata) if !metadata.file_type().is_socket() => {
             return Err("is not a socket".to_owned());
         }
-        // A start replaces the socket of a gateway that has ended.
+        // The gateway replaces an old socket at start, so an existing socket is no error.
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(format!("cannot be used: {error}")),

@@ -1,20 +1,20 @@
-//! The configuration file: reads it, and builds what it describes.
+//! Reads the configuration file, and builds the types that the gateway runs with.
 //!
-//! The types that are built from the file belong to other modules, which know nothing about the
-//! file. This module accepts no connection and never writes a file.
+//! These types belong to other crates, which know nothing about the file. This crate accepts no
+//! connection and never writes a file.
 //!
 //! Files:
 //!
 //! - `load`: loads a configuration with all files that it names
-//! - `host`: checks what a start needs from this machine besides files to read
-//! - `running`: the configuration in service, and loads of its material
+//! - `host`: checks what the gateway needs from this machine to start, for example free addresses
+//! - `running`: the configuration in service, and loads of its certificates, keys and CRLs
 //! - `default_path`: the default paths of the configuration file
 //! - `socket`: reads only the path of the operators' socket, even if the rest of the file is
 //!   invalid
 //! - `profiles`: reads `profiles.toml`, the certificate profiles of an authority
 //! - `template`: the first configuration, for `countersign init`
 //!
-//! Folders below these files. Each folder imports only from folders below it in this list:
+//! Folders, which the files above use. Each folder imports only from folders below it in this list:
 //!
 //! - `resolve`: decides what the values mean together, and builds the types of other modules
 //! - `material`: reads certificates, keys and CRLs, as units that take effect as a whole

@@ -58,7 +58,8 @@ pub fn inspect_with(path: &Path, progress: &Progress) -> Result<(Loaded, Invento
 /// runs with this configuration.
 ///
 /// # Errors
-/// All errors in the configuration, in the files that it names, and of the machine.
+/// All errors in the configuration and in the files that it names, and everything on this machine
+/// that would prevent a start.
 pub fn inspect_on_host(
     path: &Path,
     running: &RunningGateway,

@@ -1,8 +1,8 @@
-//! `Running`: the configuration in service, as it was read, and loads of its material.
+//! [`Running`]: the configuration in service, and its material: certificates, keys and CRLs.
 //!
 //! A load of material reads again the files that the configuration in service names, one unit at a
-//! time ([`Unit`]). It does not read the configuration file. So an edit or a mistake in that file
-//! never delays a revocation.
+//! time ([`Unit`]). This load does not read the configuration file. So an edit or a mistake in the
+//! configuration file never delays a revocation.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -35,13 +35,13 @@ pub struct Running {
 #[derive(Debug)]
 pub struct LoadedUnit {
     unit: Arc<Unit>,
-    /// Whether the unit has the same content as the unit in service. Only trust domains are
-    /// compared.
+    /// Whether the unit has the same content as the unit in service. Always false if the unit is
+    /// not a trust domain, because only trust domains are compared.
     pub is_unchanged: bool,
     /// The warnings about the unit.
     pub warnings: Vec<String>,
-    /// Errors in files, patterns and URLs that cannot be used. Their last good content stays in
-    /// use.
+    /// Errors in files, patterns and URLs that cannot be used. The last good content of these
+    /// files, patterns and URLs stays in use.
     pub degraded: Vec<String>,
     /// Whether the operating system failed to read a file or to list a directory, for example
     /// because of too few descriptors.
@@ -204,7 +204,7 @@ impl Running {
     }
 
     /// Reads the files of one unit, and builds a snapshot with the new unit. Waits at most 250 ms
-    /// for each file. Only reading a directory of signing keys has no time limit.
+    /// for each file. Only reads of a directory of signing keys have no time limit.
     ///
     /// # Errors
     /// The errors in the unit's files. The unit in service stays in service.
@@ -219,8 +219,8 @@ impl Running {
             outcome => return outcome,
         };
         // The first attempt may have failed because of new roots, for example if another trust
-        // domain has the same root. That must not delay a new CRL, so the second attempt reads only
-        // the CRLs.
+        // domain has the same root. Such an error must not delay a new CRL, so the second attempt
+        // reads only the CRLs.
         match self.try_unit(key, previous, progress, true) {
             Ok((mut loaded, snapshot)) => {
                 loaded.degraded.extend(first.errors);

@@ -1,6 +1,6 @@
-//! [`Starter`]: the first configuration with comments, which `countersign init` writes.
+//! [`Starter`]: the first configuration file, with comments, which `countersign init` writes.
 //!
-//! The template is in this module because a test checks that it loads without errors and warnings.
+//! The template is in this crate because a test compares it with the table of known keys.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -16,7 +16,7 @@ const PUBLIC_PORT: u16 = 9080;
 #[error("{0}")]
 pub struct StarterError(String);
 
-/// The values that differ between first configurations: trust domain, names and addresses.
+/// The values that `countersign init` inserts into the template: trust domain, names and addresses.
 #[derive(Debug, Clone)]
 pub struct Starter {
     trust_domain: TrustDomain,
@@ -75,7 +75,8 @@ impl Starter {
         &self.host
     }
 
-    /// Whether the service is not on this machine, so that requests cross the network without TLS.
+    /// Whether requests to the service cross the network without TLS. True if the service is on
+    /// another machine.
     #[must_use]
     pub const fn plaintext(&self) -> bool {
         self.plaintext

@@ -58,19 +58,20 @@ fn next_check() -> Instant {
 /// Each future would otherwise need space for the whole value.
 type Io = Box<FramingIo<TlsStream<CallerSocket>>>;
 
-/// Counts the requests of a connection, also over periods in which hyper does not serve it.
+/// Counts the requests of a connection. The counts are kept while hyper does not serve the
+/// connection.
 struct Activity {
     framing: Arc<FramingState>,
     /// Number of requests that have begun. This number is also the position of the next request on
     /// the connection.
     begun: AtomicU64,
-    /// Number of requests whose complete response was not given to hyper yet.
+    /// Number of requests whose complete response has not yet been given to hyper.
     running: AtomicUsize,
     /// Whether the last request was HTTP/1.0. In HTTP/1.0 the end of the connection may mark the
     /// end of the response. The caller can then only see from the kind of close (regular or reset)
     /// whether the response is complete (RFC 9112 section 9.8).
     is_http_10: AtomicBool,
-    /// The tunnel that begins after its 101 response was sent.
+    /// The tunnel that begins after the 101 response has been sent.
     tunnel: Mutex<Option<Box<Tunnel>>>,
 }
 
@@ -94,7 +95,7 @@ impl Drop for RunningRequest {
     }
 }
 
-/// The body of a response. hyper drops it when it has read it to its end.
+/// The body of a response. hyper drops this value after it has read the whole body.
 struct RunningBody {
     body: GatewayBody,
     _running: RunningRequest,
@@ -360,9 +361,9 @@ async fn serve_active(
         let ending = tokio::select! {
             ended = poll_fn(|context| loop {
                 let polled = http.poll_without_shutdown(context);
-                // If hyper does not need the unread part of a request, it ends without a flush. The
-                // result is then replaced by `Pending`, so that the connection is polled until all
-                // bytes are written.
+                // If hyper does not need the unread part of a request, hyper ends without a flush.
+                // The result is then replaced by `Pending`, so that the connection is polled until
+                // all bytes are written.
                 if matches!(polled, Poll::Ready(Ok(()))) && activity.framing.has_pending_write() {
                     break Poll::Pending;
                 }

@@ -39,10 +39,10 @@ const UNREAD: &str = "the caller did not take an answer for too long";
 /// The detail in the audit line of a request that h2 resets. The path is not recorded, because h2
 /// does not report it.
 const MALFORMED: &str = "the request is malformed: HTTP/2 has refused it with PROTOCOL_ERROR";
-/// Maximum number of streams of a connection that h2 resets because of the caller's errors. After
-/// them, it ends the connection.
+/// Maximum number of streams of a connection that h2 resets because of the caller's errors. At the
+/// next such error, h2 ends the connection.
 const MAX_MALFORMED: usize = 64;
-/// Time after GOAWAY in which streams may still make progress, before the connection ends.
+/// Time after GOAWAY for which streams may continue. The connection then ends.
 const GOAWAY_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// When dropped, signals to the connection's streams and tunnels that the connection has ended.
@@ -167,8 +167,8 @@ async fn serve_streams(
     }
 }
 
-/// Returns the function that records a malformed request when a response takes the place of h2's
-/// reset. The request counts as one that has begun.
+/// Returns the function that records a malformed request, when a response replaces h2's reset. The
+/// function also counts the request as one that has begun.
 fn malformed_requests(
     connection: &Arc<Connection>,
     stats: &Arc<H2Stats>,

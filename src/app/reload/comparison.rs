@@ -1,8 +1,8 @@
 //! Compares past decisions about requests with those that a snapshot would make now.
 //!
-//! The past decisions come from the audit log. A request is decided about by its host, path, method
-//! and caller. Tokens and API keys are not in the log: a request counts as authenticated by the
-//! methods that authenticated it then.
+//! The past decisions come from the audit log. A new decision uses the host, path, method and
+//! caller of a past request. Tokens and API keys are not in the log. A request therefore counts as
+//! authenticated by the methods that the log names.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -18,7 +18,7 @@ use crate::proxy::stages::target::{self, Target};
 use crate::reason::ReasonCode;
 use crate::snapshot::Snapshot;
 
-/// The decision that a request or a connection is allowed, as rows show it.
+/// The word for the decision that a request or a connection is allowed.
 pub const ALLOWED: &str = "allowed";
 
 /// What an audit line says about a request.
@@ -26,11 +26,11 @@ pub const ALLOWED: &str = "allowed";
 pub struct PastRequest<'a> {
     /// The caller as it is printed. `None` if the request had no caller.
     pub caller: Option<&'a str>,
-    /// What authenticated the request.
+    /// The methods that authenticated the request.
     pub methods: MethodSet,
     /// The server name of the connection.
     pub server_name: Option<&'a str>,
-    /// The host that was asked for.
+    /// The host that the request names.
     pub host: &'a str,
     /// The decoded path.
     pub path: &'a str,
@@ -38,40 +38,41 @@ pub struct PastRequest<'a> {
     pub method: &'a str,
 }
 
-/// A kind of requests or connections about which the decision changes.
+/// A group of requests or connections for which the decision changes in the same way.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Changed {
-    /// The caller.
+    /// The caller's name.
     pub identity: String,
-    /// The route of the past requests. `None` if there was none.
+    /// The route that the audit lines name. `None` if they name no route.
     pub route: Option<String>,
-    /// The method of the requests. `None` for connections.
+    /// The HTTP method of the requests. `None` for refused handshakes.
     pub method: Option<String>,
     /// `allowed`, or the reason code of the past refusal.
     pub before: String,
-    /// `allowed`, or the reason code of the refusal.
+    /// `allowed`, or the reason code of the new refusal.
     pub after: String,
-    /// The status that callers would get. `None` if they are allowed, or if the handshake fails.
+    /// The status that callers would get. `None` if they would be allowed, or if the handshake
+    /// would fail.
     pub status: Option<u16>,
-    /// The serial number of the certificate that would be refused.
+    /// The serial number of the certificate, if the decision about the connection changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
 }
 
-/// How often a kind of requests was seen.
+/// How often, and when, the requests or connections of a group were seen.
 #[derive(Debug, Clone, Default, Serialize)]
 struct Seen {
     count: u64,
     first: String,
     last: String,
-    /// The path of the first request.
+    /// The path of the earliest request. `None` for refused handshakes.
     path: Option<String>,
-    /// The details of the new decision.
+    /// The details of the new refusal, or the names in a certificate that would now be accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
 }
 
-/// The kinds of requests and connections about which the decision changes.
+/// The groups of requests and connections for which the decision changes.
 #[derive(Debug, Default)]
 pub struct Comparison(BTreeMap<Changed, Seen>);
 
@@ -93,7 +94,7 @@ impl Comparison {
             ..Seen::default()
         });
         seen.count += 1;
-        // Each worker has its own buffer of lines, so that a log is not sorted by time.
+        // Each worker has its own buffer of lines, so the lines of a log are not sorted by time.
         if (time, path) < (seen.first.as_str(), seen.path.as_deref()) {
             time.clone_into(&mut seen.first);
             seen.path = path.map(str::to_owned);
@@ -104,20 +105,20 @@ impl Comparison {
         }
     }
 
-    /// Whether anything that was allowed would be refused.
+    /// Whether a request or a connection that was allowed would be refused.
     #[must_use]
     pub fn refuses(&self) -> bool {
         self.0.keys().any(|changed| changed.after != ALLOWED)
     }
 
-    /// Returns the rows for output that programs read.
+    /// Returns the rows of the JSON output.
     #[must_use]
     pub fn rows(&self) -> Vec<impl Serialize + '_> {
         let rows = self.0.iter();
         rows.map(|(changed, seen)| Row { changed, seen }).collect()
     }
 
-    /// Describes each row in a line.
+    /// Describes each group on one line.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -165,8 +166,8 @@ impl Comparison {
     }
 }
 
-/// Decides about a past request. `peer` is the identity that the connection's certificate has now.
-/// If it is `None`, the caller has the name that it had then.
+/// Decides about a past request. `peer` is the identity that `snapshot` finds in the kept
+/// certificate. If `peer` is `None`, the caller has the name in the audit line.
 ///
 /// # Errors
 /// The reason code and the status of the refusal.

@@ -57,9 +57,9 @@ impl Reloader {
         };
         let is_behind = is_another && load.denied != denied.as_ref().map(|list| list.epoch());
         if load.material != self.material || is_behind {
-            // After this configuration was read, other material came into service, or the deny list
-            // in service changed, which this configuration would replace. This snapshot would undo
-            // that change, so the configuration is loaded again.
+            // After this configuration was read, new material came into service. Or the entries of
+            // the deny list in service changed, and this configuration names another deny list. The
+            // new snapshot would undo that change, so the configuration is loaded again.
             self.configuration.attempts += 1;
             if self.configuration.attempts < MAX_ATTEMPTS {
                 let attempts = self.configuration.attempts;
@@ -135,7 +135,7 @@ impl Reloader {
         waiters.answer(&outcome);
     }
 
-    /// If the load of the configuration hangs, sends an error to those who requested the load.
+    /// If the load of the configuration hangs, sends an error to the requesters of the load.
     pub(super) fn report_hanging_load(&mut self) {
         let Some(load) = &mut self.configuration.loading else {
             return;

@@ -23,7 +23,7 @@ pub(super) struct ConfigurationLoad {
 }
 
 impl ConfigurationLoad {
-    /// Whether the load has been waiting for one file for too long.
+    /// Whether the load has been waiting for one file for at least `STALL_TIMEOUT`.
     pub(super) fn is_stalled(&self) -> bool {
         self.began.elapsed() >= STALL_TIMEOUT && self.progress.reading().is_some()
     }

@@ -1,4 +1,4 @@
-//! `Event`: what the reloading task handles: changed files, ended loads, and requests.
+//! `Event`: the events that the reloading task handles, for example changed files and ended loads.
 
 use tokio::sync::mpsc;
 

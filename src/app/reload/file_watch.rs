@@ -53,7 +53,7 @@ pub(super) enum Found {
 /// The callback for the findings of a round. It is called on the round's thread.
 pub(super) type Tell = Arc<dyn Fn(Found) + Send + Sync>;
 
-/// Runs one round after the other.
+/// Runs the rounds, one after another.
 pub(super) struct FileWatch {
     tell: Tell,
     round: Option<Round>,

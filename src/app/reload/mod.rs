@@ -3,14 +3,14 @@
 //!
 //! *Material* means the files that the configuration in service names: certificates, keys, roots,
 //! CRLs, the deny list. A *unit* is the material that is loaded together, for example one trust
-//! domain. Changed material takes effect on its own, even if the configuration file has changed
+//! domain. Changed material takes effect independently, even if the configuration file has changed
 //! too. The *configuration* is loaded when its file changes, on SIGHUP and on request. If any part
 //! of it is invalid, the old configuration stays in service, and the reason is reported.
 //!
-//! One task decides about both, and only this task puts snapshots into service. Files are read on
-//! threads that no task joins (`load`, `file_watch`), so that a thread that hangs delays only its
-//! own unit. A failed load is repeated until it succeeds, even if no file changes, because the
-//! cause may be a lack of memory or file descriptors.
+//! One task decides about material and configuration, and only this task puts snapshots into
+//! service. Files are read on threads that no task joins (`load`, `file_watch`), so that a thread
+//! that hangs delays only its own unit. A failed load is repeated until it succeeds, even if no
+//! file changes, because the cause may be a lack of memory or file descriptors.
 //!
 //! - `run`: the loop of the task: handles events, starts loads, takes their outcomes
 //! - `configuration`: loads the configuration

@@ -79,8 +79,8 @@ impl Reloader {
         });
     }
 
-    /// Raises a problem for each file that hangs while it is watched or read, and for a missing
-    /// thread.
+    /// Raises a problem for each file that hangs while it is watched or read. Also raises a problem
+    /// if no thread can be started to watch files.
     pub(super) fn report_stalls(&self) {
         let readiness = &self.parts.readiness;
         let mut subjects = Vec::new();

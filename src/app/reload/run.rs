@@ -56,8 +56,8 @@ impl Reloader {
                 }
             }
             Event::Found(Found::DenyList(list, outcome)) => {
-                // A reload may have put another deny list into service after this one was read.
-                // Then the outcome is ignored.
+                // A reload may have put another deny list into service after this list was read.
+                // The outcome for this list is then ignored.
                 let denied = self.parts.snapshot.load().deny_list.clone();
                 if denied.is_some_and(|denied| Arc::ptr_eq(&denied, &list)) {
                     self.deny_list_read(&list, outcome);
@@ -127,7 +127,8 @@ impl Reloader {
     }
 
     /// Starts all loads that are due. Units come first: while a unit is being loaded, the
-    /// configuration is not loaded, unless the load of the unit has taken longer than a second.
+    /// configuration is not loaded. A unit whose load has taken longer than a second does not delay
+    /// the configuration.
     fn start_loads(&mut self) {
         let now = Instant::now();
         let mut without_thread = Vec::new();

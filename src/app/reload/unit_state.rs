@@ -8,13 +8,13 @@ use crate::clock;
 use crate::config::{LoadedUnit, Progress, Running, UnitError, UnitKey};
 use crate::file_stamp::FileStamps;
 
-/// A unit that has had a problem for less than [`WRITING`] is read again after this time.
+/// The time after which a unit is read again, if its problem has lasted for less than [`WRITING`].
 const RETRY_SOON: Duration = Duration::from_millis(100);
-/// A unit that has had a problem for at least [`WRITING`], because the operating system fails to
-/// read a file, is read again after this time.
+/// The time after which a unit is read again, if its problem has lasted for at least [`WRITING`],
+/// and the operating system fails to read a file.
 const RETRY_SYSTEM: Duration = Duration::from_millis(400);
-/// A unit that has had a problem for at least [`WRITING`], although its files can be read, is read
-/// again after this time, or as soon as a file changes.
+/// The time after which a unit is read again, if its problem has lasted for at least [`WRITING`],
+/// but its files can be read. If a file changes, the unit is read earlier.
 const RETRY_LATER: Duration = Duration::from_secs(10);
 /// A process may need this time to write a file. A problem is not reported before it has lasted
 /// this long, unless the operating system has failed to read a file.

@@ -1,5 +1,5 @@
-//! `countersign check --against AUDIT_LOG`: lists the requests and connections of a log about which
-//! the configuration would decide in another way.
+//! `countersign check --against AUDIT_LOG`: lists the requests and connections of an audit log for
+//! which the configuration would decide differently.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -22,8 +22,8 @@ use crate::telemetry::chains::{self, ChainId};
 
 /// Maximum number of bytes that are read from a line.
 const MAX_LINE: u64 = 64 * 1024;
-/// The past refusals that depend on the configuration alone, so that they can be decided about
-/// again.
+/// The reason codes of refused requests whose refusal depends only on the configuration. The
+/// command decides again only about these refused requests.
 const COMPARED: [ReasonCode; 5] = [
     ReasonCode::NoRoute,
     ReasonCode::MethodNotAllowed,
@@ -31,7 +31,7 @@ const COMPARED: [ReasonCode; 5] = [
     ReasonCode::HostMismatch,
     ReasonCode::IdentityDenied,
 ];
-/// The paths below which the gateway itself responds.
+/// The beginnings of the paths for which the gateway itself responds.
 const OWN_PATHS: [&str; 2] = [
     "/.well-known/countersign/",
     "/.well-known/oauth-protected-resource",
@@ -69,13 +69,13 @@ struct Line {
     route: Option<String>,
 }
 
-/// When a chain was seen in the log, as the texts of the log.
+/// The times at which a chain was first and last seen, as the log contains them.
 struct Span {
     first: String,
     last: String,
 }
 
-/// What the configuration decides about a chain.
+/// The decision of the configuration about a chain.
 enum ChainVerdict {
     Admitted(Arc<PeerIdentity>),
     /// The caller's own certificate has expired.
@@ -85,7 +85,7 @@ enum ChainVerdict {
     Refused(Box<WouldRefuse>),
 }
 
-/// What would change for the callers of a log.
+/// The decisions that would change for the callers of a log.
 #[derive(Debug, Default)]
 pub(super) struct Preview {
     log: String,
@@ -139,7 +139,7 @@ pub(super) fn preview(log: &Path, loaded: &Loaded) -> Result<Preview, CliError> 
     Ok(preview)
 }
 
-/// The chains of each caller that requests came with.
+/// For each caller, the chains with which its requests came.
 type Chains = BTreeMap<String, BTreeMap<String, Span>>;
 
 fn callers_and_chains(log: &Path) -> Result<(BTreeSet<String>, Chains), CliError> {
@@ -169,9 +169,9 @@ fn callers_and_chains(log: &Path) -> Result<(BTreeSet<String>, Chains), CliError
     Ok((callers, chains))
 }
 
-/// Returns the newest chain of the same caller for each chain that was replaced: after its last use,
-/// another chain of the caller was used for the first time. A certificate that was renewed does not
-/// count any more, even if the log has its requests.
+/// Maps each replaced chain of a caller to the newest chain of the same caller. A chain counts as
+/// replaced if it was last used before the newest chain was first used. The certificate of a
+/// replaced chain was renewed, so it needs no decision, even if the log has its requests.
 fn successors(chains: &Chains) -> BTreeMap<String, String> {
     let mut successors = BTreeMap::new();
     for spans in chains.values() {
@@ -209,7 +209,7 @@ impl Preview {
             ("refused", Some(reason)) if is_compared(reason) => reason.as_str(),
             _ => return,
         };
-        // A path that was cut in the log cannot be decided about.
+        // The rest of a path that was cut in the log is unknown, so no decision is possible.
         if path.ends_with('…') || OWN_PATHS.iter().any(|own| path.starts_with(own)) {
             return;
         }
@@ -354,8 +354,8 @@ fn shown_caller(line: &Line) -> String {
     caller.map_or_else(|| "a caller without name".to_owned(), printable)
 }
 
-/// Calls `each` with every line of a file, without the line ending. Cuts lines that are longer than
-/// `MAX_LINE`.
+/// Calls `each` with every line of a file, without the line ending. Splits lines that are longer
+/// than `MAX_LINE` into parts, and calls `each` with every part.
 pub(in crate::cli) fn for_each_line(
     log: &Path,
     mut each: impl FnMut(&[u8]),

@@ -2,7 +2,7 @@
 //! Reports errors and warnings.
 //!
 //! - `against`: decides again about the requests of an audit log
-//! - `table`: the routes
+//! - `table`: shows the routes
 //! - `running`: asks the gateway that runs with the configuration
 
 pub(super) mod against;
@@ -50,10 +50,10 @@ pub struct CheckArgs {
     /// /etc/countersign/countersign.toml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Say which requests of this audit log would be refused or allowed now.
+    /// Show which requests of this audit log would now be refused or allowed.
     #[arg(long, value_name = "AUDIT_LOG")]
     against: Option<PathBuf>,
-    /// Do not look at this machine: its addresses, sockets, and files that the gateway writes.
+    /// Do not check this machine: its addresses, sockets, and files that the gateway writes.
     #[arg(long)]
     files_only: bool,
 }

@@ -11,10 +11,10 @@ use serde_json::Value;
 use crate::cli::common::admin_client::{AdminEndpoint, exchange};
 use crate::config::{self, RunningGateway};
 
-/// Maximum time for the answer of the gateway.
+/// Maximum time until the gateway responds.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What was found out about a gateway that runs with the configuration.
+/// The result of asking the gateway that runs with the configuration.
 pub(super) struct Found {
     pub(super) state: RunningGateway,
     pub(super) pid: Option<u64>,
@@ -41,7 +41,7 @@ impl Found {
     }
 }
 
-/// Asks the gateway at the operators' socket that the configuration names. Only reads its status.
+/// Requests the status of the gateway over the operators' socket that the configuration names.
 pub(super) fn ask(config: &Path) -> Found {
     let Ok(socket) = config::admin_socket(config) else {
         return Found::of(RunningGateway::Unknown);

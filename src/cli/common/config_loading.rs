@@ -38,7 +38,8 @@ pub(in crate::cli) fn inspect(path: &Path) -> Result<(Loaded, Inventory), LoadEr
     load(path, config::inspect_with)
 }
 
-/// Same as [`inspect`], but also checks what a start needs from this machine.
+/// Same as [`inspect`], but also checks this machine, for example whether the addresses of the
+/// configuration are free.
 ///
 /// # Errors
 /// If the configuration or the machine has errors, or reading a file hangs.

@@ -8,17 +8,18 @@ use super::admin_client::{AdminEndpoint, Credential};
 use super::output::CliError;
 use crate::config;
 
-/// Where the gateway is.
+/// The arguments that select the gateway.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct LocationArgs {
     /// The gateway's configuration file [default: $COUNTERSIGN_CONFIG,
     /// ./countersign.toml, /etc/countersign/countersign.toml]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["socket", "admin"])]
     config: Option<PathBuf>,
-    /// The gateway's socket [default: what [admin] in the configuration says]
+    /// The path of the gateway's socket [default: the path in [admin] of the configuration]
     #[arg(long, value_name = "PATH", conflicts_with = "admin")]
     socket: Option<PathBuf>,
-    /// Its [admin] listener instead, https://HOST:PORT, for an operator's certificate
+    /// The gateway's [admin] listener, https://HOST:PORT, instead of its socket; needs an
+    /// operator's certificate
     #[arg(
         long,
         value_name = "URL",
@@ -27,10 +28,10 @@ pub(in crate::cli) struct LocationArgs {
     admin: Option<String>,
 }
 
-/// An operator's certificate.
+/// The arguments that name an operator's certificate.
 #[derive(Debug, Args)]
 struct OperatorCertArgs {
-    /// With --admin: the operator's certificate, then its intermediates (PEM)
+    /// With --admin: the operator's certificate, followed by its intermediates (PEM)
     #[arg(
         id = "operator_cert",
         long = "cert",
@@ -38,7 +39,7 @@ struct OperatorCertArgs {
         requires = "admin"
     )]
     cert: Option<PathBuf>,
-    /// Its private key (PEM)
+    /// The private key of the operator's certificate (PEM)
     #[arg(
         id = "operator_key",
         long = "key",
@@ -46,7 +47,7 @@ struct OperatorCertArgs {
         requires = "admin"
     )]
     key: Option<PathBuf>,
-    /// The roots that the gateway's certificate must lead to (PEM)
+    /// The root certificates with which the gateway's certificate is verified (PEM)
     #[arg(
         id = "operator_cacert",
         long = "cacert",
@@ -56,10 +57,11 @@ struct OperatorCertArgs {
     cacert: Option<PathBuf>,
 }
 
-/// The same, beside a `--cert` of another meaning.
+/// The arguments that name an operator's certificate, for commands in which `--cert` has another
+/// meaning.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct AdminCertArgs {
-    /// The operator's certificate, then its intermediates (PEM)
+    /// The operator's certificate, followed by its intermediates (PEM)
     #[arg(
         id = "operator_cert",
         long = "admin-cert",
@@ -67,7 +69,7 @@ pub(in crate::cli) struct AdminCertArgs {
         requires_all = ["operator_key", "operator_cacert"],
     )]
     cert: Option<PathBuf>,
-    /// Its private key (PEM)
+    /// The private key of the operator's certificate (PEM)
     #[arg(
         id = "operator_key",
         long = "admin-key",
@@ -75,7 +77,7 @@ pub(in crate::cli) struct AdminCertArgs {
         requires = "operator_cert"
     )]
     key: Option<PathBuf>,
-    /// The roots that the gateway's certificate must lead to (PEM)
+    /// The root certificates with which the gateway's certificate is verified (PEM)
     #[arg(
         id = "operator_cacert",
         long = "admin-cacert",
@@ -104,7 +106,7 @@ fn credential<'a>(
     })
 }
 
-/// Where the gateway is, and the operator's certificate.
+/// The arguments that select the gateway, and those that name an operator's certificate.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct GatewayArgs {
     #[command(flatten)]

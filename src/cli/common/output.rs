@@ -85,7 +85,7 @@ impl From<anyhow::Error> for CliError {
     }
 }
 
-/// Prints the output of a command as its flags require.
+/// Prints the output of a command as `--json` and `--quiet` require.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
     json: bool,
@@ -105,13 +105,13 @@ impl Output {
         self.json
     }
 
-    /// Whether errors only are wanted.
+    /// Whether only errors may be printed.
     #[must_use]
     pub const fn is_quiet(self) -> bool {
         self.quiet
     }
 
-    /// Prints text for people on standard output; nothing with `--json` or `--quiet`.
+    /// Prints text for people on standard output. Prints nothing with `--json` or `--quiet`.
     pub fn say(self, text: impl fmt::Display) {
         if !self.json && !self.quiet {
             Self::line(&text);
@@ -150,8 +150,8 @@ impl Output {
         }
     }
 
-    /// Replaces the last remark, which shows progress on a terminal, by another one. `is_first`: there
-    /// is none yet.
+    /// Prints a remark that shows progress on a terminal, in the place of the last remark. If
+    /// `is_first` is true, no remark is replaced.
     pub fn progress(self, is_first: bool, text: impl fmt::Display) {
         if !self.quiet {
             // Moves the cursor up and erases the line.

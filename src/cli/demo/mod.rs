@@ -39,16 +39,16 @@ const AUDIENCE: &str = "echo";
 
 Ctrl-C ends everything and removes the temporary directory.")]
 pub struct DemoArgs {
-    /// Put the files here and keep them, instead of in a temporary directory.
+    /// Write the files to this directory and keep them, instead of using a temporary directory.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Where callers connect; port 0 takes a free one.
+    /// The address for callers; port 0 selects a free port.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
-    /// Where operators look; port 0 takes a free one.
+    /// The address for operators; port 0 selects a free port.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9901")]
     admin: SocketAddr,
-    /// Where services fetch keys; port 0 takes a free one.
+    /// The address from which services fetch keys; port 0 selects a free port.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9080")]
     public: SocketAddr,
 }

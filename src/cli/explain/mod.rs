@@ -52,15 +52,15 @@ With --pki an authority's inventory says what it knows of the certificate, and w
 revoked there although the gateway does not know that yet.
 Exit code 0: allowed. 3: refused. 2: bad usage or configuration.")]
 pub struct ExplainArgs {
-    /// The caller's certificate and its intermediates as it presents them: PEM,
-    /// or one certificate in DER; - for standard input.
+    /// The certificate that the caller presents, followed by its intermediates: PEM, or one
+    /// certificate in DER; - for standard input.
     #[arg(long, value_name = "CHAIN", required_unless_present = "audit")]
     cert: Option<PathBuf>,
-    /// A past decision in place of --cert and --url: the audit log it is in. The
-    /// chain must have been kept ([audit] chains). Judged by what holds now.
+    /// Explain a past decision that this audit log records, instead of --cert and --url. The chain
+    /// must have been kept ([audit] chains). The current configuration decides.
     #[arg(long, value_name = "FILE", requires = "request_id", conflicts_with_all = ["cert", "url"])]
     audit: Option<PathBuf>,
-    /// Which decision: its request id, or the connection id of a refused handshake.
+    /// The past decision: the id of the request, or the connection id of a refused handshake.
     #[arg(
         long,
         value_name = "ID",
@@ -68,10 +68,10 @@ pub struct ExplainArgs {
         allow_hyphen_values = true
     )]
     request_id: Option<String>,
-    /// The URL it asks for.
+    /// The URL that the caller requests.
     #[arg(long, value_name = "URL")]
     url: Option<Uri>,
-    /// The method it uses.
+    /// The method of the request.
     #[arg(
         long,
         short = 'X',
@@ -80,10 +80,11 @@ pub struct ExplainArgs {
         requires = "url"
     )]
     method: Method,
-    /// The access token it sends, or - for standard input.
+    /// The file with the caller's access token; - for standard input.
     #[arg(long, value_name = "FILE", requires = "url")]
     token: Option<PathBuf>,
-    /// The directory of the authority that issued it, to be looked up there.
+    /// The directory of the authority that issued the certificate. The command shows the
+    /// certificate's entry in the authority's inventory.
     #[arg(long, value_name = "DIR")]
     pki: Option<PathBuf>,
     /// The configuration file [default: $COUNTERSIGN_CONFIG, ./countersign.toml,

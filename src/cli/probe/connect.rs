@@ -1,4 +1,4 @@
-//! Connects once as a caller does, and records what the server does.
+//! Connects once as a caller would, and records the server's behaviour.
 //!
 //! The server's certificate is verified. The probe continues even if the verification fails, so
 //! that one run shows all errors.
@@ -147,8 +147,8 @@ pub(super) fn credentials(
     }
 }
 
-/// Connects, performs the handshake and sends the request. Without credentials the caller has no
-/// certificate.
+/// Connects, performs the handshake and sends the request. Without `credentials`, the probe
+/// presents no certificate.
 pub(super) async fn probe(
     question: &Question,
     credentials: Option<CertifiedKey>,
@@ -371,7 +371,7 @@ async fn converse(
     match tokio::time::timeout(PROBE_TIMEOUT, sender.send_request(request)).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => match connection.await {
-            // The error of the connection tells more than the error of the request.
+            // The error of the connection has more details than the error of the request.
             Ok(Err(cause)) => Err(cause.into()),
             _ => Err(error.into()),
         },

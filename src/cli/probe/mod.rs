@@ -36,16 +36,16 @@ Sends one request: GET, or POST with -d. Without --cert it is a caller without c
 Exit code 0: the gateway let the request pass. 3: refused, or the server is not to be trusted.
 1: no connection.")]
 pub struct ProbeArgs {
-    /// The URL to ask for.
+    /// The URL to request.
     #[arg(value_name = "URL")]
     url: Uri,
-    /// The certificate to present, then its intermediates (PEM); none without it.
+    /// The client certificate, followed by its intermediates (PEM) [default: no certificate].
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
-    /// Its private key (PEM).
+    /// The private key of the client certificate (PEM).
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
-    /// The roots that the server's certificate must lead to (PEM).
+    /// The root certificates with which the server's certificate is verified (PEM).
     #[arg(long, value_name = "FILE")]
     cacert: Option<PathBuf>,
     #[command(flatten)]

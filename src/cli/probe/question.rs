@@ -13,10 +13,10 @@ use crate::cli::common::input;
 use crate::cli::common::output::CliError;
 use crate::cli::common::token_file::read_token;
 
-/// Most bytes of a body.
+/// Maximum number of bytes of a body.
 const MAX_BODY: u64 = 64 << 20;
 
-/// The arguments that describe the request, with the letters of curl.
+/// The arguments that describe the request. Their letters are those of curl.
 #[derive(Debug, Args)]
 pub(super) struct QuestionArgs {
     /// The method [default: GET, or POST with -d].
@@ -28,10 +28,10 @@ pub(super) struct QuestionArgs {
     /// The body of the request; @FILE reads it from a file, @- from standard input.
     #[arg(short, long, value_name = "DATA", allow_hyphen_values = true)]
     data: Option<String>,
-    /// The access token to send, or - for standard input.
+    /// The file with the access token to send; - for standard input.
     #[arg(long, value_name = "FILE")]
     token: Option<PathBuf>,
-    /// Connect to this address instead of those that HOST has.
+    /// Connect to ADDRESS instead of the addresses of HOST.
     #[arg(long, value_name = "HOST:PORT:ADDRESS")]
     resolve: Vec<Resolved>,
 }
@@ -95,12 +95,13 @@ pub(super) struct Question {
     pub(super) method: Method,
     pub(super) fields: HeaderMap,
     pub(super) body: Bytes,
-    /// The address to connect to, if the host's own do not count.
+    /// The address to connect to. `None` if the host's name must be resolved.
     pub(super) address: Option<SocketAddr>,
 }
 
 impl QuestionArgs {
-    /// Returns the files that are read, to find out whether only one is standard input.
+    /// Returns the files that the arguments name, so that the caller of this function can check
+    /// that at most one is standard input.
     pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
         let body = self.data.as_deref().and_then(|data| data.strip_prefix('@'));
         body.map(Path::new).into_iter().chain(self.token.as_deref())
@@ -162,8 +163,8 @@ impl QuestionArgs {
         })
     }
 
-    /// Returns the address for the URL's host and port. One for other hosts is an error, because
-    /// it would have no effect.
+    /// Returns the address that the arguments give for the URL's host and port. An argument for
+    /// another host or port is an error, because it would have no effect.
     fn address(&self, url: &Uri) -> Result<Option<SocketAddr>, CliError> {
         let host = bare(url.host().unwrap_or_default()).to_ascii_lowercase();
         let port = url.port_u16().unwrap_or(443);

@@ -1,7 +1,7 @@
 //! Errors and warnings about a configuration file, with their places in the file, and their output.
 //!
 //! [`Diagnostics`] collects errors and warnings while the file is read and resolved. If there are
-//! errors, the result is [`ConfigErrors`]. The code here does not depend on the meaning of any key.
+//! errors, the result is [`ConfigErrors`]. This module does not depend on the meaning of any key.
 //!
 //! - `suggest`: finds the known word that is most similar to an unknown one
 //! - `redact`: replaces secrets in the text of the file and in messages
@@ -212,7 +212,7 @@ pub struct ErrorRecord {
     pub file: String,
     /// The line in the file, starting at 1. `None` if the error is about the whole file.
     pub line: Option<usize>,
-    /// The column in characters, starting at 1.
+    /// The column in characters, starting at 1. `None` if the error is about the whole file.
     pub column: Option<usize>,
     /// The description of the problem.
     pub message: String,

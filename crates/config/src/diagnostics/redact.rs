@@ -1,13 +1,14 @@
 //! `Redaction`: replaces secrets in the text of a configuration file, and in messages about it.
 //!
-//! Messages are printed, logged and sent to operators, and people copy them into tickets. A secret
-//! does not belong into the file, but it is pasted there by mistake: a password into a URL, a
-//! private key in place of its file's name, a token after an unknown key. The file may not be valid
-//! TOML then, so the text is searched and not parsed. In doubt, text is hidden.
+//! Messages are printed, logged and sent to operators, and people copy them into tickets. Secrets
+//! do not belong in the configuration file, but operators paste them there by mistake. Examples are
+//! a password in a URL, a private key in place of its file name, or a token after an unknown key.
+//! The file may be invalid TOML, so the text is searched and not parsed. If it is unclear whether a
+//! text is secret, the text is hidden.
 
 use std::ops::Range;
 
-/// Parts of the names of keys whose values are secret.
+/// The value of a key is secret if the key's name contains one of these texts.
 const SECRET_NAMES: [&str; 14] = [
     "pass",
     "pwd",
@@ -24,24 +25,27 @@ const SECRET_NAMES: [&str; 14] = [
     "bearer",
     "cookie",
 ];
-/// Keys whose values are secret if they are misunderstood: a key in place of its hash or name.
+/// Keys whose values are secret if an operator has misunderstood the key, for example if the value
+/// is an API key in place of its hash.
 const SECRET_KEYS: [&str; 3] = ["key", "hash", "pin"];
-/// Keys whose names look secret, and whose values are not.
+/// Keys whose names look secret, but whose values are not secret.
 const PLAIN_KEYS: [&str; 4] = [
     "pass_headers",
     "token_issuer",
     "forward_token",
     "pass_through",
 ];
-/// Keys that name the file of a secret. A value that looks like a path is shown.
+/// Keys whose value is the path of a file with a secret. If the value looks like a path, it is
+/// shown.
 const FILE_KEYS: [&str; 3] = ["private_key", "hmac_key", "key"];
 const FILE_SUFFIXES: [&str; 5] = ["_file", "-file", "_path", "_dir", "_directory"];
-/// Minimum length of a word that is hidden because it looks random.
+/// Minimum length in bytes of a word that is hidden because it looks random.
 const RANDOM_WORD: usize = 32;
-/// Minimum length of the part of a random word that has no slash, hyphen or underscore.
+/// Minimum length in bytes of a segment that looks like random base64. Slashes, hyphens and
+/// underscores separate the segments of a word.
 const RANDOM_SEGMENT: usize = 20;
-/// Minimum length of a secret that is hidden in messages wherever it occurs. A shorter one is
-/// hidden if it is in quotation marks.
+/// Minimum length in bytes of a secret that is hidden everywhere in messages. A shorter secret is
+/// hidden only if it is in quotation marks.
 const MIN_SECRET: usize = 4;
 
 const PEM_BEGIN: &str = "-----BEGIN ";
@@ -52,7 +56,8 @@ const PEM_END: &str = "-----END";
 pub(super) struct Redaction {
     /// The text of the file, with an asterisk for each byte of a secret. All positions stay valid.
     shown: String,
-    /// The parts of the secrets that messages may contain, longest first.
+    /// The lines and quoted parts of the secrets, longest first. A message may contain one of these
+    /// parts alone.
     secrets: Vec<String>,
 }
 
@@ -89,7 +94,7 @@ impl Redaction {
     pub(super) fn message(&self, message: &str) -> String {
         let mut shown = message.to_owned();
         for secret in &self.secrets {
-            // A message may contain a part of a long secret only.
+            // A message may contain only the beginning of a long secret.
             let start: String = secret.chars().take(24).collect();
             if secret.len() >= MIN_SECRET {
                 shown = hidden(&shown, &common_starts(&shown, &start, secret));
@@ -104,8 +109,8 @@ impl Redaction {
     }
 }
 
-/// Returns where `text` has `start`, the first characters of `secret`, and as much more of `secret`
-/// as follows there.
+/// Returns the ranges of `text` that are equal to `secret` or to a beginning of `secret`. Each
+/// range contains at least `start`, the first characters of `secret`.
 fn common_starts(text: &str, start: &str, secret: &str) -> Vec<Range<usize>> {
     text.match_indices(start)
         .map(|(at, _)| {
@@ -130,7 +135,8 @@ fn hidden(text: &str, ranges: &[Range<usize>]) -> String {
             }
         }
     }
-    // A range that ends inside a character would leave bytes that are not UTF-8.
+    // A range may end inside a character. The remaining bytes of the character are then invalid
+    // UTF-8, and are replaced.
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -155,8 +161,8 @@ fn url_secrets(source: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Finds what stands between the lines of PEM blocks. A block without an end goes to the end of the
-/// text.
+/// Finds the text between the BEGIN and END lines of PEM blocks. If the END line is missing, the
+/// block extends to the end of the text.
 fn pem_bodies(source: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut from = 0;
@@ -196,7 +202,8 @@ fn secret_values(source: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Returns the next run of characters that `belongs` accepts, from the byte position `from`.
+/// Returns the start and the end of the next sequence of characters that `belongs` accepts. The
+/// search begins at the byte position `from`.
 fn next_word(text: &str, from: usize, belongs: impl Fn(char) -> bool) -> Option<(usize, usize)> {
     let rest = text.get(from..)?;
     let start = from + rest.find(&belongs)?;
@@ -225,8 +232,8 @@ fn value_start(source: &str, name_end: usize) -> Option<usize> {
     let mark = after_quote.trim_start_matches([' ', '\t']);
     let value = match mark.strip_prefix('=') {
         Some(value) => value,
-        // YAML's form. Without white space after the colon it is no key, but a part of a value such
-        // as the caller pattern `api-key:batch`.
+        // Operators may write the YAML form `key: value`. Without white space after the colon, the
+        // text is a part of a value, for example the caller pattern `api-key:batch`.
         None => mark
             .strip_prefix(':')
             .filter(|value| value.starts_with([' ', '\t']))?,
@@ -235,7 +242,8 @@ fn value_start(source: &str, name_end: usize) -> Option<usize> {
     Some(source.len() - value.len())
 }
 
-/// Returns the secret range of the value at the position `start`, and the position after it.
+/// Returns the secret range of the value at the position `start`, and the position at which the
+/// search continues. The range is `None` if the value is not secret.
 fn value_range(source: &str, start: usize, names_file: bool) -> (Option<Range<usize>>, usize) {
     let rest = source.get(start..).unwrap_or_default();
     let shows = |value: &str| names_file && looks_like_path(value);
@@ -260,7 +268,8 @@ fn value_range(source: &str, start: usize, names_file: bool) -> (Option<Range<us
         let end = body + closing_quote(line, quote).unwrap_or(line.len());
         let tail = source.get(end + 1..line_end).unwrap_or_default().trim();
         if !(tail.is_empty() || tail.starts_with([',', '}', ']', '#'])) {
-            // The value has a quotation mark in it, so that nobody knows where it ends.
+            // The value contains a quotation mark, so its end is unknown. The rest of the line is
+            // hidden.
             return (Some(body..line_end), line_end);
         }
         let value = source.get(body..end).unwrap_or_default();
@@ -278,8 +287,8 @@ fn value_range(source: &str, start: usize, names_file: bool) -> (Option<Range<us
     (Some(start..line_end), line_end)
 }
 
-/// Returns the position of the quotation mark that ends a string. A backslash escapes in strings
-/// with double quotation marks.
+/// Returns the position of the quotation mark that ends a string. In strings with double quotation
+/// marks, a backslash escapes the next character.
 fn closing_quote(line: &str, quote: char) -> Option<usize> {
     let mut escaped = false;
     line.char_indices().find_map(|(at, c)| {
@@ -289,7 +298,8 @@ fn closing_quote(line: &str, quote: char) -> Option<usize> {
     })
 }
 
-/// Whether a value looks like the path of a file: one word with a slash, or with an extension.
+/// Whether a value looks like the path of a file: one word with a slash or an extension. A word
+/// that looks random is not a path.
 fn looks_like_path(value: &str) -> bool {
     let has_extension = value.rsplit_once('.').is_some_and(|(stem, extension)| {
         !stem.is_empty()
@@ -309,7 +319,8 @@ fn random_words(source: &str) -> Vec<Range<usize>> {
     while let Some((start, end)) = next_word(source, at, belongs) {
         at = end;
         let word = source.get(start..end).unwrap_or_default();
-        // Names of files and directories are made of short parts.
+        // Names of files and directories can be long, but consist of short parts. So the word is
+        // random only if one part alone looks random.
         if word.len() >= RANDOM_WORD && word.split(['/', '-', '_']).any(is_random) {
             found.push(start..end);
         }
@@ -364,7 +375,8 @@ mod tests {
             assert!(!redaction.shown.contains("hunter2"), "{}", redaction.shown);
             assert_eq!(redaction.shown.len(), text.len());
             let message = redaction.message("cannot read /etc/x/hunter2: no such file");
-            // Messages about URLs do not repeat a part of the URL.
+            // In a URL, user and password together are one secret, so the password alone is not
+            // hidden. This is safe, because messages do not repeat a part of a URL.
             assert!(
                 text.contains("://") || !message.contains("hunter2"),
                 "{text}: {message}"

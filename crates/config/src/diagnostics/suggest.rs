@@ -11,8 +11,8 @@ pub(crate) fn nearest<'a>(
         .into_iter()
         .filter_map(|candidate| {
             let distance = edits(&word, &candidate.to_lowercase());
-            // A candidate is also similar if the word is a prefix of it, or if it is a prefix of
-            // the word. The prefix must have at least 4 bytes.
+            // A candidate is also similar if the word is a prefix of the candidate, or if the
+            // candidate is a prefix of the word. The prefix must have at least 4 bytes.
             let cut = word.len() >= 4 && candidate.starts_with(&word)
                 || candidate.len() >= 4 && word.starts_with(candidate);
             (distance <= bound || cut).then_some((distance, candidate))
@@ -21,8 +21,8 @@ pub(crate) fn nearest<'a>(
         .map(|(_, candidate)| candidate)
 }
 
-/// Returns the Levenshtein distance between two words: the number of edits that change `a` into
-/// `b`. Swapping two adjacent characters counts as one edit.
+/// Returns the Damerau-Levenshtein distance between two words: the number of edits that change `a`
+/// into `b`. Swapping two adjacent characters counts as one edit.
 fn edits(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut before: Vec<usize> = Vec::new();

@@ -1,4 +1,4 @@
-//! Values of `[[route]]` with a syntax of their own: how callers authenticate, and what their
+//! Values of `[[route]]` that have a special syntax: how callers authenticate, and what their
 //! tokens must contain.
 
 use serde_json::Value;
@@ -101,7 +101,7 @@ impl FromToml for ClaimDemands {
 }
 
 /// Reads a permitted value of a claim. Only strings, integers and booleans are valid, because only
-/// they can be compared.
+/// these types can be compared.
 fn claim(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Value> {
     match value.get_ref() {
         DeValue::String(text) => Some(Value::from(&**text)),
@@ -118,7 +118,7 @@ fn claim(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<
     }
 }
 
-/// The key `client`: which callers may use a token with which `client_id`. `Any` permits any
+/// The key `client`: which callers may use a token, depending on its `client_id`. `Any` permits any
 /// caller. `Caller` permits only the caller whose name is the `client_id`. `Listed` has the
 /// permitted callers of each `client_id`.
 #[derive(Debug, Clone)]

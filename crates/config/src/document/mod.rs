@@ -125,7 +125,8 @@ impl Document {
 }
 
 impl Document {
-    /// Reads the tables below `[tls]`, for example `[tls.tickets]`. Each is a section of its own.
+    /// Reads the tables below `[tls]`, for example `[tls.tickets]`. Each of these tables is a
+    /// separate section.
     fn read_tls(
         &mut self,
         key: &Spanned<Cow<'_, str>>,

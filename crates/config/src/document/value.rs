@@ -44,7 +44,7 @@ pub(crate) enum Field<T> {
     Absent,
     /// The value is invalid, or a required key is missing. An error was reported.
     Bad,
-    /// The value is valid, and this is where it is in the file.
+    /// The value is valid. It is stored with its place in the file.
     Good(At<T>),
 }
 
@@ -216,7 +216,7 @@ impl FromToml for bool {
     }
 }
 
-/// Reads an integer that is at least 1.
+/// Reads an integer from 1 to 1,000,000,000.
 impl FromToml for u32 {
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let DeValue::Integer(number) = value.get_ref() else {
@@ -450,7 +450,8 @@ pub(crate) enum Serve {
     Metrics,
 }
 
-/// The request header fields in which a service can receive its caller's certificate (RFC 9440).
+/// The request header fields in which a service can receive its caller's certificate: those of RFC
+/// 9440, and `X-Forwarded-Client-Cert` (`Xfcc`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CertificateHeader {
     ClientCert,
@@ -481,8 +482,8 @@ pub(crate) enum CommonName {
     None,
 }
 
-/// The format of an issuer's access tokens. The gateway verifies a JWT itself. It must ask the
-/// issuer about an opaque token.
+/// The format of an issuer's access tokens. The gateway verifies a JWT itself. For an opaque token,
+/// the gateway must ask the issuer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TokenFormat {
     Jwt,

@@ -75,8 +75,8 @@ impl Progress {
 /// Maximum time for an operation on one file if [`Access::unanswered`] is set.
 const FILE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// The files with an operation for which the file system has not responded yet. While a file is in
-/// the set, no other operation on it starts. So at most one thread waits for each such file.
+/// The files whose file system has not responded to an operation yet. While a file is in this set,
+/// no other operation on the file starts. So at most one thread waits for each file.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Unanswered(Arc<Mutex<HashSet<PathBuf>>>);
 
@@ -395,8 +395,8 @@ fn matching(directory: &Path, pattern: &str) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether a file name matches a pattern. `*` matches any sequence of characters, also an empty
-/// one.
+/// Whether a file name matches a pattern. `*` matches any sequence of characters, including the
+/// empty sequence.
 fn glob(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|head| name.strip_prefix(head)) else {

@@ -66,8 +66,8 @@ pub struct CrlSummary {
     pub file: String,
     /// The issuer in the form of RFC 4514.
     pub issuer: String,
-    /// The nextUpdate of the list in RFC 3339 format: until when a newer list is issued. `None` if
-    /// the list has no nextUpdate.
+    /// When a newer list must replace this list, in RFC 3339 format: nextUpdate, or else `max_age`
+    /// after thisUpdate. `None` if the list has no nextUpdate and `max_age` is not configured.
     pub next_update: Option<String>,
     /// Number of certificates that the list revokes.
     pub revoked: usize,

@@ -24,8 +24,8 @@ pub struct UnitKey(Arc<str>);
 const TRUST_DOMAIN: &str = "trust domain ";
 
 impl UnitKey {
-    /// Creates the name of a unit. `name` has the kind of the unit and its section, for example
-    /// `certificate of [listener]`.
+    /// Creates the name of a unit. `name` contains the kind of the unit and its section, for
+    /// example `certificate of [listener]`.
     pub(crate) fn new(name: impl fmt::Display) -> Self {
         Self(name.to_string().into())
     }
@@ -86,15 +86,15 @@ impl fmt::Debug for Unit {
     }
 }
 
-/// For one load: the units whose present values it uses again, the units that it reads again, and
-/// the units that result.
+/// The units of one load: the units that the load uses again without reading, the units that it
+/// reads again, and the units that result.
 #[derive(Debug, Default)]
 pub(crate) struct UnitLoad {
     /// Units whose present values the load uses again. The load does not read the files of these
     /// units.
     pub(crate) known: Units,
-    /// Units in service that the load reads again. If a file cannot be used, content from here can
-    /// replace it (see `keep_last_good`).
+    /// Units in service that the load reads again. If a file cannot be used, the earlier content in
+    /// these units can replace it (see `keep_last_good`).
     pub(crate) before: Units,
     /// Whether the last good content of a file, pattern or URL of a trust domain stays in use if
     /// the new content cannot be used. True if only material is loaded. False if the configuration
@@ -106,6 +106,7 @@ pub(crate) struct UnitLoad {
     /// Trust domains whose files could not be read for longer than `max_unread`, with the time of
     /// the last success in seconds since the Unix epoch.
     pub(crate) suspended: BTreeMap<TrustDomain, i64>,
-    /// All units that result from the load: those that it uses again, and those that it has built.
+    /// All units that result from the load: the units that it uses again, and the units that it has
+    /// built.
     pub(crate) used: Units,
 }

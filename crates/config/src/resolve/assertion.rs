@@ -26,7 +26,8 @@ pub(super) const DEFAULT_HEADER: HeaderName = HeaderName::from_static("countersi
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(30);
 const MAX_LIFETIME: Duration = Duration::from_secs(300);
 
-/// The minimum of `max_size` in bytes. Below it, assertions about usual names would not fit.
+/// The minimum of `max_size` in bytes. With a smaller limit, assertions about callers with names of
+/// usual length would not fit.
 const MIN_SIZE: u64 = 2 * 1024;
 
 /// The maximum of `max_size` in bytes. Many servers refuse a header line of more than 8 KiB.
@@ -157,8 +158,8 @@ fn check_issuer(issuer: &At<String>, context: &mut Context<'_>) -> bool {
     false
 }
 
-/// Warns if the issuer's URL does not lead to the listener of `[public]`. Services search the key
-/// set at that URL.
+/// Warns if the issuer's URL does not lead to the listener of `[public]`. Services fetch the key
+/// set from below that URL.
 pub(super) fn check_issuer_leads(
     issuer: &Field<String>,
     public: Option<&PublicSettings>,
@@ -203,7 +204,7 @@ fn misleads(url: &HttpUrl, public: Option<&PublicSettings>) -> Option<String> {
         return Some(format!("it says {said} and [public] speaks {used}"));
     }
     // With port 0, the operating system selects the port when the gateway starts. This port is not
-    // known here and cannot be compared with the URL.
+    // known yet and cannot be compared with the URL.
     let port = public.address.port();
     if port != 0 && port != url.port() {
         return Some(format!(
@@ -228,7 +229,8 @@ fn misleads(url: &HttpUrl, public: Option<&PublicSettings>) -> Option<String> {
     }
 }
 
-/// Warns if the longest caller that a route names leaves little of an assertion for the path.
+/// Warns if assertions about a caller have too little room for the path of a request. Only callers
+/// that a route names without wildcards are checked.
 pub(super) fn check_path_room(
     sections: &[RouteSection],
     settings: &AssertionSettings,

@@ -11,13 +11,14 @@ use crate::document::value::Field;
 const MILLISECOND: Duration = Duration::from_millis(1);
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
-/// Sets `target` to the configured duration, if there is one. The duration must be between a
-/// millisecond and a day.
+/// Sets `target` to the configured duration, if there is one. Reports an error if the duration is
+/// not between a millisecond and a day.
 pub(super) fn set_time(field: &Field<TimeSpan>, target: &mut Duration, context: &mut Context<'_>) {
     set_time_within(field, MILLISECOND..=DAY, target, context);
 }
 
-/// Sets `target` to the configured duration, if there is one. The duration must be within `bounds`.
+/// Sets `target` to the configured duration, if there is one. Reports an error if the duration is
+/// not within `bounds`.
 pub(super) fn set_time_within(
     field: &Field<TimeSpan>,
     bounds: RangeInclusive<Duration>,
@@ -43,14 +44,14 @@ pub(super) fn set_time_within(
     );
 }
 
-/// The bounds of the size of a head. The minimum is 8 KiB, because hyper's buffer for a head has at
-/// least this size.
+/// The bounds in bytes of the size of a message head. The minimum is 8 KiB, because hyper's buffer
+/// for a message head has at least this size.
 pub(super) const HEADER_SIZE: RangeInclusive<u64> = 8 * 1024..=1024 * 1024;
-/// The bounds of the number of header fields of a head.
+/// The bounds of the number of header fields in a message head.
 const HEADER_FIELDS: RangeInclusive<u32> = 16..=1000;
 
-/// Returns the configured number of header fields, if there is one. The number must be within
-/// `HEADER_FIELDS`.
+/// Returns the configured number of header fields, if there is one. If the number is not within
+/// `HEADER_FIELDS`, reports an error and returns `None`.
 pub(super) fn header_fields(field: &Field<u32>, context: &mut Context<'_>) -> Option<usize> {
     let said = field.at()?;
     if HEADER_FIELDS.contains(&said.value) {
@@ -67,7 +68,8 @@ pub(super) fn header_fields(field: &Field<u32>, context: &mut Context<'_>) -> Op
     None
 }
 
-/// Returns the configured size in bytes, if there is one. The size must be within `bounds`.
+/// Returns the configured size in bytes, if there is one. If the size is not within `bounds`,
+/// reports an error and returns `None`.
 pub(super) fn size(
     field: &Field<ByteSize>,
     bounds: RangeInclusive<u64>,

@@ -28,7 +28,7 @@ pub(super) struct Context<'a> {
     pub(super) now: i64,
     /// The snapshot in service, which the new snapshot will replace. `None` at start.
     pub(super) previous: Option<&'a Snapshot>,
-    /// The cache of verified certificate paths, which is kept over reloads.
+    /// The cache of verified certificate paths, which stays the same over reloads.
     pub(super) path_cache: Arc<PathCache>,
     /// The keys for session tickets, which stay the same over reloads.
     pub(super) tickets: TicketSource,
@@ -43,10 +43,12 @@ pub(super) struct Context<'a> {
     pub(super) sources: Vec<CrlSource>,
     /// The certificates that the gateway presents.
     pub(super) own_certificates: Vec<OwnCertificate>,
-    /// Copies of the lists that were in use before this process started, if they differ.
+    /// The copies on disk of CRLs that an earlier process fetched. Only copies that differ from the
+    /// CRL that was fetched now are in this list.
     pub(super) copies: Vec<CrlCopy>,
     pub(super) units: UnitLoad,
-    /// Errors in files, patterns and URLs of a unit whose last good content stays in use.
+    /// Errors in files, patterns and URLs that cannot be used. The last good content of these
+    /// files, patterns and URLs stays in use.
     pub(super) degraded: Vec<Diagnostic>,
 }
 

@@ -57,7 +57,7 @@ pub(super) fn default_credentials(
     None
 }
 
-/// Reads a certificate chain with its key as one unit of material, blaming the key
+/// Reads a certificate chain and its private key as one unit of material. Each error names the file
 /// that is wrong.
 pub(super) fn credentials(
     owner: &CertificateOwner,

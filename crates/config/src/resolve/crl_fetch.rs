@@ -176,8 +176,8 @@ fn document_path(source: &CrlSource) -> PathBuf {
 }
 
 /// Compares the CRLs that were fetched at start with the copies on disk from an earlier process. If
-/// a fetched CRL may not replace its copy, for example because the CRL is older, the copy is used
-/// and a warning is added.
+/// a fetched CRL must not replace its copy, for example because the fetched CRL is older, uses the
+/// copy and adds a warning.
 ///
 /// Returns the CRLs to use. Also returns a bundle with the copies, against which the new bundle is
 /// checked. The bundle is `None` if there are no usable copies or revocation is off.

@@ -8,8 +8,8 @@ use crate::document::raw::DenySection;
 use crate::trust::DenyList;
 
 /// Opens the deny list. If the snapshot in service has a deny list with the same path, returns that
-/// list and does not read the file. An error in the file must not remove entries that are in force.
-/// The gateway reads the file again when it changes.
+/// list and does not read the file. So an error in the file cannot remove entries that are in
+/// force. When the file changes, the running gateway reads it separately from reloads.
 pub(super) fn deny_list(
     section: Option<&DenySection>,
     context: &mut Context<'_>,

@@ -140,7 +140,8 @@ fn client_trust(
     })
 }
 
-/// Warns if callers are not told which authorities are accepted.
+/// Warns if the gateway does not send callers the names of the accepted authorities, because the
+/// names are too long.
 fn warn_of_unsent_names(entries: &[ServerEntryConfig], context: &mut Context<'_>) {
     let sizes = entries
         .iter()

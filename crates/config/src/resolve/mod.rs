@@ -19,7 +19,7 @@
 //! - `rate_limits`: `[rate_limits]`
 //! - `limits`: `[limits]`, `[runtime]`
 //!
-//! Files that these use:
+//! Files that the files above use:
 //!
 //! - `summaries`: summaries of roots and CRLs
 //! - `credentials`: the gateway's own certificates and keys
@@ -74,13 +74,13 @@ pub(super) struct Resolved {
     pub(super) units: Units,
 }
 
-/// What a resolution found out about files. It exists even if there were errors.
+/// What a resolution found out about files. [`resolve`] returns it even if there were errors.
 #[derive(Default)]
 pub(super) struct ResolveReport {
     /// The stamps of the configuration's files, taken before they were read.
     pub(super) stamps: FileStamps,
-    /// Errors in files, patterns and URLs that cannot be used. Their last good content stays in
-    /// use.
+    /// Errors in files, patterns and URLs that cannot be used. The last good content of these
+    /// files, patterns and URLs stays in use.
     pub(super) degraded: Vec<Diagnostic>,
     /// Whether the operating system failed to read a file or to list a directory, for example
     /// because of too few descriptors.

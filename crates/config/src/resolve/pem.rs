@@ -34,7 +34,7 @@ impl<T> Found<T> {
 }
 
 /// Reads all files that the entries in `files` name, with the function `read`. Returns `None` if
-/// one of them is invalid.
+/// one of the files is invalid.
 pub(super) fn material<T>(
     files: &[At<String>],
     context: &mut Context<'_>,
@@ -72,7 +72,7 @@ pub(super) fn certificates(
         .ok()
 }
 
-/// Reads a PEM file of root certificates of servers. Warns of those that cannot be used.
+/// Reads a PEM file of root certificates of servers. Warns about roots that cannot be used.
 pub(super) fn roots(
     written: &At<String>,
     path: &Path,
@@ -92,7 +92,7 @@ pub(super) fn roots(
     Some(roots)
 }
 
-/// Reads a file of revocation lists: PEM with one or more, or one in DER.
+/// Reads a file of CRLs: one or more CRLs in PEM, or one CRL in DER.
 pub(super) fn revocation_lists(
     written: &At<String>,
     path: &Path,

@@ -53,7 +53,7 @@ pub(super) fn limiter(document: &Document, context: &mut Context<'_>) -> Option<
         Some(Field::Good(said)) => RateLimit::new(said.value, FAILED_WINDOW, said.value).ok()?,
     };
     // Keys are counted only if a route has a rate limit, or if authentication by token or API key
-    // can fail. Otherwise, a table of one key saves the memory.
+    // can fail. Otherwise, a table of one key saves memory.
     let counts = document
         .routes
         .iter()
@@ -85,7 +85,8 @@ fn sharing(
     check_url(url, section, context)?;
     let mut timeout = DEFAULT_TIMEOUT;
     super::bounds::set_time(&section.timeout, &mut timeout, context);
-    // The store is a unit of its own. So its connections stay open when other units are loaded.
+    // The store is a separate unit, so the store's connections stay open when other units are
+    // loaded.
     let unit = UnitKey::new("store of [rate_limits.redis]");
     let store = context.unit(unit, |context| store(url, timeout, section, context))?;
     Some(limiter.sharing(store, *section.on_store_failure.value()?))

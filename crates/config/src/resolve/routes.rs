@@ -16,8 +16,8 @@ use crate::policy::Rule;
 use crate::policy::rule::Authentication;
 use crate::route::{Binding, Route, RouteMeter, RouteTable, WHOAMI_PATH};
 
-/// Maximum value of `bind_body` in bytes. The gateway buffers a body up to `bind_body` to hash it
-/// for the assertion.
+/// Maximum value of `bind_body` in bytes. The gateway buffers request bodies of up to `bind_body`
+/// bytes, because the assertion contains a hash of the body.
 const MAX_BOUND_BODY: u64 = 64 * 1024 * 1024;
 
 /// Builds the routes of all `[[route]]` sections.
@@ -132,8 +132,8 @@ fn route(
     })
 }
 
-/// Refuses a route for exactly a path that the gateway serves itself, because the route would never
-/// receive a request. A path pattern with wildcards may match such a path.
+/// Refuses a path without wildcards that the gateway serves itself, because the route would never
+/// receive a request for this path. A path pattern with wildcards may match such a path.
 fn refuse_own_path(section: &RouteSection, context: &mut Context<'_>) {
     for path in section.paths.items() {
         if path.value.is_exact() && path.value.matches(WHOAMI_PATH) {
@@ -301,8 +301,8 @@ fn warn_of_unknown(
     }
 }
 
-/// Warns if no trust domain can certify a name that matches the pattern. No caller can match it
-/// then.
+/// Warns if no trust domain can certify a name that matches the pattern. Then no caller can match
+/// the pattern.
 pub(super) fn warn_if_unmatchable(
     pattern: &At<IdentityPattern>,
     domains: &[Domain],
@@ -452,8 +452,8 @@ fn check_hosts_served(document: &Document, context: &mut Context<'_>) {
     }
 }
 
-/// Warns if a route continues transactions, but no caller can continue one. Only a service can, if
-/// the `identity` of its `[[upstream]]` has no wildcard.
+/// Warns if a route continues transactions, but no caller can continue a transaction. Only a
+/// service can do so, and only if the `identity` of its `[[upstream]]` has no wildcard.
 fn warn_of_no_transactions(
     sections: &[RouteSection],
     upstreams: &[UpstreamPart],

@@ -1,4 +1,5 @@
-//! Summarizes roots and CRLs for the inventory. Warns about CRLs whose nextUpdate has passed.
+//! Summarizes roots and CRLs for the inventory. Warns about CRLs that a newer CRL should have
+//! replaced already.
 
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ pub(super) fn root_summaries(roots: &[Found<CertificateDer<'static>>]) -> Vec<Ce
         .collect()
 }
 
-/// Summarizes CRLs. Unless `posture` is `Off`, warns about CRLs whose nextUpdate has passed.
+/// Summarizes CRLs. Unless `posture` is `Off`, warns about CRLs whose nextUpdate has passed. If a
+/// CRL has no nextUpdate, `max_age` after its thisUpdate counts instead.
 pub(super) fn crl_summaries(
     lists: &[Found<CertificateRevocationListDer<'static>>],
     posture: RevocationPosture,

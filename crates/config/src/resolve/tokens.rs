@@ -177,7 +177,8 @@ fn cache(section: &TokenIssuerSection, context: &mut Context<'_>) -> CacheSettin
 }
 
 /// Checks where the keys of an issuer come from. For JWTs, at most one of `jwks_file` and
-/// `jwks_uri` is allowed. For opaque tokens, there must be no keys, but an introspection endpoint.
+/// `jwks_uri` is allowed. For opaque tokens, neither is allowed, and an introspection endpoint is
+/// required.
 fn check_source(section: &TokenIssuerSection, format: TokenFormat, context: &mut Context<'_>) {
     let places: Vec<(&str, &At<String>)> = [
         ("jwks_file", section.jwks_file.at()),

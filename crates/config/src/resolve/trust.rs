@@ -214,7 +214,8 @@ fn posture(section: &Trust, context: &mut Context<'_>) -> Option<RevocationPostu
     }
 }
 
-/// Returns which revocation lists are accepted.
+/// Returns the rules for CRLs, which the keys `crl_number` and `max_age` set. These keys are errors
+/// if the trust domain has no CRLs.
 fn crl_rules(section: &Trust, context: &mut Context<'_>) -> CrlRules {
     if !matches!(section.crls, Field::Bad) && section.crls.items().is_empty() {
         let keys = [
@@ -242,8 +243,9 @@ fn crl_rules(section: &Trust, context: &mut Context<'_>) -> CrlRules {
     }
 }
 
-/// Checks that the bound is of use; shorter ones would end a service for a moment's
-/// want of descriptors.
+/// Returns the value of `max_unread`. A value below one second is an error, because a short lack of
+/// file descriptors would then suspend the domain. The key is also an error if `revocation` is not
+/// `hard`, because it has an effect only with `hard`.
 fn max_unread(section: &Trust, context: &mut Context<'_>) -> Option<Duration> {
     let said = section.max_unread.at()?;
     let bound = said.value.get();

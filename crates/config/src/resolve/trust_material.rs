@@ -1,8 +1,8 @@
 //! The files of a trust domain: roots, intermediates and CRLs, as one unit of material.
 //!
-//! A load of material reads files again while the configuration in service stays. If one file
-//! cannot be used then, its last good content stays in use. So an error in one file never delays a
-//! revocation in another file.
+//! A load of material reads files again without a change of the configuration in service. If a file
+//! cannot be used in such a load, its last good content stays in use. So an error in one file never
+//! delays a revocation in another file.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub(super) struct DomainMaterial {
     pub(super) bundle: Arc<TrustBundle>,
     roots: Vec<Found<CertificateDer<'static>>>,
     intermediates: Vec<Found<CertificateDer<'static>>>,
-    /// The entries of `crls`, as text of the configuration.
+    /// The entries of `crls`, as they are written in the configuration.
     written_lists: Vec<String>,
 }
 
@@ -255,7 +255,8 @@ fn values(found: &[Found<CertificateDer<'static>>]) -> Vec<CertificateDer<'stati
     found.iter().map(|found| found.value.clone()).collect()
 }
 
-/// The input from which a bundle is built. Errors use the places and origins to name a file.
+/// The input from which a bundle is built. Error messages take the names of files from the places
+/// and origins.
 struct BundleParts<'a> {
     name: &'a Span,
     config: TrustBundleConfig,
@@ -316,9 +317,10 @@ impl BundleParts<'_> {
         }
     }
 
-    /// Uses the roots of `last_good` that the files still contain. A root that is in no file any more
-    /// was removed, and must not stay trusted because another root cannot be used. If the files
-    /// contain none of the roots, they were replaced as a whole by mistake, and all stay.
+    /// Uses the roots of `last_good` that the files still contain. If an operator removed a root,
+    /// it must not stay trusted only because another root cannot be used. If the files contain none
+    /// of the roots of `last_good`, the operator probably replaced all files by mistake. So all
+    /// these roots stay trusted.
     fn keep_earlier_roots(&mut self, last_good: &DomainMaterial) {
         let is_still_there =
             |root: &&Found<CertificateDer<'static>>| self.config.roots.contains(&root.value);

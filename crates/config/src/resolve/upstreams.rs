@@ -118,8 +118,9 @@ fn upstream(
     })
 }
 
-/// Returns the key `http1_upgrades`: whether upgrade requests use HTTP/1.1 although the upstream
-/// uses HTTP/2 for other requests. Refuses the key if the upstream uses HTTP/1.1 anyway.
+/// Returns the value of the key `http1_upgrades`: whether upgrade requests use HTTP/1.1 although
+/// the upstream uses HTTP/2 for other requests. Refuses the key if the upstream uses HTTP/1.1 for
+/// all requests.
 fn http1_upgrades(
     section: &UpstreamSection,
     protocol: HttpProtocol,

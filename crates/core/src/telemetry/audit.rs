@@ -229,8 +229,8 @@ fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output:
     }
 }
 
-/// Writes a batch, and then a line that says how many lines were lost before. Returns whether all
-/// was written.
+/// Writes a batch, followed by a line with the number of lines that were lost earlier. Returns
+/// whether everything was written.
 fn write_batch(health: &AuditHealth, batch: &mut Batch, output: &mut Output) -> bool {
     let mut write = |batch: &mut Batch| {
         health.writing(|| {
@@ -391,7 +391,8 @@ pub struct AuditCaller {
     pub thumbprint: Option<String>,
 }
 
-/// The audit line in the place of lines that were lost, because the log could not be written.
+/// The audit line that reports lost lines. Lines are lost if the log cannot be written for a long
+/// time.
 #[derive(Debug, Serialize)]
 struct Gap {
     time: String,

@@ -83,7 +83,8 @@ fn opened(path: &Path, create: bool) -> io::Result<File> {
     Ok(file)
 }
 
-/// Whether the path still names the open file. It does not after a rotation.
+/// Whether the path still names the open file. After a rotation, the path names another file or
+/// none.
 pub(super) fn is_same_file(path: &Path, file: &File) -> bool {
     match (path.metadata(), file.metadata()) {
         (Ok(named), Ok(held)) => named.ino() == held.ino() && named.dev() == held.dev(),

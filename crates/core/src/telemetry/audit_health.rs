@@ -1,7 +1,7 @@
 //! `AuditHealth`: whether audit lines can be written, and how many were written or lost.
 //!
-//! The writer thread may hang in a file system or in a pipe that nobody reads. The state is
-//! therefore read without the thread's help.
+//! The writer thread may hang in a file system, or in a pipe that has no reader. Therefore other
+//! threads can read the state without waiting for the writer thread.
 
 use std::io;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ pub struct AuditHealth {
     failure: Mutex<Option<Failure>>,
     written: AtomicU64,
     lost: AtomicU64,
-    /// The part of `lost` that no line of the log mentions yet.
+    /// Number of lost lines that the log does not report yet.
     unsaid: AtomicU64,
     last_write: AtomicU64,
 }
@@ -40,9 +40,9 @@ struct Failure {
 pub struct AuditProblem {
     /// When the problem began, in seconds since the Unix epoch.
     pub since: u64,
-    /// What is wrong, and what still works.
+    /// A description of the problem, and of what still works.
     pub detail: String,
-    /// A command that shows more.
+    /// A command that shows more about the problem.
     pub command: String,
 }
 
@@ -100,13 +100,13 @@ impl AuditHealth {
         }
     }
 
-    /// Returns how many lost lines no line of the log mentions yet. The next call does not count
-    /// them again.
+    /// Returns the number of lost lines that the log does not report yet. The next call does not
+    /// count these lines again.
     pub(super) fn take_unsaid(&self) -> u64 {
         self.unsaid.swap(0, Ordering::Relaxed)
     }
 
-    /// Returns the numbers of lines.
+    /// Returns how many lines were written and how many were lost.
     #[must_use]
     pub fn counts(&self) -> AuditCounts {
         AuditCounts {

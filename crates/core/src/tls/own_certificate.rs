@@ -8,7 +8,8 @@ use crate::identity::LeafFacts;
 use crate::identity::text::{hex, shell};
 use crate::{clock, crypto};
 
-/// A certificate should be renewed when its lifetime divided by this number is left: one third.
+/// A certificate should be renewed when one third of its lifetime is left. This number is the
+/// divisor of the lifetime.
 const RENEWAL_PART: i64 = 3;
 
 /// The section of the configuration that contains a certificate of the gateway.

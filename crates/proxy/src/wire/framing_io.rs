@@ -104,18 +104,18 @@ impl FramingState {
         self.responding.store(true, Ordering::Relaxed);
     }
 
-    /// Records that hyper has the complete response, or that there is none.
+    /// Records that hyper has the complete response, or that the request gets no response.
     pub(crate) fn end_response(&self) {
         self.allows_interim.store(false, Ordering::Relaxed);
         self.responding.store(false, Ordering::Relaxed);
         self.answered.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns what a caller waits for that has sent `close_notify`. `max_silence` is the maximum
+    /// Returns what a caller that has sent `close_notify` waits for. `max_silence` is the maximum
     /// time that a response may pause.
     fn awaited(&self, max_silence: Duration) -> Awaited {
-        // A probe must not get into a response. While bytes are not flushed, they may be part of
-        // one.
+        // A probe must not be sent within a response, and bytes that are not flushed may be part of
+        // a response.
         let unflushed = self.unflushed.load(Ordering::Relaxed);
         if self.responding.load(Ordering::Relaxed) {
             match self.has_pending_write() {
@@ -175,8 +175,8 @@ pub(crate) struct FramingIo<S> {
 }
 
 impl<S> FramingIo<S> {
-    /// `max_silence` is the maximum time that a response may pause if its caller has sent
-    /// `close_notify`.
+    /// Creates the framing guard of a connection. `max_silence` is the maximum time that a response
+    /// may pause if its caller has sent `close_notify`.
     pub(crate) fn new(
         inner: S,
         machine: FramingMachine,
@@ -210,7 +210,7 @@ impl<S> FramingIo<S> {
     }
 
     /// Returns whether all requests that have begun are complete, and the caller does not have all
-    /// responses. The beginning of a further head does not count.
+    /// responses. Ignores a further request whose head is incomplete.
     fn owes_response(&self) -> bool {
         self.machine.is_at_head() && self.settled < self.machine.heads()
     }
@@ -279,7 +279,7 @@ impl<S> FramingIo<S> {
 }
 
 impl<S: AsyncWrite + PeerSocket + Unpin> FramingIo<S> {
-    /// Waits until the caller has all responses. Then hyper reads the end of the requests.
+    /// Waits until the caller has all responses. After that, hyper reads the end of the input.
     fn poll_half_closed(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(half_close) = &mut self.half_close
             && self.settled < self.machine.heads()
@@ -298,7 +298,8 @@ impl<S: AsyncWrite + PeerSocket + Unpin> FramingIo<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends the probe, or as much of it as can be written. The rest is written before the response.
+    /// Sends the probe. If only a part of it can be written now, the rest is written before the
+    /// response.
     fn probe(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         self.state.unflushed.store(true, Ordering::Relaxed);
         self.held.extend_from_slice(PROBE);
@@ -448,7 +449,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FramingIo<S> {
         match (&flushed, &mut self.half_close) {
             (Poll::Pending, Some(half_close)) => half_close.record_write(),
             (Poll::Ready(Ok(())), _) => {
-                // hyper flushes only when it has written all that it had.
+                // hyper flushes only after it has written all bytes that it has.
                 let answered = self.state.answered.load(Ordering::Relaxed);
                 let before = std::mem::replace(&mut self.settled, answered);
                 if before < answered && self.half_close.is_some() && !self.owes_response() {
@@ -544,7 +545,8 @@ mod tests {
         io.write_all(b"the last").await.unwrap();
         io.flush().await.unwrap();
         assert_eq!(io.inner.flushes, 1);
-        // A poll of hyper has ended, but the response is not complete.
+        // A poll of hyper has ended, but the response is not complete, so the held bytes must be
+        // sent.
         assert!(state.release_held());
         io.flush().await.unwrap();
         assert_eq!(

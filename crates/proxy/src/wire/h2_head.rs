@@ -14,8 +14,8 @@ pub(crate) const SLACK: usize = 64 * 1024;
 /// The overhead that each field adds to the size of its name and value (RFC 9113 section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
-/// Returns the reason why a head is rejected. Returns `None` if the head is accepted. `max_bytes` and
-/// `max_fields` are the maximum size and the maximum number of header fields.
+/// Returns the reason why a head is rejected. Returns `None` if the head is accepted. `max_bytes`
+/// and `max_fields` are the maximum size and the maximum number of header fields.
 pub(crate) fn check<B>(
     request: &Request<B>,
     max_bytes: usize,
@@ -50,14 +50,14 @@ pub(crate) fn check<B>(
     None
 }
 
-/// Counts the header fields. All `Cookie` fields count as one, because HTTP/2 may split it (RFC 9113
-/// section 8.2.3).
+/// Counts the header fields. All `Cookie` fields count as one, because HTTP/2 callers may split the
+/// field (RFC 9113 section 8.2.3).
 fn count_fields(headers: &HeaderMap) -> usize {
     let cookies = headers.get_all(COOKIE).iter().count();
     headers.len() - cookies.saturating_sub(1)
 }
 
-/// The detail of the error for [`has_blank_edges`].
+/// The detail of the refusal if [`has_blank_edges`] returns true.
 pub(crate) const BLANK_EDGES: &str = "a field's value begins or ends with a blank";
 
 /// Returns whether the value of any field begins or ends with a space or a tab.

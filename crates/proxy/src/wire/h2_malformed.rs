@@ -1,15 +1,16 @@
 //! `MalformedResponder`: responds to the requests over HTTP/2 that h2 resets because they are
 //! malformed.
 //!
-//! h2 resets the stream of a malformed request, and no handler sees the request. A caller would get
-//! no reason. RFC 9113 section 8.1.1 allows a response before the reset. This module writes one in
-//! the place of the reset, if no response has begun on the stream. What is received is not changed.
+//! h2 resets the stream of a malformed request, and no handler sees the request. The caller would
+//! not learn the reason. RFC 9113 section 8.1.1 allows a response before the reset.
+//! `MalformedResponder` therefore replaces the reset by a response, if no response has begun on the
+//! stream. It does not change the bytes that h2 receives.
 //!
-//! If the caller still sends its request, the reset follows later. Some callers lose a response if
-//! the reset arrives together with it.
+//! If the caller is still sending the request, the reset is sent later. Some callers lose a
+//! response that arrives together with a reset.
 //!
-//! The response has no content, because h2 does not know of it: the content would count in the
-//! caller's flow-control windows and not in those of h2.
+//! The response has no content, because h2 does not know of this response. The content would count
+//! in the caller's flow-control windows, but not in h2's copies of these windows.
 
 use std::collections::VecDeque;
 use std::future::Future as _;
@@ -37,17 +38,18 @@ const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 const NO_ERROR: u32 = 0;
 const PROTOCOL_ERROR: u32 = 1;
-/// The status of the response, as a field and as entry 12 of the static table (RFC 7541 appendix
+/// The status of the response, and its encoding: entry 12 of the static table (RFC 7541 appendix
 /// A).
 pub(crate) const STATUS: u16 = 400;
 const STATUS_FIELD: u8 = 0x80 | 12;
-/// Initial size of an HPACK table. h2 never uses a larger one.
+/// Initial size of an HPACK table in bytes. h2 never uses a larger table.
 const TABLE_SIZE: u32 = 4096;
-/// Maximum time in which the rest of a request may arrive after the response. Then the stream is
-/// reset. h2 ignores this rest for a second.
+/// Maximum time in which the rest of a request may arrive after the response. The stream is then
+/// reset. The time is shorter than the second for which h2 ignores frames of a stream that it has
+/// reset.
 const REST_TIMEOUT: Duration = Duration::from_millis(900);
-/// Number of streams that are remembered beyond the limit of concurrent streams. h2 has such
-/// streams until it has written their resets.
+/// Number of streams that are remembered beyond the limit of concurrent streams. They are streams
+/// whose resets h2 has not yet written.
 const MORE_STREAMS: u32 = 64;
 
 /// A stream on which the caller has sent a head, and the gateway has sent nothing.
@@ -56,12 +58,13 @@ struct OpenStream {
     id: u32,
     /// Whether the request has ended.
     is_whole: bool,
-    /// Whether the caller has sent something else that h2 resets a stream for: a further HEADERS
-    /// frame, or a window that is enlarged by nothing. The head itself may be well-formed then.
+    /// Whether the caller has sent another frame for which h2 resets a stream: a further HEADERS
+    /// frame, or a WINDOW_UPDATE frame with the increment 0. The head itself may then be
+    /// well-formed.
     has_other_fault: bool,
 }
 
-/// The streams on which the gateway has sent nothing, with the oldest first.
+/// The streams on which the gateway has sent nothing, the oldest first.
 #[derive(Debug)]
 struct OpenStreams {
     streams: VecDeque<OpenStream>,
@@ -84,7 +87,8 @@ impl OpenStreams {
         match frame.kind {
             HEADERS if frame.stream > self.last => {
                 self.last = frame.stream;
-                // h2 ignores heads after its GOAWAY, so that nothing is sent on their streams.
+                // After its GOAWAY, h2 ignores further heads and sends nothing on their streams.
+                // These streams would stay in the list, so the oldest stream is dropped.
                 if self.streams.len() >= self.max {
                     self.streams.pop_front();
                 }
@@ -112,7 +116,7 @@ impl OpenStreams {
         }
     }
 
-    /// Returns the stream of a reset that a response takes the place of.
+    /// Returns the stream, if a response must replace a reset of this stream.
     fn malformed(&self, id: u32) -> Option<OpenStream> {
         let mut streams = self.streams.iter();
         let open = streams.find(|open| open.id == id)?;
@@ -120,13 +124,13 @@ impl OpenStreams {
     }
 }
 
-/// The size of the table of the caller's HPACK decoder. If it becomes smaller, the next field block
-/// must begin with the new size (RFC 7541 section 4.2).
+/// The size of the table in the caller's HPACK decoder. If the table becomes smaller, the next
+/// field block must begin with the new size (RFC 7541 section 4.2).
 #[derive(Debug, Default)]
 struct TableUpdate {
-    /// The size in SETTINGS that h2 has not acknowledged.
+    /// The smallest size in SETTINGS frames of the caller that h2 has not acknowledged.
     announced: Option<u32>,
-    /// The smallest acknowledged size that no field block has begun with.
+    /// The smallest acknowledged size, if no field block has begun with it yet.
     due: Option<u32>,
 }
 
@@ -144,7 +148,7 @@ impl TableUpdate {
                     self.due = smaller(self.due, size);
                 }
             }
-            // h2 has put the size into this block.
+            // The block that h2 has sent begins with this size.
             HEADERS => self.due = None,
             _ => {}
         }
@@ -156,10 +160,10 @@ fn smaller(size: Option<u32>, other: u32) -> Option<u32> {
 }
 
 /// The streams that are reset later, because their requests have not ended. They are few, because
-/// h2 ends a connection with many malformed requests.
+/// h2 ends a connection that has many malformed requests.
 #[derive(Debug, Default)]
 struct LateResets {
-    /// The streams, with the times of their resets. The next one is the first.
+    /// The streams and the times of their resets. The stream that is reset next comes first.
     streams: VecDeque<(u32, Instant)>,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -170,8 +174,9 @@ impl LateResets {
         self.streams.push_back((stream, due));
     }
 
-    /// If the caller has ended its request, the reset is due now: some callers notice the end of the
-    /// stream only when they receive something. If the caller has reset the stream, there is none.
+    /// Handles a frame from the caller. If the frame ends the request, the reset is due now,
+    /// because some callers notice the end of the stream only when they receive another frame. If
+    /// the frame resets the stream, the gateway sends no reset.
     fn received(&mut self, frame: Frame) {
         let late = |(stream, _): &(u32, Instant)| *stream == frame.stream;
         match frame.kind {
@@ -190,7 +195,7 @@ impl LateResets {
         }
     }
 
-    /// Resolves when a stream must be reset. Is pending if there is none.
+    /// Resolves with a stream when it must be reset. Stays pending if no stream must be reset.
     fn poll_due(&mut self, context: &mut Context<'_>) -> Poll<u32> {
         let Some((stream, due)) = self.streams.front().copied() else {
             self.timer = None;
@@ -206,14 +211,14 @@ impl LateResets {
     }
 }
 
-/// A malformed request that gets a response.
+/// A malformed request to which the gateway responds.
 pub(crate) struct RefusedRequest {
     pub(crate) request_id: Arc<str>,
-    /// Is called when the response was written completely.
+    /// Called when the response has been written completely.
     pub(crate) when_written: Box<dyn FnOnce() + Send>,
 }
 
-/// Frames that were not written completely.
+/// Frames of the gateway that are not written completely. They are no part of h2's output.
 struct PendingFrames {
     bytes: Vec<u8>,
     written: usize,
@@ -236,8 +241,8 @@ pub(crate) struct MalformedResponder<S, F> {
 }
 
 impl<S, F: FnMut() -> RefusedRequest> MalformedResponder<S, F> {
-    /// `max_streams` is the maximum number of concurrent streams. `record` records a malformed
-    /// request.
+    /// Wraps a connection. `max_streams` is the maximum number of concurrent streams. `record` is
+    /// called for each malformed request, and records it.
     pub(crate) fn new(inner: S, max_streams: u32, record: F) -> Self {
         let max = max_streams.saturating_add(MORE_STREAMS);
         Self {
@@ -281,13 +286,13 @@ impl<S, F: FnMut() -> RefusedRequest> MalformedResponder<S, F> {
         });
     }
 
-    /// Finds out what of `bytes` comes next, which h2 wants to write.
+    /// Determines how the beginning of `bytes`, which h2 wants to write, must be handled.
     fn next_part(&self, bytes: &[u8]) -> Part {
         if self.open.streams.is_empty() {
             return Part::All;
         }
         let Some(before) = self.outgoing.until_next_frame() else {
-            // The last write has ended within a frame header.
+            // The last write ended within a frame header.
             return Part::Only(1);
         };
         let mut at = usize::try_from(before).unwrap_or(usize::MAX);
@@ -311,7 +316,7 @@ impl<S, F: FnMut() -> RefusedRequest> MalformedResponder<S, F> {
         }
     }
 
-    /// Makes the response that takes the place of a reset.
+    /// Prepares the response that replaces the reset of a stream.
     fn respond(&mut self, open: OpenStream) {
         self.open.forget(open.id);
         let refused = (self.record)();
@@ -330,7 +335,7 @@ impl<S, F: FnMut() -> RefusedRequest> MalformedResponder<S, F> {
         } else {
             self.late.add(open.id);
         }
-        // `sent` is not called for these bytes, because they are no part of what h2 writes.
+        // These bytes are not written by h2, so `sent` is not called for them.
         self.pending = Some(PendingFrames {
             bytes,
             written: 0,
@@ -339,17 +344,17 @@ impl<S, F: FnMut() -> RefusedRequest> MalformedResponder<S, F> {
     }
 }
 
-/// What comes next of the bytes that h2 wants to write.
+/// How the beginning of the bytes that h2 wants to write must be handled.
 #[derive(Debug)]
 enum Part {
     All,
-    /// That many bytes.
+    /// Write only this number of bytes.
     Only(usize),
-    /// An RST_STREAM frame that a response takes the place of.
+    /// Write a response instead of the RST_STREAM frame at the beginning of the bytes.
     Reset(OpenStream),
 }
 
-/// Returns the stream, if the bytes begin with an RST_STREAM frame with PROTOCOL_ERROR.
+/// Returns the stream if the bytes begin with an RST_STREAM frame that has the code PROTOCOL_ERROR.
 fn protocol_error(bytes: &[u8]) -> Option<u32> {
     let [a, b, c, kind, _, d, e, f, g, code @ ..] = *bytes.first_chunk::<RESET>()?;
     let is_reset = kind == RST_STREAM && [a, b, c] == [0, 0, 4];
@@ -357,8 +362,8 @@ fn protocol_error(bytes: &[u8]) -> Option<u32> {
     is_malformed.then(|| u32::from_be_bytes([d & 0x7f, e, f, g]))
 }
 
-/// Makes the fields of the response. They are literals without indexing, which do not change the
-/// table of the caller's decoder (RFC 7541 section 6.2.2).
+/// Encodes the header fields of the response. The fields are literals without indexing, which do
+/// not change the table of the caller's decoder (RFC 7541 section 6.2.2).
 fn field_block(table_update: Option<u32>, request_id: &str) -> Vec<u8> {
     let mut block = Vec::new();
     if let Some(size) = table_update {
@@ -380,8 +385,8 @@ fn push_field(block: &mut Vec<u8>, name: &HeaderName, value: &str) {
     }
 }
 
-/// Writes an integer behind a pattern, in the last `bits` bits of a byte and in the bytes after it
-/// (RFC 7541 section 5.1).
+/// Appends an integer to `block` (RFC 7541 section 5.1). The integer begins in the last `bits` bits
+/// of a byte, whose first bits are `pattern`. It may continue in the bytes after that byte.
 fn push_integer(block: &mut Vec<u8>, pattern: u8, bits: u32, value: u32) {
     let max = (1_u32 << bits) - 1;
     let low = |value: u32| u8::try_from(value & 0xff).unwrap_or_default();
@@ -425,8 +430,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: FnMut() -> RefusedRequest + Unpin> As
 }
 
 impl<S: AsyncWrite + Unpin, F> MalformedResponder<S, F> {
-    /// Writes the resets that are due, if no frame of h2 is half-written. Otherwise h2 writes and
-    /// flushes again, and this is called then.
+    /// Writes the resets that are due, unless a frame or field block of h2 is incomplete. In that
+    /// case, the next write or flush of h2 calls this function again.
     fn poll_late(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         while let Poll::Ready(stream) = self.late.poll_due(context) {
             let is_between = self.outgoing.until_next_frame() == Some(0) && !self.in_field_block;
@@ -446,7 +451,7 @@ impl<S: AsyncWrite + Unpin, F> MalformedResponder<S, F> {
         Ok(())
     }
 
-    /// Writes the rest of pending frames.
+    /// Writes the rest of the pending frames.
     fn poll_pending(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(pending) = &mut self.pending {
             let rest = pending.bytes.get(pending.written..).unwrap_or_default();
@@ -484,13 +489,15 @@ impl<S: AsyncWrite + Unpin, F: FnMut() -> RefusedRequest + Unpin> AsyncWrite
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         ready!(this.poll_pending(context))?;
-        // h2 writes its control frames in the first slice, and then content of DATA.
+        // h2 writes its control frames in the first slice. The content of DATA frames comes after
+        // them.
         let first = slices.iter().find(|slice| !slice.is_empty());
         let first = first.map_or(&[][..], |slice| slice);
         match this.next_part(first) {
             Part::Reset(open) => {
                 this.respond(open);
-                // If not all of it can be written now, the next write or flush writes the rest.
+                // If the response cannot be written completely now, the next write or flush writes
+                // the rest.
                 let _ = this.poll_pending(context)?;
                 Poll::Ready(Ok(RESET))
             }

@@ -1,11 +1,11 @@
 //! `HalfClose`: a caller over HTTP/1.1 that has sent `close_notify` and may still read.
 //!
-//! TLS closes each direction by itself (RFC 8446 section 6.1). A caller may send its requests, close
-//! its direction, and read the responses. But most callers that send `close_notify` before a response
-//! have closed the whole connection. They look the same until the gateway sends something: if the
-//! connection is closed, the caller's system responds with a reset. The gateway therefore sends a
-//! 100 to a caller that waits. Every HTTP/1.1 client must be able to discard it (RFC 9110 section
-//! 15.2.1).
+//! In TLS, each side closes its own direction (RFC 8446 section 6.1). A caller may send its
+//! requests, close its direction, and read the responses. But most callers that send `close_notify`
+//! before a response have closed the whole connection. The gateway must send something to
+//! distinguish these two kinds of callers: if the connection is closed, the caller's system
+//! responds with a reset. The gateway therefore sends a 100 (Continue) to a caller that waits.
+//! Every HTTP/1.1 client must be able to discard this response (RFC 9110 section 15.2.1).
 
 use std::future::Future as _;
 use std::io;
@@ -18,15 +18,15 @@ use tokio::time::{Instant, Sleep};
 /// The interim response that shows whether the caller is still there.
 pub(super) const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Time from the end of the caller's requests to the first probe. Many responses have arrived by
-/// then.
+/// Time from the end of the caller's requests to the first probe. Many responses are sent before
+/// this time has passed.
 const FIRST_PROBE: Duration = Duration::from_millis(75);
 /// Time from a probe to the next check. Most resets have arrived by then.
 const AFTER_PROBE: Duration = Duration::from_millis(50);
-/// Time between all other checks.
+/// Time between two checks, except before the first probe and after each probe.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
-/// Time between two probes. A caller that was there at the first probe may close the connection
-/// later, and its system sends nothing more then.
+/// Time between two probes. A caller may close the connection after the first probe, and only
+/// another probe shows this.
 const PROBE_EVERY: Duration = Duration::from_secs(3);
 /// Maximum time that a response may pause after it has begun. A probe cannot be sent within a
 /// response.
@@ -52,9 +52,9 @@ pub(super) enum Awaited {
         /// Whether an interim response may be sent.
         may_probe: bool,
     },
-    /// The rest of a response, which may pause for this time.
+    /// The rest of a response. The response may pause for at most this time.
     Rest(Duration),
-    /// Bytes that could not be written yet. Other timeouts apply to them.
+    /// Bytes that could not be written yet. The timeouts of writes apply to these bytes.
     Unwritten,
 }
 
@@ -63,7 +63,7 @@ pub(super) enum Awaited {
 pub(super) enum Check {
     /// Send [`PROBE`].
     Probe,
-    /// Only check whether the caller has reset the connection.
+    /// Send nothing, and only check whether the caller has reset the connection.
     Look,
     /// The response in progress has paused for too long.
     Silent,
@@ -92,7 +92,7 @@ impl HalfClose {
         self.last_write = Instant::now();
     }
 
-    /// Returns the next check when it is due.
+    /// Resolves with the next check when it is due.
     pub(super) fn poll_check(
         &mut self,
         context: &mut Context<'_>,

@@ -44,8 +44,8 @@ pub(super) enum Framing {
     Chunked,
 }
 
-/// Checks a complete head, from its first line to its empty line. `max_fields` is the maximum number
-/// of header fields. Returns the framing of the body.
+/// Checks a complete head, from its first line to its empty line. `max_fields` is the maximum
+/// number of header fields. Returns the framing of the body.
 pub(super) fn check_head(head: &[u8], max_fields: usize) -> Result<Framing, FramingError> {
     let mut bytes = head;
     let mut leading = 0;

@@ -229,7 +229,7 @@ impl CallerSocket {
         let _ = tokio::time::timeout(limits.time, drain).await;
     }
 
-    /// Resets the connection, so that the peer does not believe that the response is complete. Many
+    /// Resets the connection, so that the peer does not regard the response as complete. Many
     /// programs accept the end of a connection without `close_notify` as a regular end.
     pub(crate) fn reset(self) {
         let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));

@@ -57,7 +57,7 @@ fn lines_that_are_lost_are_counted_and_the_log_says_where() {
         count += 1;
     }
     std::fs::rename(&away, &logs).unwrap();
-    // Losses of the writer and of the buffer may be told in two lines.
+    // The writer and the buffer lose lines separately, so the log may report them in two lines.
     let told = || {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let gaps = text.lines().filter_map(|line| line.split_once("\"lost\":"));
@@ -72,7 +72,7 @@ fn lines_that_are_lost_are_counted_and_the_log_says_where() {
     assert_eq!(writer.health().problem(), None);
 }
 
-/// Accepts a number of bytes and then fails, like a full disk.
+/// A writer that accepts a number of bytes and then fails, like a full disk.
 struct Full {
     taken: Vec<u8>,
     room: usize,

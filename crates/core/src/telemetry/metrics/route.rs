@@ -152,7 +152,8 @@ impl RouteMetrics {
         if class_index(status) == class_index(reason.status()) {
             usual.count(reason);
         } else {
-            // A response to a gRPC request has status 200, whatever the reason is.
+            // The response to a gRPC request has status 200, which is not the usual status of the
+            // reason.
             self.counter(decision, reason.as_str(), status).inc();
         }
     }

@@ -44,7 +44,8 @@ struct Scope {
 }
 
 impl Scope {
-    /// Describes in words which certificates the list covers.
+    /// Describes in words which certificates the list covers. Returns `None` if the scope has no
+    /// limit.
     const fn describe(&self) -> Option<&'static str> {
         match (self.user_only, self.authorities_only, &self.points) {
             (true, _, _) => Some("callers only"),
@@ -215,8 +216,9 @@ impl RevocationList {
     /// Whether the list covers this certificate (RFC 5280 section 6.3.3 (b)(2)), so that it can
     /// show that the certificate is not revoked. A list without a distribution point covers all
     /// certificates. A list with a distribution point covers the certificates that name the same
-    /// distribution point. It also covers certificates that name none if its distribution point has
-    /// the issuer's name. webpki is less strict and accepts any list of the issuer.
+    /// distribution point. If its distribution point has the issuer's name, it also covers
+    /// certificates that name no distribution point. webpki is less strict and accepts any list of
+    /// the issuer.
     pub(super) fn covers(&self, member: &PathMember) -> bool {
         let Some(scope) = &self.scope else {
             return true;

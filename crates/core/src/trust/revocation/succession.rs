@@ -106,7 +106,7 @@ impl RevocationIndex {
             let is_there = lists.iter().any(|list| list.hash == old.hash);
             // With the postures `soft` and `off`, the list is kept even if it is stale. Without the
             // list, a certificate that only this list revokes would be accepted. With `hard`, a
-            // missing list refuses the certificate, so that an old list may be removed.
+            // certificate is refused if its list is missing, so an old list may be removed.
             let is_over = self.posture == RevocationPosture::Hard
                 && end.saturating_add(self.grace) < now - FORGET_AFTER;
             if is_succeeded || is_there || is_over {

@@ -2,12 +2,13 @@
 
 use http::{HeaderMap, Version};
 
-/// The size that each field counts in addition to its name and value. HTTP/2 defines it (RFC 9113
-/// section 6.5.2). In HTTP/1.1 it is the colon and the line end: blanks around the value are
-/// optional.
+/// The size in bytes that is added to the name and value of each field. In HTTP/2, RFC 9113 section
+/// 6.5.2 defines it. In HTTP/1.1, it is the size of the colon and the CRLF, because whitespace
+/// around the value is optional.
 const OVERHEAD_H2: usize = 32;
 const OVERHEAD_HTTP1: usize = 3;
-/// The number of fields that hyper accepts if no number is set. hyper parses heads faster then.
+/// The number of fields that hyper accepts by default. hyper parses heads faster if its default is
+/// not set explicitly.
 const HYPER_FIELDS: usize = 100;
 
 /// The limits of the head of a response.
@@ -35,13 +36,14 @@ impl ResponseLimits {
         usize::try_from(self.header_bytes).unwrap_or(usize::MAX)
     }
 
-    /// Returns the maximum number of header fields, if hyper must be told.
+    /// Returns the maximum number of header fields if it must be set in hyper. Returns `None` if it
+    /// is equal to hyper's default.
     pub(in crate::upstream) fn fields_for_hyper(self) -> Option<usize> {
         (self.header_fields != HYPER_FIELDS).then_some(self.header_fields)
     }
 
-    /// Describes how a head exceeds a limit. Returns `None` if it does not. The text follows the
-    /// name of the upstream in a sentence.
+    /// Describes how a head exceeds a limit. Returns `None` if the head exceeds no limit. In a
+    /// message, the text follows the name of the upstream.
     #[must_use]
     pub fn describe_excess(self, version: Version, headers: &HeaderMap) -> Option<String> {
         if headers.len() > self.header_fields {
@@ -105,7 +107,8 @@ mod tests {
         headers.append("x-a", HeaderValue::from_static("3"));
         assert_eq!(excess(&headers), [Some("fields"), Some("fields")]);
         headers.clear();
-        // 3 for the name, 3 and 32 for the overhead.
+        // The size is 3 bytes for the name, the value, and 3 (HTTP/1.1) or 32 (HTTP/2) bytes of
+        // overhead.
         for (length, expected) in [
             (45, [None, None]),
             (46, [None, Some("size")]),

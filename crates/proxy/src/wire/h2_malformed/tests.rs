@@ -9,7 +9,7 @@ use crate::h2_frames::fixture::frame;
 
 const ID: &str = "an-id";
 
-/// A connection that takes only `room` bytes.
+/// A connection that accepts at most `room` more bytes.
 #[derive(Default)]
 struct Limited {
     taken: Vec<u8>,
@@ -40,7 +40,8 @@ impl AsyncWrite for Limited {
     }
 }
 
-/// Returns a responder that has received these frames, and the number of written responses.
+/// Returns a responder that has received the frames `received`, and the counter of the written
+/// responses.
 fn responder(
     received: &[Vec<u8>],
 ) -> (
@@ -66,8 +67,8 @@ fn responder(
     (responder, written)
 }
 
-/// Writes bytes as h2 does, with room for `room` more bytes each time that nothing can be
-/// written. Returns what the caller gets, and the number of written responses.
+/// Writes the frames `sent` as h2 does. Whenever the connection accepts no bytes, makes room for
+/// `room` more bytes. Returns the bytes that the caller gets, and the number of written responses.
 fn write(received: &[Vec<u8>], sent: &[Vec<u8>], room: usize) -> (Vec<u8>, usize) {
     let (mut responder, written) = responder(received);
     let mut context = Context::from_waker(Waker::noop());
@@ -136,7 +137,7 @@ async fn resets_are_replaced_however_little_can_be_written() {
         frame(DATA, END_STREAM, 7, b"rest"),
     ];
     let settings = frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 128]);
-    // A field block in two frames, and content that looks like a reset.
+    // A field block in two frames, and DATA whose content looks like a reset, must pass unchanged.
     let others = [
         frame(HEADERS, 0, 5, b"a head"),
         frame(9, END_HEADERS, 5, b"its rest"),
@@ -169,7 +170,7 @@ async fn resets_are_replaced_however_little_can_be_written() {
     }
 }
 
-/// Polls the responder until the caller has got as many bytes.
+/// Polls the responder until the caller has received at least `length` bytes.
 async fn until_taken(
     responder: &mut MalformedResponder<Limited, impl FnMut() -> RefusedRequest + Unpin>,
     length: usize,
@@ -194,7 +195,8 @@ async fn a_stream_whose_request_does_not_end_is_reset_later() {
         let polled = Pin::new(&mut responder).poll_write(&mut context, &bytes);
         assert!(matches!(polled, Poll::Ready(Ok(count)) if count == bytes.len()));
     }
-    // The request of stream 3 ends, so that its reset is due. The caller itself resets stream 5.
+    // The request of stream 3 ends, so its reset is due. The caller resets stream 5, so stream 5
+    // needs no reset.
     responder.received(&frame(DATA, END_STREAM, 3, b""));
     responder.received(&reset(5, 8));
     let before = [response(1), response(3), response(5), block].concat();
@@ -216,18 +218,18 @@ async fn a_stream_whose_request_does_not_end_is_reset_later() {
 fn other_resets_pass_unchanged() {
     let window = |more: u8| frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, more]);
     for (received, sent) in [
-        // There is no request on this stream.
+        // The caller has sent no request on the stream, or the code is not PROTOCOL_ERROR.
         (vec![], vec![reset(1, 1)]),
         (vec![head(1, END_STREAM)], vec![reset(3, 1)]),
         (vec![head(1, END_STREAM)], vec![reset(1, 7)]),
-        // The response has begun.
+        // The response has already begun.
         (vec![head(1, END_STREAM)], vec![head(1, 0), reset(1, 1)]),
         (vec![head(1, 0)], vec![head(1, END_STREAM), reset(1, 1)]),
-        // There is only one response.
+        // An earlier reset with another code has ended the stream.
         (vec![head(1, END_STREAM)], vec![reset(1, 7), reset(1, 1)]),
-        // The caller has reset the stream itself.
+        // The caller has reset the stream.
         (vec![head(1, 0), reset(1, 8)], vec![reset(1, 1)]),
-        // These faults are not those of a head.
+        // A second HEADERS frame or a window increment of 0 is the fault, not the head.
         (vec![head(1, 0), head(1, END_STREAM)], vec![reset(1, 1)]),
         (vec![head(1, 0), window(0)], vec![reset(1, 1)]),
     ] {
@@ -283,7 +285,7 @@ fn a_smaller_table_of_the_callers_decoder_is_confirmed() {
     let with_ack = [ack.clone(), reset(1, 1)];
     let expected = [ack.clone(), confirmed, reset(1, 1)].concat();
     assert_eq!(write(&received, &with_ack, 100).0, expected);
-    // The size is not in force yet, or h2 has confirmed it.
+    // The new size is not acknowledged yet, or h2 has already sent a field block with this size.
     for before in [vec![], [ack.clone(), head(3, 0)].concat()] {
         let sent = [before.clone(), reset(1, 1)];
         let expected = [before, response(1), reset(1, 1)].concat();
