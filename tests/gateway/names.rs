@@ -223,3 +223,106 @@ async fn nothing_passes_for_another_type_of_name() {
         refused(&world, &credentials, "malformed-identity", 46).await;
     }
 }
+
+/// Returns the content of an otherName with a user principal name, in this string type.
+fn upn(name: &[u8], tag: u8) -> Vec<u8> {
+    let element = |tag: u8, content: &[u8]| {
+        let length = u8::try_from(content.len()).unwrap();
+        [&[tag, length], content].concat()
+    };
+    let oid = [0x06, 10, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 20, 2, 3];
+    let value = element(0xa0, &element(tag, name));
+    [&oid[..], &value].concat()
+}
+
+const UTF8_STRING: u8 = 0x0c;
+const IA5_STRING: u8 = 0x16;
+
+#[tokio::test]
+async fn user_principal_names_of_windows_name_callers() {
+    let world = reading(
+        "[\"upn\", \"dns\"]",
+        "[\"upn:*@corp.test\", \"dns:*.corp.test\"]",
+    )
+    .await;
+    let leaf = |name: &[u8], tag| Leaf::new().raw_name(0xa0, &upn(name, tag));
+    for (name, sub) in [
+        (&b"alice@corp.test"[..], "upn:alice@corp.test"),
+        (b"Al.Ice@CORP.test", "upn:al.ice@corp.test"),
+        (b"host-1$@corp.test", "upn:host-1$@corp.test"),
+    ] {
+        let leaf = world.ca.issue(leaf(name, UTF8_STRING));
+        assert_eq!(subject(&world, &leaf).await, sub);
+    }
+    // The first type that the leaf carries counts, and other names of it do not.
+    let both = leaf(b"alice@corp.test", UTF8_STRING).dns("a.corp.test");
+    assert_eq!(
+        subject(&world, &world.ca.issue(both)).await,
+        "upn:alice@corp.test"
+    );
+    let dns = Leaf::new().dns("a.corp.test");
+    assert_eq!(
+        subject(&world, &world.ca.issue(dns)).await,
+        "dns:a.corp.test"
+    );
+    for (name, tag) in [
+        (&b"alice"[..], UTF8_STRING),
+        (b"a b@corp.test", UTF8_STRING),
+        (b"al\xc3\xadce@corp.test", UTF8_STRING),
+        (b"alice\0@corp.test", UTF8_STRING),
+        (b"*@corp.test", UTF8_STRING),
+        (b"", UTF8_STRING),
+        (b"\xff@corp.test", UTF8_STRING),
+        (b"alice@corp.test", IA5_STRING),
+    ] {
+        // A name of another type does not help.
+        let leaf = world.ca.issue(leaf(name, tag).dns("a.corp.test"));
+        refused(&world, &leaf, "malformed-identity", 46).await;
+    }
+    let other = world.ca.issue(leaf(b"alice@other.test", UTF8_STRING));
+    refused(&world, &other, "trust-domain-mismatch", 46).await;
+    let two =
+        leaf(b"alice@corp.test", UTF8_STRING).raw_name(0xa0, &upn(b"b@corp.test", UTF8_STRING));
+    refused(&world, &world.ca.issue(two), "ambiguous-identity", 46).await;
+}
+
+#[tokio::test]
+async fn a_user_principal_name_is_no_name_where_none_is_read() {
+    let world = World::open().await;
+    let leaf = Leaf::new().raw_name(0xa0, &upn(b"alice@corp.test", UTF8_STRING));
+    let line = refused(&world, &world.ca.issue(leaf), "no-identity", 46).await;
+    let detail = line["detail"].as_str().unwrap();
+    assert!(detail.contains("upn:alice@corp.test"), "{detail}");
+    // A URI must not pass for one.
+    let world = reading("[\"uri\", \"upn\"]", "[\"upn:*@corp.test\", \"uri:urn:x\"]").await;
+    let leaf = Leaf::with_uri("upn:alice@corp.test");
+    refused(&world, &world.ca.issue(leaf), "malformed-identity", 46).await;
+}
+
+#[tokio::test]
+async fn rules_and_denials_know_user_principal_names() {
+    let keys =
+        "revocation = \"off\"\nidentity_from = [\"upn\"]\nvouches_for = [\"upn:*@corp.test\"]";
+    let world = World::of(TestCa::new("example.org"), |settings, ca, echo| {
+        settings.trust(ca, keys).upstream("echo", echo).route(
+            "echo",
+            "echo",
+            "paths = [\"/**\"]\ncallers = [\"upn:Alice@Corp.Test\"]",
+        )
+    })
+    .await;
+    let caller = |name: &[u8]| {
+        let leaf = Leaf::new().raw_name(0xa0, &upn(name, UTF8_STRING));
+        world.anonymous().with(&world.ca.issue(leaf))
+    };
+    assert_eq!(
+        caller(b"alice@corp.test").get("/a").await.unwrap().status,
+        200
+    );
+    assert_eq!(
+        caller(b"ALICE@corp.test").get("/a").await.unwrap().status,
+        200
+    );
+    let answer = caller(b"bob@corp.test").get("/a").await.unwrap();
+    assert_eq!(answer.reason(), Some("caller-not-allowed"));
+}

@@ -53,8 +53,8 @@ pub struct Assertion {
     /// The audience: the only service that may accept the assertion.
     pub aud: String,
     /// The caller's name. If a certificate names the caller: the SPIFFE ID or other URI
-    /// unchanged, or `dns:NAME`, `mailto:ADDRESS` or `ip:ADDRESS`. Otherwise: `api-key:NAME` or
-    /// `client:ISSUER-NAME/CLIENT_ID`. The subject of an access token is never the caller's name
+    /// unchanged, or `dns:NAME`, `mailto:ADDRESS`, `ip:ADDRESS` or `upn:NAME@REALM`. Otherwise:
+    /// `api-key:NAME` or `client:ISSUER-NAME/CLIENT_ID`. The subject of an access token is never the caller's name
     /// (see [`TokenClaims::sub`]).
     pub sub: String,
     /// The time at which the gateway signed the assertion.

@@ -532,7 +532,7 @@ words! {
     NameType:
         Self::Spiffe.as_str() => Self::Spiffe, Self::Uri.as_str() => Self::Uri,
         Self::Dns.as_str() => Self::Dns, Self::Email.as_str() => Self::Email,
-        Self::Ip.as_str() => Self::Ip;
+        Self::Ip.as_str() => Self::Ip, Self::Upn.as_str() => Self::Upn;
     SigningAlgorithm:
         Self::Es256.as_str() => Self::Es256, Self::EdDsa.as_str() => Self::EdDsa;
     HttpProtocol: "http1" => Self::Http1, "h2" => Self::Http2;

@@ -56,6 +56,7 @@ fn name_type(pattern: &IdentityPattern) -> Option<NameType> {
         IdentityPattern::Spiffe { .. } => Some(NameType::Spiffe),
         IdentityPattern::Dns(_) => Some(NameType::Dns),
         IdentityPattern::Email { .. } => Some(NameType::Email),
+        IdentityPattern::Upn { .. } => Some(NameType::Upn),
         IdentityPattern::Ip(_) => Some(NameType::Ip),
         IdentityPattern::Uri { .. } => Some(NameType::Uri),
     }

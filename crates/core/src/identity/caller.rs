@@ -23,11 +23,20 @@ pub enum NameType {
     Email,
     /// An iPAddress SAN.
     Ip,
+    /// An otherName SAN with a user principal name, as Active Directory's authorities issue it.
+    Upn,
 }
 
 impl NameType {
     /// All types, in the order in which the documentation lists them.
-    pub const ALL: [Self; 5] = [Self::Spiffe, Self::Uri, Self::Dns, Self::Email, Self::Ip];
+    pub const ALL: [Self; 6] = [
+        Self::Spiffe,
+        Self::Uri,
+        Self::Dns,
+        Self::Email,
+        Self::Ip,
+        Self::Upn,
+    ];
 
     /// Returns the word that stands for this type in the configuration key `identity_from`.
     #[must_use]
@@ -38,6 +47,7 @@ impl NameType {
             Self::Dns => "dns",
             Self::Email => "email",
             Self::Ip => "ip",
+            Self::Upn => "upn",
         }
     }
 }
@@ -55,6 +65,8 @@ pub enum CallerName {
     Email(Arc<str>),
     /// An IP address, printed `ip:ADDRESS`.
     Ip(IpAddr),
+    /// A user principal name in lower case, printed `upn:NAME@REALM`.
+    Upn(Arc<str>),
     /// The name of an API key, printed `api-key:NAME`. No certificate contains a name of this type.
     ApiKey(Arc<str>),
     /// A client of a token issuer, printed `client:ISSUER/CLIENT_ID`. `ISSUER` is the issuer's name
@@ -69,7 +81,7 @@ pub struct MalformedName(pub String);
 
 /// URI schemes that a caller's URI must not have, because it would then print like a name of
 /// another type.
-const RESERVED_SCHEMES: [&str; 5] = ["dns", "mailto", "ip", "api-key", "client"];
+const RESERVED_SCHEMES: [&str; 6] = ["dns", "mailto", "ip", "upn", "api-key", "client"];
 
 impl CallerName {
     /// Returns the type of the subject alternative name that contained the name. Returns `None` for
@@ -82,6 +94,7 @@ impl CallerName {
             Self::Dns(_) => Some(NameType::Dns),
             Self::Email(_) => Some(NameType::Email),
             Self::Ip(_) => Some(NameType::Ip),
+            Self::Upn(_) => Some(NameType::Upn),
             Self::ApiKey(_) | Self::Client(_) => None,
         }
     }
@@ -208,17 +221,22 @@ impl CallerName {
     /// If the text is not one mail address in ASCII without quotes or comments.
     pub fn from_email(address: &str) -> Result<Self, MalformedName> {
         let malformed = || MalformedName("the mail address is not a plain local@domain".into());
-        let (local, domain) = address.split_once('@').ok_or_else(malformed)?;
-        let local_is_plain = !local.is_empty()
-            && local.len() <= 64
-            && local
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'+-/=?^_`{|}~.".contains(&b));
-        let domain = normalized_dns(domain).ok_or_else(malformed)?;
-        if !local_is_plain {
-            return Err(malformed());
-        }
+        let (local, domain) = plain_address(address).ok_or_else(malformed)?;
         Ok(Self::Email(format!("{local}@{domain}").into()))
+    }
+
+    /// Parses a user principal name ([MS-ADTS] section 5.1.1.1.1): `name@realm`. Active Directory
+    /// does not distinguish upper and lower case in it, so the name gets lower case: a rule for
+    /// `upn:alice@…` also counts for `Alice@…`.
+    ///
+    /// # Errors
+    /// If the text is not one name in ASCII without quotes or blanks, and a realm.
+    pub fn from_upn(text: &str) -> Result<Self, MalformedName> {
+        let malformed =
+            || MalformedName("the user principal name (UPN) is not a plain name@realm".into());
+        let (name, realm) = plain_address(text).ok_or_else(malformed)?;
+        let name = name.to_ascii_lowercase();
+        Ok(Self::Upn(format!("{name}@{realm}").into()))
     }
 
     /// Returns the SPIFFE ID if the name is a SPIFFE ID.
@@ -229,6 +247,16 @@ impl CallerName {
             _ => None,
         }
     }
+}
+
+/// Splits `local@domain` in ASCII without quotes or comments. The domain gets lower case.
+fn plain_address(address: &str) -> Option<(&str, String)> {
+    let (local, domain) = address.split_once('@')?;
+    let local_is_plain = (1..=64).contains(&local.len())
+        && local
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'+-/=?^_`{|}~.".contains(&b));
+    local_is_plain.then_some((local, normalized_dns(domain)?))
 }
 
 /// Describes the names that [`is_plain_name`] accepts, for error messages.
@@ -305,6 +333,7 @@ impl fmt::Display for CallerName {
             Self::Dns(name) => write!(formatter, "dns:{name}"),
             Self::Email(address) => write!(formatter, "mailto:{address}"),
             Self::Ip(address) => write!(formatter, "ip:{address}"),
+            Self::Upn(name) => write!(formatter, "upn:{name}"),
             Self::ApiKey(name) => write!(formatter, "api-key:{name}"),
             Self::Client(client) => write!(formatter, "client:{client}"),
         }
@@ -343,6 +372,8 @@ mod tests {
             "DNS:alice",
             "mailto:a@b",
             "ip:10.0.0.1",
+            "upn:a@b",
+            "UPN:a@b",
             "api-key:x",
             "client:a/b",
         ] {
@@ -412,12 +443,42 @@ mod tests {
         }
     }
 
+    #[test]
+    fn user_principal_names_have_lower_case() {
+        let name = |text| CallerName::from_upn(text).map(|name| name.to_string());
+        assert_eq!(
+            name("Al.Ice@CORP.Example.ORG").unwrap(),
+            "upn:al.ice@corp.example.org"
+        );
+        assert_eq!(name("host$@corp.test").unwrap(), "upn:host$@corp.test");
+        let long = format!("{}@corp.test", "a".repeat(65));
+        for bad in [
+            "",
+            "a",
+            "@b",
+            "a@",
+            "a@b@c",
+            "a b@c.d",
+            "*@corp.test",
+            "\u{e9}@corp.test",
+            "a\\b@corp.test",
+            "a@corp_test.",
+            "a\0@corp.test",
+            "upn:a@b:c",
+            &long,
+        ] {
+            let is_host = bad == "a@corp_test.";
+            assert_eq!(name(bad).is_ok(), is_host, "{bad:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn parsers_never_panic(text in ".{0,60}") {
             let _ = CallerName::from_uri(&text);
             let _ = CallerName::from_dns(&text);
             let _ = CallerName::from_email(&text);
+            let _ = CallerName::from_upn(&text);
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use x509_parser::der_parser::asn1_rs::{Any, Sequence, Tag};
+use x509_parser::der_parser::asn1_rs::{Any, Class, Sequence, Tag};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::x509::X509Name;
@@ -27,6 +27,9 @@ pub struct SubjectAltNames {
     pub email: Vec<String>,
     /// Names of type iPAddress.
     pub ip: Vec<IpAddr>,
+    /// User principal names: names of type otherName with Microsoft's OID. A value that is not one
+    /// UTF8String is an empty text here, which is no valid name.
+    pub upn: Vec<String>,
     /// Number of names of other types.
     pub other: usize,
 }
@@ -39,6 +42,7 @@ impl SubjectAltNames {
         names.extend(self.dns.iter().map(|name| format!("dns:{name}")));
         names.extend(self.email.iter().map(|name| format!("mailto:{name}")));
         names.extend(self.ip.iter().map(|address| format!("ip:{address}")));
+        names.extend(self.upn.iter().map(|name| format!("upn:{name}")));
         if self.other > 0 {
             names.push(format!("{} of another type", self.other));
         }
@@ -215,10 +219,35 @@ fn read_names(names: &[GeneralName<'_>]) -> Result<SubjectAltNames, UnreadableCe
                     "a subject alternative name is malformed".into(),
                 ));
             }
+            GeneralName::OtherName(oid, value) if oid.to_id_string() == USER_PRINCIPAL_NAME => {
+                read.upn.push(utf8_value(value).unwrap_or_default());
+            }
             _ => read.other += 1,
         }
     }
     Ok(read)
+}
+
+/// The OID of user principal names (szOID_NT_PRINCIPAL_NAME).
+const USER_PRINCIPAL_NAME: &str = "1.3.6.1.4.1.311.20.2.3";
+
+/// Returns the text in the value of an otherName: `[0] EXPLICIT UTF8String`, and nothing else.
+fn utf8_value(value: &[u8]) -> Option<String> {
+    let (rest, explicit) = Any::from_der(value).ok()?;
+    let is_explicit = explicit.class() == Class::ContextSpecific
+        && explicit.tag() == Tag(0)
+        && explicit.header.constructed();
+    if !rest.is_empty() || !is_explicit {
+        return None;
+    }
+    let (rest, text) = Any::from_der(explicit.data).ok()?;
+    let is_utf8 = text.class() == Class::Universal
+        && text.tag() == Tag::Utf8String
+        && !text.header.constructed();
+    if !rest.is_empty() || !is_utf8 {
+        return None;
+    }
+    str::from_utf8(text.data).ok().map(str::to_owned)
 }
 
 /// Whether each name in a subjectAltName extension has the DER form (primitive or constructed) of

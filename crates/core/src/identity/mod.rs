@@ -11,7 +11,8 @@
 //! - `leaf`: the facts that a certificate states about itself
 //! - `token`: the claims of an accepted token
 //! - `share_key`: identifies a caller or an address in counts of limited resources
-//! - `pattern`: patterns of paths, hosts and identities
+//! - `pattern`: patterns of identities
+//! - `path_and_host`: patterns of paths and hosts
 //! - `caller`: the name of a caller
 //! - `spiffe_id`: SPIFFE IDs
 //! - `trust_domain`: names of trust domains
@@ -19,6 +20,7 @@
 
 pub mod caller;
 pub mod leaf;
+pub mod path_and_host;
 pub mod pattern;
 pub mod peer;
 pub mod principal;

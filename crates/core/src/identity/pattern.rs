@@ -1,4 +1,4 @@
-//! Patterns of paths, hosts and caller names, with one syntax.
+//! Patterns of caller names. Those of paths and hosts have the same syntax.
 //!
 //! `*` matches exactly one segment of a path, one left-most DNS label, or one local part of a mail
 //! address. `/**` at the end matches a slash and everything after it, which may be empty. There are
@@ -7,226 +7,10 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::caller::{CallerName, normalized_dns};
+use super::caller::CallerName;
+use super::path_and_host::refuse;
+pub use super::path_and_host::{HostPattern, PathPattern, PatternError, Segment};
 use super::trust_domain::TrustDomain;
-
-/// The reason why a text is not a pattern.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct PatternError(pub String);
-
-fn refuse<T>(message: impl Into<String>) -> Result<T, PatternError> {
-    Err(PatternError(message.into()))
-}
-
-/// One segment of a path pattern.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Segment {
-    /// A segment without wildcard. It matches only an equal segment.
-    Literal(Box<str>),
-    /// `*`: exactly one segment that is not empty.
-    Any,
-}
-
-/// A pattern over `/`-separated segments, as in `/orders/*/items/**`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct PathPattern {
-    segments: Vec<Segment>,
-    and_below: bool,
-}
-
-impl PathPattern {
-    /// Parses a path pattern, which must begin with `/`.
-    ///
-    /// # Errors
-    /// If the pattern does not begin with `/`. If `**` is not at the end. If a segment other than
-    /// the last is empty, or a segment is `.` or `..`. If a segment contains a character that is
-    /// not allowed, or `*` together with other characters.
-    pub fn parse(text: &str) -> Result<Self, PatternError> {
-        let Some(rest) = text.strip_prefix('/') else {
-            return refuse("a path pattern begins with '/'");
-        };
-        let mut parts: Vec<&str> = rest.split('/').collect();
-        let and_below = parts.last() == Some(&"**");
-        if and_below {
-            parts.pop();
-        }
-        let last = parts.len().saturating_sub(1);
-        let segments = parts
-            .iter()
-            .enumerate()
-            .map(|(index, part)| parse_segment(part, !and_below && index == last))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            segments,
-            and_below,
-        })
-    }
-
-    /// Returns the segments of the pattern, without a final `/**`.
-    #[must_use]
-    pub fn segments(&self) -> &[Segment] {
-        &self.segments
-    }
-
-    /// Whether the pattern ends with `/**`, so that it matches all paths that begin with its
-    /// segments and a slash.
-    #[must_use]
-    pub const fn and_below(&self) -> bool {
-        self.and_below
-    }
-
-    /// Whether the pattern has no wildcard, so that it matches exactly one path.
-    #[must_use]
-    pub fn is_exact(&self) -> bool {
-        !self.and_below && !self.segments.contains(&Segment::Any)
-    }
-
-    /// Whether the pattern matches a path. The path must begin with a slash.
-    #[must_use]
-    pub fn matches(&self, path: &str) -> bool {
-        let Some(rest) = path.strip_prefix('/') else {
-            return false;
-        };
-        let mut given = rest.split('/');
-        for segment in &self.segments {
-            let Some(part) = given.next() else {
-                return false;
-            };
-            match segment {
-                Segment::Literal(literal) if **literal == *part => {}
-                Segment::Any if !part.is_empty() => {}
-                _ => return false,
-            }
-        }
-        given.next().is_some() == self.and_below
-    }
-
-    /// Whether there is a path that both patterns match.
-    #[must_use]
-    pub fn overlaps(&self, other: &Self) -> bool {
-        let shared = self
-            .segments
-            .iter()
-            .zip(&other.segments)
-            .all(|pair| match pair {
-                (Segment::Literal(a), Segment::Literal(b)) => a == b,
-                (Segment::Any, Segment::Literal(literal))
-                | (Segment::Literal(literal), Segment::Any) => !literal.is_empty(),
-                (Segment::Any, Segment::Any) => true,
-            });
-        let (mine, theirs) = (self.segments.len(), other.segments.len());
-        shared
-            && match (self.and_below, other.and_below) {
-                (false, false) => mine == theirs,
-                (true, false) => theirs > mine,
-                (false, true) => mine > theirs,
-                (true, true) => true,
-            }
-    }
-}
-
-fn parse_segment(part: &str, is_last: bool) -> Result<Segment, PatternError> {
-    match part {
-        "*" => Ok(Segment::Any),
-        "" if !is_last => refuse("a path pattern has no empty segment"),
-        "." | ".." => refuse("a path pattern has no '.' or '..' segment"),
-        _ if part.contains('*') => refuse(format!(
-            "'*' stands for one whole segment and '**' only at the end, so {part:?} is not a segment"
-        )),
-        _ if part
-            .bytes()
-            .any(|b| b <= b' ' || b == 0x7f || b"\\?#%".contains(&b)) =>
-        {
-            refuse(format!(
-                "a path pattern is a plain path without query, '%', '\\' or spaces, unlike {part:?}"
-            ))
-        }
-        _ => Ok(Segment::Literal(part.into())),
-    }
-}
-
-impl fmt::Display for PathPattern {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for segment in &self.segments {
-            match segment {
-                Segment::Literal(literal) => write!(formatter, "/{literal}")?,
-                Segment::Any => formatter.write_str("/*")?,
-            }
-        }
-        if self.and_below {
-            formatter.write_str("/**")?;
-        }
-        Ok(())
-    }
-}
-
-/// A pattern of hosts: one host name, one IP address, or `*.` and a host name.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum HostPattern {
-    /// One host name in lower case without trailing dot, or one IP address.
-    Exact(Box<str>),
-    /// `*.SUFFIX`: matches one label, followed by a dot and this suffix.
-    Wildcard(Box<str>),
-}
-
-impl HostPattern {
-    /// Parses a host pattern.
-    ///
-    /// # Errors
-    /// If the text is not a host name, an IP address, or `*.` followed by a host name.
-    pub fn parse(text: &str) -> Result<Self, PatternError> {
-        if let Some(suffix) = text.strip_prefix("*.") {
-            return match normalized_dns(suffix) {
-                Some(suffix) => Ok(Self::Wildcard(suffix.into())),
-                None => refuse(format!("{suffix:?} is not a host name")),
-            };
-        }
-        let bare = text
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-            .unwrap_or(text);
-        if let Ok(address) = bare.parse::<IpAddr>() {
-            return Ok(Self::Exact(address.to_string().into()));
-        }
-        match normalized_dns(text) {
-            Some(name) => Ok(Self::Exact(name.into())),
-            None if text.contains('*') => {
-                refuse("'*' stands for one whole left-most label, as in *.example.org")
-            }
-            None => refuse(format!("{text:?} is not a host name or IP address")),
-        }
-    }
-
-    /// Whether the pattern matches a host. The host must be in lower case without trailing dot.
-    #[must_use]
-    pub fn matches(&self, host: &str) -> bool {
-        match self {
-            Self::Exact(name) => **name == *host,
-            Self::Wildcard(suffix) => host
-                .split_once('.')
-                .is_some_and(|(label, rest)| !label.is_empty() && rest == &**suffix),
-        }
-    }
-
-    /// Whether there is a host that both patterns match.
-    #[must_use]
-    pub fn overlaps(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Exact(name), pattern) | (pattern, Self::Exact(name)) => pattern.matches(name),
-            (Self::Wildcard(a), Self::Wildcard(b)) => a == b,
-        }
-    }
-}
-
-impl fmt::Display for HostPattern {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(name) => formatter.write_str(name),
-            Self::Wildcard(suffix) => write!(formatter, "*.{suffix}"),
-        }
-    }
-}
 
 /// A pattern of caller names. Except `*`, it matches only names of one type.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -249,6 +33,13 @@ pub enum IdentityPattern {
         local: Option<Box<str>>,
         /// The domain in lower case.
         domain: Box<str>,
+    },
+    /// `upn:NAME@REALM`, or `upn:*@REALM` for any name.
+    Upn {
+        /// The name in lower case. `None` matches any name.
+        name: Option<Box<str>>,
+        /// The realm in lower case.
+        realm: Box<str>,
     },
     /// `ip:ADDRESS` or `ip:NETWORK/BITS`: one IP address, or all addresses of a network.
     Ip(ipnet::IpNet),
@@ -295,6 +86,9 @@ impl IdentityPattern {
         if let Some(address) = text.strip_prefix("mailto:") {
             return parse_email(address);
         }
+        if let Some(name) = text.strip_prefix("upn:") {
+            return parse_upn(name);
+        }
         if let Some(network) = text.strip_prefix("ip:") {
             let parsed = network
                 .parse::<ipnet::IpNet>()
@@ -318,7 +112,7 @@ impl IdentityPattern {
             return parse_client(client);
         }
         refuse(format!(
-            "{text:?} does not say its type: begin with spiffe://, dns:, mailto:, ip:, uri:, api-key: or client:, or write \"*\" for any authenticated caller"
+            "{text:?} does not say its type: begin with spiffe://, dns:, mailto:, upn:, ip:, uri:, api-key: or client:, or write \"*\" for any authenticated caller"
         ))
     }
 
@@ -336,10 +130,9 @@ impl IdentityPattern {
             }
             (Self::Dns(pattern), CallerName::Dns(name)) => pattern.matches(name),
             (Self::Email { local, domain }, CallerName::Email(address)) => {
-                address.rsplit_once('@').is_some_and(|(name, host)| {
-                    host == &**domain && local.as_deref().is_none_or(|local| local == name)
-                })
+                is_at(address, local.as_deref(), domain)
             }
+            (Self::Upn { name, realm }, CallerName::Upn(upn)) => is_at(upn, name.as_deref(), realm),
             (Self::Ip(network), CallerName::Ip(address)) => network.contains(address),
             (Self::Uri { prefix, path }, CallerName::Uri(uri)) => {
                 uri_matches(prefix, path.as_ref(), uri)
@@ -379,6 +172,13 @@ impl IdentityPattern {
                 domain == other_domain
                     && (local.is_none() || other_local.is_none() || local == other_local)
             }
+            (
+                Self::Upn { name, realm },
+                Self::Upn {
+                    name: other,
+                    realm: other_realm,
+                },
+            ) => realm == other_realm && (name.is_none() || other.is_none() || name == other),
             (Self::Ip(a), Self::Ip(b)) => a.contains(b) || b.contains(a),
             (
                 Self::Uri { prefix, path },
@@ -414,6 +214,7 @@ impl IdentityPattern {
             }
             Self::Dns(pattern) => matches!(pattern, HostPattern::Exact(_)),
             Self::Email { local, .. } => local.is_some(),
+            Self::Upn { name, .. } => name.is_some(),
             Self::Ip(network) => network.prefix_len() == network.max_prefix_len(),
             Self::ApiKey(name) => name.is_some(),
             Self::Client { client, .. } => client.is_some(),
@@ -428,6 +229,12 @@ impl IdentityPattern {
             _ => None,
         }
     }
+}
+
+/// Whether a name is `LOCAL@DOMAIN`. `None` stands for any local part.
+fn is_at(name: &str, local: Option<&str>, domain: &str) -> bool {
+    name.rsplit_once('@')
+        .is_some_and(|(own, host)| host == domain && local.is_none_or(|local| local == own))
 }
 
 fn uri_matches(prefix: &str, path: Option<&PathPattern>, uri: &str) -> bool {
@@ -472,7 +279,7 @@ fn parse_spiffe(rest: &str) -> Result<IdentityPattern, PatternError> {
                             .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
                 }
             };
-            if !pattern.segments.iter().all(segment_is_valid) {
+            if !pattern.segments().iter().all(segment_is_valid) {
                 return refuse(
                     "a SPIFFE path has only letters, digits, '.', '-' and '_', and no trailing slash",
                 );
@@ -501,6 +308,23 @@ fn parse_email(address: &str) -> Result<IdentityPattern, PatternError> {
     Ok(IdentityPattern::Email {
         local: (local != "*").then(|| local.into()),
         domain,
+    })
+}
+
+fn parse_upn(text: &str) -> Result<IdentityPattern, PatternError> {
+    let Some((name, realm)) = text.split_once('@') else {
+        return refuse("write upn:NAME@REALM, or upn:*@REALM for a whole realm");
+    };
+    let literal = if name == "*" { "any" } else { name };
+    let parsed = CallerName::from_upn(&format!("{literal}@{realm}"))
+        .map_err(|error| PatternError(error.to_string()))?;
+    let CallerName::Upn(parsed) = parsed else {
+        return refuse("this is not a user principal name");
+    };
+    let (literal, realm) = parsed.rsplit_once('@').unwrap_or_default();
+    Ok(IdentityPattern::Upn {
+        name: (name != "*").then(|| literal.into()),
+        realm: realm.into(),
     })
 }
 
@@ -581,6 +405,9 @@ impl fmt::Display for IdentityPattern {
                     "mailto:{}@{domain}",
                     local.as_deref().unwrap_or("*")
                 )
+            }
+            Self::Upn { name, realm } => {
+                write!(formatter, "upn:{}@{realm}", name.as_deref().unwrap_or("*"))
             }
             Self::Ip(network) => write!(formatter, "ip:{network}"),
             Self::Uri { prefix, path } => write!(formatter, "uri:{prefix}{}", path_text(path)),

@@ -345,6 +345,11 @@ fn carries(leaf: &LeafFacts, expected: &IdentityPattern) -> Result<bool, String>
             .iter()
             .map(|address| CallerName::from_email(address))
             .collect(),
+        IdentityPattern::Upn { .. } => sans
+            .upn
+            .iter()
+            .map(|name| CallerName::from_upn(name))
+            .collect(),
         IdentityPattern::Ip(_) => Ok(sans
             .ip
             .iter()

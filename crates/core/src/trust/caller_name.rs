@@ -133,6 +133,12 @@ fn names_of(leaf: &LeafFacts, name_type: NameType) -> Result<Vec<CallerName>, Pa
             .iter()
             .map(|address| CallerName::from_email(address))
             .collect(),
+        NameType::Upn => leaf
+            .sans
+            .upn
+            .iter()
+            .map(|name| CallerName::from_upn(name))
+            .collect(),
         NameType::Ip => Ok(leaf.sans.ip.iter().copied().map(CallerName::Ip).collect()),
     }
     .map_err(|error| (ReasonCode::MalformedIdentity, error.to_string()))

@@ -239,7 +239,9 @@ impl SubjectNames {
                     }
                     SubjectName::Caller(CallerName::Ip(address)) => SanType::IpAddress(*address),
                     // This cannot happen, because no function adds such a name to a leaf.
-                    SubjectName::Caller(CallerName::ApiKey(_) | CallerName::Client(_)) => {
+                    SubjectName::Caller(
+                        CallerName::Upn(_) | CallerName::ApiKey(_) | CallerName::Client(_),
+                    ) => {
                         return Err(rcgen::Error::InvalidNameType);
                     }
                     SubjectName::WildcardDns(parent) => {
@@ -263,13 +265,21 @@ impl SubjectNames {
 }
 
 /// Whether a leaf contains a name, compared as a TLS client compares names (RFC 9525 section 6).
-/// `name` is a host name or an address, `dns:NAME`, `mailto:ADDRESS`, `ip:ADDRESS`, a SPIFFE ID or
-/// another URI. Ignores the common name.
+/// `name` is a host name or an address, `dns:NAME`, `mailto:ADDRESS`, `upn:NAME@REALM`,
+/// `ip:ADDRESS`, a SPIFFE ID or another URI. Ignores the common name.
 #[must_use]
 pub fn carries(facts: &LeafFacts, name: &str) -> bool {
     let sans = &facts.sans;
     if let Some(address) = name.strip_prefix("mailto:") {
         return sans.email.iter().any(|carried| carried == address);
+    }
+    if let Some(name) = name.strip_prefix("upn:") {
+        let wanted = CallerName::from_upn(name);
+        return wanted.is_ok()
+            && sans
+                .upn
+                .iter()
+                .any(|carried| CallerName::from_upn(carried) == wanted);
     }
     let bare = name.strip_prefix("ip:").unwrap_or(name);
     if let Ok(address) = bare.parse::<IpAddr>() {

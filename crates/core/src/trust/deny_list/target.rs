@@ -97,6 +97,8 @@ fn caller(text: &str) -> Result<CallerName, String> {
         CallerName::from_dns(name)
     } else if let Some(address) = text.strip_prefix("mailto:") {
         CallerName::from_email(address)
+    } else if let Some(name) = text.strip_prefix("upn:") {
+        CallerName::from_upn(name)
     } else if let Some(address) = text.strip_prefix("ip:") {
         return address
             .parse()
