@@ -288,3 +288,160 @@ fn files_of_openssl_are_read_whole() {
     let bags = ca.write("bags.pem", plain);
     verify(&bags, &roots, &[&lists]).done();
 }
+
+/// Runs OpenSSL in a directory.
+fn openssl(home: &Path, arguments: &str) -> Run {
+    let mut command = Command::new("openssl");
+    command.current_dir(home).args(arguments.split(' '));
+    Run::of(&mut command)
+}
+
+/// A directory with an authority's key and certificate in the forms of many programs.
+struct Forms(tempfile::TempDir);
+
+impl Forms {
+    fn new() -> Self {
+        let forms = Self(tempfile::tempdir().unwrap());
+        for arguments in [
+            "ecparam -name prime256v1 -genkey -noout -out sec1.key",
+            "req -x509 -new -key sec1.key -subj /CN=Root -days 90 -addext \
+             keyUsage=critical,keyCertSign,cRLSign -out root.pem",
+            "pkey -in sec1.key -outform DER -out sec1.der",
+            "pkcs8 -topk8 -nocrypt -in sec1.key -outform DER -out plain.der",
+            "pkcs8 -topk8 -passout pass:secret -in sec1.key -outform DER -out sealed.der",
+            "ec -in sec1.key -aes128 -passout pass:secret -out old.key",
+            "pkcs12 -export -passout pass: -inkey sec1.key -in root.pem -out empty.p12",
+            "crl2pkcs7 -nocrl -certfile root.pem -out bundle.p7b",
+            "crl2pkcs7 -nocrl -certfile root.pem -outform DER -out bundle.p7c",
+        ] {
+            openssl(forms.0.path(), arguments).done();
+        }
+        // As Java writes it: without the public part, which is the last element.
+        let sec1 = std::fs::read(forms.path("sec1.der")).unwrap();
+        let header = [0x30, 0x31, 2, 1, 1, 4, 0x20];
+        let partial = [&header, &sec1[7..39], &sec1[39..51]].concat();
+        std::fs::write(forms.path("partial.der"), partial).unwrap();
+        let java = "pkcs8 -topk8 -nocrypt -inform DER -in partial.der -out java.key";
+        openssl(forms.0.path(), java).done();
+        assert!(std::fs::read(forms.path("java.key")).unwrap().len() < 180);
+        forms
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn init(&self, certificate: &str, key: &str) -> Run {
+        let mut command = pki(&["init", "--trust-domain", "example.org", "--no-passphrase"]);
+        command.arg("--dir").arg(self.path("certs"));
+        command.arg("--ca-cert").arg(self.path(certificate));
+        Run::of(command.arg("--ca-key").arg(self.path(key)))
+    }
+
+    fn forget(&self) {
+        std::fs::remove_dir_all(self.path("certs")).unwrap();
+    }
+
+    /// Runs a command that a message said, with a password if the file has one.
+    fn convert(&self, said: &str, password: &str) {
+        let arguments = said.strip_prefix("openssl ").unwrap();
+        openssl(self.0.path(), &format!("{arguments}{password}")).done();
+    }
+}
+
+/// The keys of authorities come from many programs. What can be read is read; for the rest, the
+/// command that converts it is said, with the file's name, and it does.
+#[test]
+fn keys_of_other_programs_are_read_or_the_command_is_said() {
+    if !has_tool("openssl", "version") {
+        return;
+    }
+    let forms = Forms::new();
+    for key in ["sec1.key", "java.key"] {
+        forms.init("root.pem", key).done();
+        for arguments in [
+            &["issue", "spiffe://example.org/a", "--dir"][..],
+            &["crl", "--issuer", "all", "--dir"],
+        ] {
+            Run::of(pki(arguments).arg(forms.path("certs"))).done();
+        }
+        forms.forget();
+    }
+    let secret = " -passin pass:secret";
+    for (key, said, password) in [
+        ("sec1.der", "pkey -inform DER -in KEY -out KEY.key", ""),
+        ("plain.der", "pkey -inform DER -in KEY -out KEY.key", ""),
+        (
+            "sealed.der",
+            "pkey -inform DER -in KEY -out KEY.key",
+            secret,
+        ),
+        ("old.key", "pkey -in KEY -out KEY.key", secret),
+        (
+            "empty.p12",
+            "pkcs12 -in KEY -nocerts -nodes -out KEY.key",
+            " -passin pass:",
+        ),
+    ] {
+        let file = forms.path(key);
+        let said = format!("openssl {said}").replace("KEY", file.to_str().unwrap());
+        forms.init("root.pem", key).ended(1, &said);
+        assert!(!forms.path("certs").join("root.pem").exists(), "{key}");
+        forms.convert(&said, password);
+        forms.init("root.pem", &format!("{key}.key")).done();
+        forms.forget();
+    }
+}
+
+#[test]
+fn certificates_of_other_programs_are_read_or_the_command_is_said() {
+    if !has_tool("openssl", "version") {
+        return;
+    }
+    let forms = Forms::new();
+    for (certificate, said, password) in [
+        (
+            "bundle.p7b",
+            "pkcs7 -print_certs -in FILE -out FILE.pem",
+            "",
+        ),
+        (
+            "bundle.p7c",
+            "pkcs7 -inform DER -print_certs -in FILE -out FILE.pem",
+            "",
+        ),
+        (
+            "empty.p12",
+            "pkcs12 -in FILE -nokeys -out FILE.pem",
+            " -passin pass:",
+        ),
+    ] {
+        let file = forms.path(certificate);
+        let said = format!("openssl {said}").replace("FILE", file.to_str().unwrap());
+        forms.init(certificate, "sec1.key").ended(1, &said);
+        // The commands that read DER say it too.
+        let mut verify = pki(&["verify", "--purpose", "client", "--roots"]);
+        verify.arg(&file).arg(forms.path("root.pem"));
+        Run::of(&mut verify).ended(2, &said);
+        forms.convert(&said, password);
+        forms.init(&format!("{certificate}.pem"), "sec1.key").done();
+        forms.forget();
+    }
+    // A PKCS#12 file with an empty password opens without one.
+    Run::of(pki(&["inspect"]).arg(forms.path("empty.p12"))).ended(0, "");
+}
+
+#[test]
+fn a_remedy_quotes_the_name_of_the_file() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("my FILE's key.p12");
+    std::fs::write(&file, [0x30, 0x82, 1, 0, 2, 1, 3]).unwrap();
+    let ca = TestCa::new("example.org");
+    let (_, leaf) = leaf(&ca);
+    let quoted = |suffix: &str| {
+        let text = format!("{}{suffix}", file.display());
+        format!("'{}'", text.replace('\'', r"'\''"))
+    };
+    let words = format!("pkcs12 -in {} -nokeys -out {}", quoted(""), quoted(".pem"));
+    verify(&leaf, &file, &[]).ended(2, &words);
+}

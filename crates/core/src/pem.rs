@@ -11,16 +11,18 @@
 //! comments). It also accepts `-----END X----------BEGIN X-----` on one line. `cat` writes such a
 //! line if the first file does not end with a line break.
 //!
-//! The reader does not parse ASN.1. Errors never quote the content of a block, because it may be a
+//! The reader parses ASN.1 only to convert private keys. Errors never quote the content of a block, because it may be a
 //! private key.
 //!
 //! - `parse`: finds the blocks of a file
 //! - `error`: the reason why a file is rejected, with the line number and a remedy
+//! - `pkcs8`: converts private keys to PKCS#8
 //! - `block`: one block, and the kinds of content that a file may have to contain
 
 mod block;
 mod error;
 mod parse;
+mod pkcs8;
 #[cfg(test)]
 mod tests;
 
@@ -31,7 +33,8 @@ use zeroize::Zeroizing;
 pub use self::block::Block;
 use self::block::{CERTIFICATE, REQUEST, REVOCATION_LIST, Wanted};
 pub use self::error::PemError;
-use self::error::Problem;
+use self::error::{DerForm, Problem};
+pub use self::pkcs8::{lacks_public_part, with_public_part};
 
 /// Number of base64 characters on a line that the writer writes (RFC 7468 section 2).
 const LINE_LENGTH: usize = 64;
@@ -69,17 +72,22 @@ pub struct Pkcs8Key {
 
 impl Pkcs8Key {
     fn from_block(form: KeyForm, block: Block) -> Result<Self, PemError> {
-        let is_encrypted = match form {
-            KeyForm::Pkcs8 => false,
-            KeyForm::EncryptedPkcs8 => true,
-            KeyForm::Sec1 | KeyForm::Pkcs1 => {
-                let line = block.line;
-                return Err(Problem::NotPkcs8 { label: block.label }.on(line));
+        let converted = match form {
+            KeyForm::Pkcs8 => Some(block.der),
+            KeyForm::EncryptedPkcs8 => {
+                return Ok(Self {
+                    is_encrypted: true,
+                    der: block.der,
+                });
             }
+            KeyForm::Sec1 => pkcs8::from_sec1(&block.der),
+            KeyForm::Pkcs1 => pkcs8::from_pkcs1(&block.der),
         };
+        let (line, label) = (block.line, block.label);
+        let der = converted.ok_or_else(|| Problem::NotPkcs8 { label }.on(line))?;
         Ok(Self {
-            is_encrypted,
-            der: block.der,
+            is_encrypted: false,
+            der,
         })
     }
 
@@ -112,7 +120,8 @@ impl std::fmt::Debug for Pkcs8Key {
 /// Returns an error if the file has no block, or if a part of it may be a damaged block.
 pub fn blocks(content: &[u8]) -> Result<Vec<Block>, PemError> {
     if is_der(content) {
-        return Err(Problem::Der(None).in_file());
+        let form = DerForm::of(content);
+        return Err(Problem::Der { form, wanted: None }.in_file());
     }
     let blocks = parse::blocks(content)?;
     if blocks.is_empty() {
@@ -178,12 +187,12 @@ pub fn private_key(content: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
     })
 }
 
-/// Reads the PKCS#8 private key of a file, encrypted or not. Does not decrypt the key. The file may
-/// also contain the key's certificates.
+/// Reads the private key of a file as PKCS#8, encrypted or not. Does not decrypt the key. Converts
+/// other encodings. The file may also contain the key's certificates.
 ///
 /// # Errors
 /// Returns the errors of [`private_key`], except that an encrypted key is no error. Also returns an
-/// error if the key is not in PKCS#8.
+/// error if an EC key does not name its curve.
 pub fn pkcs8_key(content: &[u8]) -> Result<Pkcs8Key, PemError> {
     let (form, block) = key_block(content)?;
     Pkcs8Key::from_block(form, block)
@@ -272,10 +281,36 @@ pub fn request(content: &[u8]) -> Result<Vec<u8>, PemError> {
 
 /// Returns whether `content` is not PEM, but the DER of a certificate, request, CRL or key. Such
 /// DER begins with a SEQUENCE whose length is in the long form. No text begins with these two
-/// bytes.
+/// bytes. Small keys have a length in the short form, and begin with a version, which no text
+/// contains.
 #[must_use]
 pub const fn is_der(content: &[u8]) -> bool {
     matches!(content, [0x30, length, ..] if *length >= 0x80)
+        || matches!(content, [0x30, _, 0x02, 0x01, 0 | 1, ..])
+}
+
+/// Same as [`is_der`], but false for what is certainly no certificate: a private key, a PKCS#12 or
+/// a PKCS#7 file.
+#[must_use]
+pub fn may_be_certificate(content: &[u8]) -> bool {
+    is_der(content) && DerForm::of(content) == DerForm::Other
+}
+
+/// Completes the private key of a certificate for rustls, if it is an EC key without its public
+/// part. `public` is the SubjectPublicKeyInfo of the certificate.
+#[must_use]
+pub fn complete(key: PrivateKeyDer<'static>, public: &[u8]) -> PrivateKeyDer<'static> {
+    let whole = match &key {
+        PrivateKeyDer::Pkcs8(key) => with_public_part(key.secret_pkcs8_der(), public),
+        PrivateKeyDer::Sec1(key) => {
+            pkcs8::from_sec1(key.secret_sec1_der()).and_then(|key| with_public_part(&key, public))
+        }
+        _ => None,
+    };
+    match whole {
+        Some(mut whole) => PrivateKeyDer::Pkcs8(std::mem::take(&mut *whole).into()),
+        None => key,
+    }
 }
 
 /// Returns whether `label` is the label of a certificate. Old programs write `X509 CERTIFICATE`,

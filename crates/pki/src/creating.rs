@@ -294,7 +294,8 @@ fn import(existing: &ExistingRoot, domain: &TrustDomain) -> Result<CertificateAu
             certificate.trust_domain()
         )));
     }
-    let key = key::read_named(&existing.key, existing.passphrase.as_ref())?;
+    let public = certificate.public_key_der();
+    let key = key::read_named(&existing.key, existing.passphrase.as_ref(), public)?;
     CertificateAuthority::join(certificate, key).map_err(PkiError::authority(path))
 }
 

@@ -250,7 +250,9 @@ impl Pki {
 
     pub(super) fn load(&self, signatory: Signatory) -> Result<CertificateAuthority, PkiError> {
         let layout = self.layout_of(signatory);
-        let key = key::read(&layout.key(signatory.name), self.passphrase.as_ref())?;
+        let public = self.certificate_of(signatory).public_key_der();
+        let path = layout.key(signatory.name);
+        let key = key::read_of(&path, self.passphrase.as_ref(), public)?;
         CertificateAuthority::join(self.certificate_of(signatory).clone(), key)
             .map_err(PkiError::authority(&layout.certificate(signatory.name)))
     }

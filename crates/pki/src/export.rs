@@ -89,10 +89,10 @@ impl ChainFile {
         passphrase: &Secret,
         cipher: Pkcs12Cipher,
     ) -> Result<Vec<u8>, PkiError> {
-        let key = key::read_named(key_path, None)?;
         let unreadable = |why: &dyn std::fmt::Display| PkiError::unreadable(&self.path, why);
         let (_, leaf) =
             X509Certificate::from_der(self.leaf_der()).map_err(|error| unreadable(&error))?;
+        let key = key::read_named(key_path, None, leaf.public_key().raw)?;
         if key.subject_public_key_info() != leaf.public_key().raw {
             return Err(PkiError::Disagree {
                 path: key_path.to_owned(),

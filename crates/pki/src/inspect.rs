@@ -58,9 +58,13 @@ pub struct Item {
     pub lints: Vec<Finding>,
 }
 
-/// Whether the content is a PKCS#12 file, which needs a passphrase.
+/// Whether the content is a PKCS#12 file whose passphrase is not empty.
 #[must_use]
 pub fn needs_passphrase(content: &[u8]) -> bool {
+    is_pkcs12(content) && pkcs12(content, None).is_err()
+}
+
+fn is_pkcs12(content: &[u8]) -> bool {
     // A PKCS#12 file (PFX, RFC 7292 section 4) is a SEQUENCE that begins with INTEGER 3. No
     // certificate, request or revocation list begins with an INTEGER.
     let header = match content {
@@ -76,7 +80,7 @@ pub fn needs_passphrase(content: &[u8]) -> bool {
 /// # Errors
 /// If `content` has an unknown form, is damaged, or needs another passphrase.
 pub fn inspect(content: &[u8], passphrase: Option<&Secret>) -> Result<Vec<Item>, InspectError> {
-    if needs_passphrase(content) {
+    if is_pkcs12(content) {
         return pkcs12(content, passphrase);
     }
     if content.first() == Some(&0x30) {
@@ -311,11 +315,15 @@ fn key_set(content: &[u8]) -> Option<Item> {
 
 fn pkcs12(content: &[u8], passphrase: Option<&Secret>) -> Result<Vec<Item>, InspectError> {
     use p12_keystore::Pkcs12Archive;
-    let passphrase = passphrase.ok_or(InspectError::PassphraseNeeded)?;
-    let passphrase =
-        str::from_utf8(passphrase.expose()).map_err(|_| InspectError::WrongPassphrase)?;
-    let archive = Pkcs12Archive::from_pkcs12(content, passphrase)
-        .map_err(|_| InspectError::WrongPassphrase)?;
+    // Some programs write files with an empty passphrase.
+    let (text, wrong) = match passphrase {
+        Some(passphrase) => (passphrase.expose(), InspectError::WrongPassphrase),
+        None => (&[][..], InspectError::PassphraseNeeded),
+    };
+    let archive = str::from_utf8(text)
+        .ok()
+        .and_then(|text| Pkcs12Archive::from_pkcs12(content, text).ok())
+        .ok_or(wrong)?;
     let mut items: Vec<Item> = archive
         .keys
         .iter()

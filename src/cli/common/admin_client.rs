@@ -24,6 +24,7 @@ use super::certificate_files::{certificates, certificates_beside_key, private_ke
 use super::output::CliError;
 use crate::crypto;
 use crate::identity::text::{printable, printable_within};
+use crate::tls::complete_key;
 
 /// Maximum time until a response. A reload may have to read many files.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -106,6 +107,7 @@ impl Credential<'_> {
         }
         let key = private_key(self.key)?;
         let chain = certificates_beside_key(self.cert)?;
+        let key = complete_key(key, chain.first());
         let mut client = ClientConfig::builder_with_provider(crypto::provider())
             .with_safe_default_protocol_versions()
             .map_err(CliError::failed)?

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::input;
 use super::output::CliError;
+use crate::identity::text::shell_with;
 use crate::pem::{self, PemError};
 
 /// Maximum number of bytes of a file with certificates.
@@ -35,7 +36,7 @@ pub(in crate::cli) fn read_certificates(
     in_pem: impl FnOnce(&[u8]) -> Result<Vec<CertificateDer<'static>>, PemError>,
 ) -> Result<Vec<CertificateDer<'static>>, CliError> {
     let content = input::read(path, max)?;
-    if pem::is_der(&content) {
+    if pem::may_be_certificate(&content) {
         return Ok(vec![CertificateDer::from(content)]);
     }
     in_pem(&content).map_err(|error| damaged(path, &error))
@@ -50,5 +51,6 @@ pub(in crate::cli) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>,
 /// Formats a PEM error with the file, the line and how to fix it.
 pub(in crate::cli) fn damaged(path: &Path, error: &PemError) -> CliError {
     let file = input::name(path);
-    CliError::usage(format!("{}; {}", error.in_file(file), error.remedy()))
+    let remedy = error.remedy_for(shell_with(path));
+    CliError::usage(format!("{}; {remedy}", error.in_file(file)))
 }

@@ -33,6 +33,7 @@ use crate::identity::LeafFacts;
 use crate::identity::leaf::rfc4514;
 use crate::identity::text::printable;
 use crate::reason::ReasonCode;
+use crate::tls::complete_key;
 
 /// Maximum time for each step.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -132,6 +133,7 @@ pub(super) fn credentials(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<CertifiedKey, ProbeError> {
+    let key = complete_key(key, chain.first());
     let key = crypto::provider()
         .key_provider
         .load_private_key(key)
@@ -240,7 +242,7 @@ fn look_at_own(chain: &[CertificateDer<'_>], findings: &mut Findings) {
         note("your certificate is not meant for clients (extended key usage)".to_owned());
     }
     let sans = &leaf.sans;
-    let names = sans.uri.len() + sans.dns.len() + sans.email.len() + sans.ip.len();
+    let names = sans.uri.len() + sans.dns.len() + sans.email.len() + sans.ip.len() + sans.upn.len();
     if names == 0 {
         let other = match sans.other {
             0 => "no subject alternative name",
@@ -248,7 +250,7 @@ fn look_at_own(chain: &[CertificateDer<'_>], findings: &mut Findings) {
         };
         note(format!(
             "your certificate has {other}, so that it names no caller: it needs a SPIFFE ID, DNS \
-             name, mail address, IP address or other URI there. Its subject ({}) does not count",
+             name, mail address, IP address, user principal name or other URI there. Its subject ({}) does not count",
             printable(&leaf.subject)
         ));
     }

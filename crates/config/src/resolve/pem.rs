@@ -8,7 +8,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use super::context::Context;
 use crate::diagnostics::{Diagnostic, Span};
 use crate::document::value::At;
-use crate::identity::text::printable;
+use crate::identity::text::{printable, shell_with};
 use crate::pem::PemError;
 use crate::trust::unusable_key;
 
@@ -118,7 +118,7 @@ pub(super) fn lists_of(
 pub(super) fn damaged(written: &At<String>, path: &Path, error: &PemError) -> Diagnostic {
     Diagnostic::new(written.place.clone(), error.in_file(path.display()))
         .label("this file")
-        .help(error.remedy())
+        .help(error.remedy_for(shell_with(path)))
 }
 
 /// Creates an error about the content of a file.

@@ -26,6 +26,7 @@ use crate::document::raw::{IntrospectionSection, TokenIssuerSection};
 use crate::document::value::{At, ClientMeans, Field, TokenFormat, Words as _};
 use crate::http_client::{ClientSettings, HttpClient, checked_url};
 use crate::identity::caller::{PLAIN_NAME_FORM, is_plain_name};
+use crate::identity::text::shell_with;
 use crate::material::units::UnitKey;
 use crate::secret::Secret;
 use crate::tls::CertificateOwner;
@@ -539,6 +540,12 @@ fn assertion_key(
         Some((scheme, key))
     });
     let Some((scheme, key)) = key else {
+        if crate::pem::lacks_public_part(document.expose()) {
+            let name = shell_with(&path);
+            let help = format!("add it: openssl ec -in {} -out {}", name(""), name(".key"));
+            context.error(pem::about(written, &path, "lacks its public part").help(help));
+            return None;
+        }
         context.error(
             pem::about(written, &path, "holds no P-256 or Ed25519 key in PKCS#8")
                 .help("make one: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out FILE"),

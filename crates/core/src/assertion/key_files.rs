@@ -22,6 +22,7 @@ use crate::crypto::{ProviderFailed, SigningKeyPair};
 use crate::directory_lock::DirectoryLock;
 use crate::file_access::FileAccess;
 use crate::file_read::{PrivateFile, is_not_regular, read_private};
+use crate::identity::text::shell_with;
 use crate::kill_point::kill_point;
 use crate::pem;
 use crate::secret::{Existing, write_private_with};
@@ -94,10 +95,24 @@ fn read_key(
             mode & 0o7777
         ));
     }
-    let document = pem::plain_pkcs8_key(&content)
-        .map_err(|error| KeyRingError::malformed(&path, format!("{error}; {}", error.remedy())))?;
+    let document = pem::plain_pkcs8_key(&content).map_err(|error| {
+        KeyRingError::malformed(&path, {
+            let remedy = error.remedy_for(shell_with(&path));
+            format!("{error}; {remedy}")
+        })
+    })?;
     let key = SigningKey::from_pkcs8(record.algorithm, document.expose()).map_err(|_| {
-        let problem = format!("this is not a private key for {}", record.algorithm);
+        let problem = match pem::lacks_public_part(document.expose()) {
+            true => {
+                let name = shell_with(&path);
+                let out = name(".key");
+                format!(
+                    "this key lacks its public part; add it: openssl ec -in {} -out {out}",
+                    name("")
+                )
+            }
+            false => format!("this is not a private key for {}", record.algorithm),
+        };
         KeyRingError::malformed(&path, problem)
     })?;
     if key.kid() != record.kid {

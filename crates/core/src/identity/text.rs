@@ -143,6 +143,12 @@ pub fn shell(path: &Path) -> String {
     shell_word(&path.to_string_lossy())
 }
 
+/// Returns a function that quotes the path with a suffix as one word of a POSIX shell.
+#[must_use]
+pub fn shell_with(path: &Path) -> impl Fn(&str) -> String + use<'_> {
+    |suffix| shell_word(&format!("{}{suffix}", path.to_string_lossy()))
+}
+
 /// Quotes a text as one word of a POSIX shell, for a command that the reader may copy. Control
 /// characters and invisible characters are escaped in the same way as by [`printable`].
 #[must_use]

@@ -29,15 +29,35 @@ impl PemError {
         self.problem.remedy()
     }
 
+    /// Same as [`Self::remedy`], with the names of files in its commands. `name` returns the quoted
+    /// name of the file with a suffix that is appended to it.
+    #[must_use]
+    pub fn remedy_for(&self, name: impl Fn(&str) -> String) -> String {
+        let remedy = self.remedy();
+        let mut text = String::with_capacity(remedy.len());
+        let mut rest = &*remedy;
+        while let Some((before, after)) = rest.split_once("FILE") {
+            let suffix = [".pem", ".key"]
+                .into_iter()
+                .find(|suffix| after.starts_with(suffix))
+                .unwrap_or_default();
+            text.push_str(before);
+            text.push_str(&name(suffix));
+            rest = after.strip_prefix(suffix).unwrap_or(after);
+        }
+        text.push_str(rest);
+        text
+    }
+
     /// Whether the file contains no PEM block: the file is DER or has no block at all.
     #[must_use]
     pub const fn is_no_pem(&self) -> bool {
-        matches!(self.problem, Problem::NoBlock(_) | Problem::Der(_))
+        matches!(self.problem, Problem::NoBlock(_) | Problem::Der { .. })
     }
 
     /// Adds the expected kind of block to an error about a file without PEM blocks.
     pub(super) fn wanting(mut self, wanted: Wanted) -> Self {
-        if let Problem::NoBlock(none) | Problem::Der(none) = &mut self.problem {
+        if let Problem::NoBlock(none) | Problem::Der { wanted: none, .. } = &mut self.problem {
             *none = Some(wanted);
         }
         self
@@ -73,7 +93,10 @@ impl Boundary {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Problem {
     NoBlock(Option<Wanted>),
-    Der(Option<Wanted>),
+    Der {
+        form: DerForm,
+        wanted: Option<Wanted>,
+    },
     Utf16,
     Binary,
     TextBefore(Boundary),
@@ -138,7 +161,7 @@ impl Problem {
                 return format!("name a file with -----BEGIN {}----- blocks", wanted.label())
                     .into();
             }
-            Self::Der(wanted) => der_remedy(*wanted),
+            Self::Der { form, wanted } => der_remedy(*form, *wanted),
             Self::Utf16 => "save it as plain text (ASCII or UTF-8)",
             Self::Binary => "files in DER form stand alone: convert them to PEM first",
             Self::TextBefore(Boundary::Begin) => {
@@ -166,7 +189,7 @@ impl Problem {
             Self::EncodedTwice => "decode it first: base64 -d",
             Self::HeaderLine => "remove the lines between -----BEGIN and the base64",
             Self::EncryptedOldForm => {
-                "decrypt the key: openssl pkey -in FILE -out NEW.key, then chmod 600 NEW.key"
+                "decrypt the key: openssl pkey -in FILE -out FILE.key, then chmod 600 FILE.key"
             }
             Self::Blank => "copy the file again: a + may have been turned into a blank",
             Self::Unwanted { label, wanted } => return unwanted_remedy(label, *wanted),
@@ -175,23 +198,101 @@ impl Problem {
             Self::SecondKey => "leave the one that is meant in this file",
             Self::SecondRequest => "put each request into a file of its own",
             Self::Encrypted => {
-                "plain keys are read here: openssl pkey -in FILE -out PLAIN.key, then chmod 600 \
-                 PLAIN.key"
+                "plain keys are read here: openssl pkey -in FILE -out FILE.key, then chmod 600 FILE.key"
             }
-            Self::NotPkcs8 { .. } => "convert it: openssl pkey -in FILE -out NEW.key",
+            Self::NotPkcs8 { .. } => {
+                "convert it: openssl pkey -in FILE -out FILE.key, then chmod 600 FILE.key"
+            }
         };
         text.into()
     }
 }
 
-const fn der_remedy(wanted: Option<Wanted>) -> &'static str {
-    match wanted {
-        Some(Wanted::Certificate) => {
-            "convert it: openssl x509 -inform DER -in FILE -out FILE.pem (for PKCS#12: openssl \
-             pkcs12 -in FILE -nokeys -out FILE.pem)"
+/// What a file in DER form contains, as far as its first bytes tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DerForm {
+    PrivateKey,
+    EncryptedKey,
+    Pkcs12,
+    Pkcs7,
+    /// A certificate, request or revocation list.
+    Other,
+}
+
+impl DerForm {
+    /// The OIDs signedData (1.2.840.113549.1.7.2) and PBES2 (1.2.840.113549.1.5.13) as elements. The
+    /// last byte of the second differs for older ways of encryption.
+    const SIGNED_DATA: [u8; 11] = [
+        0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02,
+    ];
+    const PASSWORD_BASED: [u8; 10] = [0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x05];
+    /// pkcs-12PbeIds (1.2.840.113549.1.12.1), the ways of encryption of PKCS#12.
+    const PKCS12_BASED: [u8; 11] = [
+        0x06, 0x0a, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x0c, 0x01,
+    ];
+
+    pub(super) fn of(content: &[u8]) -> Self {
+        let inner = in_sequence(content);
+        let algorithm = in_sequence(inner);
+        if inner.starts_with(&[0x02, 0x01, 0x03]) {
+            Self::Pkcs12
+        } else if inner.starts_with(&Self::SIGNED_DATA) {
+            Self::Pkcs7
+        } else if inner.starts_with(&[0x02, 0x01, 0x00]) || inner.starts_with(&[0x02, 0x01, 0x01]) {
+            Self::PrivateKey
+        } else if algorithm.starts_with(&Self::PASSWORD_BASED)
+            || algorithm.starts_with(&Self::PKCS12_BASED)
+        {
+            Self::EncryptedKey
+        } else {
+            Self::Other
         }
-        Some(Wanted::PrivateKey) => "convert it: openssl pkey -inform DER -in FILE -out FILE.key",
-        _ => "convert it to PEM",
+    }
+
+    const fn words(self) -> &'static str {
+        match self {
+            Self::PrivateKey => "a private key in DER form",
+            Self::EncryptedKey => "an encrypted private key in DER form",
+            Self::Pkcs12 => "a PKCS#12 file",
+            Self::Pkcs7 => "a PKCS#7 file in DER form",
+            Self::Other => "in DER form",
+        }
+    }
+}
+
+/// Returns what follows the header of a SEQUENCE, or nothing.
+fn in_sequence(der: &[u8]) -> &[u8] {
+    match der {
+        [0x30, length, rest @ ..] if *length < 0x80 => rest,
+        [0x30, length, rest @ ..] => rest.get(usize::from(length & 0x7f)..).unwrap_or_default(),
+        _ => &[],
+    }
+}
+
+const fn der_remedy(form: DerForm, wanted: Option<Wanted>) -> &'static str {
+    match (form, wanted) {
+        (DerForm::Pkcs12, Some(Wanted::PrivateKey)) => {
+            "take the key out: openssl pkcs12 -in FILE -nocerts -nodes -out FILE.key (with -passin \
+             pass: if the password is empty), then chmod 600 FILE.key"
+        }
+        (DerForm::Pkcs12, _) => {
+            "take the certificates out: openssl pkcs12 -in FILE -nokeys -out FILE.pem (with -passin \
+             pass: if the password is empty)"
+        }
+        (DerForm::Pkcs7, _) => {
+            "take the certificates out: openssl pkcs7 -inform DER -print_certs -in FILE -out FILE.pem"
+        }
+        (
+            DerForm::PrivateKey | DerForm::EncryptedKey | DerForm::Other,
+            Some(Wanted::PrivateKey),
+        ) => "convert it: openssl pkey -inform DER -in FILE -out FILE.key, then chmod 600 FILE.key",
+        (DerForm::PrivateKey | DerForm::EncryptedKey, _) => {
+            "name another file: this one is a private key"
+        }
+        (DerForm::Other, Some(Wanted::Certificate)) => {
+            "convert it: openssl x509 -inform DER -in FILE -out FILE.pem"
+        }
+        (DerForm::Other, _) => "convert it to PEM",
     }
 }
 
@@ -199,7 +300,7 @@ fn unwanted_remedy(label: &str, wanted: Wanted) -> Cow<'static, str> {
     match (label, wanted) {
         ("TRUSTED CERTIFICATE", _) => {
             "OpenSSL's trust settings follow the certificate; leave them out: openssl x509 -in \
-             FILE -out NEW.pem"
+             FILE -out FILE.pem"
                 .into()
         }
         ("X.509 CERTIFICATE", Wanted::Certificate) | ("CRL", Wanted::RevocationList) => format!(
@@ -208,7 +309,7 @@ fn unwanted_remedy(label: &str, wanted: Wanted) -> Cow<'static, str> {
         )
         .into(),
         ("PKCS7" | "PKCS #7 SIGNED DATA" | "CMS", Wanted::Certificate) => {
-            "take its certificates out: openssl pkcs7 -print_certs -in FILE -out NEW.pem".into()
+            "take its certificates out: openssl pkcs7 -print_certs -in FILE -out FILE.pem".into()
         }
         ("CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST", Wanted::Certificate) => {
             "this is the request for a certificate: name the certificate that was issued for it"
@@ -233,7 +334,9 @@ impl fmt::Display for Problem {
             Self::NoBlock(Some(wanted)) => {
                 return write!(formatter, "it holds no PEM {}", wanted.noun());
             }
-            Self::Der(_) => "it is in DER form, and PEM is expected",
+            Self::Der { form, .. } => {
+                return write!(formatter, "it is {}, and PEM is expected", form.words());
+            }
             Self::Utf16 => "it is UTF-16 text",
             Self::Binary => "there are binary data outside of PEM blocks",
             Self::TextBefore(boundary) => {

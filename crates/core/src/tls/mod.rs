@@ -28,7 +28,7 @@ pub mod tickets;
 pub use authority_names::{AuthorityNames, MAX_AUTHORITY_NAMES};
 pub use client::{ClientTls, ClientTlsConfig, ClientTlsError, TlsConnectError};
 pub use client_certificate::ClientCertificate;
-pub use credentials::{Credentials, CredentialsError};
+pub use credentials::{Credentials, CredentialsError, complete_key};
 pub use handshake_notes::HandshakeNotes;
 pub use own_certificate::{CertificateOwner, LifeLeft, OwnCertificate};
 pub use server::{

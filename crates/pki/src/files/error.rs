@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::directory_lock::LockError;
-use crate::identity::text::{shell, shell_word};
+use crate::identity::text::{shell_with, shell, shell_word};
 use crate::pem::PemError;
 use crate::records::inventory::InventoryError;
 use crate::records::state::StateError;
@@ -91,7 +91,7 @@ pub enum PkiError {
         why: String,
     },
     /// A file is not valid PEM, or contains other blocks than expected.
-    #[error("{}; {}", .error.in_file(.path.display()), .error.remedy())]
+    #[error("{}; {}", .error.in_file(.path.display()), .error.remedy_for(shell_with(path)))]
     Pem {
         /// The path of the file.
         path: PathBuf,

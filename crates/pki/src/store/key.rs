@@ -13,6 +13,7 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 use zeroize::Zeroizing;
 
+use crate::identity::text::{shell, shell_with};
 use crate::pem::{self, PemError, Pkcs8Key};
 use crate::secret::Secret;
 use crate::store::{self, Audience, Existing, Staged, StoreError};
@@ -24,7 +25,7 @@ pub enum KeyError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The file is not valid PEM, or does not contain exactly one PKCS#8 key.
-    #[error("{}; {}", .error.in_file(.path.display()), .error.remedy())]
+    #[error("{}; {}", .error.in_file(.path.display()), .error.remedy_for(shell_with(path)))]
     Pem {
         /// The path of the file.
         path: PathBuf,
@@ -37,6 +38,13 @@ pub enum KeyError {
     /// This build of the program cannot use keys of this algorithm.
     #[error("the private key in {} is of a kind that this program cannot use", .0.display())]
     Unsupported(PathBuf),
+    /// The key is an EC key without its public part, and there is no certificate to take it from.
+    #[error(
+        "the private key in {} lacks its public part, as Java writes it; add it: openssl ec -in {} \
+         -out {}, then chmod 600 {}",
+        .0.display(), shell(.0), shell_with(.0)(".key"), shell_with(.0)(".key")
+    )]
+    NoPublicPart(PathBuf),
     /// The key is encrypted, and no passphrase was given.
     #[error("the private key in {} is encrypted; a passphrase is needed", .0.display())]
     PassphraseNeeded(PathBuf),
@@ -83,7 +91,9 @@ impl KeyProtection {
         Ok(Self::Passphrase(passphrase))
     }
 
-    pub(crate) fn secret(&self) -> Option<&Secret> {
+    /// Returns the passphrase.
+    #[must_use]
+    pub const fn secret(&self) -> Option<&Secret> {
         match self {
             Self::Plain => None,
             Self::Passphrase(passphrase) => Some(passphrase),
@@ -243,29 +253,53 @@ pub(crate) fn is_sealed(path: &Path) -> Result<bool, KeyError> {
 /// Reads a private key of the authority from a file. Ignores the passphrase if the key is not
 /// encrypted.
 pub(crate) fn read(path: &Path, passphrase: Option<&Secret>) -> Result<KeyPair, KeyError> {
-    open(path, store::read(path)?, passphrase)
+    open(path, store::read(path)?, passphrase, None)
 }
 
-/// Same as [`read`], for a path that the operator gave. The path may be a pipe.
-pub(crate) fn read_named(path: &Path, passphrase: Option<&Secret>) -> Result<KeyPair, KeyError> {
-    open(path, store::read_named(path)?, passphrase)
+/// Same as [`read`], for the key of a certificate. `public` is its SubjectPublicKeyInfo.
+pub(crate) fn read_of(
+    path: &Path,
+    passphrase: Option<&Secret>,
+    public: &[u8],
+) -> Result<KeyPair, KeyError> {
+    open(path, store::read(path)?, passphrase, Some(public))
+}
+
+/// Same as [`read_of`], for a path that the operator gave. The path may be a pipe.
+pub(crate) fn read_named(
+    path: &Path,
+    passphrase: Option<&Secret>,
+    public: &[u8],
+) -> Result<KeyPair, KeyError> {
+    open(path, store::read_named(path)?, passphrase, Some(public))
 }
 
 /// Decodes the private key in `content`. `path` is used only in error messages.
-fn open(path: &Path, content: Vec<u8>, passphrase: Option<&Secret>) -> Result<KeyPair, KeyError> {
+fn open(
+    path: &Path,
+    content: Vec<u8>,
+    passphrase: Option<&Secret>,
+    public: Option<&[u8]>,
+) -> Result<KeyPair, KeyError> {
     let stored = parse_pem(path, content)?;
     if !stored.is_encrypted() {
-        return key_pair(path, stored.expose());
+        return key_pair(path, stored.expose(), public);
     }
     let passphrase = passphrase.ok_or_else(|| KeyError::PassphraseNeeded(path.to_owned()))?;
     let plain = EncryptedPrivateKeyInfoRef::try_from(stored.expose())
         .map_err(|_| KeyError::Unreadable(path.to_owned()))?
         .decrypt(passphrase.expose())
         .map_err(|_| KeyError::WrongPassphrase(path.to_owned()))?;
-    key_pair(path, plain.as_bytes())
+    key_pair(path, plain.as_bytes(), public)
 }
 
-fn key_pair(path: &Path, pkcs8: &[u8]) -> Result<KeyPair, KeyError> {
+fn key_pair(path: &Path, pkcs8: &[u8], public: Option<&[u8]>) -> Result<KeyPair, KeyError> {
+    if pem::lacks_public_part(pkcs8) {
+        let whole = public.and_then(|public| pem::with_public_part(pkcs8, public));
+        return whole
+            .and_then(|whole| KeyPair::try_from(whole.as_slice()).ok())
+            .ok_or_else(|| KeyError::NoPublicPart(path.to_owned()));
+    }
     KeyPair::try_from(pkcs8).map_err(|_| match PrivateKeyInfoRef::try_from(pkcs8) {
         Ok(_) => KeyError::Unsupported(path.to_owned()),
         Err(_) => KeyError::Unreadable(path.to_owned()),
