@@ -10,6 +10,8 @@ mod foreign;
 mod forms;
 mod locks;
 mod making;
+mod offline_root;
+mod offline_rotation;
 mod own_files;
 mod ownership;
 mod passphrases;

@@ -235,8 +235,8 @@ fn damaged_and_mixed_up_files_are_named() {
         ("pki.toml", text(&foreign, "pki.toml"), "trust domain"),
         (
             "pki.toml",
-            state.replace("version = 1", "version = 4"),
-            "version 4",
+            state.replace("version = 1", "version = 5"),
+            "version 5",
         ),
     ] {
         let before = pristine.read(file);

@@ -213,6 +213,7 @@ impl Pki {
         let signed = sign(signer, &new_key, task.request, &task.profile).map_err(
             PkiError::authority(&self.layout().certificate(self.issuer())),
         )?;
+        self.check_constraints(&signed, &task.profile)?;
         Ok(Made {
             record: self.entry_for(&signed, task.request, &task.profile, Cause::Issue)?,
             key: key::to_pem(&new_key, &KeyProtection::Plain)?,

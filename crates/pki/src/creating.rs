@@ -1,7 +1,7 @@
 //! Creates an authority in a directory, with a new root or with an existing one.
 //!
 //! A part of [`Pki`]. One `Transaction` writes all files. So after a crash, the directory contains
-//! either the earlier files or the complete new authority. [`super::signing::authority`] signs the
+//! either the earlier files or the complete new authority. [`super::generation`] makes the
 //! certificates.
 
 use std::path::{Path, PathBuf};
@@ -11,19 +11,17 @@ use super::files::certificates;
 use super::files::error::PkiError;
 use super::files::layout::{Layout, Scope};
 use super::files::transaction::Transaction;
+use super::generation::{GenerationPlan, NewGeneration, RootSource};
 use super::records::state::{State, StateCache};
-use super::signing::authority::{AuthorityKind, CertificateAuthority};
-use super::signing::authority_certificate::AuthorityCertificate;
-use super::signing::error::AuthorityError;
+use super::signed_elsewhere::discard_request;
 use super::signing::lifetime::Lifetime;
 use super::signing::profile::Profiles;
-use super::signing::revocation_list::{self, RevocationList};
 use super::signing::signatory::{AuthorityName, Generation};
 use super::store::key::{self, KeyAlgorithm, KeyProtection};
 use super::store::{self, Audience, Existing};
 use crate::clock;
+use crate::directory_lock::DirectoryLock;
 use crate::identity::TrustDomain;
-use crate::secret::Secret;
 
 /// Options for [`Pki::create_as`].
 #[derive(Debug, Clone)]
@@ -44,8 +42,8 @@ pub struct AuthorityOptions {
     pub intermediate_lifetime: Option<Lifetime>,
     /// Path length constraint of a new root: how many intermediates may follow below it in a path.
     pub path_length: Option<u8>,
-    /// The existing root that becomes the root of the authority. If `None`, a new root is made.
-    pub import: Option<ExistingRoot>,
+    /// Where the root comes from.
+    pub root: RootSource,
     /// Additional public files, each with its content. They are written in the same transaction as
     /// the authority's files, and replace existing files.
     pub beside: Vec<(PathBuf, String)>,
@@ -65,22 +63,11 @@ impl AuthorityOptions {
             root_lifetime: None,
             intermediate_lifetime: None,
             path_length: None,
-            import: None,
+            root: RootSource::New,
             beside: Vec::new(),
             overwrite: false,
         }
     }
-}
-
-/// A root that another program has made, for [`AuthorityOptions::import`].
-#[derive(Debug, Clone)]
-pub struct ExistingRoot {
-    /// The file with the root's certificate, in PEM.
-    pub certificate: PathBuf,
-    /// The file with the root's private key, as PKCS#8 in PEM.
-    pub key: PathBuf,
-    /// The passphrase of the private key, if the key is encrypted.
-    pub passphrase: Option<Secret>,
 }
 
 impl Pki {
@@ -143,13 +130,31 @@ impl Pki {
     ) -> Result<Self, PkiError> {
         let layout = Layout::new(directory);
         let now = clock::certificate_now();
+        let plan = GenerationPlan {
+            layout: &layout,
+            domain,
+            profiles: &options.profiles,
+            source: &options.root,
+            root_only: options.root_only,
+            algorithm: options.algorithm,
+            root_lifetime: options.root_lifetime,
+            intermediate_lifetime: options.intermediate_lifetime,
+            path_length: options.path_length,
+            present: None,
+        };
         // Signs the certificates before any file is written, so an invalid option leaves no files.
-        let (root, intermediate) = authorities(&layout, domain, options, now)?;
+        let made = plan.make(now)?;
         // If the process is killed before the commit, only empty directories and a lock file
         // remain. These do not prevent a new attempt.
         store::create_directory(directory)?;
         let lock = layout.lock()?;
-        let existing = if options.overwrite {
+        let is_elsewhere = matches!(options.root, RootSource::SignedElsewhere(_));
+        let pending = layout.pending().intermediate_request();
+        if !is_elsewhere && !options.overwrite && pending.exists() {
+            return Err(PkiError::RequestPending(pending));
+        }
+        // Files of an authority that is replaced would stay: those that a root elsewhere lacks.
+        let existing = if options.overwrite && !is_elsewhere {
             Existing::Replace
         } else {
             refuse_existing_authority(&layout)?;
@@ -157,149 +162,70 @@ impl Pki {
         };
         store::create_directory(&directory.join("issued"))?;
         store::create_directory(&layout.crls())?;
-        let mut change = Transaction::begin(&layout, Scope::Authority, &[layout.crls()], &lock)?;
-        let mut public = |path: &Path, content: &[u8], existing| {
-            change.stage(path, content, Audience::Public, existing)
-        };
         let mut state = State::new(domain.clone(), options.root_only);
-        let both = [
-            Some((AuthorityName::Root, &root)),
-            intermediate
-                .as_ref()
-                .map(|authority| (AuthorityName::Intermediate, authority)),
-        ];
-        for (name, authority) in both.into_iter().flatten() {
-            let issues_leaves = options.root_only || name == AuthorityName::Intermediate;
-            let pem = certificates::pem(authority.certificate().der());
-            public(&layout.certificate(name), pem.as_bytes(), existing)?;
-            let list = RevocationList {
-                number: state.crl_number.take_next(name),
-                this_update: now,
-                lifetime: revocation_list::default_lifetime(issues_leaves),
-                entries: Vec::new(),
-            };
-            let pem = authority
-                .sign_list(&list, now)
-                .map_err(PkiError::authority(&layout.certificate(name)))?;
-            public(&layout.crl(name), pem.as_bytes(), existing)?;
+        state.crl_number = made.numbers;
+        write(&layout, options, &made, existing, &state, &lock)?;
+        if is_elsewhere {
+            discard_request(&layout);
         }
-        let trust = certificates::pem(root.certificate().der());
-        public(&layout.trust(), trust.as_bytes(), existing)?;
-        for (path, content) in &options.beside {
-            public(path, content.as_bytes(), Existing::Replace)?;
-        }
-        for (name, authority) in both.into_iter().flatten() {
-            let pem = key::to_pem(authority.key(), &options.protection)?;
-            let path = layout.key(name);
-            change.stage(&path, pem.as_bytes(), Audience::Owner, existing)?;
-        }
-        let path = layout.state();
-        let content = state.to_file(&path)?;
-        change.stage(&path, &content, Audience::Public, existing)?;
-        change.commit()?;
+        let absent = || PkiError::Incomplete(directory.to_owned());
+        let root = made.certificate(AuthorityName::Root).ok_or_else(absent)?;
         Ok(Self {
-            layout,
             trust_domain: domain.clone(),
             generation: Generation::FIRST,
             earlier: None,
-            root: root.certificate().clone(),
-            intermediate: intermediate
-                .as_ref()
-                .map(|authority| authority.certificate().clone()),
+            root: root.clone(),
+            intermediate: made.certificate(AuthorityName::Intermediate).cloned(),
             passphrase: options.protection.secret().cloned(),
-            signer: Some(intermediate.unwrap_or(root)),
+            signer: made.into_signer(),
             profiles: options.profiles.clone(),
             states: StateCache::default(),
+            layout,
         })
     }
 }
 
-fn authorities(
+/// Writes the files of a new authority in one transaction.
+fn write(
     layout: &Layout,
-    domain: &TrustDomain,
     options: &AuthorityOptions,
-    now: i64,
-) -> Result<(CertificateAuthority, Option<CertificateAuthority>), PkiError> {
-    let (root, path) = match &options.import {
-        Some(existing) => (import(existing, domain)?, existing.certificate.clone()),
-        None => {
-            let path = layout.certificate(AuthorityName::Root);
-            let kind = AuthorityKind {
-                algorithm: options.algorithm.unwrap_or_default(),
-                lifetime: options.root_lifetime,
-                path_length: if options.root_only {
-                    Some(0)
-                } else {
-                    options.path_length
-                },
-            };
-            let root = CertificateAuthority::new_root_as(domain, &kind, now)
-                .map_err(PkiError::authority(&path))?;
-            (root, path)
+    made: &NewGeneration,
+    existing: Existing,
+    state: &State,
+    lock: &DirectoryLock,
+) -> Result<(), PkiError> {
+    let mut change = Transaction::begin(layout, Scope::Authority, &[layout.crls()], lock)?;
+    let mut public = |path: &Path, content: &[u8], existing| {
+        change.stage(path, content, Audience::Public, existing)
+    };
+    for member in &made.members {
+        let pem = certificates::pem(member.certificate.der());
+        public(&layout.certificate(member.name), pem.as_bytes(), existing)?;
+        if let Some(list) = &member.list {
+            public(&layout.crl(member.name), list.as_bytes(), existing)?;
         }
-    };
-    // An imported root can have a name that rcgen cannot copy exactly. So a certificate is signed
-    // here in any case: without an intermediate by `check_name`, otherwise the intermediate. This
-    // reports a wrong issuer name as an error.
-    if options.root_only {
-        root.check_name(now).map_err(PkiError::authority(&path))?;
-        return Ok((root, None));
+        if member.name == AuthorityName::Root {
+            public(&layout.trust(), pem.as_bytes(), existing)?;
+        }
     }
-    let lifetime = options.intermediate_lifetime;
-    let intermediate = new_intermediate(&root, &options.profiles, options.algorithm, lifetime, now)
-        .map_err(PkiError::authority(&path))?;
-    Ok((root, Some(intermediate)))
+    for (path, content) in &options.beside {
+        public(path, content.as_bytes(), Existing::Replace)?;
+    }
+    for member in &made.members {
+        if let Some(signer) = &member.signer {
+            let pem = key::to_pem(signer.key(), &options.protection)?;
+            let path = layout.key(member.name);
+            change.stage(&path, pem.as_bytes(), Audience::Owner, existing)?;
+        }
+    }
+    let path = layout.state();
+    let content = state.to_file(&path)?;
+    change.stage(&path, &content, Audience::Public, existing)?;
+    Ok(change.commit()?)
 }
 
-/// Makes a new intermediate according to its profile, and signs it with `root`.
-pub(super) fn new_intermediate(
-    root: &CertificateAuthority,
-    profiles: &Profiles,
-    algorithm: Option<KeyAlgorithm>,
-    lifetime: Option<Lifetime>,
-    now: i64,
-) -> Result<CertificateAuthority, AuthorityError> {
-    let profile = profiles.intermediate();
-    let kind = AuthorityKind {
-        algorithm: algorithm.unwrap_or_else(|| profile.new_key_type()),
-        lifetime,
-        path_length: None,
-    };
-    let intermediate = root.new_intermediate_as(profile, &kind, now)?;
-    profile.check_key(intermediate.certificate().public_key_der())?;
-    Ok(intermediate)
-}
-
-fn import(existing: &ExistingRoot, domain: &TrustDomain) -> Result<CertificateAuthority, PkiError> {
-    let path = &existing.certificate;
-    let disagree = |why: String| PkiError::Disagree {
-        path: path.clone(),
-        why,
-    };
-    let mut read = certificates::read_named(path)?.into_iter();
-    let (Some(der), None) = (read.next(), read.next()) else {
-        return Err(PkiError::unreadable(path, "it must hold one certificate"));
-    };
-    let certificate =
-        AuthorityCertificate::read_for(der, Some(domain)).map_err(PkiError::authority(path))?;
-    if !certificate.is_root() {
-        return Err(disagree(
-            "it is not a root; gateways trust roots only, so import the root that signed it"
-                .to_owned(),
-        ));
-    }
-    if certificate.trust_domain() != domain {
-        return Err(disagree(format!(
-            "it belongs to trust domain {}",
-            certificate.trust_domain()
-        )));
-    }
-    let public = certificate.public_key_der();
-    let key = key::read_named(&existing.key, existing.passphrase.as_ref(), public)?;
-    CertificateAuthority::join(certificate, key).map_err(PkiError::authority(path))
-}
-
-fn refuse_existing_authority(layout: &Layout) -> Result<(), PkiError> {
+/// Refuses a directory with files of an authority.
+pub(super) fn refuse_existing_authority(layout: &Layout) -> Result<(), PkiError> {
     if layout.state().exists() {
         return Err(PkiError::AuthorityExists(layout.directory().to_owned()));
     }

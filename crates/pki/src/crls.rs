@@ -4,7 +4,6 @@
 //! file `crl/NAME.crl` then contains one list for each generation, the current one first. So
 //! gateways need no configuration change during a rotation.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::directory::Pki;
@@ -12,12 +11,14 @@ use super::files::error::PkiError;
 use super::files::layout::Scope;
 use super::files::transaction::Transaction;
 use super::records::state::State;
+use super::signed_elsewhere::read_root_list;
 use super::signing::authority::CertificateAuthority;
 use super::signing::error::AuthorityError;
 use super::signing::lifetime::Lifetime;
 use super::signing::revocation_list::{self, RevocationList};
+use super::signing::revoked::{RevocationReason, RevokedCertificate};
 use super::signing::signatory::{AuthorityName, Generation, Signatory};
-use super::store::{self, Audience, Existing, StoreError};
+use super::store::{self, Audience, Existing};
 use crate::clock;
 use crate::directory_lock::DirectoryLock;
 use crate::pem::{self, PemError};
@@ -96,6 +97,88 @@ impl Pki {
             }
         }
         self.publish(&authorities, lifetime, &mut state, &lock)
+    }
+
+    /// Publishes a list that a root has signed elsewhere, because its key is not in the directory.
+    ///
+    /// # Errors
+    /// If gateways cannot use the list, if no root of this authority has signed it, if it is older
+    /// than the published one, or if files cannot be written.
+    pub fn publish_root_list(&mut self, path: &Path) -> Result<SignedCrl, PkiError> {
+        let name = AuthorityName::Root;
+        if self.issuer() == name {
+            return Err(PkiError::NoIntermediate(
+                self.layout().directory().to_owned(),
+            ));
+        }
+        let now = clock::certificate_now();
+        let mut signatories = self.signatories(name);
+        let first = read_root_list(path, &self.root, now).map(|list| (self.present(name), list));
+        let (signatory, list) = first.or_else(|error| {
+            let found = signatories.find_map(|signatory| {
+                let list = read_root_list(path, self.certificate_of(signatory), now).ok()?;
+                Some((signatory, list))
+            });
+            found.ok_or(error)
+        })?;
+        let disagree = |why: String| PkiError::Disagree {
+            path: path.to_owned(),
+            why,
+        };
+        let lock = self.layout().lock()?;
+        let mut state = self.current_state()?;
+        state
+            .set_next_number(signatory, list.number.saturating_add(1))
+            .map_err(|next| {
+                disagree(format!(
+                    "its number is {}, and that of the published list is {}; gateways refuse a list \
+                     whose number goes back",
+                    list.number,
+                    next.saturating_sub(1)
+                ))
+            })?;
+        let mut known = state.revoked.iter().filter(|entry| entry.is_of(signatory));
+        if let Some(lost) = known.find(|entry| !list.serials.contains(&entry.serial)) {
+            return Err(disagree(format!(
+                "it does not revoke {}, which is revoked",
+                lost.serial
+            )));
+        }
+        for intermediate in self.signatories(AuthorityName::Intermediate) {
+            let serial = self.certificate_of(intermediate).facts().serial_hex();
+            if self.root_of(intermediate.generation) == signatory
+                && list.serials.contains(&serial)
+                && !state.is_revoked(signatory, &serial)
+            {
+                state.revoked.push(RevokedCertificate {
+                    issuer: name,
+                    generation: signatory.generation,
+                    serial,
+                    time: now,
+                    reason: RevocationReason::Unspecified,
+                });
+            }
+        }
+        let content = self.with_the_others(name, &[(signatory, list.pem.clone())])?;
+        let published = self.layout().crl(name);
+        let directory = self.layout().crls();
+        let mut change = Transaction::begin(self.layout(), Scope::Authority, &[directory], &lock)?;
+        change.stage_public(&published, content.as_bytes())?;
+        let file = self.layout().state();
+        let content = state.to_file(&file)?;
+        change.stage_public(&file, &content)?;
+        change.commit()?;
+        self.states.remember(content, &state);
+        Ok(SignedCrl {
+            authority: name,
+            generation: signatory.generation,
+            issuer: self.certificate_of(signatory).facts().subject.clone(),
+            path: published,
+            number: list.number,
+            this_update: list.this_update,
+            next_update: list.next_update,
+            entries: list.serials.len(),
+        })
     }
 
     /// Reads the current `pki.toml`. The caller of this function must hold the lock of the
@@ -224,11 +307,8 @@ impl Pki {
     /// lost.
     fn kept_list(&self, signatory: Signatory) -> Result<String, PkiError> {
         let path = self.layout().crl(signatory.name);
-        let content = match store::read(&path) {
-            Err(StoreError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(String::new());
-            }
-            content => content?,
+        let Some(content) = store::read_if_present(&path)? else {
+            return Ok(String::new());
         };
         list_of(&content, self.certificate_of(signatory).subject_der())
             .map(Option::unwrap_or_default)

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::files::certificates;
-use super::files::error::PkiError;
+use super::files::error::{PkiError, RootTask};
 use super::files::layout::Layout;
 use super::records::state::{State, StateCache};
 use super::signing::authority::CertificateAuthority;
@@ -203,7 +203,28 @@ impl Pki {
         }
     }
 
+    /// Whether the earlier generation has the root of the present one, so that only the intermediate
+    /// was replaced. The root then has one revocation list, that of the present generation.
+    #[must_use]
+    pub fn keeps_root(&self) -> bool {
+        self.earlier
+            .as_ref()
+            .is_some_and(|earlier| earlier.root.is_same_authority(&self.root))
+    }
+
+    /// Returns the root above the intermediate of a generation.
+    pub(super) fn root_of(&self, generation: Generation) -> Signatory {
+        let name = AuthorityName::Root;
+        match self.earlier_signatory(name) {
+            Some(earlier) if earlier.generation == generation => earlier,
+            _ => self.present(name),
+        }
+    }
+
     pub(super) fn earlier_signatory(&self, name: AuthorityName) -> Option<Signatory> {
+        if name == AuthorityName::Root && self.keeps_root() {
+            return None;
+        }
         self.earlier.as_ref().map(|earlier| Signatory {
             name,
             generation: earlier.generation,
@@ -250,6 +271,7 @@ impl Pki {
 
     pub(super) fn load(&self, signatory: Signatory) -> Result<CertificateAuthority, PkiError> {
         let layout = self.layout_of(signatory);
+        self.check_root_key(&layout, signatory.name)?;
         let public = self.certificate_of(signatory).public_key_der();
         let path = layout.key(signatory.name);
         let key = key::read_of(&path, self.passphrase.as_ref(), public)?;
@@ -266,7 +288,18 @@ impl Pki {
         if self.passphrase.is_some() {
             return Ok(false);
         }
+        self.check_root_key(&self.layout, name)?;
         Ok(key::is_sealed(&self.layout.key(name))?)
+    }
+
+    /// Says what to do if the root's key is needed and is kept elsewhere.
+    fn check_root_key(&self, layout: &Layout, name: AuthorityName) -> Result<(), PkiError> {
+        if name == AuthorityName::Root && self.intermediate.is_some() && !layout.key(name).exists()
+        {
+            let directory = layout.directory().to_owned();
+            return Err(PkiError::NoRootKey(directory, RootTask::List));
+        }
+        Ok(())
     }
 
     /// Sets the passphrase with which encrypted private keys are read.
@@ -301,6 +334,9 @@ impl Pki {
 fn read_state(layout: &Layout) -> Result<(StateCache, State), PkiError> {
     if !layout.state().exists() {
         let directory = layout.directory().to_owned();
+        if layout.pending().key(AuthorityName::Intermediate).exists() {
+            return Err(PkiError::Pending(directory));
+        }
         let started = AuthorityName::ALL
             .iter()
             .any(|name| layout.key(*name).exists());

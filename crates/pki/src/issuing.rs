@@ -17,15 +17,19 @@ use super::files::own::refuse_own;
 use super::files::transaction::Transaction;
 use super::records::inventory::{Cause, NewEntry};
 use super::records::state::State;
+use super::signed_elsewhere::verify_for;
 use super::signing::authority::{CertificateAuthority, SignedCertificate};
+use super::signing::authority_certificate::AuthorityCertificate;
 use super::signing::csr::SigningRequest;
 use super::signing::error::AuthorityError;
+use super::signing::names::RequestError;
 use super::signing::profile::{CertificateProfile, Usages};
 use super::signing::request::IssueRequest;
 use super::signing::signatory::AuthorityName;
 use super::store::key::{self, KeyProtection};
 use super::store::{self, Audience, Existing};
 use crate::clock;
+use crate::trust::PathPurpose;
 
 /// A leaf that was issued, with the paths of its files.
 #[derive(Debug, Clone)]
@@ -201,6 +205,7 @@ impl Pki {
             (LeafKey::New, None) => Err(AuthorityError::KeyMismatch),
         }
         .map_err(PkiError::authority(&signer_path))?;
+        self.check_constraints(&signed, &profile)?;
         let (certificate, key) = self.layout().leaf_files(request)?;
         let record = self.entry_for(&signed, request, &profile, cause)?;
         self.deliver(&signed, new_key.as_ref(), request, &record)?;
@@ -216,6 +221,30 @@ impl Pki {
             not_before: record.not_before,
             not_after: record.not_after,
         })
+    }
+
+    /// Checks a new leaf by the verifier of gateways, if the authority has name constraints. Roots and
+    /// intermediates of other programs can have them.
+    pub(super) fn check_constraints(
+        &self,
+        signed: &SignedCertificate,
+        profile: &CertificateProfile,
+    ) -> Result<(), PkiError> {
+        let intermediate = self.intermediate.as_ref();
+        if !self.root.has_name_constraints()
+            && !intermediate.is_some_and(AuthorityCertificate::has_name_constraints)
+        {
+            return Ok(());
+        }
+        let purpose = match profile.usages() {
+            Some(usages) if !usages.client => PathPurpose::Server,
+            _ => PathPurpose::Client,
+        };
+        let path = intermediate.map(|authority| authority.der().clone());
+        let path = path.into_iter().collect();
+        let now = clock::certificate_now();
+        verify_for(&self.root, path, None, &signed.der, purpose, now)
+            .map_err(|(reason, detail)| RequestError::new(reason, detail).into())
     }
 
     /// Returns the inventory entry for a leaf that was just signed.

@@ -6,13 +6,16 @@
 //! - `renewing`: issues leaves again, with a new key
 //! - `fixtures`: test certificates with faults
 //! - `rotating`: replaces root and intermediate, while the old ones stay trusted for a time
+//! - `intermediate_request`: requests an intermediate from a root whose key is elsewhere
 //! - `creating`: creates an authority, with a new root or an existing one
 //! - `issuing`: issues one leaf
 //! - `recording`: opens and searches the inventory of issued certificates
 //! - `revoking`: revokes certificates
+//! - `generation`: makes root and intermediate in memory
 //! - `crls`: signs and publishes revocation lists
 //! - `export`: certificates in the formats of other programs
 //! - `inspect`: describes the content of files, with lints
+//! - `signed_elsewhere`: reads and checks what a root elsewhere has signed
 //! - `directory`: opens an authority
 //!
 //! Folders below these files. Each folder imports only from folders below it in this list:
@@ -60,7 +63,9 @@ pub mod directory;
 pub mod export;
 mod files;
 pub mod fixtures;
+mod generation;
 pub mod inspect;
+mod intermediate_request;
 pub mod issuing;
 pub mod lint;
 mod recording;
@@ -68,21 +73,25 @@ pub mod records;
 pub mod renewing;
 pub mod revoking;
 pub mod rotating;
+mod signed_elsewhere;
 pub mod signing;
 pub mod store;
 
 pub use bulk::BulkProgress;
-pub use creating::{AuthorityOptions, ExistingRoot};
+pub use creating::AuthorityOptions;
 pub use crls::SignedCrl;
 pub use directory::Pki;
-pub use files::error::PkiError;
+pub use files::error::{PkiError, RootTask};
 pub use files::layout::Layout;
+pub use generation::{ExistingRoot, RootSource};
+pub use intermediate_request::IntermediateRequest;
 pub use issuing::Issued;
 pub use records::inventory::{Entry, Filter, InventoryError};
 pub use records::state::StateError;
 pub use renewing::{Remaining, Renewal};
 pub use revoking::{Among, Revocation, RevocationTarget, Revoked, Status};
-pub use rotating::{Abandon, Dependent, Retired, Rotation, RotationOptions};
+pub use rotating::{Dependent, Retired, Rotation, RotationOptions};
+pub use signed_elsewhere::SignedIntermediate;
 pub use signing::authority::CertificateAuthority;
 pub use signing::authority_certificate::AuthorityCertificate;
 pub use signing::csr::{SigningRequest, SigningRequestError};

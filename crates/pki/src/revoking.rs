@@ -179,11 +179,7 @@ impl Pki {
                 .find(|signatory| self.certificate_of(*signatory).facts().serial_hex() == serial)
         };
         if let Some(intermediate) = carries(AuthorityName::Intermediate) {
-            let root = Signatory {
-                name: AuthorityName::Root,
-                ..intermediate
-            };
-            return Ok((root, serial));
+            return Ok((self.root_of(intermediate.generation), serial));
         }
         if carries(AuthorityName::Root).is_some() {
             return Err(PkiError::RootCannotBeRevoked);

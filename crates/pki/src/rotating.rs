@@ -7,19 +7,18 @@
 
 use std::path::PathBuf;
 
-use super::creating::new_intermediate;
 use super::crls::list_of;
 use super::directory::{EarlierGeneration, Pki};
 use super::files::certificates;
 use super::files::error::PkiError;
 use super::files::layout::{Layout, Scope};
 use super::files::transaction::Transaction;
+use super::generation::{GenerationPlan, NewGeneration, PresentRoot, RootSource};
 use super::records::inventory::{Entry, Filter};
-use super::records::state::{CrlNumbers, State};
-use super::signing::authority::{AuthorityKind, CertificateAuthority};
+use super::records::state::State;
+use super::signed_elsewhere::discard_request;
 use super::signing::authority_certificate::AuthorityCertificate;
 use super::signing::lifetime::Lifetime;
-use super::signing::revocation_list::RevocationList;
 use super::signing::signatory::{AuthorityName, Generation};
 use super::store::key::{self, KeyAlgorithm, KeyError, KeyProtection};
 use super::store::{self, Audience};
@@ -27,8 +26,10 @@ use crate::clock;
 use crate::directory_lock::DirectoryLock;
 
 /// Options for [`Pki::prepare_rotation`].
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct RotationOptions {
+    /// Where the root of the new generation comes from.
+    pub root: RootSource,
     /// The algorithm of the keys of the new root and intermediate. If `None`, the default is the
     /// same as in [`super::AuthorityOptions`].
     pub algorithm: Option<KeyAlgorithm>,
@@ -64,17 +65,6 @@ pub struct Dependent {
     pub renewed_as: Option<String>,
 }
 
-/// The certificates that may be refused when a generation is retired.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Abandon {
-    /// None.
-    Nothing,
-    /// Those whose files hold a newer certificate.
-    Renewed,
-    /// All.
-    All,
-}
-
 /// What [`Pki::retire`] has done.
 #[derive(Debug, Clone)]
 pub struct Retired {
@@ -104,16 +94,7 @@ impl Pki {
     /// If a rotation is already in progress, if the passphrase is wrong, or if files cannot be
     /// written.
     pub fn prepare_rotation(&mut self, options: &RotationOptions) -> Result<(), PkiError> {
-        // Checks the passphrase by reading the current key, because the new keys get the same
-        // passphrase.
-        self.load_authority(self.issuer())?;
-        let key = self.layout().key(self.issuer());
-        let protection = if key::is_sealed(&key)? {
-            let secret = self.passphrase.clone();
-            KeyProtection::passphrase(secret.ok_or(KeyError::PassphraseNeeded(key))?)?
-        } else {
-            KeyProtection::Plain
-        };
+        let protection = self.protection()?;
         let lock = self.layout().lock()?;
         let mut state = self.states.read(&self.layout().state())?;
         if let Some(earlier) = state.earlier {
@@ -124,11 +105,44 @@ impl Pki {
             // longer used, so it does no harm if the process is killed directly after this step.
             put_aside(self.layout(), state.generation.previous())?;
         }
-        let made = self.make_generation(options)?;
-        state.rotate(made.numbers);
+        let plan = GenerationPlan {
+            layout: self.layout(),
+            domain: self.trust_domain(),
+            profiles: &self.profiles,
+            source: &options.root,
+            root_only: self.intermediate.is_none(),
+            algorithm: options.algorithm,
+            root_lifetime: options.root_lifetime,
+            intermediate_lifetime: options.intermediate_lifetime,
+            path_length: None,
+            present: Some(PresentRoot {
+                certificate: &self.root,
+                issuer: self.authority(self.issuer()),
+                numbers: state.crl_number,
+                passphrase: self.passphrase.as_ref(),
+            }),
+        };
+        let made = plan.make(clock::certificate_now())?;
+        state.rotate(made.numbers, made.keeps_root);
         self.put_in_place(&made, &protection, &state, &lock)?;
+        if matches!(options.root, RootSource::SignedElsewhere(_)) {
+            discard_request(self.layout());
+        }
         drop(lock);
         self.reopen()
+    }
+
+    /// Returns how the present key that signs leaves is protected. Checks the passphrase by reading
+    /// that key, because new keys get the same one.
+    pub(super) fn protection(&self) -> Result<KeyProtection, PkiError> {
+        self.load_authority(self.issuer())?;
+        let key = self.layout().key(self.issuer());
+        if !key::is_sealed(&key)? {
+            return Ok(KeyProtection::Plain);
+        }
+        let secret = self.passphrase.clone();
+        let secret = secret.ok_or(KeyError::PassphraseNeeded(key))?;
+        Ok(KeyProtection::passphrase(secret)?)
     }
 
     /// Returns the rotation that is in progress. Returns `None` if there is no earlier generation.
@@ -185,21 +199,13 @@ impl Pki {
     /// moves the files of that generation to `retired/`. Gateways that read the new files then
     /// refuse the certificates of that generation.
     ///
-    /// # Errors
-    /// If there is no earlier generation. If some certificates of that generation are neither
-    /// revoked nor expired and `force` is false. If files cannot be written.
-    pub fn retire(&mut self, force: bool) -> Result<Retired, PkiError> {
-        self.retire_and(match force {
-            true => Abandon::All,
-            false => Abandon::Nothing,
-        })
-    }
-
-    /// Like [`Self::retire`], and says which live certificates may be refused.
+    /// Certificates whose files hold a newer one according to the inventory are superseded, and do
+    /// not prevent it. With `force`, no certificate does.
     ///
     /// # Errors
-    /// As [`Self::retire`], when others depend on it.
-    pub fn retire_and(&mut self, abandon: Abandon) -> Result<Retired, PkiError> {
+    /// If there is no earlier generation. If some certificates of that generation are neither
+    /// superseded nor revoked nor expired and `force` is false. If files cannot be written.
+    pub fn retire(&mut self, force: bool) -> Result<Retired, PkiError> {
         let Some(earlier) = &self.earlier else {
             return self.finish_retiring();
         };
@@ -213,12 +219,7 @@ impl Pki {
         );
         let live = inventory.count_live(&key, now)?;
         let renewed = inventory.count_renewed(&key, &self.issuer_keys(), now)?;
-        let is_allowed = match abandon {
-            Abandon::Nothing => live == 0,
-            Abandon::Renewed => live == renewed,
-            Abandon::All => true,
-        };
-        if !is_allowed {
+        if !force && live != renewed {
             return Err(PkiError::StillInUse { live, renewed });
         }
         state.retire();
@@ -227,15 +228,19 @@ impl Pki {
         let mut change = Transaction::begin(self.layout(), Scope::Authority, &[lists], &lock)?;
         let trusted: String = certificates::read(&self.layout().trust())?
             .iter()
-            .filter(|root| *root != earlier.root.der())
+            .filter(|root| *root != earlier.root.der() || *root == self.root.der())
             .map(certificates::pem)
             .collect();
         change.stage_public(&self.layout().trust(), trusted.as_bytes())?;
         for name in self.authorities() {
             let path = self.layout().crl(*name);
             let subject = self.authority(*name).subject_der();
-            let list = list_of(&store::read(&path)?, subject)
-                .map_err(|error| self.damaged_list(&path, error))?;
+            // A root elsewhere may have published no list.
+            let Some(content) = store::read_if_present(&path)? else {
+                continue;
+            };
+            let list =
+                list_of(&content, subject).map_err(|error| self.damaged_list(&path, error))?;
             if let Some(list) = list {
                 change.stage_public(&path, list.as_bytes())?;
             }
@@ -280,49 +285,6 @@ impl Pki {
         Ok(())
     }
 
-    /// Makes the keys, certificates and first revocation lists of a new generation. Writes no
-    /// files.
-    fn make_generation(&self, options: &RotationOptions) -> Result<NewGeneration, PkiError> {
-        let now = clock::certificate_now();
-        let root_only = self.intermediate.is_none();
-        let kind = AuthorityKind {
-            algorithm: options.algorithm.unwrap_or_default(),
-            lifetime: options.root_lifetime,
-            path_length: root_only.then_some(0),
-        };
-        let failed = |name| PkiError::authority(&self.layout().certificate(name));
-        let root = CertificateAuthority::new_root_as(self.trust_domain(), &kind, now)
-            .map_err(failed(AuthorityName::Root))?;
-        let intermediate = if root_only {
-            None
-        } else {
-            let lifetime = options.intermediate_lifetime;
-            let made = new_intermediate(&root, &self.profiles, options.algorithm, lifetime, now)
-                .map_err(failed(AuthorityName::Intermediate))?;
-            Some((AuthorityName::Intermediate, made))
-        };
-        let mut numbers = CrlNumbers::default();
-        let mut members = Vec::new();
-        for (name, authority) in [Some((AuthorityName::Root, root)), intermediate]
-            .into_iter()
-            .flatten()
-        {
-            let list = RevocationList {
-                number: numbers.take_next(name),
-                this_update: now,
-                lifetime: self.crl_lifetime(name),
-                entries: Vec::new(),
-            };
-            let list = authority.sign_list(&list, now).map_err(failed(name))?;
-            members.push(Member {
-                name,
-                authority,
-                list,
-            });
-        }
-        Ok(NewGeneration { members, numbers })
-    }
-
     /// Writes the files of the new generation in one transaction. The files get their final paths
     /// in this order: trusted roots, revocation lists, certificates and keys (the root's first),
     /// `pki.toml`. The old certificates and keys are moved to `earlier/`.
@@ -337,7 +299,7 @@ impl Pki {
         let mut change = Transaction::begin(layout, Scope::Authority, &[layout.crls()], lock)?;
         let mut trusted = certificates::read(&layout.trust())?;
         for member in &made.members {
-            let certificate = member.authority.certificate().der();
+            let certificate = member.certificate.der();
             if member.name == AuthorityName::Root && !trusted.contains(certificate) {
                 trusted.push(certificate.clone());
             }
@@ -345,51 +307,39 @@ impl Pki {
         let trusted: String = trusted.iter().map(certificates::pem).collect();
         change.stage_public(&layout.trust(), trusted.as_bytes())?;
         for member in &made.members {
+            let Some(list) = &member.list else { continue };
             let path = layout.crl(member.name);
-            let mut lists = member.list.clone().into_bytes();
-            lists.extend(store::read(&path)?);
+            let mut lists = list.clone().into_bytes();
+            // A root that stays has one list, and this one replaces the last one.
+            if member.name == AuthorityName::Intermediate || !made.keeps_root {
+                lists.extend(store::read_if_present(&path)?.unwrap_or_default());
+            }
             change.stage_public(&path, &lists)?;
         }
-        for Member {
-            name, authority, ..
-        } in &made.members
-        {
-            let certificate = certificates::pem(authority.certificate().der());
-            change.stage_and_keep(
-                &layout.certificate(*name),
-                certificate.as_bytes(),
-                Audience::Public,
-                earlier.certificate(*name),
-            )?;
-            // An operator may keep the root's old key elsewhere. If it is not in the directory, it
-            // is not moved.
-            let key = key::to_pem(authority.key(), protection)?;
-            change.stage_and_keep(
-                &layout.key(*name),
-                key.as_bytes(),
-                Audience::Owner,
-                earlier.key(*name),
-            )?;
+        for member in &made.members {
+            let name = member.name;
+            let pem = certificates::pem(member.certificate.der());
+            let (path, kept) = (layout.certificate(name), earlier.certificate(name));
+            change.stage_and_keep(&path, pem.as_bytes(), Audience::Public, kept)?;
+            // The key of a root that stays is for both generations.
+            if name == AuthorityName::Root && made.keeps_root {
+                continue;
+            }
+            let (path, kept) = (layout.key(name), earlier.key(name));
+            match &member.signer {
+                // An operator may keep the root's old key elsewhere. If it is not in the
+                // directory, it is not moved.
+                Some(signer) => {
+                    let pem = key::to_pem(signer.key(), protection)?;
+                    change.stage_and_keep(&path, pem.as_bytes(), Audience::Owner, kept)?;
+                }
+                None => change.rename(path, kept),
+            }
         }
         let path = layout.state();
         change.stage_public(&path, &state.to_file(&path)?)?;
         Ok(change.commit()?)
     }
-}
-
-/// A new generation that exists only in memory.
-struct NewGeneration {
-    /// The root, then the intermediate if there is one.
-    members: Vec<Member>,
-    /// The CRL numbers of the first revocation lists.
-    numbers: CrlNumbers,
-}
-
-struct Member {
-    name: AuthorityName,
-    authority: CertificateAuthority,
-    /// The first revocation list of the authority, in PEM.
-    list: String,
 }
 
 /// Moves the directory `earlier/` into `retired/` with one rename. Returns its new path.

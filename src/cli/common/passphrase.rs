@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::input;
 use super::output::CliError;
+use crate::identity::text::{shell, shell_word};
 use crate::pki::{AuthorityName, Pki};
 use crate::secret::Secret;
 
@@ -60,6 +61,29 @@ impl PassphraseArgs {
             return Err(CliError::usage("the two passphrases differ"));
         }
         Ok(first)
+    }
+
+    /// Whether an option says where the passphrase is.
+    pub(in crate::cli) const fn is_given(&self) -> bool {
+        self.passphrase_file.is_some()
+            || self.passphrase_env.is_some()
+            || self.passphrase_fd.is_some()
+    }
+
+    /// Returns the file that was named, unless it is standard input.
+    pub(in crate::cli) fn file(&self) -> Option<&Path> {
+        let path = self.passphrase_file.as_deref()?;
+        (!input::is_stdin(path)).then_some(path)
+    }
+
+    /// Returns the option for another command, with a blank before it. Returns an empty text if the
+    /// other command cannot repeat it, and will ask.
+    pub(in crate::cli) fn repeated(&self) -> String {
+        match (self.file(), &self.passphrase_env) {
+            (Some(path), _) => format!(" --passphrase-file {}", shell(path)),
+            (None, Some(variable)) => format!(" --passphrase-env {}", shell_word(variable)),
+            (None, None) => String::new(),
+        }
     }
 
     /// Returns the passphrase of an existing encrypted file.

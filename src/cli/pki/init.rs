@@ -1,12 +1,13 @@
 //! `countersign pki init`: creates an authority.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::json;
 
 use super::authority::with_remedy;
+use super::timer::{PASSPHRASE, Timer, unit_word};
 use crate::cli::common::format::{absolute, moment};
 use crate::cli::common::output::{CliError, Exit, Output};
 use crate::cli::common::passphrase::PassphraseArgs;
@@ -15,8 +16,8 @@ use crate::config;
 use crate::identity::TrustDomain;
 use crate::identity::text::shell;
 use crate::pki::{
-    AuthorityName, AuthorityOptions, ExistingRoot, KeyAlgorithm, KeyProtection, Layout, Lifetime,
-    Pki, PkiError,
+    AuthorityName, AuthorityOptions, ExistingRoot, IntermediateRequest, KeyAlgorithm,
+    KeyProtection, Layout, Lifetime, Pki, PkiError, RootSource, SignedIntermediate,
 };
 
 const EXAMPLES: &str = "\
@@ -27,6 +28,9 @@ Examples:
   countersign pki init --dir certs --trust-domain example.org --key-type p384 --timer
   countersign pki init --dir certs --trust-domain example.org --root-only
   countersign pki init --dir certs --trust-domain example.org --ca-cert root.pem --ca-key root.key
+  countersign pki init --dir certs --trust-domain example.org --intermediate-csr intermediate.csr
+  countersign pki init --dir certs --trust-domain example.org --intermediate-cert intermediate.pem \
+      --ca-cert root.pem --ca-crl root.crl
 
 Makes DIR/root.pem (P-256, 10 years), DIR/intermediate.pem (5 years) and their .key files,
 DIR/trust.pem (every trusted root), DIR/crl/root.crl (good for a year) and
@@ -35,6 +39,14 @@ DIR/crl/intermediate.crl (good for 7 days; sign it anew with: countersign pki cr
 With --ca-cert and --ca-key, the root is one there is: it is copied to DIR, and a new intermediate
 is made below it. Refused: a key of another certificate, a certificate that is no root, a subject
 that the encoder would not repeat exactly (nothing would chain to it).
+
+If the root's key is offline or belongs to others, --intermediate-csr makes only the intermediate's
+key, and a request. Have the root sign it, for example with OpenSSL 3:
+  openssl x509 -req -in intermediate.csr -CA root.pem -CAkey root.key -CAcreateserial -days 1826 \
+      -copy_extensions copy -out intermediate.pem
+--intermediate-cert completes the authority with the result, if gateways would accept its
+certificates; DIR then holds no root key. --ca-crl is the root's list, without which gateways accept
+callers only with revocation_depth = \"leaf\"; later ones are taken with pki crl --root-crl.
 
 With --root-only there is no intermediate: one key less to keep, and no way to keep the root's
 elsewhere. A DIR/profiles.toml that is there already says what the intermediate is like.
@@ -80,7 +92,10 @@ impl From<KeyType> for KeyAlgorithm {
 
 /// Arguments of `countersign pki init`.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(
+    after_help = EXAMPLES,
+    group = ArgGroup::new("root_use").args(["ca_key", "intermediate_cert"]),
+)]
 pub(super) struct InitArgs {
     /// The authority's directory; created if it does not exist.
     #[arg(long, value_name = "DIR")]
@@ -115,11 +130,25 @@ pub(super) struct InitArgs {
         value_parser = clap::value_parser!(u8).range(1..=8))]
     path_length: Option<u8>,
     /// Take this root instead of making one.
-    #[arg(long, value_name = "FILE", requires = "ca_key")]
+    #[arg(long, value_name = "FILE", requires = "root_use")]
     ca_cert: Option<PathBuf>,
     /// The private key of --ca-cert: PKCS#8, plain or sealed with the same passphrase.
     #[arg(long, value_name = "FILE", requires = "ca_cert")]
     ca_key: Option<PathBuf>,
+    /// Make only the key of the intermediate, and write a request for the root to sign to FILE.
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "root_only", "root_lifetime", "intermediate_lifetime", "path_length", "ca_cert", "timer",
+        "intermediate_cert",
+    ])]
+    intermediate_csr: Option<PathBuf>,
+    /// Complete the authority with the certificate that the root --ca-cert has signed.
+    #[arg(long, value_name = "FILE", requires = "ca_cert", conflicts_with_all = [
+        "root_only", "key_type", "intermediate_lifetime", "force",
+    ])]
+    intermediate_cert: Option<PathBuf>,
+    /// The revocation list of --ca-cert, signed elsewhere.
+    #[arg(long, value_name = "FILE", requires = "intermediate_cert")]
+    ca_crl: Option<PathBuf>,
     /// Limit the authority to a host name; refused, with the reason.
     #[arg(long, value_name = "NAME")]
     permit_dns: Vec<String>,
@@ -138,35 +167,51 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
     if !args.permit_dns.is_empty() || !args.permit_ip.is_empty() {
         return Err(CliError::usage(NO_CONSTRAINTS));
     }
-    let remedy = |error| with_remedy(error, "--force replaces it");
+    let is_elsewhere = args.intermediate_csr.is_some() || args.intermediate_cert.is_some();
+    let remedy = |error| match error {
+        PkiError::AuthorityExists(dir) if is_elsewhere => CliError::usage(format!(
+            "{} holds an authority already; its next intermediate is requested by: countersign pki \
+             rotate prepare --dir {} --intermediate-csr FILE",
+            dir.display(),
+            shell(&dir)
+        )),
+        error => with_remedy(error, "--force replaces it"),
+    };
     // Checks before it asks for a passphrase whether the files may be written.
     if !args.force {
         Pki::check_absent(&args.dir).map_err(remedy)?;
     }
-    let protection = if args.no_passphrase {
-        KeyProtection::Plain
-    } else {
-        KeyProtection::passphrase(args.passphrase.choose()?).map_err(PkiError::from)?
-    };
-    let import = args.ca_cert.as_ref().zip(args.ca_key.as_ref());
+    let profiles = config::profiles(&Layout::new(&args.dir).profiles(), &args.trust_domain)
+        .map_err(CliError::usage)?;
+    let protection = protection(args)?;
+    if let Some(out) = &args.intermediate_csr {
+        let request = IntermediateRequest {
+            out: out.clone(),
+            algorithm: args.key_type.map(Into::into),
+            overwrite: args.force,
+        };
+        let (dir, domain) = (&args.dir, &args.trust_domain);
+        Pki::request_intermediate(dir, domain, &profiles, &protection, &request).map_err(remedy)?;
+        let command = format!(
+            "countersign pki init --dir {} --trust-domain {domain}",
+            shell(dir)
+        );
+        report_request(&args.dir, out, &command, &protection, output);
+        return Ok(Exit::Done);
+    }
+    let file = protection.secret().map(|_| args.passphrase.file());
+    let file = file.map(|file| file.unwrap_or(Path::new(PASSPHRASE)));
+    let timer = timer(crl_command(args), file);
     let options = AuthorityOptions {
         algorithm: args.key_type.map(Into::into),
         root_only: args.root_only,
-        profiles: config::profiles(&Layout::new(&args.dir).profiles(), &args.trust_domain)
-            .map_err(CliError::usage)?,
+        profiles,
         root_lifetime: args.root_lifetime,
         intermediate_lifetime: args.intermediate_lifetime,
         path_length: args.path_length,
-        import: import.map(|(certificate, key)| ExistingRoot {
-            certificate: certificate.clone(),
-            key: key.clone(),
-            passphrase: match &protection {
-                KeyProtection::Plain => None,
-                KeyProtection::Passphrase(secret) => Some(secret.clone()),
-            },
-        }),
+        root: root_source(args, &protection),
         beside: match args.timer {
-            true => timer_units(args),
+            true => timer.units(&args.dir).to_vec(),
             false => Vec::new(),
         },
         overwrite: args.force,
@@ -174,70 +219,134 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
     };
     let pki = Pki::create_as(&args.dir, &args.trust_domain, &options).map_err(remedy)?;
     if args.timer {
-        output.note(format_args!(
-            "note: {0}/countersign-crl.{{service,timer}} are written; enable them with: systemctl \
-             enable --now $(realpath {0}/countersign-crl.service {0}/countersign-crl.timer)",
-            shell(&args.dir)
-        ));
+        output.note(timer.enabling(&args.dir));
     }
     report(&pki, args, output);
+    note_root_list(&pki, output);
     Ok(Exit::Done)
 }
 
-/// Returns the path and the content of each systemd unit that signs the issuer's CRL every day. A
-/// CRL is valid for seven days by default.
-fn timer_units(args: &InitArgs) -> Vec<(PathBuf, String)> {
-    let dir = &args.dir;
+/// Returns how the keys are protected. The key of a requested intermediate stays as it was made,
+/// unless a passphrase is given for it.
+fn protection(args: &InitArgs) -> Result<KeyProtection, CliError> {
+    if args.intermediate_cert.is_some() {
+        let is_sealed = Pki::is_request_sealed(&args.dir)?;
+        if is_sealed && args.no_passphrase {
+            return Err(CliError::usage(
+                "the key of the requested intermediate is encrypted and stays so; give its \
+                 passphrase instead of --no-passphrase",
+            ));
+        }
+        if !is_sealed && !args.passphrase.is_given() {
+            return Ok(KeyProtection::Plain);
+        }
+        let passphrase = args.passphrase.open(&Pki::request_key(&args.dir))?;
+        return Ok(KeyProtection::passphrase(passphrase).map_err(PkiError::from)?);
+    }
+    if args.no_passphrase {
+        return Ok(KeyProtection::Plain);
+    }
+    Ok(KeyProtection::passphrase(args.passphrase.choose()?).map_err(PkiError::from)?)
+}
+
+fn root_source(args: &InitArgs, protection: &KeyProtection) -> RootSource {
+    let passphrase = protection.secret().cloned();
+    match (&args.ca_cert, &args.ca_key, &args.intermediate_cert) {
+        (Some(certificate), Some(key), _) => RootSource::Existing(ExistingRoot {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            passphrase,
+        }),
+        (root, None, Some(certificate)) => RootSource::SignedElsewhere(SignedIntermediate {
+            certificate: certificate.clone(),
+            root: root.clone(),
+            root_list: args.ca_crl.clone(),
+            passphrase,
+        }),
+        _ => RootSource::New,
+    }
+}
+
+/// Prints what to do with a request for an intermediate. `command` completes it, and lacks the
+/// options for the certificates.
+pub(super) fn report_request(
+    dir: &Path,
+    out: &Path,
+    command: &str,
+    protection: &KeyProtection,
+    output: Output,
+) {
+    let key = Pki::request_key(dir);
+    output.json(&json!({
+        "dir": absolute(dir),
+        "request": absolute(out),
+        "key": absolute(&key),
+        "keys_encrypted": protection.secret().is_some(),
+    }));
+    output.say(format_args!(
+        "\
+Made the key of an intermediate, and a request for it.
+
+  request  {request}
+  key      {key}  mode 0600, stays here
+
+Have the root sign the request, where its key is. With OpenSSL 3, which also keeps the extensions:
+  openssl x509 -req -in {file} -CA root.pem -CAkey root.key -CAcreateserial -days 1826 \\
+      -copy_extensions copy -out intermediate.pem
+Then, with the root's certificate and, if there is one, its revocation list (--ca-crl):
+  {command} \\
+      --intermediate-cert intermediate.pem --ca-cert root.pem",
+        request = out.display(),
+        key = key.display(),
+        file = shell(out),
+    ));
+}
+
+/// Says what is missing if the root's list is signed elsewhere and is not here.
+pub(super) fn note_root_list(pki: &Pki, output: Output) {
+    if !pki.layout().crl(AuthorityName::Root).exists() {
+        output.note(format_args!(
+            "note: {} is missing: the root's list is signed where its key is. Take it with: \
+             countersign pki crl --dir {} --root-crl FILE. Until then, gateways with revocation = \
+             \"hard\" refuse all callers, unless revocation_depth = \"leaf\"",
+            pki.layout().crl(AuthorityName::Root).display(),
+            shell(pki.layout().directory())
+        ));
+    }
+}
+
+/// Returns the systemd units that sign the issuer's CRL every day. A CRL is valid for seven days by
+/// default.
+fn timer(command: String, passphrase: Option<&Path>) -> Timer<'_> {
+    Timer {
+        name: "countersign-crl",
+        service: "Sign the revocation list anew",
+        timer: "Keep the revocation list fresh",
+        command,
+        schedule: ["daily", "1h"],
+        passphrase,
+    }
+}
+
+fn crl_command(args: &InitArgs) -> String {
     let issuer = match args.root_only {
         true => AuthorityName::Root,
         false => AuthorityName::Intermediate,
     };
-    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("countersign"));
-    let (credential, option) = if !args.no_passphrase {
-        (
-            "# Put the passphrase there, readable for root only.\n\
-             LoadCredential=passphrase:/etc/countersign/ca.pass\n",
-            " --passphrase-file %d/passphrase",
-        )
-    } else {
-        ("", "")
-    };
-    let service = format!(
-        "[Unit]\nDescription=Sign the revocation list of {domain_dir} anew\n\n\
-         [Service]\nType=oneshot\n{credential}\
-         ExecStart={program} pki crl --dir {dir} --issuer {issuer}{option}\n",
-        issuer = issuer.as_str(),
-        domain_dir = unit_word(&absolute(dir)),
-        program = unit_word(&program.to_string_lossy()),
-        dir = unit_word(&absolute(dir)),
-    );
-    let timer = "[Unit]\nDescription=Keep the revocation list fresh\n\n\
-        [Timer]\nOnCalendar=daily\nRandomizedDelaySec=1h\nPersistent=true\n\n\
-        [Install]\nWantedBy=timers.target\n";
-    vec![
-        (dir.join("countersign-crl.service"), service),
-        (dir.join("countersign-crl.timer"), timer.to_owned()),
-    ]
-}
-
-/// Quotes a text as one word of a unit file (systemd.syntax(7)).
-fn unit_word(text: &str) -> String {
-    let escaped = text
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('%', "%%")
-        .replace('$', "$$");
-    format!("\"{escaped}\"")
+    let dir = unit_word(&absolute(&args.dir));
+    format!("pki crl --dir {dir} --issuer {}", issuer.as_str())
 }
 
 fn report(pki: &Pki, args: &InitArgs, output: Output) {
     let layout = pki.layout();
+    // A root elsewhere has no key here, and perhaps no list.
+    let present = |path: &Path| path.exists().then(|| absolute(path));
     let entry = |name: AuthorityName| {
         let facts = pki.authority(name).facts();
         json!({
             "certificate": absolute(&layout.certificate(name)),
-            "key": absolute(&layout.key(name)),
-            "crl": absolute(&layout.crl(name)),
+            "key": present(&layout.key(name)),
+            "crl": present(&layout.crl(name)),
             "subject": facts.subject,
             "serial": facts.serial_hex(),
             "not_before": clock::rfc3339(facts.not_before),
@@ -248,14 +357,14 @@ fn report(pki: &Pki, args: &InitArgs, output: Output) {
         "dir": absolute(layout.directory()),
         "trust_domain": pki.trust_domain().as_str(),
         "trust": absolute(&layout.trust()),
-        "keys_encrypted": !args.no_passphrase,
+        "keys_encrypted": pki.passphrase().is_some(),
         "root": entry(AuthorityName::Root),
         "intermediate": match pki.issuer() {
             AuthorityName::Intermediate => entry(AuthorityName::Intermediate),
             AuthorityName::Root => serde_json::Value::Null,
         },
     }));
-    let keys = if args.no_passphrase {
+    let keys = if pki.passphrase().is_none() {
         "not encrypted: whoever reads them can issue certificates"
     } else {
         "encrypted with your passphrase"
@@ -274,12 +383,14 @@ fn report(pki: &Pki, args: &InitArgs, output: Output) {
         );
         let title = if lists.is_empty() { "revocation" } else { "" };
         let list = layout.crl(*name);
-        let lifetime = pki.crl_lifetime(*name);
-        let _ = write!(
-            lists,
-            "\n  {title:13} {}  good for {lifetime}",
-            list.display()
-        );
+        if !list.exists() {
+            continue;
+        }
+        let lifetime = match args.ca_crl.is_some() && *name == AuthorityName::Root {
+            true => "signed elsewhere".to_owned(),
+            false => format!("good for {}", pki.crl_lifetime(*name)),
+        };
+        let _ = write!(lists, "\n  {title:13} {}  {lifetime}", list.display());
     }
     output.say(format_args!(
         "\
@@ -289,11 +400,12 @@ Made a certificate authority for trust domain {domain}.
   private keys  beside the certificates, mode 0600, {keys}
 
 Next, a certificate for a gateway and one for a caller:
-  countersign pki issue localhost --dir {dir} --profile server --dns localhost --ip 127.0.0.1
-  countersign pki issue spiffe://{domain}/ns/default/sa/client --dir {dir}
+  countersign pki issue localhost --dir {dir} --profile server --dns localhost --ip 127.0.0.1{option}
+  countersign pki issue spiffe://{domain}/ns/default/sa/client --dir {dir}{option}
 Sign the revocation lists anew within {lifetime}, by a timer or by a process that keeps running:
-  countersign pki crl --dir {dir} --issuer {issuer}
-  countersign pki crl --dir {dir} --issuer {issuer} --every 24h",
+  countersign pki crl --dir {dir} --issuer {issuer}{option}
+  countersign pki crl --dir {dir} --issuer {issuer} --every 24h{option}",
+        option = args.passphrase.repeated(),
         domain = pki.trust_domain(),
         trust = layout.trust().display(),
         lifetime = pki.crl_lifetime(pki.issuer()),

@@ -15,6 +15,7 @@
 //! - `wait`: waits until a revocation is in effect at gateways
 //! - `hook`: runs a command after a file was replaced
 //! - `authority`: opens an authority
+//! - `timer`: systemd units that run a command again and again
 //! - `times`: parses times in arguments
 
 mod authority;
@@ -32,6 +33,7 @@ mod renew_all;
 mod revoke;
 mod rotate;
 mod sign;
+mod timer;
 mod times;
 mod verify;
 mod wait;

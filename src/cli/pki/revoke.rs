@@ -56,6 +56,7 @@ Examples:
   countersign pki crl --dir certs --issuer intermediate --every 24h
   countersign pki crl --dir certs --every 24h --exec 'rsync certs/crl/ gateways:crl/'
   countersign pki crl --dir certs --number 4200
+  countersign pki crl --dir certs --root-crl root.crl
 
 The root's list is good for a year, the intermediate's for 7 days, unless --lifetime says
 otherwise. Run this before they run out: a gateway with revocation = \"hard\" refuses every
@@ -64,6 +65,9 @@ lists are signed as well, into the same files.
 
 --number is for pki.toml from a backup: gateways refuse a list whose number is lower than that of the
 list they have. Give one that is higher than that (pki inspect shows it); the next ones follow.
+
+--root-crl publishes a list of the root that was signed where its key is. It is refused if gateways
+could not use it, or if it is older than the published one or lacks a revocation.
 
 --every keeps running: it signs at once and then after each TIME, give or take a tenth, which has to
 be less than half of the lists' lifetime. A failure is reported and tried again sooner. --exec runs a
@@ -139,6 +143,9 @@ pub(super) struct CrlArgs {
     /// The number of the lists, higher than that of the last ones.
     #[arg(long, value_name = "N", conflicts_with = "every")]
     number: Option<u64>,
+    /// Publish this list of the root, which was signed elsewhere.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["issuer", "lifetime", "number", "every"])]
+    root_crl: Option<PathBuf>,
     /// Keep running, and sign again after each TIME.
     #[arg(long, value_name = "TIME")]
     every: Option<Lifetime>,
@@ -281,6 +288,15 @@ fn target(args: &RevokeArgs, pki: &Pki) -> Result<RevocationTarget, CliError> {
 }
 
 pub(super) fn crl(args: &CrlArgs, output: Output) -> Result<Exit, CliError> {
+    if let Some(path) = &args.root_crl {
+        let list = Pki::open(&args.dir)?.publish_root_list(path)?;
+        output.json(&json!({ "crls": [list_document(&list)] }));
+        say_list(&list, output);
+        if let Some(command) = &args.exec {
+            hook::run(command, &environment(args)).map_err(CliError::failed)?;
+        }
+        return Ok(Exit::Done);
+    }
     let mut passphrase = None;
     let Some(every) = args.every else {
         sign_lists(args, &mut passphrase, output)?;

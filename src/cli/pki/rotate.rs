@@ -1,22 +1,22 @@
 //! `countersign pki rotate`: prepares, shows and completes a rotation of the authority.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde_json::json;
 
-use super::authority::open;
-use super::init::KeyType;
+use super::authority::{open, with_remedy};
+use super::init::{KeyType, note_root_list, report_request};
 use crate::cli::common::format::{absolute, moment};
 use crate::cli::common::output::{CliError, Exit, Output};
 use crate::cli::common::passphrase::PassphraseArgs;
 use crate::clock;
-use crate::identity::text::printable;
+use crate::identity::text::{printable, shell};
 use crate::pki::{
-    Abandon, AuthorityCertificate, AuthorityName, Dependent, Lifetime, Pki, PkiError,
-    RotationOptions,
+    AuthorityCertificate, AuthorityName, Dependent, ExistingRoot, IntermediateRequest,
+    KeyProtection, Lifetime, Pki, PkiError, RootSource, RotationOptions, SignedIntermediate,
 };
 
 const EXAMPLES: &str = "\
@@ -33,11 +33,22 @@ const PREPARE_EXAMPLES: &str = "\
 Examples:
   countersign pki rotate prepare --dir certs
   countersign pki rotate prepare --dir certs --passphrase-file pass --key-type p384
+  countersign pki rotate prepare --dir certs --intermediate-only
+  countersign pki rotate prepare --dir certs --intermediate-only --ca-key /media/offline/root.key
+  countersign pki rotate prepare --dir certs --ca-cert root-2.pem --ca-key root-2.key
+  countersign pki rotate prepare --dir certs --intermediate-csr next.csr
+  countersign pki rotate prepare --dir certs --intermediate-cert next.pem --ca-crl root.crl
 
 Hand out DIR/trust.pem to gateways, services and clients before new certificates are issued:
 whoever does not know the new root refuses them. DIR/crl/*.crl hold the lists of both
 generations. The earlier root and intermediate move to DIR/earlier; new keys are sealed if the
-earlier ones are, with the same passphrase. Imported roots are replaced by one made here.";
+earlier ones are, with the same passphrase. Imported roots are replaced by one made here, unless
+one of these options says otherwise.
+
+--intermediate-only makes a new intermediate below the present root. --ca-cert takes a root of
+another program. If the root's key is not here, --intermediate-csr makes the key of the next
+intermediate and a request; --intermediate-cert continues with what the root has signed, below the
+present root or below --ca-cert.";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:
@@ -51,12 +62,12 @@ Exit code 3 while there are any, 0 when the earlier root can be retired or there
 const RETIRE_EXAMPLES: &str = "\
 Examples:
   countersign pki rotate retire --dir certs
-  countersign pki rotate retire --dir certs --renewed
   countersign pki rotate retire --dir certs --force
 
 Takes the earlier root out of DIR/trust.pem and moves its generation to DIR/retired. Refused
-while live certificates depend on it. --renewed retires it if all of them were renewed, --force in any
-case; gateways refuse those certificates as soon as they read the new DIR/trust.pem.";
+while live certificates depend on it that were not renewed; --force retires it in any case. Gateways
+refuse the certificates of that generation as soon as they read the new DIR/trust.pem: run it when
+every program has loaded its new certificate.";
 
 /// Maximum number of entries in a listing as text.
 const PAGE: u32 = 1_000;
@@ -80,7 +91,11 @@ enum Step {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = PREPARE_EXAMPLES)]
+#[command(
+    after_help = PREPARE_EXAMPLES,
+    group = ArgGroup::new("root_use").args(["ca_key", "intermediate_cert"]),
+    group = ArgGroup::new("root_of_key").args(["ca_cert", "intermediate_only"]),
+)]
 struct PrepareArgs {
     /// The authority's directory.
     #[arg(long, value_name = "DIR")]
@@ -94,6 +109,37 @@ struct PrepareArgs {
     /// How long the new intermediate is good for [default: 1826d; at most 3652d].
     #[arg(long, value_name = "TIME")]
     intermediate_lifetime: Option<Lifetime>,
+    /// Keep the present root, and replace only the intermediate.
+    #[arg(long, conflicts_with_all = ["ca_cert", "root_lifetime"])]
+    intermediate_only: bool,
+    /// Take this root instead of making one.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "root_use",
+        conflicts_with = "root_lifetime"
+    )]
+    ca_cert: Option<PathBuf>,
+    /// The private key of --ca-cert, or with --intermediate-only of the present root.
+    #[arg(long, value_name = "FILE", requires = "root_of_key")]
+    ca_key: Option<PathBuf>,
+    /// Make only the key of the next intermediate, and write a request for the root to sign to FILE.
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "root_lifetime", "intermediate_lifetime", "ca_cert", "ca_key", "intermediate_only",
+        "intermediate_cert",
+    ])]
+    intermediate_csr: Option<PathBuf>,
+    /// Continue with the certificate that the root has signed.
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "key_type", "root_lifetime", "intermediate_lifetime", "ca_key", "intermediate_only",
+    ])]
+    intermediate_cert: Option<PathBuf>,
+    /// The revocation list of the root, signed elsewhere.
+    #[arg(long, value_name = "FILE", requires = "intermediate_cert")]
+    ca_crl: Option<PathBuf>,
+    /// Replace a request that is pending, with its key.
+    #[arg(long, requires = "intermediate_csr")]
+    force: bool,
     #[command(flatten)]
     passphrase: PassphraseArgs,
 }
@@ -112,8 +158,8 @@ struct RetireArgs {
     /// The authority's directory.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Even while live certificates depend on it, if their files hold newer ones.
-    #[arg(long, conflicts_with = "force")]
+    /// Has no effect any more: certificates whose files hold newer ones prevent nothing.
+    #[arg(long, hide = true, conflicts_with = "force")]
     renewed: bool,
     /// Even while live certificates depend on it.
     #[arg(long)]
@@ -136,7 +182,11 @@ fn prepare(args: &PrepareArgs, output: Output) -> Result<Exit, CliError> {
     }
     let issuer = pki.issuer();
     args.passphrase.unlock(&mut pki, issuer)?;
+    if let Some(out) = &args.intermediate_csr {
+        return request(args, &mut pki, out, output);
+    }
     pki.prepare_rotation(&RotationOptions {
+        root: root_source(args, &pki),
         algorithm: args.key_type.map(Into::into),
         root_lifetime: args.root_lifetime,
         intermediate_lifetime: args.intermediate_lifetime,
@@ -153,7 +203,7 @@ fn prepare(args: &PrepareArgs, output: Output) -> Result<Exit, CliError> {
     }));
     output.say(format_args!(
         "\
-Generation {number} issues from now on; both roots are trusted.
+Generation {number} issues from now on; {trusted}.
 
   root           {root}  until {root_end}
   issuer         {intermediate}  until {intermediate_end}
@@ -163,6 +213,10 @@ Generation {number} issues from now on; both roots are trusted.
 Next, hand out the trusted roots and the lists in {lists}, renew the certificates that
 `countersign pki rotate status` lists, then run `countersign pki rotate retire`.",
         number = pki.generation().number(),
+        trusted = match pki.keeps_root() {
+            true => "the root is the same",
+            false => "both roots are trusted",
+        },
         root = pki.layout().certificate(AuthorityName::Root).display(),
         root_end = moment(pki.authority(AuthorityName::Root).facts().not_after),
         intermediate = pki.layout().certificate(issuer).display(),
@@ -172,7 +226,51 @@ Next, hand out the trusted roots and the lists in {lists}, renew the certificate
         dependents = rotation.dependents,
         lists = pki.layout().directory().join("crl").display(),
     ));
+    note_root_list(&pki, output);
     Ok(Exit::Done)
+}
+
+/// Requests the next intermediate from a root whose key is elsewhere.
+fn request(
+    args: &PrepareArgs,
+    pki: &mut Pki,
+    out: &Path,
+    output: Output,
+) -> Result<Exit, CliError> {
+    pki.request_next_intermediate(&IntermediateRequest {
+        out: out.to_owned(),
+        algorithm: args.key_type.map(Into::into),
+        overwrite: args.force,
+    })
+    .map_err(|error| with_remedy(error, "--force replaces it"))?;
+    let command = format!("countersign pki rotate prepare --dir {}", shell(&args.dir));
+    let protection = match pki.passphrase() {
+        Some(passphrase) => KeyProtection::Passphrase(passphrase.clone()),
+        None => KeyProtection::Plain,
+    };
+    report_request(&args.dir, out, &command, &protection, output);
+    Ok(Exit::Done)
+}
+
+fn root_source(args: &PrepareArgs, pki: &Pki) -> RootSource {
+    let passphrase = pki.passphrase().cloned();
+    if let Some(certificate) = &args.intermediate_cert {
+        return RootSource::SignedElsewhere(SignedIntermediate {
+            certificate: certificate.clone(),
+            root: args.ca_cert.clone(),
+            root_list: args.ca_crl.clone(),
+            passphrase,
+        });
+    }
+    match (&args.ca_cert, &args.ca_key) {
+        (Some(certificate), Some(key)) => RootSource::Existing(ExistingRoot {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            passphrase,
+        }),
+        (None, key) if args.intermediate_only => RootSource::Present { key: key.clone() },
+        _ => RootSource::New,
+    }
 }
 
 fn status(args: &StatusArgs, output: Output) -> Result<Exit, CliError> {
@@ -214,8 +312,7 @@ fn status(args: &StatusArgs, output: Output) -> Result<Exit, CliError> {
     output.say(table(&dependents));
     if rotation.renewed == rotation.dependents {
         output.say(
-            "Once every program has loaded its new certificate: countersign pki rotate retire \
-             --renewed",
+            "Once every program has loaded its new certificate: countersign pki rotate retire",
         );
     }
     if rotation.dependents > u64::from(PAGE) && !output.is_json() {
@@ -226,11 +323,8 @@ fn status(args: &StatusArgs, output: Output) -> Result<Exit, CliError> {
 
 fn retire(args: &RetireArgs, output: Output) -> Result<Exit, CliError> {
     let mut pki = Pki::open(&args.dir)?;
-    let retired = pki.retire_and(match (args.force, args.renewed) {
-        (true, _) => Abandon::All,
-        (false, true) => Abandon::Renewed,
-        (false, false) => Abandon::Nothing,
-    })?;
+    let keeps_root = pki.keeps_root();
+    let retired = pki.retire(args.force)?;
     output.json(&json!({
         "generation": pki.generation().number(),
         "retired": retired.generation.number(),
@@ -238,14 +332,26 @@ fn retire(args: &RetireArgs, output: Output) -> Result<Exit, CliError> {
         "trust": absolute(&pki.layout().trust()),
         "abandoned": retired.abandoned,
     }));
-    output.say(format_args!(
-        "\
+    if keeps_root {
+        output.say(format_args!(
+            "\
+Generation {} is retired; hand the lists in {} out again. Its root is still trusted: gateways refuse
+its certificates only because the list of its intermediate is gone, or if that is revoked.
+Its certificates and keys are in {}; destroy the keys.",
+            retired.generation.number(),
+            pki.layout().directory().join("crl").display(),
+            retired.directory.display(),
+        ));
+    } else {
+        output.say(format_args!(
+            "\
 Generation {} is no longer in {}; hand that file out again.
 Its certificates and keys are in {}; destroy the keys once no program trusts its root.",
-        retired.generation.number(),
-        pki.layout().trust().display(),
-        retired.directory.display(),
-    ));
+            retired.generation.number(),
+            pki.layout().trust().display(),
+            retired.directory.display(),
+        ));
+    }
     if retired.abandoned > 0 {
         output.note(format_args!(
             "note: {} certificates that have not expired will be refused",

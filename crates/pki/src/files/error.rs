@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::directory_lock::LockError;
-use crate::identity::text::{shell_with, shell, shell_word};
+use crate::identity::text::{shell, shell_with, shell_word};
 use crate::pem::PemError;
 use crate::records::inventory::InventoryError;
 use crate::records::state::StateError;
@@ -56,6 +56,42 @@ pub enum PkiError {
         .0.display()
     )]
     Incomplete(PathBuf),
+    /// An intermediate was requested, and its certificate is not here yet.
+    #[error(
+        "the authority in {} waits for its intermediate: have pending/intermediate.csr signed by the \
+         root, and complete it with: countersign pki init --dir {} --trust-domain NAME \
+         --intermediate-cert FILE --ca-cert ROOT",
+        .0.display(), shell(.0)
+    )]
+    Pending(PathBuf),
+    /// A request for an intermediate is pending, and its key would be replaced.
+    #[error(
+        "{} has not come back signed yet; give the certificate with --intermediate-cert, or make \
+         another request, with another key, with --force",
+        .0.display()
+    )]
+    RequestPending(PathBuf),
+    /// A certificate of an intermediate was given, but there is no key for it.
+    #[error(
+        "there is no request in {}/pending: the key of an intermediate that is signed elsewhere is \
+         made there by --intermediate-csr FILE",
+        .0.display()
+    )]
+    NoRequest(PathBuf),
+    /// The private key of the root is kept elsewhere.
+    #[error(
+        "the private key of the root is elsewhere: there is no {}. If it is yours, put it there for \
+         this command; otherwise {}",
+        .0.join("root.key").display(), need_of_root(*.1)
+    )]
+    NoRootKey(PathBuf, RootTask),
+    /// The authority has no intermediate that could be replaced.
+    #[error(
+        "this authority has no intermediate; its root issues. Replace the root: countersign pki \
+         rotate prepare --dir {}",
+        shell(.0)
+    )]
+    NoIntermediate(PathBuf),
     /// The directory already contains an authority.
     #[error(
         "{} holds an authority already; with --force it is replaced, and nothing it issued \
@@ -185,8 +221,9 @@ pub enum PkiError {
     /// The earlier generation cannot be retired, because it has signed this number of certificates
     /// that are neither revoked nor expired.
     #[error(
-        "{live} live certificates depend on the earlier generation, {renewed} of them renewed; {}",
-        remedy_in_use(*.live, *.renewed)
+        "{live} live certificates depend on the earlier generation, {renewed} of them renewed; renew \
+         the others (countersign pki rotate status lists them), or retire it with --force and have \
+         them refused"
     )]
     StillInUse {
         /// The number of all of them.
@@ -262,13 +299,25 @@ pub enum PkiError {
     NoFileName(PathBuf),
 }
 
-fn remedy_in_use(live: u64, renewed: u64) -> &'static str {
-    if live == renewed {
-        "programs that have not loaded the new certificates would be refused. Make sure that all \
-         have, and retire it with --renewed; or wait until the earlier ones are over"
-    } else {
-        "renew the others (countersign pki rotate status lists them), or retire it with --force and \
-         have them refused"
+/// What the key of a root is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootTask {
+    /// It signs a revocation list.
+    List,
+    /// It signs an intermediate.
+    Intermediate,
+}
+
+/// Returns what has to be signed elsewhere, and the command that takes it.
+const fn need_of_root(task: RootTask) -> &'static str {
+    match task {
+        RootTask::List => {
+            "have its list signed where the key is, and take it with: countersign pki crl --root-crl \
+             FILE"
+        }
+        RootTask::Intermediate => {
+            "make a request with: countersign pki rotate prepare --intermediate-csr FILE"
+        }
     }
 }
 
@@ -287,6 +336,8 @@ impl PkiError {
                 | Self::ListLifetime(_)
                 | Self::NoFileName(_)
                 | Self::OwnFile { .. }
+                | Self::NoRequest(_)
+                | Self::NoIntermediate(_)
                 | Self::NeedsRequest { .. }
                 | Self::KeyIsHere { .. }
                 | Self::OtherNames { .. }

@@ -79,6 +79,18 @@ impl Layout {
         Self::new(self.directory.join("next"))
     }
 
+    /// Returns the paths below `pending/`, which contains the key and the request of an intermediate
+    /// that another program has yet to sign.
+    #[must_use]
+    pub fn pending(&self) -> Self {
+        Self::new(self.directory.join("pending"))
+    }
+
+    /// Returns the path of `intermediate.csr`, the request for an intermediate.
+    pub(crate) fn intermediate_request(&self) -> PathBuf {
+        self.directory.join("intermediate.csr")
+    }
+
     /// Returns the path of `retired/`, which contains one directory for each retired generation.
     pub(crate) fn retired(&self) -> PathBuf {
         self.directory.join("retired")

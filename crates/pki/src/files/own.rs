@@ -9,7 +9,7 @@ use super::layout::{Layout, Scope};
 use crate::store;
 
 /// The folders of an authority whose files only the authority writes.
-const FOLDERS: [&str; 4] = ["crl", "earlier", "next", "retired"];
+const FOLDERS: [&str; 5] = ["crl", "earlier", "next", "pending", "retired"];
 
 /// Refuses a path that belongs to an authority: the one in use or another. Links to its
 /// directory are followed, because the path counts and not its spelling.

@@ -91,6 +91,17 @@ fn prepare() {
 
 #[test]
 #[ignore = "a child process"]
+fn prepare_intermediate() {
+    let Some(home) = directory() else { return };
+    let options = RotationOptions {
+        root: RootSource::Present { key: None },
+        ..RotationOptions::default()
+    };
+    open(&home).prepare_rotation(&options).unwrap();
+}
+
+#[test]
+#[ignore = "a child process"]
 fn retire() {
     let Some(home) = directory() else { return };
     open(&home).retire(true).unwrap();

@@ -42,6 +42,35 @@ fn a_rotation_is_prepared_or_not_begun() {
     assert_eq!(generations, [1, 2]);
 }
 
+/// The key of the root is for both generations, so it must be in its place at any time.
+#[test]
+fn a_rotation_of_the_intermediate_keeps_the_root() {
+    let template = Template::new(|_, _| {});
+    let before = template.tree();
+    let mut generations = Vec::new();
+    at_each_point(
+        "kill_tests::operations::prepare_intermediate",
+        |home| template.put(home),
+        |home| {
+            let mut pki = next_command(home);
+            generations.push(pki.generation().number());
+            let after = tree(home);
+            for file in ["root.key", "root.pem", "trust.pem", "crl/root.crl"] {
+                let path = Path::new("certs").join(file);
+                assert_eq!(after[&path], before[&path], "{file}");
+            }
+            use_it(&mut pki);
+            if pki.generation() != Generation::FIRST {
+                pki.retire(true).unwrap();
+                assert!(pki.layout().key(AuthorityName::Root).exists());
+                next_command(home);
+            }
+        },
+    );
+    generations.dedup();
+    assert_eq!(generations, [1, 2]);
+}
+
 /// An operator may keep the root's key elsewhere, so there is no old key to move to `earlier/`. A
 /// step that is repeated after a kill must not move the new key there instead.
 #[test]

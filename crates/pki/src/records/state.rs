@@ -16,11 +16,13 @@ use crate::signing::signatory::{AuthorityName, Generation, Signatory};
 use crate::store::{self, StoreError};
 
 /// The newest format version that this program knows. A file with a newer version is refused. Only
-/// authorities that were rotated have version 2, and only authorities without intermediate have
-/// version 3. All others have version 1, so that old versions of this program can read them.
-const VERSION: u32 = 3;
+/// authorities that were rotated have version 2, only authorities without intermediate have
+/// version 3, and only authorities whose intermediate was replaced below the same root have
+/// version 4. All others have version 1, so that old versions of this program can read them.
+const VERSION: u32 = 4;
 const WITH_GENERATIONS: u32 = 2;
 const ROOT_ONLY: u32 = 3;
+const KEPT_ROOT: u32 = 4;
 
 const HEADER: &str = "# State of a certificate authority, kept by `countersign pki`.\n\
     # List numbers must never go back, so restore this file from a backup with care.\n\n";
@@ -100,6 +102,16 @@ impl CrlNumbers {
         *number
     }
 
+    /// Takes the number of the root over from another generation of it.
+    pub(crate) const fn keep_root_of(&mut self, other: Self) {
+        self.root = other.root;
+    }
+
+    /// Notes that the root has signed a list with this number elsewhere.
+    pub(crate) fn note_root(&mut self, number: u64) {
+        self.root = self.root.max(number);
+    }
+
     /// Makes `number` the next number of an authority.
     ///
     /// # Errors
@@ -169,14 +181,24 @@ impl State {
         }
     }
 
-    /// Makes the present generation the earlier one.
-    pub(crate) fn rotate(&mut self, crl_number: CrlNumbers) {
+    /// Makes the present generation the earlier one. If the new generation keeps the root, it keeps
+    /// the revocations of that root, whose list goes on.
+    pub(crate) fn rotate(&mut self, crl_number: CrlNumbers, keeps_root: bool) {
+        let next = self.generation.next();
+        if keeps_root {
+            for entry in &mut self.revoked {
+                if entry.issuer == AuthorityName::Root && entry.generation == self.generation {
+                    entry.generation = next;
+                }
+            }
+            self.version = self.version.max(KEPT_ROOT);
+        }
         self.earlier = Some(EarlierState {
             generation: self.generation,
             crl_number: self.crl_number,
         });
         self.version = self.version.max(WITH_GENERATIONS);
-        self.generation = self.generation.next();
+        self.generation = next;
         self.crl_number = crl_number;
     }
 
@@ -360,7 +382,7 @@ mod tests {
         state.write(&path).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains("version = 1") && !text.contains("generation"));
-        state.rotate(CrlNumbers::default());
+        state.rotate(CrlNumbers::default(), false);
         state.write(&path).unwrap();
         assert_eq!(State::read(&path).unwrap(), state);
         let text = std::fs::read_to_string(&path).unwrap();
@@ -407,7 +429,7 @@ mod tests {
                 "version = 1\ntrust_domain = \"a\"\nx = 1\n[crl_number]\nroot=1\nintermediate=1",
                 false,
             ),
-            ("version = 4\nanything = 1", true),
+            ("version = 5\nanything = 1", true),
         ] {
             std::fs::write(&path, content).unwrap();
             let error = State::read(&path).unwrap_err();

@@ -33,6 +33,12 @@ pub const MAX_ATTRIBUTE: usize = 64;
 /// OID of id-pe-authorityInfoAccess (RFC 5280 section 4.2.2.1).
 const AUTHORITY_INFO_ACCESS: [u64; 9] = [1, 3, 6, 1, 5, 5, 7, 1, 1];
 
+/// OID of id-ce-subjectKeyIdentifier (RFC 5280 section 4.2.1.2).
+const SUBJECT_KEY_IDENTIFIER: [u64; 4] = [2, 5, 29, 14];
+
+/// The tag of an OCTET STRING.
+const OCTET_STRING: u8 = 0x04;
+
 /// An authority that can sign: its certificate and its private key.
 #[derive(Debug)]
 pub struct CertificateAuthority {
@@ -206,6 +212,41 @@ impl CertificateAuthority {
         }
         params.subject_alt_names = names.to_san_types()?;
         self.sign(&params, key, validity.cut)
+    }
+
+    /// Signs a leaf for no use, to ask the gateway's verifier about the authority. It is never
+    /// written to a file.
+    pub(crate) fn sign_trial(&self, now: i64) -> Result<CertificateDer<'static>, AuthorityError> {
+        let key = key::generate().map_err(Box::new)?;
+        let names = SubjectNames::new().spiffe_text("/trial", &self.certificate.trust_domain)?;
+        let profile = CertificateProfile::PEER;
+        let hour = Some(Lifetime::hours(1));
+        let signed = self.sign_leaf(&key, &names, "trial", &profile, hour, now)?;
+        Ok(signed.der)
+    }
+
+    /// Returns a request for an intermediate of a trust domain, in PEM. It asks for the extensions
+    /// that [`CertificateAuthority::new_intermediate`] writes.
+    pub(crate) fn request_intermediate(
+        profile: &CertificateProfile,
+        domain: &TrustDomain,
+        key: &KeyPair,
+    ) -> Result<String, AuthorityError> {
+        let validity = Validity {
+            not_before: 0,
+            not_after: 0,
+            cut: false,
+        };
+        let mut params = authority_params(profile, domain, &validity)?;
+        // The signer decides these, and the encoder refuses a request with them.
+        params.serial_number = None;
+        params.crl_distribution_points = Vec::new();
+        params.use_authority_key_identifier_extension = false;
+        params.custom_extensions = vec![CustomExtension::from_oid_content(
+            &SUBJECT_KEY_IDENTIFIER,
+            der::element(OCTET_STRING, &params.key_identifier(key)),
+        )];
+        Ok(params.serialize_request(key)?.pem()?)
     }
 
     /// Signs a revocation list and returns it in PEM.

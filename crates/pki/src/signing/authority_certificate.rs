@@ -12,6 +12,16 @@ use crate::clock;
 use crate::identity::text::hex;
 use crate::identity::{LeafFacts, SpiffeId, TrustDomain};
 
+const NO_CA: &str = "basicConstraints does not say CA; make it again, a root by openssl req -x509 \
+    with -addext basicConstraints=critical,CA:TRUE, an intermediate by openssl x509 -req with \
+    -copy_extensions copy";
+const NO_KEY_USAGE: &str = "keyUsage lacks keyCertSign or cRLSign; make it again, a root by openssl \
+    req -x509 with -addext keyUsage=critical,keyCertSign,cRLSign, an intermediate by openssl x509 \
+    -req with -copy_extensions copy";
+const NO_KEY_IDENTIFIER: &str = "it has no subject key identifier; make it again, a root by openssl \
+    req -x509 with -addext subjectKeyIdentifier=hash, an intermediate by openssl x509 -req with \
+    -copy_extensions copy";
+
 /// The certificate of an authority, and the facts in it.
 #[derive(Debug, Clone)]
 pub struct AuthorityCertificate {
@@ -22,6 +32,7 @@ pub struct AuthorityCertificate {
     pub(super) key_identifier: Vec<u8>,
     pub(super) path_length: Option<u32>,
     pub(super) trust_domain: TrustDomain,
+    has_name_constraints: bool,
 }
 
 impl AuthorityCertificate {
@@ -52,6 +63,7 @@ impl AuthorityCertificate {
         let mut path_length = None;
         let mut key_identifier = None;
         let mut uris = Vec::new();
+        let mut has_name_constraints = false;
         for extension in certificate.extensions() {
             match extension.parsed_extension() {
                 ParsedExtension::BasicConstraints(constraints) => {
@@ -66,21 +78,21 @@ impl AuthorityCertificate {
                         _ => None,
                     }));
                 }
+                ParsedExtension::NameConstraints(_) => has_name_constraints = true,
                 _ => {}
             }
         }
         if !facts.is_ca {
-            return Err(NotAnAuthority("basicConstraints does not say CA"));
+            return Err(NotAnAuthority(NO_CA));
         }
         // RFC 5280 section 4.2.1.3: an authority needs keyCertSign to sign certificates, and
         // cRLSign to sign revocation lists.
         let needed = crate::identity::leaf::key_usage::KEY_CERT_SIGN
             | crate::identity::leaf::key_usage::CRL_SIGN;
         if facts.key_usage.is_none_or(|bits| bits & needed != needed) {
-            return Err(NotAnAuthority("keyUsage lacks keyCertSign or cRLSign"));
+            return Err(NotAnAuthority(NO_KEY_USAGE));
         }
-        let key_identifier =
-            key_identifier.ok_or(NotAnAuthority("it has no subject key identifier"))?;
+        let key_identifier = key_identifier.ok_or(NotAnAuthority(NO_KEY_IDENTIFIER))?;
         // X509-SVID section 4.1: the SPIFFE ID of an authority is the SPIFFE ID of its trust
         // domain, without a path.
         let trust_domain = match uris.as_slice() {
@@ -101,6 +113,7 @@ impl AuthorityCertificate {
             key_identifier,
             path_length,
             trust_domain,
+            has_name_constraints,
             der,
         })
     }
@@ -160,7 +173,19 @@ impl AuthorityCertificate {
             && certificate.verify_signature(Some(own.public_key())).is_ok()
     }
 
-    pub(super) fn check_time(&self, now: i64) -> Result<(), AuthorityError> {
+    /// Whether the certificate limits the names in the certificates below it.
+    pub(crate) const fn has_name_constraints(&self) -> bool {
+        self.has_name_constraints
+    }
+
+    /// Whether both certificates belong to one authority: they have the same subject and key. One
+    /// of them can be a renewal of the other.
+    pub(crate) fn is_same_authority(&self, other: &Self) -> bool {
+        self.subject_der == other.subject_der && self.public_key_der == other.public_key_der
+    }
+
+    /// Checks that the certificate is valid at `now`.
+    pub(crate) fn check_time(&self, now: i64) -> Result<(), AuthorityError> {
         if clock::certificate_is_over(self.facts.not_after, now) {
             return Err(AuthorityError::Expired(self.facts.not_after));
         }

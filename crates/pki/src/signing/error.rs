@@ -6,6 +6,7 @@ use super::revocation_list::UnencodableList;
 use crate::clock;
 use crate::crypto::NoRandomness;
 use crate::lint;
+use crate::reason::ReasonCode;
 use crate::store::key::KeyError;
 
 /// The reason why an authority cannot be used or does not sign.
@@ -38,6 +39,14 @@ pub enum AuthorityError {
         profile: String,
         /// The maximum lifetime that the profile allows.
         limit: Lifetime,
+    },
+    /// The gateway's verifier refuses certificates of the authority.
+    #[error("gateways would refuse its certificates: {reason}: {detail}")]
+    Refused {
+        /// The verifier's reason.
+        reason: ReasonCode,
+        /// The details.
+        detail: String,
     },
     /// rcgen cannot copy the subject of the authority unchanged as issuer name of a certificate.
     #[error(

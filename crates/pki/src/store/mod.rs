@@ -415,6 +415,14 @@ pub(crate) fn refuse_existing(path: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Same as [`read`], but returns `None` if the file does not exist.
+pub(crate) fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match read(path) {
+        Err(StoreError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        content => content.map(Some),
+    }
+}
+
 /// Renames a file or directory, and syncs the directory of the new path.
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     kill_point();

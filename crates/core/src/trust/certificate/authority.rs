@@ -185,7 +185,11 @@ impl AuthorityFacts {
         if !self.usage_allows(key_usage::KEY_CERT_SIGN) {
             return Err((
                 ReasonCode::WrongUsage,
-                format!("{} may not sign certificates (key usage)", self.subject),
+                format!(
+                    "{} may not sign certificates: its key usage lacks keyCertSign (with openssl: \
+                     -addext keyUsage=critical,keyCertSign,cRLSign)",
+                    self.subject
+                ),
             ));
         }
         self.check_key()?;

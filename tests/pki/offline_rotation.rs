@@ -1,0 +1,222 @@
+//! Rotations of authorities whose root has its private key elsewhere, and of the intermediate alone.
+
+use time::{Duration, OffsetDateTime};
+
+use super::offline_root::{Offline, serial_of};
+use super::{certificates, revocation_list};
+
+#[test]
+fn the_next_intermediate_comes_from_the_same_root() {
+    let offline = Offline::authority();
+    offline.issue("old").done();
+    let root = certificates(&offline.path("certs/root.pem"));
+    let earlier = offline.path("certs/earlier/intermediate.pem");
+    offline
+        .run(&["rotate", "prepare"], &["--intermediate-only"])
+        .refused(1, "--intermediate-csr");
+    let file = offline.word("next.csr");
+    offline
+        .run(&["rotate", "prepare"], &["--intermediate-csr", &file])
+        .done();
+    // The present intermediate goes on until the next one is there.
+    offline.issue("between").done();
+    let same = offline.sign("first.csr", "same.pem", |_| {});
+    offline
+        .run(&["rotate", "prepare"], &["--intermediate-cert", &same])
+        .refused(1, "not for the key");
+    let next = offline.sign("next.csr", "next.pem", |_| {});
+    let prepared = offline
+        .run(
+            &["rotate", "prepare"],
+            &["--intermediate-cert", &next, "--json"],
+        )
+        .done()
+        .json();
+    assert_eq!(
+        (&prepared["generation"], &prepared["dependents"]),
+        (&2.into(), &2.into())
+    );
+    assert_eq!(certificates(&offline.path("certs/trust.pem")), root);
+    assert_eq!(certificates(&offline.path("certs/earlier/root.pem")), root);
+    assert!(!offline.path("certs/pending").exists());
+    let list = offline.path("certs/crl/root.crl");
+    assert_eq!(revocation_list(&list), (5, Vec::new()));
+    offline.issue("new").done();
+    for name in ["old", "between", "new"] {
+        offline.verify(name).done();
+    }
+    // The root revokes the earlier intermediate: one list, and it stays when that is retired.
+    offline
+        .run(&["revoke"], &["--cert", earlier.to_str().unwrap()])
+        .refused(1, "--root-crl");
+    let revoked = serial_of(&earlier);
+    for (number, words) in [(4, "goes back"), (6, "")] {
+        let list = offline.list("next.crl", number, std::slice::from_ref(&revoked), 30);
+        let run = offline.run(&["crl"], &["--root-crl", &list]);
+        match words {
+            "" => run.done(),
+            words => run.refused(1, words),
+        };
+    }
+    offline.verify("old").ended(3, "revoked");
+    offline.verify("new").done();
+    offline.issue("newer").done();
+    let lost = offline.list("lost.crl", 7, &[], 30);
+    offline
+        .run(&["crl"], &["--root-crl", &lost])
+        .refused(1, "does not revoke");
+    offline.run(&["rotate", "retire"], &["--force"]).done();
+    assert_eq!(certificates(&offline.path("certs/trust.pem")), root);
+    assert_eq!(revocation_list(&list).0, 6);
+    offline.verify("newer").done();
+    // A list that revokes the present intermediate ends issuing.
+    let present = serial_of(&offline.path("certs/intermediate.pem"));
+    let end = offline.list("end.crl", 8, &[revoked, present], 30);
+    offline.run(&["crl"], &["--root-crl", &end]).done();
+    offline.issue("late").refused(1, "is revoked");
+}
+
+#[test]
+fn a_root_of_another_program_replaces_the_present_one() {
+    let offline = Offline::authority();
+    offline.issue("old").done();
+    let next = Offline::with("Next root", |_| {});
+    let [certificate, key] = [next.word("root.pem"), next.word("root.key")];
+    let prepare = |arguments: &[&str]| offline.run(&["rotate", "prepare"], arguments);
+    prepare(&["--ca-cert", &certificate]).refused(2, "--ca-key");
+    let own = offline.word("root.key");
+    prepare(&["--ca-cert", &certificate, "--ca-key", &own]).refused(1, "another certificate");
+    // Two roots of one name: gateways could not tell their lists apart.
+    let twin = Offline::new();
+    let words = [twin.word("root.pem"), twin.word("root.key")];
+    prepare(&["--ca-cert", &words[0], "--ca-key", &words[1]]).refused(1, "the name of the present");
+    assert!(!offline.path("certs/earlier").exists());
+    prepare(&["--ca-cert", &certificate, "--ca-key", &key]).done();
+    assert_eq!(certificates(&offline.path("certs/trust.pem")).len(), 2);
+    offline.issue("new").done();
+    for name in ["old", "new"] {
+        offline.verify(name).done();
+    }
+    offline.run(&["rotate", "retire"], &["--force"]).done();
+    offline.verify("old").ended(3, "");
+    offline.verify("new").done();
+    offline.run(&["crl"], &["--issuer", "all"]).done();
+    // And back to a root whose key is elsewhere, which moves the key of the present one away.
+    let file = offline.word("back.csr");
+    prepare(&["--intermediate-csr", &file]).done();
+    let back = offline.sign("back.csr", "back.pem", |_| {});
+    let root = offline.word("root.pem");
+    let list = offline.list("back.crl", 9, &[], 30);
+    prepare(&[
+        "--intermediate-cert",
+        &back,
+        "--ca-cert",
+        &root,
+        "--ca-crl",
+        &list,
+    ])
+    .done();
+    assert!(!offline.path("certs/root.key").exists());
+    assert!(offline.path("certs/earlier/root.key").exists());
+    offline.issue("back").done();
+    offline.verify("back").done();
+    offline.verify("new").done();
+}
+
+#[test]
+fn only_the_intermediate_is_replaced_with_the_root_here() {
+    let offline = Offline::new();
+    let [certificate, key] = [offline.word("root.pem"), offline.word("root.key")];
+    offline
+        .init(&[
+            "--no-passphrase",
+            "--ca-cert",
+            &certificate,
+            "--ca-key",
+            &key,
+        ])
+        .done();
+    offline.issue("old").done();
+    let root = certificates(&offline.path("certs/root.pem"));
+    let list = offline.path("certs/crl/root.crl");
+    let prepare = |arguments: &[&str]| offline.run(&["rotate", "prepare"], arguments);
+    // An offline key may be given for this command only.
+    std::fs::rename(offline.path("certs/root.key"), offline.path("away.key")).unwrap();
+    let away = offline.word("away.key");
+    prepare(&["--intermediate-only", "--ca-key", &away]).done();
+    assert!(!offline.path("certs/root.key").exists());
+    std::fs::rename(offline.path("away.key"), offline.path("certs/root.key")).unwrap();
+    assert_eq!(certificates(&offline.path("certs/trust.pem")), root);
+    offline.issue("new").done();
+    for name in ["old", "new"] {
+        offline.verify(name).done();
+    }
+    // The earlier intermediate is revoked on the one list of the root, and stays revoked.
+    let earlier = offline.path("certs/earlier/intermediate.pem");
+    offline
+        .run(&["revoke"], &["--cert", earlier.to_str().unwrap()])
+        .done();
+    assert_eq!(revocation_list(&list).1.len(), 1);
+    offline.verify("old").ended(3, "revoked");
+    offline.verify("new").done();
+    offline.run(&["rotate", "retire"], &["--force"]).done();
+    offline.run(&["crl"], &["--issuer", "all"]).done();
+    assert_eq!(revocation_list(&list).1.len(), 1);
+    prepare(&["--intermediate-only"]).done();
+    offline.run(&["crl"], &["--issuer", "all"]).done();
+    let (number, revoked) = revocation_list(&list);
+    assert_eq!((number, revoked.len()), (4, 1));
+    let content = std::fs::read_to_string(&list).unwrap();
+    assert_eq!(content.matches("BEGIN X509 CRL").count(), 1);
+    // The serial number of the earlier intermediate is as good as its file.
+    let serial = serial_of(&earlier);
+    let hex: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
+    offline.run(&["revoke"], &["--serial", &hex]).done();
+    assert_eq!(revocation_list(&list).1.len(), 2);
+    offline.verify("new").ended(3, "revoked");
+    offline.issue("newest").done();
+    offline.verify("newest").done();
+}
+
+/// A root that was renewed with its key is the same authority, with one revocation list.
+#[test]
+fn a_renewed_root_goes_on_with_its_list() {
+    let offline = Offline::new();
+    let [certificate, key] = [offline.word("root.pem"), offline.word("root.key")];
+    offline
+        .init(&[
+            "--no-passphrase",
+            "--ca-cert",
+            &certificate,
+            "--ca-key",
+            &key,
+        ])
+        .done();
+    offline.issue("old").done();
+    let mut params = offline.root.clone();
+    params.not_after = OffsetDateTime::now_utc() + Duration::days(1800);
+    let renewed = params.self_signed(&offline.key).unwrap();
+    std::fs::write(offline.path("root-2.pem"), renewed.pem()).unwrap();
+    let certificate = offline.word("root-2.pem");
+    offline
+        .run(
+            &["rotate", "prepare"],
+            &["--ca-cert", &certificate, "--ca-key", &key],
+        )
+        .done();
+    assert_eq!(certificates(&offline.path("certs/trust.pem")).len(), 2);
+    offline.issue("new").done();
+    offline.run(&["crl"], &["--issuer", "all"]).done();
+    let lists = std::fs::read_to_string(offline.path("certs/crl/root.crl")).unwrap();
+    assert_eq!(lists.matches("BEGIN X509 CRL").count(), 1);
+    for name in ["old", "new"] {
+        offline.verify(name).done();
+    }
+    offline.run(&["rotate", "retire"], &["--force"]).done();
+    assert_eq!(
+        certificates(&offline.path("certs/trust.pem")),
+        certificates(&offline.path("root-2.pem"))
+    );
+    offline.verify("new").done();
+    offline.run(&["crl"], &["--issuer", "all"]).done();
+}
