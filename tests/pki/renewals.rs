@@ -75,29 +75,22 @@ fn rotation_knows_what_was_renewed_and_as_what() {
         );
     }
     // Others are still to be renewed.
-    for retire in [
-        &["rotate", "retire"][..],
-        &["rotate", "retire", "--renewed"],
-    ] {
-        let said = authority.run(retire).refused(1, "4 live certificates");
-        assert!(said.stderr.contains("2 of them renewed"), "{}", said.stderr);
-    }
+    let said = authority
+        .run(&["rotate", "retire"])
+        .refused(1, "4 live certificates");
+    assert!(said.stderr.contains("2 of them renewed"), "{}", said.stderr);
     renew("c");
     let b2 = elsewhere.with_extension("pem");
     authority.run(&["renew", text(&b2)]).done();
-    let said = authority.run(&["rotate", "retire"]).refused(1, "--renewed");
-    assert!(said.stderr.contains("4 of them renewed"), "{}", said.stderr);
+    assert_eq!(status().json()["renewed"], 4);
     // A successor that is revoked is none.
     authority.run(&["revoke", "--cert", text(&b2)]).done();
     authority
-        .run(&["rotate", "retire", "--renewed"])
+        .run(&["rotate", "retire"])
         .refused(1, "3 of them renewed");
     let old = said_serial(&status(), 3);
     authority.run(&["revoke", "--serial", &old]).done();
-    let retired = authority
-        .run(&["rotate", "retire", "--renewed", "--json"])
-        .done()
-        .json();
+    let retired = authority.run(&["rotate", "retire", "--json"]).done().json();
     assert_eq!(retired["abandoned"], 3);
 }
 
@@ -355,4 +348,138 @@ fn only_the_expected_names_are_signed() {
     let none = request(&authority, "none.csr", &[]);
     let arguments = ["sign", text(&none), "--expect", ID];
     authority.run(&arguments).refused(3, "no name");
+}
+
+/// The words of the line `ExecStart=` of a unit, as systemd reads them (systemd.syntax(7)).
+fn exec_start(unit: &str, credentials: &str) -> Vec<String> {
+    let line = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart="))
+        .unwrap();
+    let mut words = vec![String::new()];
+    let (mut quoted, mut rest) = (false, line.chars());
+    while let Some(c) = rest.next() {
+        let word = words.last_mut().unwrap();
+        match (c, quoted) {
+            ('"', _) => quoted = !quoted,
+            (' ', false) => words.push(String::new()),
+            ('\\', true) => word.push(rest.next().unwrap()),
+            ('$', _) => {
+                assert_eq!(rest.next(), Some('$'));
+                word.push('$');
+            }
+            ('%', _) => match rest.next() {
+                Some('%') => word.push('%'),
+                Some('d') => word.push_str(credentials),
+                other => panic!("%{other:?} in {line}"),
+            },
+            (c, _) => word.push(c),
+        }
+    }
+    words
+}
+
+fn run_unit(unit: &str, credentials: &Path) -> Run {
+    let words = exec_start(unit, credentials.to_str().unwrap());
+    let (program, arguments) = words.split_first().unwrap();
+    Run::of(std::process::Command::new(program).args(arguments))
+}
+
+#[test]
+fn a_timer_renews_what_is_due() {
+    let authority = Authority::new();
+    authority.run(&["issue", "spiffe://example.org/a"]).done();
+    let before = authority.read("issued/a.pem");
+    authority
+        .run(&["renew", "--all", "--if-expiring", "100%", "--timer"])
+        .done();
+    assert_eq!(authority.read("issued/a.pem"), before);
+    let [service, timer] = ["service", "timer"].map(|kind| {
+        String::from_utf8(authority.read(&format!("countersign-renew.{kind}"))).unwrap()
+    });
+    for line in [
+        "OnCalendar=hourly",
+        "Persistent=true",
+        "WantedBy=timers.target",
+    ] {
+        assert!(timer.lines().any(|own| own == line), "{timer}");
+    }
+    assert!(!service.contains("LoadCredential"), "{service}");
+    run_unit(&service, Path::new("/")).done();
+    assert_ne!(authority.read("issued/a.pem"), before);
+    // Without another share, only a third of the lifetime may be left.
+    authority.run(&["renew", "--all", "--timer"]).done();
+    let service = String::from_utf8(authority.read("countersign-renew.service")).unwrap();
+    assert!(service.contains("\"33%%\""), "{service}");
+    let renewed = authority.read("issued/a.pem");
+    run_unit(&service, Path::new("/")).done();
+    assert_eq!(authority.read("issued/a.pem"), renewed);
+}
+
+#[test]
+fn a_timer_for_one_certificate_can_be_printed() {
+    let authority = Authority::new();
+    let phrase = authority.home.path().join("my 100% phrase");
+    std::fs::write(&phrase, "correct horse\n").unwrap();
+    let phrase = text(&phrase);
+    let init = [
+        "init",
+        "--trust-domain",
+        "example.org",
+        "--force",
+        "--passphrase-file",
+        phrase,
+    ];
+    authority.run(&init).done();
+    authority
+        .run(&[
+            "issue",
+            "spiffe://example.org/a",
+            "--passphrase-file",
+            phrase,
+        ])
+        .done();
+    let file = authority.path("issued/a.pem");
+    let mark = authority.home.path().join("renewed $HOME");
+    let hook = format!("echo \"$COUNTERSIGN_CERTIFICATE\" > '{}'", mark.display());
+    let arguments = [
+        "renew",
+        text(&file),
+        "--if-expiring",
+        "100%",
+        "--exec",
+        &hook,
+        "--passphrase-file",
+        phrase,
+        "--timer=-",
+        "--json",
+    ];
+    let units = authority.run(&arguments).done().json();
+    assert!(!authority.path("countersign-renew-a.service").exists());
+    let service = units["service"].as_str().unwrap();
+    let credential = service
+        .lines()
+        .find_map(|line| line.strip_prefix("LoadCredential=passphrase:"));
+    assert_eq!(credential, Some(&*phrase.replace('%', "%%")));
+    // What systemd does with the credential.
+    let credentials = authority.home.path().join("credentials");
+    std::fs::create_dir(&credentials).unwrap();
+    std::fs::copy(phrase, credentials.join("passphrase")).unwrap();
+    run_unit(service, &credentials).done();
+    let called = std::fs::read_to_string(&mark).unwrap();
+    assert_eq!(called.trim_end(), text(&file));
+    let printed = authority
+        .run(&["renew", "--all", "--timer=-"])
+        .done()
+        .stdout;
+    assert!(
+        printed.contains("# countersign-renew.timer\n[Unit]"),
+        "{printed}"
+    );
+    assert!(printed.contains("LoadCredential=passphrase:/etc/countersign/ca.pass"));
+    // What the service could not renew is said now.
+    let missing = authority.path("issued/none.pem");
+    let run = authority.run(&["renew", text(&missing), "--timer"]);
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(!authority.path("countersign-renew-none.timer").exists());
 }

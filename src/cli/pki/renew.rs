@@ -1,5 +1,6 @@
 //! `countersign pki renew`: renews certificates once, when they are due, or again and again.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -9,12 +10,14 @@ use super::authority::open;
 use super::hook;
 use super::renew_all::{self, Look, not_due_until, renewed_document};
 use super::sign::read_request;
+use super::timer::{PASSPHRASE, Timer, unit_word};
 use super::times::now;
 use crate::cli::common::format::{absolute, moment};
+use crate::cli::common::input;
 use crate::cli::common::output::{CliError, Exit, Output};
 use crate::cli::common::passphrase::PassphraseArgs;
 use crate::clock;
-use crate::pki::{Issued, Lifetime, Remaining};
+use crate::pki::{Issued, Lifetime, Remaining, export};
 use crate::secret::Secret;
 
 const EXAMPLES: &str = "\
@@ -24,6 +27,8 @@ Examples:
   countersign pki renew certs/issued/gateway.pem --dir certs --every 1h --exec 'systemctl reload gw'
   countersign pki renew --all --dir certs --if-expiring 33%
   countersign pki renew certs/issued/batch.pem --dir certs --csr batch-2.csr
+  countersign pki renew --all --dir certs --timer
+  countersign pki renew certs/issued/gateway.pem --dir certs --exec 'systemctl reload gw' --timer=-
 
 Issues a certificate with the same names, usages and lifetime and a new key, in place of
 PREFIX.pem and PREFIX.key (the key first). The earlier certificate stays valid until it expires
@@ -39,7 +44,10 @@ a request are listed; exit code 3 if one of them is due. A failure does not stop
 With --every, looks again after each interval, give or take a tenth, and no later than the renewal
 is due; keeps going when an attempt fails. --exec runs a shell command after each renewal, with
 COUNTERSIGN_CERTIFICATE and COUNTERSIGN_KEY set; with --every, one that fails is run again at the
-next look.";
+next look.
+
+--timer renews nothing: it writes a pair of systemd units to DIR, or to another directory
+(--timer=DIRECTORY), or prints them (--timer=-). They run this command each hour, for what is due.";
 
 /// By default, a certificate is renewed when this part of its lifetime remains.
 const DEFAULT_REMAINING: Remaining = Remaining::Percent(33);
@@ -80,6 +88,17 @@ pub(super) struct RenewArgs {
     /// Keep running, and look again after each TIME.
     #[arg(long, value_name = "TIME")]
     every: Option<Lifetime>,
+    /// Write systemd units that run this command each hour, instead of renewing; `-` prints them
+    /// [default: to DIR].
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        num_args = 0..=1,
+        require_equals = true,
+        conflicts_with_all = ["every", "csr", "out"],
+    )]
+    #[expect(clippy::option_option, reason = "an option with an optional value")]
+    timer: Option<Option<PathBuf>>,
     /// Run this shell command after a renewal.
     #[arg(long, value_name = "COMMAND")]
     exec: Option<String>,
@@ -88,6 +107,9 @@ pub(super) struct RenewArgs {
 }
 
 pub(super) fn run(args: &RenewArgs, output: Output) -> Result<Exit, CliError> {
+    if let Some(place) = &args.timer {
+        return write_timer(args, place.as_deref(), output);
+    }
     let mut passphrase = None;
     let Some(interval) = args.every else {
         let look = look(args, args.if_expiring, &mut passphrase, output)?;
@@ -132,6 +154,87 @@ pub(super) fn run(args: &RenewArgs, output: Output) -> Result<Exit, CliError> {
         }
         hook::sleep_about(wait);
     }
+}
+
+/// Writes or prints systemd units that run the command of these arguments.
+fn write_timer(args: &RenewArgs, place: Option<&Path>, output: Output) -> Result<Exit, CliError> {
+    let pki = open(&args.dir)?;
+    let name = match &args.certificate {
+        None => "countersign-renew".to_owned(),
+        Some(certificate) => {
+            // Says now what the service would say at night.
+            let renewal = pki.renewal(certificate)?;
+            pki.check_renewal(&renewal)?;
+            let stem = certificate
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy();
+            let safe = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            let stem: String = stem
+                .chars()
+                .map(|c| if safe(c) { c } else { '_' })
+                .collect();
+            format!("countersign-renew-{stem}")
+        }
+    };
+    let is_sealed = pki.needs_passphrase(pki.issuer())?;
+    let file = args.passphrase.file().unwrap_or(Path::new(PASSPHRASE));
+    let timer = Timer {
+        name: &name,
+        service: "Renew certificates that are due",
+        timer: "Look each hour for certificates that are due",
+        command: timer_command(args),
+        schedule: ["hourly", "5min"],
+        passphrase: is_sealed.then_some(file),
+    };
+    let directory = place.unwrap_or(&args.dir);
+    let units = timer.units(directory);
+    if place.is_some_and(input::is_stdin) {
+        output.json(&json!({
+            "service": units[0].1,
+            "timer": units[1].1,
+        }));
+        if !output.is_json() {
+            for (path, content) in &units {
+                let path = path.file_name().unwrap_or_default().to_string_lossy();
+                output.result(format_args!("# {path}\n{content}"));
+            }
+        }
+        return Ok(Exit::Done);
+    }
+    for (path, content) in &units {
+        export::write(path, content.as_bytes(), false, true)?;
+    }
+    output.json(&json!({
+        "service": absolute(&units[0].0),
+        "timer": absolute(&units[1].0),
+    }));
+    output.say(timer.enabling(directory).trim_start_matches("note: "));
+    Ok(Exit::Done)
+}
+
+fn timer_command(args: &RenewArgs) -> String {
+    let path = |path: &Path| unit_word(&absolute(path));
+    let mut command = match &args.certificate {
+        Some(certificate) => format!("pki renew {}", path(certificate)),
+        None => "pki renew --all".to_owned(),
+    };
+    let remaining = args.if_expiring.unwrap_or(DEFAULT_REMAINING).to_string();
+    let mut add = |option: &str, value: String| {
+        let _ = write!(command, " {option} {value}");
+    };
+    add("--dir", path(&args.dir));
+    add("--if-expiring", unit_word(&remaining));
+    if let Some(lifetime) = args.lifetime {
+        add("--lifetime", unit_word(&lifetime.to_string()));
+    }
+    if let Some(hook) = &args.exec {
+        add("--exec", unit_word(hook));
+    }
+    if args.keep_key {
+        command.push_str(" --keep-key");
+    }
+    command
 }
 
 fn call(command: &str, issued: &Issued) -> Result<(), String> {
