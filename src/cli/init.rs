@@ -235,10 +235,15 @@ Next:
   countersign serve --config {config}
   curl --cacert {ca} --cert {cert} --key {key} {url}/
 
-Certificates and revocation lists are good for 7 days. Before that, renew them:
-  countersign pki crl --dir {dir} --issuer intermediate
-  countersign pki issue gateway --dir {dir} --profile server {names} --lifetime 7d --force
-  countersign pki issue {caller} --dir {dir} --lifetime 7d --force",
+Certificates and revocation lists are good for 7 days. Renew them each day, from cron or by timers
+(--timer of pki renew). The gateway reads them by itself:
+  countersign pki crl --dir {dir} --issuer intermediate{option}
+  countersign pki renew --all --dir {dir} --if-expiring 50%{option}
+
+When something is wrong:
+  countersign status --config {config}
+  countersign deny add --config {config} --identity {caller}
+  countersign explain --config {config} --cert {cert}",
         domain = args.trust_domain,
         file = file.display(),
         certs = pki.layout().directory().display(),
@@ -255,17 +260,6 @@ Certificates and revocation lists are good for 7 days. Before that, renew them:
         cert = shell(&client.certificate),
         key = shell(&client.key),
         url = starter.url(),
-        names = renewal(server),
+        option = args.passphrase.repeated(),
     ));
-}
-
-/// Returns the options of `pki` commands that give a certificate the names of `issued`.
-fn renewal(issued: &Issued) -> String {
-    let options: Vec<String> = issued
-        .names
-        .iter()
-        .filter_map(|name| name.split_once(':'))
-        .map(|(kind, value)| format!("--{kind} {value}"))
-        .collect();
-    options.join(" ")
 }

@@ -369,3 +369,104 @@ fn a_password_in_a_url_is_not_repeated() {
         }
     }
 }
+
+/// Returns the commands in a text that `init` has printed, as lines for a shell.
+fn commands(said: &str, begin: &str) -> Vec<String> {
+    let lines: Vec<String> = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("  countersign "))
+        .filter(|line| line.starts_with(begin))
+        .map(|line| format!("'{BINARY}' {line}"))
+        .collect();
+    assert!(!lines.is_empty(), "{said}");
+    lines
+}
+
+fn shell(directory: &Path, line: &str) -> Run {
+    Run::of(
+        Command::new("sh")
+            .args(["-c", line])
+            .current_dir(directory)
+            .env_remove("COUNTERSIGN_CONFIG")
+            .env("CA_PASS", "correct horse")
+            .stdin(std::process::Stdio::null()),
+    )
+}
+
+/// What init says has to be done each week works as it is said, also for a job that nobody answers.
+#[test]
+fn the_renewals_that_init_names_work_with_the_passphrase_given() {
+    for option in [
+        ["--passphrase-file", "my pass"],
+        ["--passphrase-env", "CA_PASS"],
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("my pass"), "correct horse\n").unwrap();
+        let arguments = [&INIT[..7], &option].concat();
+        let line = format!(
+            "'{BINARY}' {}",
+            arguments.join(" ").replace("my pass", "'my pass'")
+        );
+        let said = shell(directory.path(), &line).done().stdout;
+        let list = directory.path().join("certs/crl/intermediate.crl");
+        let leaf = directory.path().join("certs/issued/gateway.pem");
+        let before = [&list, &leaf].map(|path| fs::read(path).unwrap());
+        for line in commands(&said, "pki ") {
+            // Nothing is due yet; as if it were.
+            let line = line.replace("--if-expiring 50%", "--if-expiring 100%");
+            shell(directory.path(), &line).done();
+        }
+        let after = [&list, &leaf].map(|path| fs::read(path).unwrap());
+        assert!(before[0] != after[0] && before[1] != after[1]);
+        countersign(directory.path(), &["check"]).done();
+    }
+    // pki init says the same for its own commands.
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = "pki init --dir certs --trust-domain example.org --passphrase-env CA_PASS";
+    let said = shell(directory.path(), &format!("'{BINARY}' {arguments}"))
+        .done()
+        .stdout;
+    for line in commands(&said, "pki ") {
+        if !line.contains("--every") {
+            shell(directory.path(), &line).done();
+        }
+    }
+}
+
+/// Who is called at night has what is needed: the state, and a way to lock a caller out.
+#[tokio::test]
+async fn the_first_gateway_can_be_operated() {
+    let directory = tempfile::tempdir().unwrap();
+    let said = countersign(directory.path(), &INIT).done().stdout;
+    for port in ["8443", "9080", "9901"] {
+        let [from, to] = [port, "0"].map(|port| format!("address = \"127.0.0.1:{port}\""));
+        change(&directory, &from, &to);
+    }
+    let config = directory.path().join("countersign.toml");
+    let mut serve = tokio::process::Command::new(BINARY)
+        .args(["serve", "--config"])
+        .arg(&config)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let status = commands(&said, "status").remove(0);
+    let answers = async || shell(directory.path(), &status).code == 0;
+    countersign_testkit::until("the gateway's socket", answers).await;
+    let deny = commands(&said, "deny").remove(0);
+    shell(directory.path(), &deny).done();
+    let list = countersign(directory.path(), &["deny", "list", "--json"])
+        .done()
+        .json();
+    assert_eq!(
+        list["deny_list"][0]["target"]["identity"],
+        "spiffe://example.org/client"
+    );
+    assert!(directory.path().join("deny.json").exists());
+    assert!(directory.path().join("audit.jsonl").exists());
+    // The caller whom the entry refuses is explained.
+    let explain = commands(&said, "explain").remove(0);
+    shell(directory.path(), &explain).ended(3, "");
+    serve.kill().await.unwrap();
+}

@@ -145,7 +145,7 @@ roots = ["certs/trust.pem"]
 crls = ["certs/crl/*.crl"]
 # revocation = "hard"                 # "soft": allow when in doubt · "off"
 # vouches_for = ["spiffe://{domain}/**"]
-# identity_from = ["spiffe"]          # also "uri", "dns", "email", "ip"
+# identity_from = ["spiffe"]          # also "uri", "dns", "email", "ip", "upn"
 
 # What services are told about a caller: a signed assertion with each request.
 # Services demand exactly this issuer, and fetch the keys below it.
@@ -162,9 +162,17 @@ address = "{public}"
 # tls = "listener"                    # the certificate of [listener]; or "off"
 # serve = ["keys", "health"]          # also "metrics"
 
-# For operators on this machine: health, metrics, keys. Read-only.
+# For operators on this machine. The address is read-only: health, metrics, keys. The socket,
+# which only the gateway's user can open, is for countersign status, reload, drain and deny.
 [admin]
 address = "127.0.0.1:9901"
+socket = "admin.sock"
+# operators = []                      # callers who may do the same from other machines
+
+# Callers and certificates that are refused at once, whatever their authority says:
+# countersign deny add --identity {caller}
+[deny_list]
+file = "deny.json"
 
 # A service behind the gateway. Any number of these.
 [[upstream]]
@@ -187,9 +195,10 @@ audience = "service"                  # what the service demands as audience
 # except = []                         # callers who may not
 # binding = "request"                 # "caller": re-usable for any request
 
-# The audit log: one JSON document a line. Default: standard output.
-# [audit]
-# file = "audit.jsonl"
+# The audit log: one JSON document a line. It grows: rotate it. Rename the file, for example by
+# logrotate without copytruncate, and the gateway begins a new one; it needs no signal.
+[audit]
+file = "audit.jsonl"                  # without it: standard output
 
 # Bounds on everything.
 # [limits]
