@@ -29,10 +29,11 @@ use super::signing::request::IssueRequest;
 use super::store::{SafeName, key};
 use crate::clock;
 use crate::identity::LeafFacts;
+use crate::identity::text::printable;
 use crate::reason::ReasonCode;
 
-/// Certificates that expired longer ago than this, in seconds, are not renewed together with all
-/// others, because they are evidently not used any more.
+/// `renew --all` skips certificates that expired longer ago than this, in seconds. They are
+/// probably not used any more.
 const OVER_SINCE_LONG: i64 = 30 * 24 * 3600;
 
 /// The remaining lifetime below which a certificate is renewed.
@@ -73,11 +74,12 @@ impl fmt::Display for Remaining {
 #[derive(Debug, Clone)]
 pub struct Renewal {
     request: IssueRequest,
-    /// The file of the present certificate.
+    /// The path of the current certificate.
     path: PathBuf,
-    /// Whether it was signed from a request, so that its key is with its holder.
+    /// Whether the certificate was signed from a request, so that only its holder has the private
+    /// key.
     needs_request: bool,
-    /// The serial number of the present certificate.
+    /// The serial number of the current certificate.
     pub serial: String,
     /// notBefore of the current certificate, in seconds since the Unix epoch.
     pub not_before: i64,
@@ -100,7 +102,7 @@ impl Renewal {
         self.not_after.saturating_sub(left)
     }
 
-    /// Whether only a new request of the holder of the key can renew it.
+    /// Whether the renewal needs a new request from the holder of the private key.
     #[must_use]
     pub const fn needs_request(&self) -> bool {
         self.needs_request
@@ -112,7 +114,8 @@ impl Renewal {
         printed(&self.request.names)
     }
 
-    /// Sets the lifetime. By default it is that of the present certificate.
+    /// Sets the lifetime of the new certificate. By default, it is the lifetime of the current
+    /// certificate, or the maximum of the profile if that is shorter.
     #[must_use]
     pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
         self.request = self.request.lifetime(lifetime);
@@ -176,7 +179,7 @@ impl Pki {
         })
     }
 
-    /// Returns the inventory's entry for a certificate.
+    /// Returns the entry of a certificate in the inventory. Returns `None` if there is none.
     fn recorded(&self, facts: &LeafFacts) -> Result<Option<Entry>, PkiError> {
         let filter = Filter {
             serial: Some(facts.serial_hex()),
@@ -186,9 +189,9 @@ impl Pki {
         Ok(found.map(|(entry, _)| entry))
     }
 
-    /// Returns the present version of the profile under which the certificate was issued. If the
-    /// records do not contain it, or the profile no longer exists, returns the profile with the
-    /// same usages.
+    /// Returns the current version of the profile under which the certificate was issued. If the
+    /// inventory does not contain the certificate, or if the profile no longer exists, returns a
+    /// profile with the same usages.
     fn profile_of(&self, facts: &LeafFacts, recorded: Option<&Entry>) -> CertificateProfile {
         match recorded.and_then(|entry| self.profiles.leaf(&entry.profile)) {
             Some(profile) => profile.clone(),
@@ -200,7 +203,7 @@ impl Pki {
     /// `PREFIX.key`, and otherwise a new key. The current certificate stays valid until it expires.
     ///
     /// # Errors
-    /// As [`Pki::issue`], and when it needs a request.
+    /// Same as [`Pki::issue`]. Also if the renewal needs a request from the holder of the key.
     pub fn renew(&mut self, renewal: &Renewal, keep_key: bool) -> Result<Issued, PkiError> {
         self.check_renewal(renewal)?;
         if !keep_key {
@@ -211,10 +214,10 @@ impl Pki {
         self.issue_with(&renewal.request, LeafKey::Kept(&kept), Cause::Renew)
     }
 
-    /// Checks that a certificate can be renewed without its holder.
+    /// Checks that a certificate can be renewed without a request from its holder.
     ///
     /// # Errors
-    /// [`PkiError::NeedsRequest`]
+    /// [`PkiError::NeedsRequest`] if the renewal needs a request.
     pub fn check_renewal(&self, renewal: &Renewal) -> Result<(), PkiError> {
         if !renewal.needs_request {
             return Ok(());
@@ -226,10 +229,12 @@ impl Pki {
         })
     }
 
-    /// Signs the successor for the key of a new request, which has to have the same names.
+    /// Renews a certificate for the key of a new request. The request must have the same names as
+    /// the certificate.
     ///
     /// # Errors
-    /// As [`Pki::sign`], and when the names are others.
+    /// Same as [`Pki::sign`]. Also if the names differ, or if the renewal needs no request because
+    /// the key is in the key file.
     pub fn renew_requested(
         &mut self,
         renewal: &Renewal,
@@ -258,11 +263,12 @@ impl Pki {
         self.sign(signing, &renewal.request)
     }
 
-    /// Returns the newest certificate at each path of the inventory that is neither revoked nor
-    /// over since long: those that can be renewed. In the order of issuing.
+    /// Returns the certificates that can be renewed, in the order of issuing: the newest
+    /// certificate at each path. Ignores certificates that are revoked, or that expired more than
+    /// 30 days ago.
     ///
     /// # Errors
-    /// When the records cannot be read.
+    /// If the records cannot be read.
     pub fn newest(&self) -> Result<Vec<Entry>, PkiError> {
         let filter = Filter {
             live_at: Some(clock::certificate_now().saturating_sub(OVER_SINCE_LONG)),
@@ -282,7 +288,7 @@ impl Pki {
 /// Returns the serial number of the first certificate of a PEM file.
 ///
 /// # Errors
-/// When the file holds no certificate.
+/// If the file cannot be read, or contains no certificate.
 pub fn serial_at(path: &Path) -> Result<String, PkiError> {
     let presented = certificates::read_beside_key(path)?;
     let leaf = presented
@@ -293,7 +299,8 @@ pub fn serial_at(path: &Path) -> Result<String, PkiError> {
         .map_err(|error| PkiError::unreadable(path, error))
 }
 
-/// Whether a file holds the private key of a certificate.
+/// Whether the file `key` contains the private key of `certificate`. Returns false if the key
+/// cannot be read.
 fn is_key_of(key: &Path, certificate: &CertificateDer<'_>) -> bool {
     let Ok(key) = key::read(key, None) else {
         return false;
@@ -306,7 +313,7 @@ fn printed(names: &SubjectNames) -> Vec<String> {
     names.iter().map(ToString::to_string).collect()
 }
 
-/// Returns names as the extension subjectAltName of `openssl req`.
+/// Returns the names as the value of subjectAltName for `openssl req`.
 fn names_for_openssl(names: &SubjectNames) -> String {
     let name = |text: String| match text.split_once(':') {
         Some(("dns", name)) => format!("DNS:{name}"),
@@ -347,6 +354,16 @@ fn label_of(facts: &LeafFacts, prefix: &Path) -> SafeName {
 }
 
 fn names_of(facts: &LeafFacts) -> Result<SubjectNames, RequestError> {
+    // The new certificate would lack the name.
+    if let Some(name) = facts.sans.upn.first() {
+        return Err(RequestError::new(
+            ReasonCode::MalformedIdentity,
+            format!(
+                "the certificate has the user principal name (UPN) {:?}, which pki renew cannot write",
+                printable(name)
+            ),
+        ));
+    }
     let mut names = SubjectNames::new();
     for uri in &facts.sans.uri {
         names = names.uri(uri)?;
@@ -382,6 +399,21 @@ mod tests {
         for text in ["0%", "101%", "%", "-1%", "", "8"] {
             assert!(text.parse::<Remaining>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_certificate_is_not_renewed_without_its_user_principal_name() {
+        let mut params = rcgen::CertificateParams::default();
+        let name = rcgen::OtherNameValue::Utf8String("alice@corp.test".to_owned());
+        params.subject_alt_names = vec![
+            rcgen::SanType::DnsName("a.corp.test".try_into().unwrap()),
+            rcgen::SanType::OtherName((vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3], name)),
+        ];
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let facts = LeafFacts::read(certificate.der()).unwrap();
+        let error = names_of(&facts).unwrap_err();
+        assert!(error.to_string().contains("alice@corp.test"), "{error}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub(super) const LINTS: &[Lint<Certificates>] = lints! {
         let facts = s.facts.as_ref()?;
         let sans = &facts.sans;
         let none = sans.uri.is_empty() && sans.dns.is_empty() && sans.email.is_empty()
-            && sans.ip.is_empty();
+            && sans.ip.is_empty() && sans.upn.is_empty();
         when(is_leaf(s) && none, "it carries no name that anybody reads; a common name is none")
     };
     "names-not-critical", Error, "RFC 5280 section 4.2.1.6", |s| {

@@ -15,7 +15,7 @@ pub enum Severity {
 /// A problem in a certificate or a revocation list that a lint has found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Whether a standard forbids the problem (error) or not (warning).
+    /// How serious the problem is.
     pub severity: Severity,
     /// The name of the lint that found the problem, for example `serial-not-positive`.
     pub lint: &'static str,

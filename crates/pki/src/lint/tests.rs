@@ -40,6 +40,17 @@ fn a_sound_leaf_has_no_findings() {
     assert_eq!(found(|_| {}), [""; 0]);
 }
 
+/// Certificates of Windows authorities can have no other name.
+#[test]
+fn a_user_principal_name_is_a_name() {
+    let name = rcgen::OtherNameValue::Utf8String("alice@corp.test".to_owned());
+    let names = vec![SanType::OtherName((
+        vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3],
+        name,
+    ))];
+    assert_eq!(found(|p| p.subject_alt_names = names), [""; 0]);
+}
+
 type Alter = fn(&mut CertificateParams);
 
 #[test]

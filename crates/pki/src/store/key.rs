@@ -40,11 +40,15 @@ pub enum KeyError {
     Unsupported(PathBuf),
     /// The key is an EC key without its public part, and there is no certificate to take it from.
     #[error(
-        "the private key in {} lacks its public part, as Java writes it; add it: openssl ec -in {} \
-         -out {}, then chmod 600 {}",
-        .0.display(), shell(.0), shell_with(.0)(".key"), shell_with(.0)(".key")
+        "the private key in {} lacks its public part, as Java writes it; add it: {}",
+        .path.display(), with_public_part(.path, *.is_encrypted)
     )]
-    NoPublicPart(PathBuf),
+    NoPublicPart {
+        /// The path of the file.
+        path: PathBuf,
+        /// Whether the key is encrypted.
+        is_encrypted: bool,
+    },
     /// The key is encrypted, and no passphrase was given.
     #[error("the private key in {} is encrypted; a passphrase is needed", .0.display())]
     PassphraseNeeded(PathBuf),
@@ -283,22 +287,40 @@ fn open(
 ) -> Result<KeyPair, KeyError> {
     let stored = parse_pem(path, content)?;
     if !stored.is_encrypted() {
-        return key_pair(path, stored.expose(), public);
+        return key_pair(path, stored.expose(), public, false);
     }
     let passphrase = passphrase.ok_or_else(|| KeyError::PassphraseNeeded(path.to_owned()))?;
     let plain = EncryptedPrivateKeyInfoRef::try_from(stored.expose())
         .map_err(|_| KeyError::Unreadable(path.to_owned()))?
         .decrypt(passphrase.expose())
         .map_err(|_| KeyError::WrongPassphrase(path.to_owned()))?;
-    key_pair(path, plain.as_bytes(), public)
+    key_pair(path, plain.as_bytes(), public, true)
 }
 
-fn key_pair(path: &Path, pkcs8: &[u8], public: Option<&[u8]>) -> Result<KeyPair, KeyError> {
+/// Returns a command that adds the public part to an EC key. An encrypted key stays encrypted.
+fn with_public_part(path: &Path, is_encrypted: bool) -> String {
+    let (from, to) = (shell(path), shell_with(path)(".key"));
+    match is_encrypted {
+        true => format!("openssl ec -in {from} | openssl pkcs8 -topk8 -out {to}"),
+        false => format!("openssl ec -in {from} -out {to}, then chmod 600 {to}"),
+    }
+}
+
+/// Decodes a private key. `is_encrypted` is whether the file `path` contains it encrypted.
+fn key_pair(
+    path: &Path,
+    pkcs8: &[u8],
+    public: Option<&[u8]>,
+    is_encrypted: bool,
+) -> Result<KeyPair, KeyError> {
     if pem::lacks_public_part(pkcs8) {
         let whole = public.and_then(|public| pem::with_public_part(pkcs8, public));
         return whole
             .and_then(|whole| KeyPair::try_from(whole.as_slice()).ok())
-            .ok_or_else(|| KeyError::NoPublicPart(path.to_owned()));
+            .ok_or_else(|| KeyError::NoPublicPart {
+                path: path.to_owned(),
+                is_encrypted,
+            });
     }
     KeyPair::try_from(pkcs8).map_err(|_| match PrivateKeyInfoRef::try_from(pkcs8) {
         Ok(_) => KeyError::Unsupported(path.to_owned()),
@@ -396,6 +418,17 @@ mod tests {
             KeyProtection::passphrase(Secret::new(Vec::new())),
             Err(KeyError::EmptyPassphrase)
         ));
+    }
+
+    #[test]
+    fn an_encrypted_key_stays_encrypted_when_it_is_completed() {
+        let error = |is_encrypted| {
+            let path = PathBuf::from("a b.key");
+            KeyError::NoPublicPart { path, is_encrypted }.to_string()
+        };
+        let command = "openssl ec -in 'a b.key' | openssl pkcs8 -topk8 -out 'a b.key.key'";
+        assert!(error(true).ends_with(command), "{}", error(true));
+        assert!(!error(false).contains("pkcs8"), "{}", error(false));
     }
 
     #[test]
