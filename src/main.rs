@@ -73,9 +73,9 @@ use clap::Parser as _;
 use countersign_admin as admin;
 use countersign_config as config;
 use countersign_core::{
-    assertion, authn, clock, connection_slots, crl_fetch, crypto, descriptors, file_stamp,
-    http_client, identity, pem, policy, reason, route, secret, snapshot, telemetry, tls, trust,
-    upstream,
+    assertion, authn, clock, connection_slots, crl_fetch, crypto, descriptors, file_access,
+    file_stamp, http_client, identity, pem, policy, reason, route, secret, snapshot, telemetry,
+    tls, trust, upstream,
 };
 use countersign_pki as pki;
 use countersign_proxy as proxy;

@@ -178,7 +178,8 @@ async fn a_running_gateway_answers_as_the_manifest_says() {
         }
     }
     assert_eq!(echo.requests(), 1);
-    // 21 broken ones, three of them under either way of naming callers.
+    // The gateway refuses 21 fixtures, each with both TLS versions. For three of them, the gateway
+    // with `identity_from = ["dns"]` is tested too.
     assert_eq!(driven, 2 * (21 + 3));
 }
 

@@ -46,8 +46,8 @@ impl Issued {
             ],
             &["revoked", "--dns", "revoked.example.org"],
             &["spiffe://example.org/batch", "--profile", "batch"],
-            // This name is too long for a common name. The subject is empty and the names are
-            // critical.
+            // This name is too long for a common name. So the subject must be empty, and
+            // subjectAltName must be critical.
             &[LONG, "--spiffe", "/nameless"],
         ] {
             authority.run(&[&["issue"], arguments].concat()).done();

@@ -154,8 +154,8 @@ fn what_is_not_a_file_does_not_block_and_is_named() {
     }
 }
 
-/// If something else is in the place of a file that is only written, the command replaces it or
-/// names it in an error.
+/// A pipe, a device or a directory can be in the place of a CRL file. The command must replace it
+/// or name it in an error.
 #[test]
 fn what_is_not_a_list_is_replaced_by_one() {
     for (what, gives_way) in [("named pipe", true), ("device", true), ("directory", false)] {

@@ -22,9 +22,11 @@ mod refusals;
 mod renewals;
 mod requests;
 mod revocation;
+mod root_lists;
 mod root_only;
 mod rotation;
 mod terminal;
+mod timers;
 mod unusable_lists;
 mod waiting;
 

@@ -1,5 +1,5 @@
-//! Authorities whose root has its private key elsewhere: offline, or with a corporate authority. The
-//! root signs the intermediate from a request.
+//! Authorities whose root key is elsewhere: offline, or with a corporate authority. The root signs
+//! the intermediate from a request.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +16,7 @@ use time::{Duration, OffsetDateTime};
 use super::{certificates, pki};
 use crate::support::Run;
 
-/// A root that is not in the authority's directory, and a directory.
+/// A root whose key is not in the authority's directory, and a temporary directory for both.
 pub(super) struct Offline {
     home: tempfile::TempDir,
     pub(super) root: CertificateParams,
@@ -73,13 +73,14 @@ impl Offline {
     }
 
     /// Requests the first intermediate, with an unencrypted key.
-    fn request(&self) {
+    pub(super) fn request(&self) {
         let file = self.word("first.csr");
         self.init(&["--no-passphrase", "--intermediate-csr", &file])
             .done();
     }
 
-    /// Signs a request as its holder asked, except for what `alter` changes.
+    /// Signs an intermediate for the key of a request. `alter` can change the certificate before it
+    /// is signed. Returns the path of the certificate.
     pub(super) fn sign(
         &self,
         csr: &str,
@@ -115,7 +116,8 @@ impl Offline {
         self.word(out)
     }
 
-    /// Signs a revocation list of the root.
+    /// Signs a revocation list with the root's key. The list expires in about `days` days. Returns
+    /// the path of the list.
     pub(super) fn list(&self, out: &str, number: u64, revoked: &[Vec<u8>], days: i64) -> String {
         let now = OffsetDateTime::now_utc() - Duration::hours(2);
         let entries = revoked.iter().map(|serial| RevokedCertParams {
@@ -138,7 +140,7 @@ impl Offline {
         self.word(out)
     }
 
-    /// Creates an authority below the root, with the root's list number 5.
+    /// Creates an authority below the root. The root's revocation list has the number 5.
     pub(super) fn authority() -> Self {
         let offline = Self::new();
         offline.request();
@@ -148,15 +150,15 @@ impl Offline {
         offline
     }
 
-    /// Completes the authority. The first argument is the intermediate.
-    fn complete(&self, arguments: &[&str]) -> Run {
+    /// Completes the authority. The first argument is the file with the intermediate's certificate.
+    pub(super) fn complete(&self, arguments: &[&str]) -> Run {
         let root = self.word("root.pem");
         let common = ["--ca-cert", &root, "--intermediate-cert"];
         self.init(&[&common, arguments].concat())
     }
 
-    /// Tries to complete the authority, which has to be refused and leave the request.
-    fn refuses(&self, arguments: &[&str], words: &str) {
+    /// Tries to complete the authority. This must fail with `words`, and must keep the request.
+    pub(super) fn refuses(&self, arguments: &[&str], words: &str) {
         self.complete(arguments).refused(1, words);
         assert!(!self.path("certs/root.pem").exists(), "{words}");
         assert!(self.path("certs/pending/intermediate.key").exists());
@@ -197,7 +199,7 @@ fn an_authority_works_without_the_key_of_its_root() {
         .done();
     let key = std::fs::read_to_string(offline.path("certs/pending/intermediate.key")).unwrap();
     assert!(key.contains("ENCRYPTED"));
-    // Until the certificate is there, nothing can be issued, and the next command says why.
+    // Until the signed certificate is given, no leaf can be issued. Each command says why.
     offline.issue("a").refused(1, "waits for its intermediate");
     offline
         .init(&["--no-passphrase"])
@@ -230,7 +232,8 @@ fn an_authority_works_without_the_key_of_its_root() {
         )
         .done();
     offline.verify("a").done();
-    // Signing the list of the root says where it is signed.
+    // The root's list cannot be signed here. The error names the option for a list that was signed
+    // elsewhere.
     offline
         .run(
             &["crl"],
@@ -274,7 +277,8 @@ fn openssl_signs_the_request_as_the_program_says() {
     ]);
     Run::of(&mut openssl).done();
     let done = offline.complete(&[&offline.word("first.pem")]).done();
-    // Without the root's list, gateways that demand one refuse all callers.
+    // Without the root's list, gateways that require revocation lists refuse all callers. So the
+    // command names the option for this list.
     assert!(done.stderr.contains("--root-crl"), "{}", done.stderr);
     offline.issue("a").done();
     offline.verify("a").ended(3, "revocation-unknown");
@@ -321,7 +325,7 @@ fn an_intermediate_that_gateways_would_refuse_is_refused() {
         ),
         (
             |p| {
-                // A constraint on URIs: rustls then refuses all of them.
+                // A name constraint on URIs. With such a constraint, rustls refuses all URIs.
                 p.custom_extensions = vec![CustomExtension::from_oid_content(
                     &[2, 5, 29, 30],
                     [
@@ -349,7 +353,7 @@ fn an_intermediate_that_gateways_would_refuse_is_refused() {
         let file = offline.sign("first.csr", &format!("bad-{index}.pem"), alter);
         offline.refuses(&[&file], words);
     }
-    // The request is still good.
+    // The pending request can still be used.
     let good = offline.sign("first.csr", "good.pem", |_| {});
     offline.complete(&[&good]).done();
 }
@@ -358,7 +362,7 @@ fn an_intermediate_that_gateways_would_refuse_is_refused() {
 fn what_does_not_belong_together_is_refused() {
     let offline = Offline::new();
     offline.request();
-    // A certificate for another key, and one that another root has signed.
+    // The first certificate is for another key. Another root has signed the second one.
     let elsewhere = Offline::new();
     elsewhere.request();
     std::fs::copy(elsewhere.path("first.csr"), offline.path("other.csr")).unwrap();
@@ -366,7 +370,7 @@ fn what_does_not_belong_together_is_refused() {
     offline.refuses(&[&other], "not for the key");
     let foreign = offline.sign_by(&elsewhere.key, "first.csr", "foreign.pem", |_| {});
     offline.refuses(&[&foreign], "has not signed it");
-    // Lists that gateways could not use.
+    // Gateways cannot use these revocation lists, so each of them is refused.
     let good = offline.sign("first.csr", "good.pem", |_| {});
     let another = Offline::with("Another", |_| {});
     let serial = serial_of(Path::new(&good));
@@ -414,7 +418,7 @@ fn name_constraints_of_the_root_hold_for_what_is_issued() {
     let file = offline.sign("first.csr", "first.pem", |_| {});
     offline.complete(&[&file]).done();
     offline.issue("a").done();
-    // A common name that could be a host name counts too.
+    // Name constraints also apply to a common name that looks like a host name.
     offline.issue("a.b").refused(2, "name-constraint");
     let profiles = "[[profile]]\nname = \"plain\"\nusages = [\"client\"]\ncommon_name = \"none\"\n";
     std::fs::write(offline.path("certs/profiles.toml"), profiles).unwrap();

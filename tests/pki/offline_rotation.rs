@@ -1,4 +1,5 @@
-//! Rotations of authorities whose root has its private key elsewhere, and of the intermediate alone.
+//! Rotations of authorities whose root key is elsewhere, and rotations that replace only the
+//! intermediate.
 
 use time::{Duration, OffsetDateTime};
 
@@ -18,7 +19,7 @@ fn the_next_intermediate_comes_from_the_same_root() {
     offline
         .run(&["rotate", "prepare"], &["--intermediate-csr", &file])
         .done();
-    // The present intermediate goes on until the next one is there.
+    // The current intermediate signs leaves until the certificate of the next one is given.
     offline.issue("between").done();
     let same = offline.sign("first.csr", "same.pem", |_| {});
     offline
@@ -45,7 +46,8 @@ fn the_next_intermediate_comes_from_the_same_root() {
     for name in ["old", "between", "new"] {
         offline.verify(name).done();
     }
-    // The root revokes the earlier intermediate: one list, and it stays when that is retired.
+    // The root revokes the earlier intermediate. The root has one list, which must stay after the
+    // earlier generation is retired.
     offline
         .run(&["revoke"], &["--cert", earlier.to_str().unwrap()])
         .refused(1, "--root-crl");
@@ -69,7 +71,7 @@ fn the_next_intermediate_comes_from_the_same_root() {
     assert_eq!(certificates(&offline.path("certs/trust.pem")), root);
     assert_eq!(revocation_list(&list).0, 6);
     offline.verify("newer").done();
-    // A list that revokes the present intermediate ends issuing.
+    // If a list revokes the current intermediate, no leaf can be issued any more.
     let present = serial_of(&offline.path("certs/intermediate.pem"));
     let end = offline.list("end.crl", 8, &[revoked, present], 30);
     offline.run(&["crl"], &["--root-crl", &end]).done();
@@ -86,7 +88,8 @@ fn a_root_of_another_program_replaces_the_present_one() {
     prepare(&["--ca-cert", &certificate]).refused(2, "--ca-key");
     let own = offline.word("root.key");
     prepare(&["--ca-cert", &certificate, "--ca-key", &own]).refused(1, "another certificate");
-    // Two roots of one name: gateways could not tell their lists apart.
+    // A second root with the same name is refused, because gateways could not distinguish the lists
+    // of both roots.
     let twin = Offline::new();
     let words = [twin.word("root.pem"), twin.word("root.key")];
     prepare(&["--ca-cert", &words[0], "--ca-key", &words[1]]).refused(1, "the name of the present");
@@ -101,7 +104,8 @@ fn a_root_of_another_program_replaces_the_present_one() {
     offline.verify("old").ended(3, "");
     offline.verify("new").done();
     offline.run(&["crl"], &["--issuer", "all"]).done();
-    // And back to a root whose key is elsewhere, which moves the key of the present one away.
+    // The next rotation returns to a root whose key is elsewhere. It must move the key of the
+    // current root to `earlier/`.
     let file = offline.word("back.csr");
     prepare(&["--intermediate-csr", &file]).done();
     let back = offline.sign("back.csr", "back.pem", |_| {});
@@ -140,7 +144,8 @@ fn only_the_intermediate_is_replaced_with_the_root_here() {
     let root = certificates(&offline.path("certs/root.pem"));
     let list = offline.path("certs/crl/root.crl");
     let prepare = |arguments: &[&str]| offline.run(&["rotate", "prepare"], arguments);
-    // An offline key may be given for this command only.
+    // If the root's key is offline, the operator can give the key for one command. The key must not
+    // be stored.
     std::fs::rename(offline.path("certs/root.key"), offline.path("away.key")).unwrap();
     let away = offline.word("away.key");
     prepare(&["--intermediate-only", "--ca-key", &away]).done();
@@ -151,7 +156,7 @@ fn only_the_intermediate_is_replaced_with_the_root_here() {
     for name in ["old", "new"] {
         offline.verify(name).done();
     }
-    // The earlier intermediate is revoked on the one list of the root, and stays revoked.
+    // The earlier intermediate is revoked in the only list of the root, and must stay revoked.
     let earlier = offline.path("certs/earlier/intermediate.pem");
     offline
         .run(&["revoke"], &["--cert", earlier.to_str().unwrap()])
@@ -168,7 +173,7 @@ fn only_the_intermediate_is_replaced_with_the_root_here() {
     assert_eq!((number, revoked.len()), (4, 1));
     let content = std::fs::read_to_string(&list).unwrap();
     assert_eq!(content.matches("BEGIN X509 CRL").count(), 1);
-    // The serial number of the earlier intermediate is as good as its file.
+    // An earlier intermediate can also be revoked by its serial number.
     let serial = serial_of(&earlier);
     let hex: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
     offline.run(&["revoke"], &["--serial", &hex]).done();

@@ -1,5 +1,5 @@
-//! The authority's own files are never replaced by certificates or exports, and an inventory
-//! that lost its content is not taken for a new one.
+//! Certificates and exports never replace the authority's own files. An inventory that has lost its
+//! content is never treated as a new one.
 
 use std::path::Path;
 
@@ -22,7 +22,8 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// An authority with one leaf and a rotation under way, so that it has files of two generations.
+/// Creates an authority with one leaf and a rotation in progress, so that it has files of two
+/// generations.
 fn rotated() -> Authority {
     let authority = Authority::new();
     authority.run(&["issue", "spiffe://example.org/a"]).done();
@@ -34,7 +35,7 @@ fn own(authority: &Authority) -> Vec<Vec<u8>> {
     OWN.iter().map(|name| authority.read(name)).collect()
 }
 
-/// However its path is spelled, with and without `--force`.
+/// Each spelling of the path must be refused, with and without `--force`.
 #[test]
 fn issuing_never_replaces_a_file_of_the_authority() {
     let authority = rotated();
@@ -67,7 +68,7 @@ fn issuing_never_replaces_a_file_of_the_authority() {
             .refused(2, "belongs to the authority in ");
     }
     assert!(own(&authority) == before);
-    // The authority works, and so does a place of one's own.
+    // The authority still works, and certificates can be written to a path that is not its own.
     let place = authority.path("issued/root");
     let issue = ["issue", "spiffe://example.org/b", "--out", text(&place)];
     authority.run(&issue).done();
@@ -85,13 +86,15 @@ fn an_authority_beside_this_one_is_not_overwritten_either() {
     assert!(own_of_new(&other) == before);
 }
 
-/// An authority that has issued nothing has no inventory.
+/// Returns the contents of the authority's own files. An authority that has issued nothing has no
+/// inventory.
 fn own_of_new(authority: &Authority) -> Vec<Vec<u8>> {
     let names = OWN.iter().filter(|name| **name != "inventory.db");
     names.map(|name| authority.read(name)).collect()
 }
 
-/// Also if the usual folder leads to the authority's directory.
+/// Both commands must be refused, even if the usual directory `issued` is a link to the authority's
+/// directory.
 #[test]
 fn a_list_of_names_and_the_usual_folder_do_not_lead_to_own_files() {
     let authority = Authority::new();
@@ -140,7 +143,7 @@ fn signing_and_exporting_never_replace_a_file_of_the_authority() {
     Run::of(export.arg(authority.path("issued/a.der"))).done();
 }
 
-/// `ca` below the directory for fixtures is replaced if it was made for fixtures only.
+/// `pki fixtures` may replace the authority in `ca` only if `pki fixtures` has made it.
 #[test]
 fn fixtures_do_not_replace_an_authority() {
     let authority = Authority::new();
@@ -157,7 +160,8 @@ fn fixtures_do_not_replace_an_authority() {
         fixtures(force).refused(2, "did not make");
     }
     assert_eq!(std::fs::read(place.join("ca/root.key")).unwrap(), key);
-    // Those of their own are replaced, also if the run before did not end.
+    // An authority that `pki fixtures` has made is replaced, even if the earlier run was not
+    // complete.
     let out = home.join("fixtures");
     let again = |force: &[&str]| {
         let mut command = pki(&["fixtures", "--dir", text(&place.join("ca")), "--out"]);
@@ -176,7 +180,7 @@ fn an_empty_inventory_is_damage() {
     let sound = authority.read("inventory.db");
     let path = authority.path("inventory.db");
     let beside = authority.path("inventory.db-wal");
-    // Truncated; gone beside changes that are not in it; a database without tables.
+    // The database is truncated, is missing although its write-ahead log exists, or has no tables.
     let damages: [(&str, &dyn Fn()); 3] = [
         ("truncated", &|| std::fs::write(&path, "").unwrap()),
         ("gone", &|| {
@@ -213,7 +217,7 @@ fn an_empty_inventory_is_damage() {
         let listed = authority.run(&["list", "--json"]).done().json();
         assert_eq!(listed["certificates"].as_array().unwrap().len(), 1);
     }
-    // A revocation that does not need it goes on.
+    // A revocation that does not need the inventory still works.
     std::fs::write(&path, "").unwrap();
     authority.run(&["revoke", "--cert", text(&leaf)]).done();
 }

@@ -1,5 +1,5 @@
-//! Files that a command replaces keep owner, group and mode, also if root runs it: the programs
-//! that read them still can.
+//! Files that a command replaces keep owner, group and mode, even if root runs the command. So
+//! programs that could read a file still can.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
@@ -11,7 +11,7 @@ use countersign_testkit::skipped;
 use super::Authority;
 use crate::support::{BINARY, Run, mode};
 
-/// The owner of the files, and another user; neither is the superuser.
+/// The owner of the files, and another user. Neither of them is root.
 const OWNER: u32 = 65_534;
 const OTHER: u32 = 65_533;
 
@@ -19,7 +19,7 @@ fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Every file and directory below a path, with itself.
+/// Returns `path`, and the paths of all files and directories below it.
 fn tree(path: &Path) -> Vec<PathBuf> {
     let mut found = vec![path.to_owned()];
     if path.is_dir() {
@@ -45,7 +45,8 @@ fn belongs(path: &Path, owner: u32) {
     }
 }
 
-/// Whether this machine can run commands as other users; and a program that they can run.
+/// Returns the path of a copy of the program that other users can run. Returns `None` if this
+/// machine cannot run commands as other users.
 fn program(home: &Path) -> Option<PathBuf> {
     let is_superuser = std::fs::metadata("/proc/self").unwrap().uid() == 0;
     if !skipped::machine(
@@ -82,7 +83,7 @@ fn what_root_changes_still_belongs_to_its_owner() {
     };
     let dir = authority.dir();
     give(&dir, OWNER);
-    // Root makes the lock file and the inventory anew, too.
+    // If root creates the lock file and the inventory, they must also belong to the owner.
     for file in [".lock", "inventory.db"] {
         std::fs::remove_file(authority.path(file)).unwrap();
     }
@@ -103,7 +104,7 @@ fn what_root_changes_still_belongs_to_its_owner() {
     }
     assert_eq!(mode(&authority.path("issued/a.key")), 0o600);
     assert_eq!(mode(&authority.path("crl/intermediate.crl")), 0o644);
-    // The owner goes on, as if it had been its own doing.
+    // After that, the owner can use the authority as before.
     for command in [
         &["pki", "renew", text(&leaf), "--dir", text(&dir)][..],
         &["pki", "revoke", "--cert", text(&leaf), "--dir", text(&dir)],
@@ -115,7 +116,8 @@ fn what_root_changes_still_belongs_to_its_owner() {
     belongs(&dir, OWNER);
 }
 
-/// The gateway runs as a member of the group; root owns the files.
+/// Root owns the files, and the gateway runs as a member of their group. Replaced files must keep
+/// both.
 #[test]
 fn group_and_mode_are_kept() {
     let authority = Authority::new();
@@ -133,7 +135,7 @@ fn group_and_mode_are_kept() {
         chown(authority.path(file), None, Some(OWNER)).unwrap();
         set_mode(&authority.path(file), 0o640);
     }
-    // A secret that was for everybody is closed again.
+    // All users can read this private key. When it is replaced, its mode must become 0600.
     let root_key = authority.path("root.key");
     set_mode(&root_key, 0o644);
     let leaf = authority.path("issued/a.pem");
@@ -149,7 +151,7 @@ fn group_and_mode_are_kept() {
     assert_eq!(mode(&authority.path("intermediate.key")), 0o600);
 }
 
-/// A user who may write to the directory, and is not the owner of the files.
+/// This user may write to the directory, but is not the owner of the file that would be replaced.
 #[test]
 fn who_cannot_keep_the_owner_is_refused_with_a_remedy() {
     let authority = Authority::new();
@@ -180,7 +182,8 @@ fn who_cannot_keep_the_owner_is_refused_with_a_remedy() {
     let said = run_as(OTHER, &program, &export).refused(1, "it belongs to user 65534");
     assert!(said.stderr.contains("sudo -u '#65534'"), "{}", said.stderr);
     assert_eq!(std::fs::read(&out).unwrap(), b"before");
-    // If all users may read the old file, a new owner takes access from none of them.
+    // If all users may read the old file, nobody loses access when the owner changes. So the file
+    // is replaced.
     set_mode(&out, 0o644);
     run_as(OTHER, &program, &export).done();
     assert_ne!(std::fs::read(&out).unwrap(), b"before");
@@ -222,7 +225,7 @@ fn keys_that_root_rotates_are_for_those_who_read_the_keys_before() {
     assert_eq!(jwks.json()["keys"].as_array().unwrap().len(), 3);
     run(&["revoke", second["kid"].as_str().unwrap()]).done();
     assert_eq!(mode(&keys.join("ring.json")), 0o640);
-    // Somebody else cannot take them over.
+    // Another user cannot rotate these keys.
     set_mode(&keys, 0o777);
     std::fs::remove_file(keys.join(".lock")).unwrap();
     for file in tree(&keys) {
@@ -235,7 +238,8 @@ fn keys_that_root_rotates_are_for_those_who_read_the_keys_before() {
     run_as(OTHER, &program, &rotate).refused(1, "it belongs to user 0");
 }
 
-/// In a directory where others can make files, a file with the name of a key may be a trap.
+/// If other users can create files in a directory, an attacker can create a file with the name of a
+/// key. The command must not write a private key to this file.
 #[test]
 fn a_planted_file_does_not_get_a_private_key() {
     let authority = Authority::new();

@@ -296,7 +296,8 @@ fn openssl(home: &Path, arguments: &str) -> Run {
     Run::of(&mut command)
 }
 
-/// A directory with an authority's key and certificate in the forms of many programs.
+/// A temporary directory with an authority's key and certificate, in the forms that several
+/// programs write.
 struct Forms(tempfile::TempDir);
 
 impl Forms {
@@ -316,7 +317,7 @@ impl Forms {
         ] {
             openssl(forms.0.path(), arguments).done();
         }
-        // As Java writes it: without the public part, which is the last element.
+        // Java writes EC keys without the public part, which is the last element.
         let sec1 = std::fs::read(forms.path("sec1.der")).unwrap();
         let header = [0x30, 0x31, 2, 1, 1, 4, 0x20];
         let partial = [&header, &sec1[7..39], &sec1[39..51]].concat();
@@ -342,15 +343,16 @@ impl Forms {
         std::fs::remove_dir_all(self.path("certs")).unwrap();
     }
 
-    /// Runs a command that a message said, with a password if the file has one.
+    /// Runs the `openssl` command from an error message. `password` is the option for the password
+    /// of the file, or empty.
     fn convert(&self, said: &str, password: &str) {
         let arguments = said.strip_prefix("openssl ").unwrap();
         openssl(self.0.path(), &format!("{arguments}{password}")).done();
     }
 }
 
-/// The keys of authorities come from many programs. What can be read is read; for the rest, the
-/// command that converts it is said, with the file's name, and it does.
+/// Keys that other programs have written are read if possible. Otherwise the error names the
+/// command that converts the file, and this command must work.
 #[test]
 fn keys_of_other_programs_are_read_or_the_command_is_said() {
     if !has_tool("openssl", "version") {
@@ -419,7 +421,7 @@ fn certificates_of_other_programs_are_read_or_the_command_is_said() {
         let file = forms.path(certificate);
         let said = format!("openssl {said}").replace("FILE", file.to_str().unwrap());
         forms.init(certificate, "sec1.key").ended(1, &said);
-        // The commands that read DER say it too.
+        // A command that reads DER must name the same command.
         let mut verify = pki(&["verify", "--purpose", "client", "--roots"]);
         verify.arg(&file).arg(forms.path("root.pem"));
         Run::of(&mut verify).ended(2, &said);
@@ -427,7 +429,7 @@ fn certificates_of_other_programs_are_read_or_the_command_is_said() {
         forms.init(&format!("{certificate}.pem"), "sec1.key").done();
         forms.forget();
     }
-    // A PKCS#12 file with an empty password opens without one.
+    // No passphrase is needed for a PKCS#12 file with an empty password.
     Run::of(pki(&["inspect"]).arg(forms.path("empty.p12"))).ended(0, "");
 }
 

@@ -94,7 +94,7 @@ fn certificates_are_as_the_profile_says() {
     authority.run(&["issue", "spiffe://example.org/b"]).done();
     assert_eq!(lifetime(&authority.path("issued/b.pem")), 3_600);
 
-    // CRLs still decide, although the profile names other URLs for CRLs.
+    // `pki verify` must use the given CRLs, although the certificate names other URLs for CRLs.
     let verify = |path: &Path| {
         let mut command = pki(&["verify", "--purpose", "client", "--roots"]);
         command.arg(authority.path("trust.pem"));

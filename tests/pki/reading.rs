@@ -1,5 +1,5 @@
-//! Commands that only read: as another user, from a read-only file system, beside a process
-//! that writes, and after one that was killed.
+//! Commands that only read must work for another user and on a read-only file system. They must
+//! also work while another process writes, and after a process was killed.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
@@ -12,14 +12,14 @@ use rusqlite::Connection;
 use super::Authority;
 use crate::support::{BINARY, Run};
 
-/// A user that is neither the superuser nor the owner of other files.
+/// A user that is neither root nor the owner of other files.
 const NOBODY: u32 = 65_534;
 
 fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Lets everybody read a directory and what is in it, the keys excepted.
+/// Lets all users read a directory and its content, except the keys.
 fn readable(path: &Path) {
     if !path.is_dir() {
         let is_key = path.extension().is_some_and(|extension| extension == "key");
@@ -31,7 +31,7 @@ fn readable(path: &Path) {
     set_mode(path, 0o755);
 }
 
-/// The names and contents of all files below a directory.
+/// Returns the paths and contents of all files below a directory.
 fn contents(path: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(path).unwrap() {
@@ -46,14 +46,15 @@ fn contents(path: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     found
 }
 
-/// An authority that another user may read.
+/// An authority that another user may read, and a copy of the program for this user.
 struct Readable {
     authority: Authority,
     program: PathBuf,
 }
 
 impl Readable {
-    /// None if this machine cannot run a command as another user.
+    /// Lets all users read the authority. Returns `None` if this machine cannot run a command as
+    /// another user.
     fn new(authority: Authority) -> Option<Self> {
         let is_superuser = std::fs::metadata("/proc/self").unwrap().uid() == 0;
         if !skipped::machine(
@@ -62,7 +63,7 @@ impl Readable {
         ) {
             return None;
         }
-        // The other user may have no access to the build directory.
+        // The other user may have no access to the build directory, so the program is copied.
         let program = authority.home.path().join("countersign");
         std::fs::copy(BINARY, &program).unwrap();
         set_mode(authority.home.path(), 0o755);
@@ -120,7 +121,7 @@ fn another_user_lists_and_inspects_and_changes_nothing() {
     inspect.args(["pki", "inspect"]);
     inspect.arg(readable.authority.path("issued/a.pem"));
     Run::of(inspect.uid(NOBODY).gid(NOBODY)).done();
-    // What would change something is refused.
+    // A command that would change files is refused.
     readable
         .run(&["issue", "spiffe://example.org/c"])
         .refused(1, "ermission denied");
@@ -138,7 +139,7 @@ fn an_authority_that_issued_nothing_is_listed_too() {
     assert!(contents(&readable.authority.dir()) == before);
 }
 
-/// The newest certificates are in the write-ahead log alone.
+/// The newest certificates are only in the write-ahead log. Another user must see them too.
 #[test]
 fn another_user_sees_what_a_running_process_has_recorded() {
     let authority = issued(&["a"]);
@@ -154,7 +155,7 @@ fn another_user_sees_what_a_running_process_has_recorded() {
     let authority = &readable.authority;
     assert!(authority.path("inventory.db-wal").metadata().unwrap().len() > 0);
     assert_eq!(readable.serials().len(), 2);
-    // The same without the shared memory, as in a copy; and without a process.
+    // The result is the same in a copy without the shared memory, and after the process has ended.
     let copy = Authority {
         home: tempfile::tempdir().unwrap(),
     };
@@ -170,8 +171,8 @@ fn another_user_sees_what_a_running_process_has_recorded() {
     assert_eq!(readable.serials().len(), 2, "after the process has ended");
 }
 
-/// `pki.toml` decides; the inventory has a copy, which a crash may prevent. Records of the
-/// earlier kind may wait for being taken over.
+/// A crash can prevent the copy of revocations from `pki.toml` to the inventory. Records of an old
+/// version may not be imported yet. Another user must see both.
 #[test]
 fn another_user_sees_revocations_and_records_that_are_not_copied_yet() {
     let authority = issued(&["a", "b"]);
@@ -211,7 +212,8 @@ fn another_user_sees_revocations_and_records_that_are_not_copied_yet() {
     assert!(contents(&readable.authority.dir()) == before);
 }
 
-/// A change that is under way, or whose process was killed, cannot be completed by a reader.
+/// A user who may only read cannot complete a change of another process. The command waits for some
+/// time. Then it must say who can complete the change.
 #[test]
 fn a_reader_waits_for_a_change_and_names_the_remedy() {
     let Some(readable) = Readable::new(issued(&["a"])) else {
@@ -227,10 +229,10 @@ fn a_reader_waits_for_a_change_and_names_the_remedy() {
             .gid(NOBODY),
     );
     said.refused(1, "as the owner of the directory");
-    // The owner completes it by any command.
+    // Any command of the owner completes the change.
     readable.authority.run(&["list"]).done();
     assert!(!transaction.exists());
-    // It has also closed the inventory, which everybody could open.
+    // That command has also made the inventory private again, so the test makes it readable.
     self::readable(&readable.authority.dir());
     readable.run(&["list"]).done();
 }

@@ -175,7 +175,8 @@ fn a_directory_that_is_none_is_said_so() {
 #[test]
 fn a_directory_that_cannot_be_written_loses_nothing() {
     let authority = Authority::new();
-    // A file in the place of the directory fails for root too, to whom permissions do not apply.
+    // There is a file in the place of the directory `issued`. This must fail for root too, and
+    // permissions do not apply to root.
     std::fs::remove_dir(authority.path("issued")).unwrap();
     std::fs::write(authority.path("issued"), "in the way").unwrap();
     authority.run(&["issue", "a"]).refused(1, "issued/a.");
@@ -264,8 +265,8 @@ fn help_shows_examples() {
     }
 }
 
-/// The clock was set back since the authority was created, or the authority's certificates begin
-/// in the future. Nothing is issued that would not be valid yet.
+/// The clock was set back since the authority was created, or the authority's certificates begin in
+/// the future. The error must mention the clock, and nothing is issued.
 #[test]
 fn a_clock_set_back_is_named() {
     use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};

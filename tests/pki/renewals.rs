@@ -1,5 +1,5 @@
-//! Certificates that were renewed or signed from a request, serial numbers that the inventory
-//! has lost, and list numbers of one's own choice.
+//! Renewals with and without requests, and timers for them. Serial numbers that the inventory has
+//! lost. CRL numbers that an operator chooses.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ fn serial(run: &Run) -> String {
     run.json()["serial"].as_str().unwrap().to_owned()
 }
 
-/// A request for these URIs, with a new key.
+/// Creates a request for these URIs with a new key. Returns its path.
 fn request(authority: &Authority, name: &str, uris: &[&str]) -> PathBuf {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -44,7 +44,8 @@ fn rotation_knows_what_was_renewed_and_as_what() {
         let id = format!("spiffe://example.org/{name}");
         authority.run(&["issue", &id]).done();
     }
-    // The same names at another place is another instance.
+    // A certificate with the same names but another path belongs to another instance. Each of the
+    // two must be renewed separately.
     let elsewhere = authority.home.path().join("b2");
     let copy = ["issue", "spiffe://example.org/b", "--out", text(&elsewhere)];
     authority.run(&copy).done();
@@ -74,7 +75,7 @@ fn rotation_knows_what_was_renewed_and_as_what() {
             "{shown:?}"
         );
     }
-    // Others are still to be renewed.
+    // Two certificates are not renewed yet, so the generation cannot be retired.
     let said = authority
         .run(&["rotate", "retire"])
         .refused(1, "4 live certificates");
@@ -83,7 +84,7 @@ fn rotation_knows_what_was_renewed_and_as_what() {
     let b2 = elsewhere.with_extension("pem");
     authority.run(&["renew", text(&b2)]).done();
     assert_eq!(status().json()["renewed"], 4);
-    // A successor that is revoked is none.
+    // A certificate whose renewal is revoked does not count as renewed.
     authority.run(&["revoke", "--cert", text(&b2)]).done();
     authority
         .run(&["rotate", "retire"])
@@ -145,23 +146,25 @@ fn a_certificate_of_a_request_is_renewed_with_a_new_request() {
         .done()
         .json();
     assert_eq!(renewed["renewed"], true);
-    // A certificate with a SPIFFE ID has both usages.
+    // The request was signed under `client`, but a certificate with a SPIFFE ID must have both
+    // usages.
     assert_eq!(renewed["profile"], "peer");
     assert!(renewed["key"].is_null());
     assert_ne!(spki(&leaf), old_key);
     assert!(!authority.path("issued/checkout.key").exists());
-    // The next time it asks again.
+    // The next renewal needs another request.
     authority
         .run(&renew)
         .refused(2, "was signed from a request");
-    // A certificate with its key here does not become one of another key.
+    // The key of this certificate is in its key file. A request for another key must be refused.
     authority.run(&["issue", "spiffe://example.org/a"]).done();
     let own = authority.path("issued/a.pem");
     let csr = request(&authority, "a.csr", &["spiffe://example.org/a"]);
     authority
         .run(&["renew", text(&own), "--csr", text(&csr)])
         .refused(2, "renewed without --csr");
-    // If the key of a signed request was put beside it, it is renewed like any other.
+    // The holder can put the private key next to a certificate that was signed from a request. The
+    // renewal then needs no request.
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -215,16 +218,16 @@ fn all_that_are_due_are_renewed() {
     for name in ["a", "b"] {
         assert!(authority.path(&format!("issued/{name}.key")).exists());
     }
-    // Predecessors are not renewed once more; only newer ones.
+    // A second run renews only the newest certificates, and not those that were already renewed.
     let again = authority.run(&all).json();
     assert_eq!(again["renewed"].as_array().unwrap().len(), 2);
-    // Without a condition, all.
+    // Without `--if-expiring`, all certificates are renewed that need no request.
     let run = authority.run(&["renew", "--all", "--json"]);
     let everything = run.json();
     let replaced: Vec<_> = everything["renewed"].as_array().unwrap().iter().collect();
     assert_eq!(replaced.len(), 3, "{everything}");
     assert!(replaced.iter().any(|one| one["replaces"] == long.as_str()));
-    // A damaged file does not stop the others.
+    // A damaged file does not prevent the renewal of other certificates.
     std::fs::write(authority.path("issued/a.pem"), "rubbish").unwrap();
     let run = authority.run(&["renew", "--all", "--json"]);
     assert_eq!(run.code, 1, "{run:?}");
@@ -269,18 +272,20 @@ fn a_number_that_the_inventory_has_lost_can_be_revoked() {
         .run(&[&revoke[..], &["--unrecorded"]].concat())
         .done();
     assert_eq!(revocation_list(&list).1, [lost.as_str()]);
-    // Everything goes on.
+    // The authority still works, with a new inventory.
     authority.run(&["issue", "spiffe://example.org/b"]).done();
     let listed = authority.run(&["list", "--json"]).done().json();
     assert_eq!(listed["certificates"].as_array().unwrap().len(), 1);
-    // During a rotation either generation may have signed it.
+    // During a rotation, either generation may have signed an unknown certificate. So both revoke
+    // the number.
     authority.run(&["rotate", "prepare"]).done();
     let revoked = authority
         .run(&["revoke", "--serial", "0badcafe", "--unrecorded", "--json"])
         .done()
         .json();
     assert_eq!(revoked["revoked"].as_array().unwrap().len(), 2, "{revoked}");
-    // One that it knows is revoked in its own generation alone.
+    // If the inventory contains the number, only the generation that signed the certificate revokes
+    // it.
     let known = serial(&authority.run(&["issue", "c.example.org", "--json"]).done());
     let revoked = authority
         .run(&["revoke", "--serial", &known, "--unrecorded", "--json"])
@@ -323,7 +328,7 @@ fn the_number_of_a_list_can_be_raised_and_never_lowered() {
         (revocation_list(&list).0, revocation_list(&root).0),
         (5000, 4201)
     );
-    // Both or neither: 4500 would do for the root alone.
+    // Either both lists get the number, or none of them. The root alone could use 4500.
     sign("4500").refused(2, "intermediate needs a number from 5001");
     assert_eq!(
         (revocation_list(&list).0, revocation_list(&root).0),
@@ -350,7 +355,8 @@ fn only_the_expected_names_are_signed() {
     authority.run(&arguments).refused(3, "no name");
 }
 
-/// The words of the line `ExecStart=` of a unit, as systemd reads them (systemd.syntax(7)).
+/// Returns the words of the line `ExecStart=` of a unit, parsed as systemd does
+/// (systemd.syntax(7)).
 fn exec_start(unit: &str, credentials: &str) -> Vec<String> {
     let line = unit
         .lines()
@@ -407,8 +413,11 @@ fn a_timer_renews_what_is_due() {
     assert!(!service.contains("LoadCredential"), "{service}");
     run_unit(&service, Path::new("/")).done();
     assert_ne!(authority.read("issued/a.pem"), before);
-    // Without another share, only a third of the lifetime may be left.
-    authority.run(&["renew", "--all", "--timer"]).done();
+    // Without `--if-expiring`, the service renews a certificate only if less than 33 % of its
+    // lifetime is left.
+    authority
+        .run(&["renew", "--all", "--timer", "--force"])
+        .done();
     let service = String::from_utf8(authority.read("countersign-renew.service")).unwrap();
     assert!(service.contains("\"33%%\""), "{service}");
     let renewed = authority.read("issued/a.pem");
@@ -461,7 +470,7 @@ fn a_timer_for_one_certificate_can_be_printed() {
         .lines()
         .find_map(|line| line.strip_prefix("LoadCredential=passphrase:"));
     assert_eq!(credential, Some(&*phrase.replace('%', "%%")));
-    // What systemd does with the credential.
+    // Provides the credential as systemd does for `LoadCredential=`.
     let credentials = authority.home.path().join("credentials");
     std::fs::create_dir(&credentials).unwrap();
     std::fs::copy(phrase, credentials.join("passphrase")).unwrap();
@@ -477,7 +486,7 @@ fn a_timer_for_one_certificate_can_be_printed() {
         "{printed}"
     );
     assert!(printed.contains("LoadCredential=passphrase:/etc/countersign/ca.pass"));
-    // What the service could not renew is said now.
+    // If the service could not renew a certificate, the command that writes the units must fail.
     let missing = authority.path("issued/none.pem");
     let run = authority.run(&["renew", text(&missing), "--timer"]);
     assert_eq!(run.code, 1, "{run:?}");

@@ -370,7 +370,7 @@ fn earlier_records_are_taken_over_and_newer_ones_refused() {
     let authority = Authority::new();
     let (serial, _) = issue(&authority, "a");
     let entry = authority.run(&["list", "--json"]).done().json()["certificates"][0].clone();
-    // An earlier version would have left these files.
+    // Old versions had no inventory, so the test removes it.
     for file in ["inventory.db", "inventory.db-wal", "inventory.db-shm"] {
         let _ = std::fs::remove_file(authority.path(file));
     }

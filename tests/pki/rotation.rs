@@ -1,5 +1,5 @@
-//! Rotation of root and intermediate. Both generations are trusted for some time. No caller is
-//! refused without a command, and nothing is incomplete after a kill.
+//! Rotation of root and intermediate. Both generations are trusted until an operator retires the
+//! earlier one. After a kill, nothing is incomplete.
 
 use std::path::Path;
 use std::process::Command;
@@ -105,7 +105,8 @@ fn both_generations_are_good_until_the_earlier_one_is_retired() {
 
     let file = authority.path("issued/old.pem");
     authority.run(&["renew", file.to_str().unwrap()]).done();
-    // A renewal does not end the earlier certificate, and it is listed until it is over.
+    // A renewal does not revoke the earlier certificate. `rotate status` lists it until it is
+    // revoked or expires.
     assert_eq!(rotate(&authority, &["status"]).code, 3);
     authority.run(&["revoke", "--serial", &old]).done();
     rotate(&authority, &["status"]).done();
@@ -289,8 +290,8 @@ fn every_step_of_an_interrupted_rotation_is_completed() {
     let authority = Authority::new();
     issue(&authority, "old");
     rotate(&authority, &["prepare"]).done();
-    // As if the process had ended after it moved some files: other files of the new generation
-    // are still in next/, and pki.toml records this.
+    // Simulates a process that was killed after it had moved some files. The other files of the new
+    // generation are still in `next/`, and `pki.toml` has the mark `unsettled`.
     let state = String::from_utf8(authority.read("pki.toml")).unwrap();
     let unsettled = state.replace("generation = 2\n", "generation = 2\nunsettled = true\n");
     assert_ne!(state, unsettled);

@@ -146,7 +146,7 @@ fn lists_of_others_decide_nothing() {
     let (ca, other) = (TestCa::new("example.org"), TestCa::new("other.org"));
     let [root, issuing] = good(&ca);
     let serial = ca.client("/a").serial().to_vec();
-    // An authority with the name of our intermediate but with another key.
+    // This authority has the name of our intermediate, but another key.
     let namesake = ca
         .root()
         .intermediate(&AuthoritySpec::new("example.org intermediate"));
@@ -266,7 +266,7 @@ fn lists_that_lack_something_are_used_if_that_is_asked_for() {
     }
 }
 
-/// Names of errors of the libraries that read certificates and lists.
+/// Names of errors of the libraries. Messages must not contain them.
 const NAMES: [&str; 10] = [
     "BadDer",
     "BadEncoding",
@@ -286,7 +286,8 @@ fn assert_words(said: &str) {
     }
 }
 
-/// Each byte of a list and of a certificate is changed in some ways.
+/// Changes each byte of a list and of certificates in several ways. No message may contain the name
+/// of a library error.
 #[test]
 fn what_is_wrong_is_said_in_words() {
     let ca = TestCa::new("example.org");

@@ -110,7 +110,7 @@ async fn revoking_waits_until_every_gateway_obeys() {
     let client = one.client("orders.example.org").with(&thief);
     assert_eq!(client.refusal().await.alert(), Some(44));
 
-    // The same command without `--json`.
+    // Runs the command again without `--json`, to check the text.
     let said = run(&authority, &revoke(&[])).await.done();
     assert!(said.stdout.contains("obeys after"), "{}", said.stdout);
     assert!(

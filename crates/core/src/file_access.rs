@@ -216,6 +216,19 @@ pub fn create_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Returns user and group of the owner of a directory. If the directory does not exist, returns those
+/// that it gets from [`create_directory`]. Returns `None` if no directory above it can be read.
+#[must_use]
+pub fn directory_owner(path: &Path) -> Option<(u32, u32)> {
+    let path = std::path::absolute(path).ok()?;
+    let user = rustix::process::geteuid();
+    if !user.is_root() && !path.exists() {
+        return Some((user.as_raw(), rustix::process::getegid().as_raw()));
+    }
+    let found = path.ancestors().find_map(|path| path.metadata().ok())?;
+    Some((found.uid(), found.gid()))
+}
+
 /// Whether a file has a POSIX access control list. A list that contains only the rights in the mode
 /// does not count, because the system does not store it.
 fn has_access_control_list(path: &Path) -> bool {

@@ -113,7 +113,9 @@ impl Pki {
                 places.push(place);
             }
         }
-        // The usual place, `issued`, is none of the authority's own files. It may be a link.
+        // `issued` is the usual directory for leaves. It contains none of the authority's own
+        // files, so no check is needed. Real paths are compared, because `issued` may be a symbolic
+        // link.
         let usual = self.layout().directory().canonicalize().ok();
         let usual = usual.map(|directory| directory.join("issued"));
         if places

@@ -142,18 +142,28 @@ impl Pki {
             path_length: options.path_length,
             present: None,
         };
+        let is_elsewhere = matches!(options.root, RootSource::SignedElsewhere(_));
+        let mut state = State::new(domain.clone(), options.root_only);
+        // Without the lock, another process could replace the requested key after it was read.
+        let early = match is_elsewhere && directory.is_dir() {
+            true => Some(layout.lock()?),
+            false => None,
+        };
         // Signs the certificates before any file is written, so an invalid option leaves no files.
-        let made = plan.make(now)?;
+        let made = plan.make(&mut state, now)?;
         // If the process is killed before the commit, only empty directories and a lock file
         // remain. These do not prevent a new attempt.
         store::create_directory(directory)?;
-        let lock = layout.lock()?;
-        let is_elsewhere = matches!(options.root, RootSource::SignedElsewhere(_));
+        let lock = match early {
+            Some(lock) => lock,
+            None => layout.lock()?,
+        };
         let pending = layout.pending().intermediate_request();
         if !is_elsewhere && !options.overwrite && pending.exists() {
             return Err(PkiError::RequestPending(pending));
         }
-        // Files of an authority that is replaced would stay: those that a root elsewhere lacks.
+        // An authority whose root key is elsewhere has fewer files. If it replaced another
+        // authority, some files of the replaced authority would remain. So it never replaces one.
         let existing = if options.overwrite && !is_elsewhere {
             Existing::Replace
         } else {
@@ -162,8 +172,6 @@ impl Pki {
         };
         store::create_directory(&directory.join("issued"))?;
         store::create_directory(&layout.crls())?;
-        let mut state = State::new(domain.clone(), options.root_only);
-        state.crl_number = made.numbers;
         write(&layout, options, &made, existing, &state, &lock)?;
         if is_elsewhere {
             discard_request(&layout);

@@ -2,7 +2,8 @@
 //!
 //! A part of [`Pki`]. During a rotation, two generations of root and intermediate are trusted. The
 //! file `crl/NAME.crl` then contains one list for each generation, the current one first. So
-//! gateways need no configuration change during a rotation.
+//! gateways need no configuration change during a rotation. If both generations have the same root,
+//! `crl/root.crl` contains only one list.
 
 use std::path::{Path, PathBuf};
 
@@ -11,16 +12,17 @@ use super::files::error::PkiError;
 use super::files::layout::Scope;
 use super::files::transaction::Transaction;
 use super::records::state::State;
-use super::signed_elsewhere::read_root_list;
+use super::root_lists::{Lost, RootList, take_over};
 use super::signing::authority::CertificateAuthority;
 use super::signing::error::AuthorityError;
 use super::signing::lifetime::Lifetime;
 use super::signing::revocation_list::{self, RevocationList};
-use super::signing::revoked::{RevocationReason, RevokedCertificate};
 use super::signing::signatory::{AuthorityName, Generation, Signatory};
 use super::store::{self, Audience, Existing};
 use crate::clock;
 use crate::directory_lock::DirectoryLock;
+use crate::identity::leaf::significant;
+use crate::identity::text::hex;
 use crate::pem::{self, PemError};
 
 /// A signed revocation list.
@@ -60,10 +62,11 @@ impl Pki {
         self.sign_numbered_crls(name, lifetime, None)
     }
 
-    /// Checks that the next list of an authority, and of the one before it, may have this number.
+    /// Checks that the next list of the authority `name` may have the CRL number `number`. During a
+    /// rotation, checks this for the earlier generation too.
     ///
     /// # Errors
-    /// [`PkiError::ListNumber`]
+    /// [`PkiError::ListNumber`] if `number` is lower than the next CRL number, or too high.
     pub fn check_crl_number(&self, name: AuthorityName, number: u64) -> Result<(), PkiError> {
         let mut state = self.states.read(&self.layout().state())?;
         for signatory in self.signatories(name) {
@@ -72,11 +75,12 @@ impl Pki {
         Ok(())
     }
 
-    /// Like [`Pki::sign_crls`], with this number instead of the next one. After `pki.toml` was
-    /// restored from a backup, gateways may have seen lists with higher numbers than it knows.
+    /// Same as [`Pki::sign_crls`], but the lists get the CRL number `number`, if it is given. This
+    /// is needed if `pki.toml` was restored from a backup. Gateways may then have seen higher CRL
+    /// numbers than `pki.toml` contains.
     ///
     /// # Errors
-    /// As [`Pki::sign_crls`], and when the number is lower than the next one.
+    /// Same as [`Pki::sign_crls`]. Also if `number` is lower than the next CRL number, or too high.
     pub fn sign_numbered_crls(
         &mut self,
         name: AuthorityName,
@@ -99,12 +103,21 @@ impl Pki {
         self.publish(&authorities, lifetime, &mut state, &lock)
     }
 
-    /// Publishes a list that a root has signed elsewhere, because its key is not in the directory.
+    /// Publishes a revocation list of a root whose key is not in the directory. The list was signed
+    /// where the key is.
+    ///
+    /// If `may_lack` is true, the list may lack revocations that were recorded before, and they are
+    /// forgotten. Those of intermediates in the directory must not be missing.
     ///
     /// # Errors
-    /// If gateways cannot use the list, if no root of this authority has signed it, if it is older
-    /// than the published one, or if files cannot be written.
-    pub fn publish_root_list(&mut self, path: &Path) -> Result<SignedCrl, PkiError> {
+    /// If gateways cannot use the list, or if no root of this authority has signed it. If the list
+    /// is older than the published one, or lacks a certificate that is already revoked. If files
+    /// cannot be written.
+    pub fn publish_root_list(
+        &mut self,
+        path: &Path,
+        may_lack: bool,
+    ) -> Result<SignedCrl, PkiError> {
         let name = AuthorityName::Root;
         if self.issuer() == name {
             return Err(PkiError::NoIntermediate(
@@ -113,52 +126,28 @@ impl Pki {
         }
         let now = clock::certificate_now();
         let mut signatories = self.signatories(name);
-        let first = read_root_list(path, &self.root, now).map(|list| (self.present(name), list));
+        let first = RootList::read(path, &self.root, now).map(|list| (self.present(name), list));
         let (signatory, list) = first.or_else(|error| {
             let found = signatories.find_map(|signatory| {
-                let list = read_root_list(path, self.certificate_of(signatory), now).ok()?;
+                let list = RootList::read(path, self.certificate_of(signatory), now).ok()?;
                 Some((signatory, list))
             });
             found.ok_or(error)
         })?;
-        let disagree = |why: String| PkiError::Disagree {
-            path: path.to_owned(),
-            why,
-        };
         let lock = self.layout().lock()?;
         let mut state = self.current_state()?;
-        state
-            .set_next_number(signatory, list.number.saturating_add(1))
-            .map_err(|next| {
-                disagree(format!(
-                    "its number is {}, and that of the published list is {}; gateways refuse a list \
-                     whose number goes back",
-                    list.number,
-                    next.saturating_sub(1)
-                ))
-            })?;
-        let mut known = state.revoked.iter().filter(|entry| entry.is_of(signatory));
-        if let Some(lost) = known.find(|entry| !list.serials.contains(&entry.serial)) {
-            return Err(disagree(format!(
-                "it does not revoke {}, which is revoked",
-                lost.serial
-            )));
-        }
-        for intermediate in self.signatories(AuthorityName::Intermediate) {
-            let serial = self.certificate_of(intermediate).facts().serial_hex();
-            if self.root_of(intermediate.generation) == signatory
-                && list.serials.contains(&serial)
-                && !state.is_revoked(signatory, &serial)
-            {
-                state.revoked.push(RevokedCertificate {
-                    issuer: name,
-                    generation: signatory.generation,
-                    serial,
-                    time: now,
-                    reason: RevocationReason::Unspecified,
-                });
-            }
-        }
+        let known: Vec<String> = self
+            .signatories(AuthorityName::Intermediate)
+            .filter(|intermediate| self.root_of(intermediate.generation) == signatory)
+            .map(|intermediate| self.certificate_of(intermediate).facts().serial_hex())
+            .collect();
+        let lost = match may_lack {
+            true => Lost::RemovedExcept(&known),
+            false => Lost::Refused,
+        };
+        let published = self.kept_list(signatory)?;
+        let published = (!published.is_empty()).then_some(published.as_str());
+        take_over(&mut state, signatory, &list, published, lost)?;
         let content = self.with_the_others(name, &[(signatory, list.pem.clone())])?;
         let published = self.layout().crl(name);
         let directory = self.layout().crls();
@@ -177,8 +166,18 @@ impl Pki {
             number: list.number,
             this_update: list.this_update,
             next_update: list.next_update,
-            entries: list.serials.len(),
+            entries: list.entries.len(),
         })
+    }
+
+    /// Whether a list of the current root is published. If the key of the root is elsewhere, the
+    /// file may be missing, or contain only the list of the earlier root.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn has_root_list(&self) -> Result<bool, PkiError> {
+        let list = self.kept_list(self.present(AuthorityName::Root))?;
+        Ok(!list.is_empty())
     }
 
     /// Reads the current `pki.toml`. The caller of this function must hold the lock of the
@@ -199,9 +198,10 @@ impl Pki {
 
     /// Signs the lists of `authorities` with the revocations in `state`. Publishes the lists and
     /// writes `state` in one transaction. So `pki.toml` has the CRL number of every published list,
-    /// and no CRL number is used twice. An authority that has expired is skipped, because gateways
-    /// refuse its certificates anyway. If no authority before it has signed a list, this is an
-    /// error instead.
+    /// and no CRL number is used twice.
+    ///
+    /// Skips an authority that has expired, because gateways refuse its certificates anyway. If no
+    /// list was signed before it, returns an error instead.
     pub(super) fn publish(
         &self,
         authorities: &[(Signatory, CertificateAuthority)],
@@ -226,8 +226,8 @@ impl Pki {
         }
         let directory = self.layout().crls();
         let mut change = Transaction::begin(self.layout(), Scope::Authority, &[directory], lock)?;
-        // The lists are staged first, so they get their final paths before `pki.toml`. Gateways
-        // wait for the lists.
+        // The commit renames the files in the order in which they are staged. The lists are staged
+        // before `pki.toml`, because gateways wait for new lists.
         for name in AuthorityName::ALL {
             if signed.iter().any(|(signatory, _)| signatory.name == name) {
                 let content = self.with_the_others(name, &signed)?;
@@ -262,11 +262,7 @@ impl Pki {
             number,
             this_update: now,
             lifetime,
-            entries: state
-                .revoked
-                .iter()
-                .filter(|entry| entry.is_of(signatory))
-                .collect(),
+            entries: state.revoked_by(signatory),
         };
         let signing = self.layout_of(signatory).certificate(name);
         let pem = authority
@@ -299,6 +295,7 @@ impl Pki {
                 None => content.push_str(&self.kept_list(signatory)?),
             }
         }
+        content.push_str(&self.lists_of_retired(name));
         Ok(content)
     }
 
@@ -313,6 +310,23 @@ impl Pki {
         list_of(&content, self.certificate_of(signatory).subject_der())
             .map(Option::unwrap_or_default)
             .map_err(|error| self.damaged_list(&path, error))
+    }
+
+    /// Returns the lists of retired intermediates from the current CRL file. [`Pki::retire`] leaves
+    /// such a list there if the root that signed the intermediate is still trusted and has not
+    /// revoked it. Returns an empty text if the file is damaged, because signing repairs it.
+    fn lists_of_retired(&self, name: AuthorityName) -> String {
+        if name == AuthorityName::Root {
+            return String::new();
+        }
+        let Ok(Some(content)) = store::read_if_present(&self.layout().crl(name)) else {
+            return String::new();
+        };
+        let known: Vec<&[u8]> = self
+            .signatories(name)
+            .map(|signatory| self.certificate_of(signatory).subject_der())
+            .collect();
+        lists_except(&content, &known).unwrap_or_default()
     }
 
     pub(super) fn damaged_list(&self, path: &Path, error: PemError) -> PkiError {
@@ -341,4 +355,31 @@ pub(super) fn list_of(content: &[u8], issuer: &[u8]) -> Result<Option<String>, P
         x509_parser::parse_x509_crl(der).is_ok_and(|(_, list)| list.issuer().as_raw() == issuer)
     });
     Ok(list.map(|der| pem::encode_revocation_list(der)))
+}
+
+/// Returns the lists in a file of lists that are not of these issuers, as PEM.
+pub(super) fn lists_except(content: &[u8], issuers: &[&[u8]]) -> Result<String, PemError> {
+    let lists = pem::revocation_lists(content)?;
+    let is_other = |der: &[u8]| {
+        x509_parser::parse_x509_crl(der)
+            .is_ok_and(|(_, list)| !issuers.contains(&list.issuer().as_raw()))
+    };
+    Ok(lists
+        .iter()
+        .filter(|der| is_other(der))
+        .map(|der| pem::encode_revocation_list(der))
+        .collect())
+}
+
+/// Whether the list of one issuer, in a file of lists, contains a serial number in hexadecimal.
+pub(super) fn revokes(content: &[u8], issuer: &[u8], serial: &str) -> Result<bool, PemError> {
+    let lists = pem::revocation_lists(content)?;
+    Ok(lists.iter().any(|der| {
+        x509_parser::parse_x509_crl(der).is_ok_and(|(_, list)| {
+            list.issuer().as_raw() == issuer
+                && list
+                    .iter_revoked_certificates()
+                    .any(|entry| hex(significant(entry.raw_serial())) == serial)
+        })
+    }))
 }

@@ -20,12 +20,13 @@ use super::store::key;
 use crate::identity::TrustDomain;
 use crate::secret::Secret;
 
-/// How long a user who may not lock the directory waits for a change to end.
+/// Maximum time to wait until another process has completed its change. Only users who may not lock
+/// the directory wait in this way.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time between two attempts.
+/// Time between two attempts to read the files.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The root and intermediate before the present ones.
+/// The root and intermediate of the generation before the current one.
 #[derive(Debug)]
 pub(super) struct EarlierGeneration {
     pub(super) generation: Generation,
@@ -94,7 +95,8 @@ impl Pki {
         opened.map(|pki| Some(Self { states, ..pki }))
     }
 
-    /// Reads it for a user who may not lock it, as soon as no other process changes its files.
+    /// Reads the authority for a user who may not lock the directory. First waits until no other
+    /// process is changing the files, for at most `SETTLE_TIMEOUT`.
     fn read_when_settled(layout: &Layout) -> Result<Self, PkiError> {
         let begin = Instant::now();
         while begin.elapsed() < SETTLE_TIMEOUT {
@@ -151,7 +153,7 @@ impl Pki {
         &self.profiles
     }
 
-    /// Sets the certificate profiles. The default are the built-in profiles.
+    /// Sets the certificate profiles. By default, an authority has the built-in profiles.
     pub fn set_profiles(&mut self, profiles: Profiles) {
         self.profiles = profiles;
     }
@@ -203,8 +205,9 @@ impl Pki {
         }
     }
 
-    /// Whether the earlier generation has the root of the present one, so that only the intermediate
-    /// was replaced. The root then has one revocation list, that of the present generation.
+    /// Whether the roots of both generations have the same name and key. The root then has only one
+    /// revocation list, which belongs to the current generation. Returns false if there is no
+    /// earlier generation.
     #[must_use]
     pub fn keeps_root(&self) -> bool {
         self.earlier
@@ -212,7 +215,7 @@ impl Pki {
             .is_some_and(|earlier| earlier.root.is_same_authority(&self.root))
     }
 
-    /// Returns the root above the intermediate of a generation.
+    /// Returns the root that has signed the intermediate of a generation.
     pub(super) fn root_of(&self, generation: Generation) -> Signatory {
         let name = AuthorityName::Root;
         match self.earlier_signatory(name) {
@@ -292,7 +295,8 @@ impl Pki {
         Ok(key::is_sealed(&self.layout.key(name))?)
     }
 
-    /// Says what to do if the root's key is needed and is kept elsewhere.
+    /// Returns an error with advice if `name` is the root and its key is not in the directory. Does
+    /// nothing if the authority has no intermediate.
     fn check_root_key(&self, layout: &Layout, name: AuthorityName) -> Result<(), PkiError> {
         if name == AuthorityName::Root && self.intermediate.is_some() && !layout.key(name).exists()
         {

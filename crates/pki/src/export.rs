@@ -163,8 +163,8 @@ impl Pki {
 /// Writes a file completely, or not at all. If `private` is true, only its owner can read it.
 ///
 /// # Errors
-/// When it is there already (unless `overwrite`), is a file of an authority, or cannot be
-/// written.
+/// If the file already exists and `overwrite` is false. If the path belongs to an authority. If the
+/// file cannot be written.
 pub fn write(path: &Path, content: &[u8], private: bool, overwrite: bool) -> Result<(), PkiError> {
     refuse_own(path)?;
     let audience = if private {

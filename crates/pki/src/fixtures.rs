@@ -113,7 +113,8 @@ impl From<Option<ReasonCode>> for Expected {
 /// Makes all test certificates for a trust domain in the directory `out`.
 ///
 /// # Errors
-/// If files already exist and `overwrite` is false, or if files cannot be written.
+/// If files already exist and `overwrite` is false. If `out` contains an authority that was not
+/// made for test certificates. If files cannot be written.
 pub fn create(domain: &TrustDomain, out: &Path, overwrite: bool) -> Result<Manifest, PkiError> {
     let existing = if overwrite {
         Existing::Replace
@@ -130,7 +131,8 @@ pub fn create(domain: &TrustDomain, out: &Path, overwrite: bool) -> Result<Manif
     if Layout::new(&directory).state().exists() && !is_ours {
         return Err(PkiError::NotOfFixtures(directory));
     }
-    // Before the authority: a run that is killed is repeated with --force.
+    // The mark is written before the authority. If the run is killed, a run with `--force` finds
+    // the mark and may replace the authority.
     store::create_directory(&directory)?;
     let words = b"This authority is for tests; pki fixtures --force replaces it.\n";
     store::write(&mark, words, Audience::Public, Existing::Replace)?;

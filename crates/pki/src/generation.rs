@@ -1,13 +1,16 @@
-//! Makes root and intermediate of a generation in memory, with a root from here or from elsewhere.
+//! Makes the root and the intermediate of a generation in memory. The root can be new, or come from
+//! another program.
 //!
 //! [`super::creating`] and [`super::rotating`] write the result to files.
 
 use std::path::{Path, PathBuf};
 
+use super::crls::list_of;
 use super::files::error::{PkiError, RootTask};
 use super::files::layout::Layout;
-use super::records::state::CrlNumbers;
-use super::signed_elsewhere::{self, RootList, SignedIntermediate, read_root};
+use super::records::state::State;
+use super::root_lists::{Lost, RootList, take_over};
+use super::signed_elsewhere::{self, SignedIntermediate, read_root};
 use super::signing::authority::{AuthorityKind, CertificateAuthority};
 use super::signing::authority_certificate::AuthorityCertificate;
 use super::signing::error::AuthorityError;
@@ -15,7 +18,7 @@ use super::signing::lifetime::Lifetime;
 use super::signing::profile::Profiles;
 use super::signing::revocation_list::{self, RevocationList};
 use super::signing::signatory::AuthorityName;
-use super::store::key::{self, KeyAlgorithm};
+use super::store::{self, key, key::KeyAlgorithm};
 use crate::identity::TrustDomain;
 use crate::secret::Secret;
 
@@ -25,13 +28,15 @@ pub enum RootSource {
     /// A new root is made.
     #[default]
     New,
-    /// Another program has made the root, and its private key is here.
+    /// Another program has made the root. Its certificate and private key are read from files.
     Existing(ExistingRoot),
-    /// The private key of the root is elsewhere and has signed the intermediate there.
+    /// The private key of the root is not available to this program. The root has signed the
+    /// intermediate elsewhere.
     SignedElsewhere(SignedIntermediate),
-    /// The present root stays, and only the intermediate is replaced.
+    /// The current root stays, and only the intermediate is replaced.
     Present {
-        /// The file with the root's private key. If `None`, the key is in the authority's directory.
+        /// The file with the root's private key. If `None`, the key is read from the authority's
+        /// directory.
         key: Option<PathBuf>,
     },
 }
@@ -45,19 +50,21 @@ pub struct ExistingRoot {
     pub key: PathBuf,
     /// The passphrase of the private key, if the key is encrypted.
     pub passphrase: Option<Secret>,
+    /// The file with the last revocation list that the root has signed elsewhere, in PEM. If
+    /// `None`, the root has signed no list yet.
+    pub root_list: Option<PathBuf>,
 }
 
-/// The present root and the number of its last revocation list, for a rotation.
+/// The current root, and the current authority that signs leaves. A rotation needs them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PresentRoot<'a> {
     pub(super) certificate: &'a AuthorityCertificate,
     pub(super) issuer: &'a AuthorityCertificate,
-    pub(super) numbers: CrlNumbers,
     /// The passphrase of the authority's keys, if they are encrypted.
     pub(super) passphrase: Option<&'a Secret>,
 }
 
-/// What a generation shall be like.
+/// The settings for a new generation.
 #[derive(Debug)]
 pub(super) struct GenerationPlan<'a> {
     pub(super) layout: &'a Layout,
@@ -69,7 +76,7 @@ pub(super) struct GenerationPlan<'a> {
     pub(super) root_lifetime: Option<Lifetime>,
     pub(super) intermediate_lifetime: Option<Lifetime>,
     pub(super) path_length: Option<u8>,
-    /// `None` for the first generation of an authority.
+    /// The authorities of the current generation. `None` if this is the first generation.
     pub(super) present: Option<PresentRoot<'a>>,
 }
 
@@ -77,9 +84,7 @@ pub(super) struct GenerationPlan<'a> {
 pub(super) struct NewGeneration {
     /// The root, then the intermediate if there is one.
     pub(super) members: Vec<Member>,
-    /// The CRL numbers of the first revocation lists.
-    pub(super) numbers: CrlNumbers,
-    /// Whether the root has the name and the key of the present one.
+    /// Whether the root has the name and the key of the current root.
     pub(super) keeps_root: bool,
 }
 
@@ -87,10 +92,10 @@ pub(super) struct NewGeneration {
 pub(super) struct Member {
     pub(super) name: AuthorityName,
     pub(super) certificate: AuthorityCertificate,
-    /// The authority with its private key, if the key shall be written to the directory.
+    /// The authority with its private key. `None` if its key is not written to the directory.
     pub(super) signer: Option<CertificateAuthority>,
-    /// The first revocation list of the authority, in PEM. `None` for a root whose list is published
-    /// already, or is signed elsewhere.
+    /// The first revocation list of the authority, in PEM. `None` for a root whose list is already
+    /// published, or will be signed elsewhere.
     pub(super) list: Option<String>,
 }
 
@@ -118,29 +123,45 @@ struct Authorities {
     stores_root_key: bool,
 }
 
+impl Authorities {
+    /// Returns the authority that signs leaves.
+    fn issuer(&self) -> &AuthorityCertificate {
+        match &self.intermediate {
+            Some(intermediate) => intermediate.certificate(),
+            None => &self.root,
+        }
+    }
+}
+
 impl GenerationPlan<'_> {
-    /// Makes keys, certificates and first revocation lists. Writes no files.
-    pub(super) fn make(&self, now: i64) -> Result<NewGeneration, PkiError> {
+    /// Makes keys, certificates and first revocation lists, and records the lists in `state`. If
+    /// there is a current generation, makes it the earlier one in `state`. Writes no files.
+    pub(super) fn make(&self, state: &mut State, now: i64) -> Result<NewGeneration, PkiError> {
         let made = self.authorities(now)?;
         let keeps_root = self.check_beside_present(&made)?;
-        let mut numbers = CrlNumbers::default();
-        if let Some(present) = self.present.filter(|_| keeps_root) {
-            numbers.keep_root_of(present.numbers);
+        if self.present.is_some() {
+            state.rotate(keeps_root);
+        }
+        if let Some(list) = &made.root_list {
+            let published = match keeps_root {
+                true => self.published_root_list(&made.root)?,
+                false => None,
+            };
+            let root = state.current(AuthorityName::Root);
+            take_over(state, root, list, published.as_deref(), Lost::Refused)?;
         }
         let mut members = Vec::with_capacity(2);
+        let name = AuthorityName::Root;
         let list = match (&made.root_signer, made.root_list) {
-            (_, Some(list)) => {
-                numbers.note_root(list.number);
-                Some(list.pem)
-            }
-            (Some(signer), None) if !keeps_root => {
-                let name = AuthorityName::Root;
-                Some(self.first_list(name, signer, &mut numbers, now)?)
+            (None, list) => list.map(|list| list.pem),
+            // A list from elsewhere is continued here.
+            (Some(signer), list) if list.is_some() || !keeps_root => {
+                Some(self.first_list(name, signer, state, now)?)
             }
             _ => None,
         };
         members.push(Member {
-            name: AuthorityName::Root,
+            name,
             certificate: made.root,
             signer: made.root_signer.filter(|_| made.stores_root_key),
             list,
@@ -150,14 +171,26 @@ impl GenerationPlan<'_> {
             members.push(Member {
                 name,
                 certificate: signer.certificate().clone(),
-                list: Some(self.first_list(name, &signer, &mut numbers, now)?),
+                list: Some(self.first_list(name, &signer, state, now)?),
                 signer: Some(signer),
             });
         }
         Ok(NewGeneration {
             members,
-            numbers,
             keeps_root,
+        })
+    }
+
+    /// Returns the list of a root from the current CRL file, in PEM.
+    fn published_root_list(&self, root: &AuthorityCertificate) -> Result<Option<String>, PkiError> {
+        let path = self.layout.crl(AuthorityName::Root);
+        let Some(content) = store::read_if_present(&path)? else {
+            return Ok(None);
+        };
+        list_of(&content, root.subject_der()).map_err(|error| PkiError::DamagedList {
+            path,
+            error,
+            directory: self.layout.directory().to_owned(),
         })
     }
 
@@ -165,15 +198,16 @@ impl GenerationPlan<'_> {
         &self,
         name: AuthorityName,
         signer: &CertificateAuthority,
-        numbers: &mut CrlNumbers,
+        state: &mut State,
         now: i64,
     ) -> Result<String, PkiError> {
         let issues_leaves = self.root_only || name == AuthorityName::Intermediate;
+        let signatory = state.current(name);
         let list = RevocationList {
-            number: numbers.take_next(name),
+            number: state.take_number(signatory),
             this_update: now,
             lifetime: revocation_list::default_lifetime(issues_leaves),
-            entries: Vec::new(),
+            entries: state.revoked_by(signatory),
         };
         signer
             .sign_list(&list, now)
@@ -206,9 +240,9 @@ impl GenerationPlan<'_> {
                 (self.new_root(&path, now)?, path, true)
             }
         };
-        // An imported root can have a name that rcgen cannot copy exactly. So a certificate is
-        // signed here in any case: without an intermediate by `check_name`, otherwise the
-        // intermediate. This reports a wrong issuer name as an error.
+        // An imported root can have a name that rcgen cannot copy exactly. Signing a certificate
+        // with the root reports this as an error. If there is no intermediate to sign, `check_name`
+        // signs a certificate only for this purpose.
         let intermediate = if self.root_only {
             root.check_name(now).map_err(PkiError::authority(&path))?;
             None
@@ -216,7 +250,11 @@ impl GenerationPlan<'_> {
             let made = self.new_intermediate(&root, now);
             Some(made.map_err(PkiError::authority(&path))?)
         };
-        if let RootSource::Existing(_) = self.source {
+        let mut root_list = None;
+        if let RootSource::Existing(existing) = self.source {
+            if let Some(path) = &existing.root_list {
+                root_list = Some(RootList::read_of_any_time(path, root.certificate())?);
+            }
             self.try_out(&root, intermediate.as_ref(), now)
                 .map_err(PkiError::authority(&path))?;
         }
@@ -224,7 +262,7 @@ impl GenerationPlan<'_> {
             root: root.certificate().clone(),
             root_signer: Some(root),
             intermediate,
-            root_list: None,
+            root_list,
             stores_root_key,
         })
     }
@@ -260,8 +298,8 @@ impl GenerationPlan<'_> {
         Ok(intermediate)
     }
 
-    /// Asks the verifier of gateways about a root of another program: it can have extensions under
-    /// which gateways refuse each certificate.
+    /// Verifies a trial leaf as gateways do. A root of another program can have extensions that
+    /// make gateways refuse all its certificates.
     fn try_out(
         &self,
         root: &CertificateAuthority,
@@ -275,7 +313,8 @@ impl GenerationPlan<'_> {
             .map_err(|(reason, detail)| AuthorityError::Refused { reason, detail })
     }
 
-    /// Reads the private key of the present root.
+    /// Returns the current root with its private key. Reads the key from the file `key`. If `key`
+    /// is `None`, reads it from the authority's directory.
     fn present_root(&self, key: Option<&Path>) -> Result<CertificateAuthority, PkiError> {
         let directory = || self.layout.directory().to_owned();
         let present = self
@@ -296,7 +335,8 @@ impl GenerationPlan<'_> {
         ))
     }
 
-    /// Checks that two generations can be told apart. Returns whether both have one root.
+    /// Checks that gateways can distinguish the new generation from the current one. Returns
+    /// whether both generations have the same root.
     fn check_beside_present(&self, made: &Authorities) -> Result<bool, PkiError> {
         let Some(present) = self.present else {
             return Ok(false);
@@ -321,16 +361,20 @@ impl GenerationPlan<'_> {
                  lists by name and could not tell them apart",
             ));
         }
-        if let Some(new) = made
-            .intermediate
-            .as_ref()
-            .map(CertificateAuthority::certificate)
-            && (new.public_key_der() == present.issuer.public_key_der()
-                || new.subject_der() == present.issuer.subject_der())
+        let (new, present) = (made.issuer(), present.issuer);
+        if new.subject_der() == present.subject_der()
+            || new.public_key_der() == present.public_key_der()
+            || new.key_identifier_hex() == present.key_identifier_hex()
         {
-            return Err(disagree(
-                "the intermediate has the name or the key of the present one; a rotation needs another",
-            ));
+            return Err(disagree(&format!(
+                "the {} has the name, the key or the key identifier of the present one; a rotation \
+                 needs another",
+                if self.root_only {
+                    "root"
+                } else {
+                    "intermediate"
+                }
+            )));
         }
         Ok(keeps_root)
     }

@@ -315,7 +315,8 @@ fn key_set(content: &[u8]) -> Option<Item> {
 
 fn pkcs12(content: &[u8], passphrase: Option<&Secret>) -> Result<Vec<Item>, InspectError> {
     use p12_keystore::Pkcs12Archive;
-    // Some programs write files with an empty passphrase.
+    // If no passphrase is given, the empty one is tried, because some programs encrypt files with
+    // an empty passphrase.
     let (text, wrong) = match passphrase {
         Some(passphrase) => (passphrase.expose(), InspectError::WrongPassphrase),
         None => (&[][..], InspectError::PassphraseNeeded),

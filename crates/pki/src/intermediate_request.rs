@@ -1,7 +1,8 @@
 //! Requests an intermediate from a root whose private key is not in this directory.
 //!
-//! A part of [`Pki`]. The key and a copy of the request wait in `pending/`. [`super::creating`] and
-//! [`super::rotating`] complete it with the certificate that comes back.
+//! A part of [`Pki`]. The new key and a copy of the request stay in `pending/` until the root has
+//! signed the intermediate. Then [`super::creating`] or [`super::rotating`] reads the signed
+//! certificate.
 
 use std::path::{Path, PathBuf};
 
@@ -18,23 +19,24 @@ use super::store::key::{self, KeyAlgorithm, KeyProtection};
 use super::store::{self, Audience, Existing};
 use crate::identity::TrustDomain;
 
-/// What is requested, and where the request is written.
+/// Options of a request for an intermediate.
 #[derive(Debug, Clone)]
 pub struct IntermediateRequest {
     /// The file for the request (PKCS#10) in PEM.
     pub out: PathBuf,
-    /// The algorithm of the key. If `None`, the first type in the profile of intermediates.
+    /// The algorithm of the key. If `None`, the first key type in the profile of intermediates, or
+    /// P-256 if the profile has no key types.
     pub algorithm: Option<KeyAlgorithm>,
-    /// Whether a request that is pending, and the file, are replaced.
+    /// Whether a pending request and an existing file `out` are replaced.
     pub overwrite: bool,
 }
 
 impl Pki {
-    /// Makes the key of an intermediate in `directory`, and a request for its certificate. There is
-    /// no authority until [`Pki::create_as`] gets the certificate.
+    /// Makes the key of an intermediate in `directory`, and a request for its certificate.
+    /// [`Pki::create_as`] completes the authority with the signed certificate.
     ///
     /// # Errors
-    /// If the directory contains an authority or a request, or files cannot be written.
+    /// If the directory contains an authority or a pending request, or files cannot be written.
     pub fn request_intermediate(
         directory: &Path,
         domain: &TrustDomain,
@@ -47,11 +49,11 @@ impl Pki {
         write_request(&layout, domain, profiles, protection, request)
     }
 
-    /// Makes the key of the next intermediate, and a request for its certificate. The present
-    /// intermediate stays in use until [`Pki::prepare_rotation`] gets the certificate.
+    /// Makes the key of the next intermediate, and a request for its certificate. The current
+    /// intermediate stays in use until [`Pki::prepare_rotation`] gets the signed certificate.
     ///
     /// # Errors
-    /// If the authority has no intermediate, if a rotation is in progress, if a request is pending,
+    /// If the authority has no intermediate, if the passphrase is wrong, if a request is pending,
     /// or if files cannot be written.
     pub fn request_next_intermediate(
         &mut self,

@@ -80,8 +80,8 @@ impl Pki {
     /// profile under which the leaf will be issued.
     ///
     /// # Errors
-    /// When the gateway would refuse such a leaf, the intermediate is revoked,
-    /// files are there already, or they would be the authority's own.
+    /// If the gateway would refuse the leaf, or if the intermediate is revoked. If a file of the
+    /// leaf already exists, or belongs to an authority.
     pub fn check(&self, request: &IssueRequest) -> Result<CertificateProfile, PkiError> {
         self.check_with(request, true)
     }
@@ -223,8 +223,8 @@ impl Pki {
         })
     }
 
-    /// Checks a new leaf by the verifier of gateways, if the authority has name constraints. Roots and
-    /// intermediates of other programs can have them.
+    /// If the root or the intermediate has name constraints, verifies the new leaf as gateways do.
+    /// Authorities that other programs have made can have name constraints.
     pub(super) fn check_constraints(
         &self,
         signed: &SignedCertificate,

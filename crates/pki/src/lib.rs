@@ -1,6 +1,6 @@
 //! A private certificate authority: profiles, issuing, revocation lists, files.
 //!
-//! Files. They are parts of [`Pki`], which is an authority in a directory:
+//! Most of these files are parts of [`Pki`], which is an authority in a directory:
 //!
 //! - `bulk`: issues many leaves
 //! - `renewing`: issues leaves again, with a new key
@@ -18,7 +18,7 @@
 //! - `signed_elsewhere`: reads and checks what a root elsewhere has signed
 //! - `directory`: opens an authority
 //!
-//! Folders below these files. Each folder imports only from folders below it in this list:
+//! Each folder imports only from folders below it in this list:
 //!
 //! - `files`: the paths of the files, and changes of several files in one transaction
 //! - `records`: the records of an authority: `pki.toml` and `inventory.db`
@@ -26,7 +26,7 @@
 //! - `lint`: rules that find errors and bad choices in certificates and revocation lists
 //! - `store`: reads and writes single files durably; private keys
 //!
-//! Example for other modules of this program:
+//! Example for other crates of this program:
 //!
 //! ```no_run
 //! # use std::path::Path;
@@ -49,7 +49,7 @@
 //! ```
 //!
 //! The authority refuses to issue a certificate that the gateway would refuse, with the same reason
-//! code. This module must not use the configuration, the command line or the network.
+//! code. This crate must not use the configuration, the command line or the network.
 
 use countersign_core::{
     clock, crypto, directory_lock, file_access, file_read, file_stamp, identity, kill_point, pem,
@@ -72,6 +72,7 @@ mod recording;
 pub mod records;
 pub mod renewing;
 pub mod revoking;
+mod root_lists;
 pub mod rotating;
 mod signed_elsewhere;
 pub mod signing;

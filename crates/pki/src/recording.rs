@@ -93,8 +93,9 @@ impl Pki {
         Ok(inventory)
     }
 
-    /// Opens the inventory for a command that only reads. Where nothing may be written, what
-    /// [`Self::inventory`] would write is in a private copy.
+    /// Opens the inventory for a command that only reads. If this user may not write to the
+    /// inventory, opens it read-only. Missing revocations and records are then added only to a
+    /// private copy.
     pub(super) fn inventory_to_read(&self) -> Result<Inventory, PkiError> {
         let path = self.layout().inventory();
         let journal = self.layout().journal();
@@ -129,14 +130,15 @@ impl Pki {
         Ok(false)
     }
 
-    /// Copies revocations into the inventory. This also repairs a crash between the recording of a
-    /// revocation and its copy.
+    /// Copies all revocations of `pki.toml` into the inventory. If a crash prevented an earlier
+    /// copy, the missing revocations are copied now.
     pub(super) fn copy_revocations(&self, inventory: &mut Inventory) -> Result<(), PkiError> {
         let state = self.states.read(&self.layout().state())?;
         for signatory in self.issuers() {
             let key = self.certificate_of(signatory).key_identifier_hex();
             let revoked = || state.revoked.iter().filter(|entry| entry.is_of(signatory));
-            // One that the inventory has lost cannot be copied, and the numbers then differ for ever.
+            // The counts differ permanently if the inventory has lost a revoked certificate. So
+            // `lacks_one_of` checks whether there is a revocation that can be copied.
             if inventory.count_revoked(&key)? != revoked().count()
                 && inventory.lacks_one_of(&key, revoked())?
             {

@@ -25,9 +25,10 @@ pub enum RevocationTarget {
     /// The certificate with this serial number in hexadecimal. An authority of this directory must
     /// have signed it.
     Serial(String),
-    /// A serial number in hexadecimal, whether or not the inventory knows it: it may have lost it.
+    /// The certificate with this serial number in hexadecimal. The inventory need not contain it,
+    /// because the inventory may have lost it.
     UnrecordedSerial(String),
-    /// A name that live certificates carry, in printed form.
+    /// The live certificates with this name, in printed form. [`Among`] selects some of them.
     Name(String, Among),
 }
 
@@ -140,8 +141,9 @@ impl Pki {
             RevocationTarget::File(path) => self.find_file(path).map(|found| vec![found]),
             RevocationTarget::Serial(text) => self.find_serial(text).map(|found| vec![found]),
             RevocationTarget::UnrecordedSerial(text) => match self.find_serial(text) {
-                // Which generation signed it is not known. A list may revoke a number that its
-                // issuer never gave.
+                // It is unknown which generation has signed the certificate, so each generation
+                // revokes the number. A list may contain a serial number that its issuer has never
+                // used.
                 Err(PkiError::UnknownSerial(serial)) => Ok(self
                     .issuers()
                     .map(|issuer| (issuer, serial.clone()))

@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 
-use super::crls::list_of;
+use super::crls::{list_of, lists_except, revokes};
 use super::directory::{EarlierGeneration, Pki};
 use super::files::certificates;
 use super::files::error::PkiError;
@@ -52,16 +52,17 @@ pub struct Rotation<'a> {
     /// Number of certificates that the earlier generation has signed and that are neither revoked
     /// nor expired.
     pub dependents: u64,
-    /// Number of those whose files hold a newer certificate.
+    /// Number of these certificates whose files already contain a newer certificate.
     pub renewed: u64,
 }
 
 /// A live certificate that depends on the earlier generation.
 #[derive(Debug, Clone)]
 pub struct Dependent {
-    /// The inventory's entry.
+    /// The entry of the certificate in the inventory.
     pub entry: Entry,
-    /// The serial number of the certificate that is in its files now.
+    /// The serial number of the newer certificate that its files contain now. `None` if the
+    /// certificate was not renewed.
     pub renewed_as: Option<String>,
 }
 
@@ -75,6 +76,9 @@ pub struct Retired {
     /// Number of certificates that gateways refuse from now on, although they are neither revoked
     /// nor expired.
     pub abandoned: u64,
+    /// Whether the last list of the retired intermediate stays published, because its root is still
+    /// trusted and has not revoked it.
+    pub keeps_list: bool,
 }
 
 impl EarlierGeneration {
@@ -86,9 +90,9 @@ impl EarlierGeneration {
 }
 
 impl Pki {
-    /// Makes a new root and intermediate, which sign all certificates from now on. Adds the new
-    /// root to the trusted roots. If the current key that signs leaves is encrypted, encrypts the
-    /// new keys with the same passphrase.
+    /// Makes a new generation, which signs all certificates from now on. Adds its root to the
+    /// trusted roots. If the current key that signs leaves is encrypted, encrypts the new keys with
+    /// the same passphrase.
     ///
     /// # Errors
     /// If a rotation is already in progress, if the passphrase is wrong, or if files cannot be
@@ -118,12 +122,10 @@ impl Pki {
             present: Some(PresentRoot {
                 certificate: &self.root,
                 issuer: self.authority(self.issuer()),
-                numbers: state.crl_number,
                 passphrase: self.passphrase.as_ref(),
             }),
         };
-        let made = plan.make(clock::certificate_now())?;
-        state.rotate(made.numbers, made.keeps_root);
+        let made = plan.make(&mut state, clock::certificate_now())?;
         self.put_in_place(&made, &protection, &state, &lock)?;
         if matches!(options.root, RootSource::SignedElsewhere(_)) {
             discard_request(self.layout());
@@ -132,8 +134,8 @@ impl Pki {
         self.reopen()
     }
 
-    /// Returns how the present key that signs leaves is protected. Checks the passphrase by reading
-    /// that key, because new keys get the same one.
+    /// Returns the protection of the current key that signs leaves. New keys get the same
+    /// protection, so this function also reads the key to check the passphrase.
     pub(super) fn protection(&self) -> Result<KeyProtection, PkiError> {
         self.load_authority(self.issuer())?;
         let key = self.layout().key(self.issuer());
@@ -173,7 +175,7 @@ impl Pki {
     /// expired. The oldest come first. Returns at most `limit`.
     ///
     /// # Errors
-    /// When the inventory cannot be read.
+    /// If the inventory cannot be read.
     pub fn dependents(&self, limit: Option<u32>) -> Result<Vec<Dependent>, PkiError> {
         let Some(earlier) = &self.earlier else {
             return Ok(Vec::new());
@@ -195,16 +197,17 @@ impl Pki {
         Ok(found)
     }
 
-    /// Ends a rotation: removes the root of the earlier generation from the trusted roots, and
-    /// moves the files of that generation to `retired/`. Gateways that read the new files then
-    /// refuse the certificates of that generation.
+    /// Ends a rotation: removes the root of the earlier generation from the trusted roots, unless
+    /// the current generation has the same root. Moves the files of the earlier generation to
+    /// `retired/`. Gateways that read the new files then refuse the certificates of that
+    /// generation.
     ///
-    /// Certificates whose files hold a newer one according to the inventory are superseded, and do
-    /// not prevent it. With `force`, no certificate does.
+    /// A certificate is renewed if the inventory has a newer live certificate for the same files.
+    /// Live certificates that were not renewed prevent the retirement, unless `force` is true.
     ///
     /// # Errors
-    /// If there is no earlier generation. If some certificates of that generation are neither
-    /// superseded nor revoked nor expired and `force` is false. If files cannot be written.
+    /// If there is no earlier generation. If some certificates of that generation are live and not
+    /// renewed, and `force` is false. If files cannot be written.
     pub fn retire(&mut self, force: bool) -> Result<Retired, PkiError> {
         let Some(earlier) = &self.earlier else {
             return self.finish_retiring();
@@ -222,6 +225,13 @@ impl Pki {
         if !force && live != renewed {
             return Err(PkiError::StillInUse { live, renewed });
         }
+        let keeps_list = self.needs_list_of(earlier, &state, now)?;
+        if !force && keeps_list {
+            return Err(PkiError::EarlierNotRevoked {
+                directory: self.layout().directory().to_owned(),
+                is_root_here: self.layout().key(AuthorityName::Root).exists(),
+            });
+        }
         state.retire();
         let directory = retired_directory(self.layout(), generation);
         let lists = self.layout().crls();
@@ -232,23 +242,22 @@ impl Pki {
             .map(certificates::pem)
             .collect();
         change.stage_public(&self.layout().trust(), trusted.as_bytes())?;
+        let mut moved = Vec::new();
         for name in self.authorities() {
-            let path = self.layout().crl(*name);
-            let subject = self.authority(*name).subject_der();
-            // A root elsewhere may have published no list.
-            let Some(content) = store::read_if_present(&path)? else {
+            if *name == AuthorityName::Intermediate && keeps_list {
                 continue;
-            };
-            let list =
-                list_of(&content, subject).map_err(|error| self.damaged_list(&path, error))?;
-            if let Some(list) = list {
-                change.stage_public(&path, list.as_bytes())?;
             }
+            let emptied = self.retire_lists(*name, &mut change)?;
+            moved.extend(emptied);
         }
         let path = self.layout().state();
         change.stage_public(&path, &state.to_file(&path)?)?;
         let earlier = self.layout().earlier();
         change.rename(earlier.directory().to_owned(), directory.clone());
+        for path in moved {
+            let kept = directory.join(path.file_name().unwrap_or_default());
+            change.rename(path, kept);
+        }
         change.commit()?;
         drop(lock);
         self.reopen()?;
@@ -256,7 +265,65 @@ impl Pki {
             generation,
             directory,
             abandoned: live,
+            keeps_list,
         })
+    }
+
+    /// Whether gateways need the list of the earlier intermediate also after the rotation: to refuse
+    /// the certificates that it revokes. This is so if the root stays trusted and has not revoked the
+    /// intermediate.
+    fn needs_list_of(
+        &self,
+        earlier: &EarlierGeneration,
+        state: &State,
+        now: i64,
+    ) -> Result<bool, PkiError> {
+        let Some(intermediate) = earlier.intermediate.as_ref().filter(|_| self.keeps_root()) else {
+            return Ok(false);
+        };
+        if clock::certificate_is_over(intermediate.facts().not_after, now) {
+            return Ok(false);
+        }
+        let serial = intermediate.facts().serial_hex();
+        let path = self.layout().crl(AuthorityName::Root);
+        let content = store::read_if_present(&path)?.unwrap_or_default();
+        let is_published = !content.is_empty()
+            && revokes(&content, self.root.subject_der(), &serial)
+                .map_err(|error| self.damaged_list(&path, error))?;
+        let root = self.present(AuthorityName::Root);
+        Ok(!is_published || !state.is_revoked(root, &serial))
+    }
+
+    /// Removes the list of the earlier generation from the CRL file of an authority. If no list would
+    /// be left, leaves the file as it is, and returns its path.
+    fn retire_lists(
+        &self,
+        name: AuthorityName,
+        change: &mut Transaction,
+    ) -> Result<Option<PathBuf>, PkiError> {
+        let path = self.layout().crl(name);
+        let (Some(retired), Some(content)) =
+            (self.earlier_signatory(name), store::read_if_present(&path)?)
+        else {
+            return Ok(None);
+        };
+        let damaged = |error| self.damaged_list(&path, error);
+        let list = match self.keeps_root() {
+            // The file may contain lists of other intermediates below the same root.
+            true => {
+                let retired = self.certificate_of(retired).subject_der();
+                lists_except(&content, &[retired]).map_err(damaged)?
+            }
+            false => list_of(&content, self.authority(name).subject_der())
+                .map_err(damaged)?
+                .unwrap_or_default(),
+        };
+        if list.is_empty() {
+            // The key of the current root is elsewhere, and its list is not published yet.
+            return Ok(Some(path));
+        }
+        change.stage_public(&path, list.as_bytes())?;
+        Ok(None)
     }
 
     /// Moves `earlier/` to `retired/` although `pki.toml` has no earlier generation. The reason is
@@ -273,6 +340,7 @@ impl Pki {
             generation,
             directory: put_aside(self.layout(), generation)?,
             abandoned: 0,
+            keeps_list: false,
         })
     }
 
@@ -310,7 +378,8 @@ impl Pki {
             let Some(list) = &member.list else { continue };
             let path = layout.crl(member.name);
             let mut lists = list.clone().into_bytes();
-            // A root that stays has one list, and this one replaces the last one.
+            // If the root stays, its new list replaces its old list. Otherwise the list of the
+            // earlier generation stays in the file.
             if member.name == AuthorityName::Intermediate || !made.keeps_root {
                 lists.extend(store::read_if_present(&path)?.unwrap_or_default());
             }
@@ -321,7 +390,7 @@ impl Pki {
             let pem = certificates::pem(member.certificate.der());
             let (path, kept) = (layout.certificate(name), earlier.certificate(name));
             change.stage_and_keep(&path, pem.as_bytes(), Audience::Public, kept)?;
-            // The key of a root that stays is for both generations.
+            // If the root stays, both generations use its key, so the key file is not moved.
             if name == AuthorityName::Root && made.keeps_root {
                 continue;
             }

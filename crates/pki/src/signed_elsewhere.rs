@@ -1,8 +1,8 @@
 //! Reads an intermediate that a root outside this directory has signed, and checks it with the
 //! verifier of gateways.
 //!
-//! The key of the intermediate is in `pending/`, and its request went to the holder of the root's
-//! key. What comes back is trusted only after all checks.
+//! The key of the intermediate is in `pending/`. The holder of the root's key has got the request
+//! and has signed the certificate. The certificate is used only after all checks have passed.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,16 +12,14 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use super::files::certificates;
 use super::files::error::PkiError;
 use super::files::layout::Layout;
+use super::root_lists::RootList;
 use super::signing::authority::CertificateAuthority;
 use super::signing::authority_certificate::AuthorityCertificate;
 use super::signing::error::AuthorityError;
 use super::signing::revocation_list::{self, RevocationList};
 use super::signing::signatory::AuthorityName;
 use super::store::{self, key};
-use crate::clock;
 use crate::identity::TrustDomain;
-use crate::identity::leaf::significant;
-use crate::identity::text::hex;
 use crate::pem;
 use crate::reason::ReasonCode;
 use crate::secret::Secret;
@@ -32,23 +30,12 @@ use crate::trust::{PathPurpose, PathTrust};
 pub struct SignedIntermediate {
     /// The file with the intermediate's certificate, in PEM.
     pub certificate: PathBuf,
-    /// The file with the root's certificate, in PEM. If `None`, the present root.
+    /// The file with the root's certificate, in PEM. If `None`, the current root is used.
     pub root: Option<PathBuf>,
-    /// The file with the root's revocation list.
+    /// The file with the root's revocation list. If `None`, an operator can publish the list later.
     pub root_list: Option<PathBuf>,
     /// The passphrase of the intermediate's private key, if the key is encrypted.
     pub passphrase: Option<Secret>,
-}
-
-/// A revocation list that a root has signed elsewhere.
-#[derive(Debug, Clone)]
-pub(super) struct RootList {
-    pub(super) pem: String,
-    pub(super) number: u64,
-    pub(super) this_update: i64,
-    pub(super) next_update: i64,
-    /// The serial numbers of revoked certificates, in hexadecimal.
-    pub(super) serials: Vec<String>,
 }
 
 /// Root and intermediate, after all checks.
@@ -89,6 +76,20 @@ pub(super) fn read(
             ),
         });
     }
+    // Gateways find issuers and their lists by name and key.
+    if certificate.subject_der() == root.subject_der()
+        || certificate.public_key_der() == root.public_key_der()
+        || certificate.key_identifier_hex() == root.key_identifier_hex()
+    {
+        return Err(PkiError::Disagree {
+            path: path.clone(),
+            why: format!(
+                "the intermediate has the name, the key or the key identifier of {}; have the root \
+                 sign it with another",
+                root_file.display()
+            ),
+        });
+    }
     let failed = || PkiError::authority(path);
     root.check_time(now)
         .map_err(PkiError::authority(&root_file))?;
@@ -108,7 +109,7 @@ pub(super) fn read(
         })?;
     let root_list = match &signed.root_list {
         None => None,
-        Some(list) => Some(read_root_list(list, &root, now)?),
+        Some(list) => Some(RootList::read(list, &root, now)?),
     };
     check(&root, &intermediate, root_list.as_ref(), now).map_err(failed())?;
     Ok(Checked {
@@ -118,13 +119,13 @@ pub(super) fn read(
     })
 }
 
-/// Removes the request and its key, which is in its place now.
+/// Removes the request and the key in `pending/`. The key was already written to its final path.
 pub(super) fn discard_request(layout: &Layout) {
-    // What remains does no harm: a copy of a key beside the key.
+    // An error is ignored, because a copy of the key that remains next to the key does no harm.
     let _ = store::remove_directory(layout.pending().directory());
 }
 
-/// Asks the verifier of gateways whether a leaf of the intermediate has a path to the root.
+/// Verifies a trial leaf of the intermediate as gateways do.
 fn check(
     root: &AuthorityCertificate,
     intermediate: &CertificateAuthority,
@@ -184,7 +185,8 @@ pub(super) fn verify_for(
         .map(|_| ())
 }
 
-/// Reads a root that another program has made.
+/// Reads a root that another program has made. Returns an error if the certificate is no root, or
+/// belongs to another trust domain.
 pub(super) fn read_root(
     path: &Path,
     domain: &TrustDomain,
@@ -214,69 +216,4 @@ fn read_authority(path: &Path, domain: &TrustDomain) -> Result<AuthorityCertific
         });
     }
     Ok(certificate)
-}
-
-/// Reads a revocation list of `root`: one list, signed by its key, and not out of date.
-pub(super) fn read_root_list(
-    path: &Path,
-    root: &AuthorityCertificate,
-    now: i64,
-) -> Result<RootList, PkiError> {
-    let disagree = |why: String| PkiError::Disagree {
-        path: path.to_owned(),
-        why,
-    };
-    let lists =
-        pem::revocation_lists(&store::read_named(path)?).map_err(certificates::damaged(path))?;
-    let [der] = lists.as_slice() else {
-        return Err(disagree("it must hold one revocation list".to_owned()));
-    };
-    let (_, list) = x509_parser::parse_x509_crl(der)
-        .map_err(|_| PkiError::unreadable(path, "it is not a revocation list"))?;
-    if list.issuer().as_raw() != root.subject_der() {
-        return Err(disagree(format!(
-            "it is a revocation list of {}, not of the root {}",
-            list.issuer(),
-            root.facts().subject
-        )));
-    }
-    // The verifier of gateways says whether it can use the list, and verifies the signature.
-    let roots = [root.der().clone()];
-    let trust = PathTrust::new(&roots, Vec::new(), Some(&lists), PathPurpose::Client);
-    if let Some((_, why)) = trust.unusable_crls().first() {
-        return Err(disagree(format!(
-            "gateways cannot use it: {why}; {}",
-            why.remedy()
-        )));
-    }
-    if let Some(why) = trust.alarms().first() {
-        return Err(disagree(why.clone()));
-    }
-    let this_update = list.last_update().timestamp();
-    let next_update = list.next_update().map(|time| time.timestamp());
-    let number = list
-        .crl_number()
-        .and_then(|number| u64::try_from(number).ok())
-        .filter(|number| i64::try_from(*number).is_ok());
-    let (Some(next_update), Some(number)) = (next_update, number) else {
-        return Err(disagree(
-            "its number or its nextUpdate is missing or too large".to_owned(),
-        ));
-    };
-    if clock::certificate_is_over(next_update, now) {
-        let end = clock::rfc3339(next_update);
-        return Err(disagree(format!(
-            "it is out of date since {end}; have the root sign a new one"
-        )));
-    }
-    Ok(RootList {
-        pem: pem::encode_revocation_list(der),
-        number,
-        this_update,
-        next_update,
-        serials: list
-            .iter_revoked_certificates()
-            .map(|entry| hex(significant(entry.raw_serial())))
-            .collect(),
-    })
 }

@@ -25,7 +25,7 @@ PKCS#12 files and truststores are sealed with a passphrase. Java reads a trustst
 -Djavax.net.ssl.trustStore=FILE -Djavax.net.ssl.trustStoreType=PKCS12. The keychain of macOS
 takes --legacy files only, and says \"wrong password\" otherwise.";
 
-/// The form of what is written.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// The leaf as PEM.
@@ -46,13 +46,13 @@ enum Format {
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ExportArgs {
-    /// The certificate to export, PREFIX.pem; none for truststore and bundle.
+    /// The certificate to export, PREFIX.pem; omit it for truststore and bundle.
     #[arg(value_name = "CERT")]
     certificate: Option<PathBuf>,
-    /// The form.
+    /// The output format.
     #[arg(long, value_enum)]
     format: Format,
-    /// Where to write it; `-` is standard output.
+    /// Where to write the result; `-` is standard output.
     #[arg(long, value_name = "FILE", default_value = "-")]
     out: PathBuf,
     /// The authority's directory, for truststore and bundle.
@@ -61,7 +61,7 @@ pub(super) struct ExportArgs {
     /// The private key for pkcs12 [default: PREFIX.key].
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
-    /// Triple DES instead of AES-256, for systems that know nothing else.
+    /// Encrypt with Triple DES instead of AES-256, for systems that support nothing else.
     #[arg(long)]
     legacy: bool,
     /// Replace an existing file.

@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::json;
 
 use super::authority::with_remedy;
-use super::timer::{PASSPHRASE, Timer, unit_word};
+use super::timer::{PASSPHRASE, Timer, check_existing, unit_word};
 use crate::cli::common::format::{absolute, moment};
 use crate::cli::common::output::{CliError, Exit, Output};
 use crate::cli::common::passphrase::PassphraseArgs;
@@ -38,7 +38,9 @@ DIR/crl/intermediate.crl (good for 7 days; sign it anew with: countersign pki cr
 
 With --ca-cert and --ca-key, the root is one there is: it is copied to DIR, and a new intermediate
 is made below it. Refused: a key of another certificate, a certificate that is no root, a subject
-that the encoder would not repeat exactly (nothing would chain to it).
+that the encoder would not repeat exactly (nothing would chain to it). --ca-crl is the last list that
+the root has published, if there is one: the lists that are signed here continue its number and
+revocations.
 
 If the root's key is offline or belongs to others, --intermediate-csr makes only the intermediate's
 key, and a request. Have the root sign it, for example with OpenSSL 3:
@@ -100,7 +102,7 @@ pub(super) struct InitArgs {
     /// The authority's directory; created if it does not exist.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// The trust domain the authority vouches for, such as example.org.
+    /// The trust domain of the authority, such as example.org.
     #[arg(long, value_name = "NAME", value_parser = TrustDomain::parse)]
     trust_domain: TrustDomain,
     /// Write the private keys unencrypted, protected by their file mode alone.
@@ -119,20 +121,20 @@ pub(super) struct InitArgs {
     /// Make no intermediate: the root signs certificates itself.
     #[arg(long, conflicts_with_all = ["intermediate_lifetime", "path_length"])]
     root_only: bool,
-    /// How long the root is good for [default and limit: 3652d].
+    /// How long the root is valid [default and limit: 3652d].
     #[arg(long, value_name = "TIME", conflicts_with = "ca_cert")]
     root_lifetime: Option<Lifetime>,
-    /// How long the intermediate is good for [default: 1826d; at most 3652d].
+    /// How long the intermediate is valid [default: 1826d; at most 3652d].
     #[arg(long, value_name = "TIME")]
     intermediate_lifetime: Option<Lifetime>,
     /// How many authorities may follow below the root, one after another [default: 1].
     #[arg(long, value_name = "N", conflicts_with = "ca_cert",
         value_parser = clap::value_parser!(u8).range(1..=8))]
     path_length: Option<u8>,
-    /// Take this root instead of making one.
+    /// Use this root instead of making a new one.
     #[arg(long, value_name = "FILE", requires = "root_use")]
     ca_cert: Option<PathBuf>,
-    /// The private key of --ca-cert: PKCS#8, plain or sealed with the same passphrase.
+    /// The private key of --ca-cert: PKCS#8, plain or encrypted with the same passphrase.
     #[arg(long, value_name = "FILE", requires = "ca_cert")]
     ca_key: Option<PathBuf>,
     /// Make only the key of the intermediate, and write a request for the root to sign to FILE.
@@ -146,16 +148,17 @@ pub(super) struct InitArgs {
         "root_only", "key_type", "intermediate_lifetime", "force",
     ])]
     intermediate_cert: Option<PathBuf>,
-    /// The revocation list of --ca-cert, signed elsewhere.
-    #[arg(long, value_name = "FILE", requires = "intermediate_cert")]
+    /// The last revocation list of --ca-cert that was signed elsewhere. With --ca-key, its number and
+    /// revocations are continued here.
+    #[arg(long, value_name = "FILE", requires = "ca_cert")]
     ca_crl: Option<PathBuf>,
-    /// Limit the authority to a host name; refused, with the reason.
+    /// Not supported: limit the authority to a host name. The error says why.
     #[arg(long, value_name = "NAME")]
     permit_dns: Vec<String>,
-    /// Limit the authority to addresses; refused, with the reason.
+    /// Not supported: limit the authority to addresses. The error says why.
     #[arg(long, value_name = "CIDR")]
     permit_ip: Vec<String>,
-    /// Also write systemd units to DIR that sign the issuer's list anew each day.
+    /// Also write systemd units to DIR that sign the issuer's revocation list again each day.
     #[arg(long)]
     timer: bool,
     /// Replace an existing authority. Certificates that it issued are then no longer trusted.
@@ -177,7 +180,8 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
         )),
         error => with_remedy(error, "--force replaces it"),
     };
-    // Checks before it asks for a passphrase whether the files may be written.
+    // Checks for an existing authority first, so that a command that must fail does not ask for a
+    // passphrase.
     if !args.force {
         Pki::check_absent(&args.dir).map_err(remedy)?;
     }
@@ -193,15 +197,26 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
         let (dir, domain) = (&args.dir, &args.trust_domain);
         Pki::request_intermediate(dir, domain, &profiles, &protection, &request).map_err(remedy)?;
         let command = format!(
-            "countersign pki init --dir {} --trust-domain {domain}",
-            shell(dir)
+            "countersign pki init --dir {} --trust-domain {domain}{}",
+            shell(dir),
+            args.passphrase.repeated()
         );
         report_request(&args.dir, out, &command, &protection, output);
         return Ok(Exit::Done);
     }
     let file = protection.secret().map(|_| args.passphrase.file());
     let file = file.map(|file| file.unwrap_or(Path::new(PASSPHRASE)));
-    let timer = timer(crl_command(args), file);
+    let timer = timer(args, file);
+    let units = match args.timer {
+        true => timer.units(&args.dir).to_vec(),
+        false => Vec::new(),
+    };
+    if args.timer {
+        timer.check()?;
+    }
+    if !args.force {
+        check_existing(&units)?;
+    }
     let options = AuthorityOptions {
         algorithm: args.key_type.map(Into::into),
         root_only: args.root_only,
@@ -210,24 +225,21 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
         intermediate_lifetime: args.intermediate_lifetime,
         path_length: args.path_length,
         root: root_source(args, &protection),
-        beside: match args.timer {
-            true => timer.units(&args.dir).to_vec(),
-            false => Vec::new(),
-        },
+        beside: units,
         overwrite: args.force,
         protection,
     };
     let pki = Pki::create_as(&args.dir, &args.trust_domain, &options).map_err(remedy)?;
     if args.timer {
-        output.note(timer.enabling(&args.dir));
+        output.note(format_args!("note: {}", timer.enabling(&args.dir)));
     }
     report(&pki, args, output);
-    note_root_list(&pki, output);
+    notes_on_root(&pki, args, output);
     Ok(Exit::Done)
 }
 
-/// Returns how the keys are protected. The key of a requested intermediate stays as it was made,
-/// unless a passphrase is given for it.
+/// Returns how the keys are protected. The key of a requested intermediate keeps its protection.
+/// But if it is not encrypted and the operator gives a passphrase, the key is encrypted.
 fn protection(args: &InitArgs) -> Result<KeyProtection, CliError> {
     if args.intermediate_cert.is_some() {
         let is_sealed = Pki::is_request_sealed(&args.dir)?;
@@ -256,6 +268,7 @@ fn root_source(args: &InitArgs, protection: &KeyProtection) -> RootSource {
             certificate: certificate.clone(),
             key: key.clone(),
             passphrase,
+            root_list: args.ca_crl.clone(),
         }),
         (root, None, Some(certificate)) => RootSource::SignedElsewhere(SignedIntermediate {
             certificate: certificate.clone(),
@@ -267,8 +280,8 @@ fn root_source(args: &InitArgs, protection: &KeyProtection) -> RootSource {
     }
 }
 
-/// Prints what to do with a request for an intermediate. `command` completes it, and lacks the
-/// options for the certificates.
+/// Prints what the operator must do after a request for an intermediate was made. `command` is the
+/// command for the next step, without the options for the certificates.
 pub(super) fn report_request(
     dir: &Path,
     out: &Path,
@@ -302,11 +315,12 @@ Then, with the root's certificate and, if there is one, its revocation list (--c
     ));
 }
 
-/// Says what is missing if the root's list is signed elsewhere and is not here.
+/// Prints a note if the root's revocation list is not in the directory. The root signs the list
+/// where its key is.
 pub(super) fn note_root_list(pki: &Pki, output: Output) {
-    if !pki.layout().crl(AuthorityName::Root).exists() {
+    if !matches!(pki.has_root_list(), Ok(true)) {
         output.note(format_args!(
-            "note: {} is missing: the root's list is signed where its key is. Take it with: \
+            "note: {} contains no list of the root, which is signed where its key is. Take it with: \
              countersign pki crl --dir {} --root-crl FILE. Until then, gateways with revocation = \
              \"hard\" refuse all callers, unless revocation_depth = \"leaf\"",
             pki.layout().crl(AuthorityName::Root).display(),
@@ -315,14 +329,45 @@ pub(super) fn note_root_list(pki: &Pki, output: Output) {
     }
 }
 
+/// Prints what the operator may have forgotten about a root of another program.
+fn notes_on_root(pki: &Pki, args: &InitArgs, output: Output) {
+    note_root_list(pki, output);
+    if args.ca_key.is_some() && args.ca_crl.is_none() {
+        note_first_list(output);
+    }
+    if args.intermediate_cert.is_some() {
+        note_path_length(pki, output);
+    }
+}
+
+/// Prints a note that an imported root may have published lists before.
+pub(super) fn note_first_list(output: Output) {
+    output.note(
+        "note: the root's list has number 1 and revokes nothing. If the root has published lists \
+         before, begin again with the last one (--ca-crl): gateways refuse a list whose number goes \
+         back, and what was revoked would be accepted again",
+    );
+}
+
+/// Prints a note if an intermediate that was signed elsewhere may sign further authorities.
+pub(super) fn note_path_length(pki: &Pki, output: Output) {
+    if !pki.authority(AuthorityName::Intermediate).has_path_length() {
+        output.note(
+            "note: the intermediate has no path length (pathLen), so its key can make further \
+             authorities. The request asks for pathLen 0",
+        );
+    }
+}
+
 /// Returns the systemd units that sign the issuer's CRL every day. A CRL is valid for seven days by
 /// default.
-fn timer(command: String, passphrase: Option<&Path>) -> Timer<'_> {
+fn timer<'a>(args: &'a InitArgs, passphrase: Option<&'a Path>) -> Timer<'a> {
     Timer {
         name: "countersign-crl",
         service: "Sign the revocation list anew",
         timer: "Keep the revocation list fresh",
-        command,
+        dir: &args.dir,
+        command: crl_command(args),
         schedule: ["daily", "1h"],
         passphrase,
     }
@@ -339,7 +384,8 @@ fn crl_command(args: &InitArgs) -> String {
 
 fn report(pki: &Pki, args: &InitArgs, output: Output) {
     let layout = pki.layout();
-    // A root elsewhere has no key here, and perhaps no list.
+    // If the root's key is elsewhere, the directory contains no `root.key`, and may contain no list
+    // of the root.
     let present = |path: &Path| path.exists().then(|| absolute(path));
     let entry = |name: AuthorityName| {
         let facts = pki.authority(name).facts();
@@ -386,7 +432,7 @@ fn report(pki: &Pki, args: &InitArgs, output: Output) {
         if !list.exists() {
             continue;
         }
-        let lifetime = match args.ca_crl.is_some() && *name == AuthorityName::Root {
+        let lifetime = match args.intermediate_cert.is_some() && *name == AuthorityName::Root {
             true => "signed elsewhere".to_owned(),
             false => format!("good for {}", pki.crl_lifetime(*name)),
         };

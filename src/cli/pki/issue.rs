@@ -52,7 +52,7 @@ stopped is continued by repeating it.";
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct IssueArgs {
-    /// Who the certificate is for; also names its files.
+    /// The name of the certificate's holder; the file names are made from it.
     #[arg(required_unless_present = "from")]
     name: Option<String>,
     /// Issue a certificate for each line of LIST, or of standard input with `-`.
@@ -72,7 +72,7 @@ pub(super) struct IssueArgs {
     /// A SPIFFE ID, or its path in the authority's trust domain.
     #[arg(long, value_name = "ID|/PATH", help_heading = "Names")]
     spiffe: Option<String>,
-    /// A host name; `*.example.org` with --profile server.
+    /// A host name; with --profile server also a wildcard such as `*.example.org`.
     #[arg(long, value_name = "NAME", help_heading = "Names")]
     dns: Vec<String>,
     /// An IP address.
@@ -84,8 +84,8 @@ pub(super) struct IssueArgs {
     /// A URI.
     #[arg(long, value_name = "URI", help_heading = "Names")]
     uri: Vec<String>,
-    /// How long it is good for, such as 90m, 24h or 7d [default: what the profile says, 24h; at
-    /// most 825d].
+    /// How long the certificate is valid, such as 90m, 24h or 7d [default: what the profile says,
+    /// 24h; at most 825d].
     #[arg(long, value_name = "TIME")]
     lifetime: Option<Lifetime>,
     /// Write PREFIX.pem and PREFIX.key instead of DIR/issued/NAME.{pem,key}.
@@ -113,7 +113,7 @@ fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, Cli
     let text = str::from_utf8(&content)
         .map_err(|error| CliError::usage(format!("{} is not text: {error}", list.display())))?;
     let mut requests = Vec::new();
-    // Checks before it asks for a passphrase whether every certificate can be issued.
+    // Checks all lines first, so that a command that must fail does not ask for a passphrase.
     for (index, line) in text.lines().enumerate() {
         let name = line.trim();
         if name.is_empty() || name.starts_with('#') {
@@ -226,7 +226,7 @@ fn issue_one(name: &str, args: &IssueArgs, output: Output) -> Result<Exit, CliEr
              stays valid until it expires or is revoked)",
         )
     };
-    // Checks before it asks for a passphrase whether the certificate can be issued.
+    // Checks the request first, so that a command that must fail does not ask for a passphrase.
     pki.check(&request).map_err(remedy)?;
     let issuer = pki.issuer();
     args.passphrase.unlock(&mut pki, issuer)?;

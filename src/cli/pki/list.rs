@@ -35,17 +35,17 @@ pub(super) struct ListArgs {
     /// The authority's directory.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Only what ends within TIME, such as 7d.
+    /// Show only certificates that expire within TIME, such as 7d.
     #[arg(long, value_name = "TIME", conflicts_with = "revoked")]
     expiring: Option<Lifetime>,
-    /// Only certificates with this name: a SPIFFE ID or its path, a host name, mailto:ADDRESS,
+    /// Show only certificates with this name: a SPIFFE ID or its path, a host name, mailto:ADDRESS,
     /// ip:ADDRESS or another URI.
     #[arg(long, value_name = "ID")]
     identity: Option<String>,
-    /// Only revoked ones.
+    /// Show only revoked certificates.
     #[arg(long)]
     revoked: bool,
-    /// At most N [default: 1000 as text, all with --json].
+    /// Show at most N certificates [default: 1000 as text, all with --json].
     #[arg(long, value_name = "N")]
     limit: Option<u32>,
     /// Continue after the certificate with this number, the `id` of its entry.

@@ -121,8 +121,8 @@ async fn shake_hands(
     let shaken = TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await;
-    // If the server has aborted the handshake because it requires a client certificate, its own
-    // certificate was already recorded.
+    // The server may have aborted the handshake because it requires a client certificate. Its own
+    // certificate was then already recorded.
     let session = shaken.as_ref().ok().map(|stream| stream.get_ref().1);
     let recorded = seen.recorded();
     let text = |bytes: &[u8]| printable(&String::from_utf8_lossy(bytes));

@@ -55,27 +55,27 @@ enum PkiCommand {
     Init(init::InitArgs),
     /// Issue a certificate with a new key.
     Issue(issue::IssueArgs),
-    /// Sign a PKCS#10 request: its key and names, the profile's usages.
+    /// Sign a PKCS#10 request: key and names come from the request, usages from the profile.
     Sign(sign::SignArgs),
     /// Issue a certificate again, with a new key.
     Renew(renew::RenewArgs),
-    /// List what was issued.
+    /// List issued certificates.
     List(list::ListArgs),
-    /// List what certificates can be issued under.
+    /// List the profiles under which certificates can be issued.
     Profiles(profiles::ProfilesArgs),
-    /// Revoke a certificate and publish the list that says so.
+    /// Revoke a certificate and publish a new revocation list.
     Revoke(revoke::RevokeArgs),
-    /// Sign revocation lists anew, before they run out.
+    /// Sign revocation lists again, before they expire.
     Crl(revoke::CrlArgs),
-    /// Replace root and intermediate in stages, with both trusted in between.
+    /// Replace root and intermediate in stages, while the old and the new ones are trusted.
     Rotate(rotate::RotateArgs),
-    /// Show what a certificate, request, list, PKCS#12 file or key set says, with lints.
+    /// Show the content of a certificate, request, list, PKCS#12 file or key set, with lints.
     Inspect(inspect::InspectArgs),
     /// Write a certificate or the trusted roots in another form.
     Export(export::ExportArgs),
     /// Verify a certificate by the listener's path rules, offline.
     Verify(verify::VerifyArgs),
-    /// Make broken certificates for testing, and say what to expect of each.
+    /// Make broken certificates for testing, and describe what to expect of each.
     Fixtures(fixtures::FixturesArgs),
 }
 

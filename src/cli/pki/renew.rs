@@ -1,4 +1,4 @@
-//! `countersign pki renew`: renews certificates once, when they are due, or again and again.
+//! `countersign pki renew`: renews certificates at once, only if they are due, or repeatedly.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::authority::open;
 use super::hook;
 use super::renew_all::{self, Look, not_due_until, renewed_document};
 use super::sign::read_request;
-use super::timer::{PASSPHRASE, Timer, unit_word};
+use super::timer::{PASSPHRASE, Timer, check_existing, unit_name_of, unit_word};
 use super::times::now;
 use crate::cli::common::format::{absolute, moment};
 use crate::cli::common::input;
@@ -47,7 +47,9 @@ COUNTERSIGN_CERTIFICATE and COUNTERSIGN_KEY set; with --every, one that fails is
 next look.
 
 --timer renews nothing: it writes a pair of systemd units to DIR, or to another directory
-(--timer=DIRECTORY), or prints them (--timer=-). They run this command each hour, for what is due.";
+(--timer=DIRECTORY), or prints them (--timer=-). They run this command each hour, for what is due. The
+service runs as the owner of DIR. With --passphrase-file, systemd reads that file; otherwise it
+expects the passphrase of encrypted keys in /etc/countersign/ca.pass.";
 
 /// By default, a certificate is renewed when this part of its lifetime remains.
 const DEFAULT_REMAINING: Remaining = Remaining::Percent(33);
@@ -63,13 +65,14 @@ pub(super) struct RenewArgs {
         conflicts_with = "all"
     )]
     certificate: Option<PathBuf>,
-    /// Every certificate of the inventory.
+    /// Renew every certificate of the inventory.
     #[arg(long, conflicts_with_all = ["keep_key", "out", "csr"])]
     all: bool,
     /// The authority's directory.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Only when less than this is left, such as 33% or 8h [default with --every: 33%].
+    /// Renew only if less of the lifetime than this is left, such as 33% or 8h [default with
+    /// --every: 33%].
     #[arg(long, value_name = "PART|TIME")]
     if_expiring: Option<Remaining>,
     /// Keep the key in PREFIX.key.
@@ -79,13 +82,13 @@ pub(super) struct RenewArgs {
     /// standard input.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["keep_key", "every"])]
     csr: Option<PathBuf>,
-    /// For this long instead of the lifetime of the present certificate.
+    /// How long the new certificate is valid [default: as long as the current one].
     #[arg(long, value_name = "TIME")]
     lifetime: Option<Lifetime>,
-    /// Write PREFIX.pem and PREFIX.key instead of replacing the present files.
+    /// Write PREFIX.pem and PREFIX.key instead of replacing the current files.
     #[arg(long, value_name = "PREFIX", conflicts_with = "every")]
     out: Option<PathBuf>,
-    /// Keep running, and look again after each TIME.
+    /// Keep running, and check again after each TIME.
     #[arg(long, value_name = "TIME")]
     every: Option<Lifetime>,
     /// Write systemd units that run this command each hour, instead of renewing; `-` prints them
@@ -99,6 +102,9 @@ pub(super) struct RenewArgs {
     )]
     #[expect(clippy::option_option, reason = "an option with an optional value")]
     timer: Option<Option<PathBuf>>,
+    /// Replace systemd units that exist already.
+    #[arg(long, requires = "timer")]
+    force: bool,
     /// Run this shell command after a renewal.
     #[arg(long, value_name = "COMMAND")]
     exec: Option<String>,
@@ -138,7 +144,8 @@ pub(super) fn run(args: &RenewArgs, output: Output) -> Result<Exit, CliError> {
                     owed.push(issued);
                 }
             }
-            // Waiting does not correct bad arguments; files may change.
+            // Invalid arguments end the command at the first check, because waiting cannot correct
+            // them. A later error may be temporary, because files can change.
             Err(error) if error.exit == Exit::Usage && !has_begun => return Err(error),
             Err(error) => output.error(&error),
         }
@@ -156,25 +163,17 @@ pub(super) fn run(args: &RenewArgs, output: Output) -> Result<Exit, CliError> {
     }
 }
 
-/// Writes or prints systemd units that run the command of these arguments.
+/// Writes or prints systemd units that run this command with the same arguments.
 fn write_timer(args: &RenewArgs, place: Option<&Path>, output: Output) -> Result<Exit, CliError> {
     let pki = open(&args.dir)?;
     let name = match &args.certificate {
         None => "countersign-renew".to_owned(),
         Some(certificate) => {
-            // Says now what the service would say at night.
+            // Checks the certificate now, so that the operator sees an error before the timer
+            // starts the service.
             let renewal = pki.renewal(certificate)?;
             pki.check_renewal(&renewal)?;
-            let stem = certificate
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy();
-            let safe = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-            let stem: String = stem
-                .chars()
-                .map(|c| if safe(c) { c } else { '_' })
-                .collect();
-            format!("countersign-renew-{stem}")
+            format!("countersign-renew-{}", unit_name_of(certificate, &args.dir))
         }
     };
     let is_sealed = pki.needs_passphrase(pki.issuer())?;
@@ -183,10 +182,12 @@ fn write_timer(args: &RenewArgs, place: Option<&Path>, output: Output) -> Result
         name: &name,
         service: "Renew certificates that are due",
         timer: "Look each hour for certificates that are due",
+        dir: &args.dir,
         command: timer_command(args),
         schedule: ["hourly", "5min"],
         passphrase: is_sealed.then_some(file),
     };
+    timer.check()?;
     let directory = place.unwrap_or(&args.dir);
     let units = timer.units(directory);
     if place.is_some_and(input::is_stdin) {
@@ -202,6 +203,9 @@ fn write_timer(args: &RenewArgs, place: Option<&Path>, output: Output) -> Result
         }
         return Ok(Exit::Done);
     }
+    if !args.force {
+        check_existing(&units)?;
+    }
     for (path, content) in &units {
         export::write(path, content.as_bytes(), false, true)?;
     }
@@ -209,7 +213,7 @@ fn write_timer(args: &RenewArgs, place: Option<&Path>, output: Output) -> Result
         "service": absolute(&units[0].0),
         "timer": absolute(&units[1].0),
     }));
-    output.say(timer.enabling(directory).trim_start_matches("note: "));
+    output.say(timer.enabling(directory));
     Ok(Exit::Done)
 }
 
@@ -245,7 +249,8 @@ fn call(command: &str, issued: &Issued) -> Result<(), String> {
     hook::run(command, &environment)
 }
 
-/// Returns the time until `moment`.
+/// Returns the time until `moment`, at least one second. `moment` is in seconds since the Unix
+/// epoch.
 fn until(moment: i64) -> Lifetime {
     Lifetime::from_seconds(moment.saturating_sub(now()))
 }
@@ -301,7 +306,8 @@ fn look_at(
         renewal = renewal.out(prefix, false);
     }
     let signing = args.csr.as_deref().map(read_request).transpose()?;
-    // Checked before a passphrase is asked for: is a request missing?
+    // Checks first whether a request is missing, so that a command that must fail does not ask for
+    // a passphrase.
     if signing.is_none() {
         pki.check_renewal(&renewal)?;
     }

@@ -14,13 +14,14 @@ use crate::pki::renewing::{is_due, serial_at};
 use crate::pki::{Entry, Issued, Lifetime, Pki, Remaining, Renewal};
 use crate::secret::Secret;
 
-/// The result of one look at the certificates.
+/// The result of checking the certificates once.
 #[derive(Default)]
 pub(super) struct Look {
-    /// The earliest time at which one of them will be due; none if none will.
+    /// The earliest time at which a certificate that is not due yet will be due, in seconds since
+    /// the Unix epoch. `None` if there is no such certificate.
     pub(super) due_at: Option<i64>,
     pub(super) renewed: Vec<Issued>,
-    /// How the command ends if it does not keep running.
+    /// How the command ends if it does not keep running. `None` means success.
     pub(super) exit: Option<Exit>,
 }
 
@@ -28,26 +29,28 @@ pub(super) struct Look {
 pub(super) struct Selection<'a> {
     /// The authority's directory.
     pub(super) dir: &'a Path,
-    /// Only those with less life left; all of them without it.
+    /// Selects certificates with less remaining lifetime than this. If `None`, selects all.
     pub(super) remaining: Option<Remaining>,
-    /// Their lifetime, if not that of the present certificate.
+    /// The lifetime of the new certificates. If `None`, that of each current certificate.
     pub(super) lifetime: Option<Lifetime>,
 }
 
-/// The certificates of one run.
+/// The certificates that one run has found.
 #[derive(Default)]
 struct Found {
     due: Vec<Renewal>,
     not_due: u64,
-    /// The earliest time at which one that is not due will be.
+    /// The earliest time at which a certificate that is not due yet will be due, in seconds since
+    /// the Unix epoch.
     due_at: Option<i64>,
-    /// Due, but only its holder can make the request for it.
+    /// Certificates that are due, but need a new request from their holder.
     requests: Vec<Entry>,
-    /// Not in their places, or another one is there.
+    /// Number of certificates whose file is missing or contains another certificate.
     elsewhere: u64,
 }
 
-/// Renews all that are due. The authority is opened each time, because it may have been rotated.
+/// Renews all certificates that are due. Opens the authority each time, because it may have been
+/// rotated.
 pub(super) fn run(
     selection: &Selection<'_>,
     unlocking: &PassphraseArgs,
@@ -138,7 +141,8 @@ fn report(
     }
 }
 
-/// Looks at the certificate in each place that the inventory knows.
+/// Reads the newest certificate at each path in the inventory, and finds those that are due. Adds
+/// error messages to `failures`.
 fn find(
     pki: &Pki,
     remaining: Option<Remaining>,
@@ -151,7 +155,7 @@ fn find(
             continue;
         }
         let renewal = match serial_at(&entry.certificate) {
-            // Another certificate was put there.
+            // The file contains another certificate than the inventory says.
             Ok(serial) if serial != entry.serial => {
                 found.elsewhere += 1;
                 continue;
@@ -187,7 +191,8 @@ fn request_document(entry: &Entry) -> serde_json::Value {
     })
 }
 
-/// Returns when a renewal is due, if it is not due yet.
+/// Returns when a certificate will be due, in seconds since the Unix epoch. Returns `None` if it is
+/// due now, or if `remaining` is `None`.
 pub(super) fn not_due_until(renewal: &Renewal, remaining: Option<Remaining>) -> Option<i64> {
     let due = renewal.due_at(remaining?);
     (!is_due(due)).then_some(due)

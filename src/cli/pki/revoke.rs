@@ -67,7 +67,9 @@ lists are signed as well, into the same files.
 list they have. Give one that is higher than that (pki inspect shows it); the next ones follow.
 
 --root-crl publishes a list of the root that was signed where its key is. It is refused if gateways
-could not use it, or if it is older than the published one or lacks a revocation.
+could not use it, or if it is older than the published one or lacks a revocation. Many authorities
+remove expired certificates from their lists: --force forgets what such a list lacks, except
+revocations of the intermediates in DIR.
 
 --every keeps running: it signs at once and then after each TIME, give or take a tenth, which has to
 be less than half of the lists' lifetime. A failure is reported and tried again sooner. --exec runs a
@@ -82,16 +84,16 @@ pub(super) struct RevokeArgs {
     dir: PathBuf,
     #[command(flatten)]
     target: Target,
-    /// Also if the inventory does not know the number.
+    /// Revoke the serial number even if the inventory does not contain it.
     #[arg(long, requires = "serial")]
     unrecorded: bool,
-    /// All live certificates of the identity.
+    /// Revoke all live certificates of the identity.
     #[arg(long, requires = "identity", conflicts_with = "issued_before")]
     all: bool,
-    /// Those live certificates of the identity that were signed before TIME.
+    /// Revoke the live certificates of the identity that were signed before TIME.
     #[arg(long, value_name = "TIME", requires = "identity", value_parser = point_in_time)]
     issued_before: Option<i64>,
-    /// Why.
+    /// The reason of the revocation.
     #[arg(
         long,
         default_value = "unspecified",
@@ -99,10 +101,10 @@ pub(super) struct RevokeArgs {
             .try_map(|word| word.parse::<RevocationReason>()),
     )]
     reason: RevocationReason,
-    /// Wait until these gateways obey: sockets, or URLs of [admin] listeners.
+    /// Wait until these gateways apply the revocation: sockets, or URLs of [admin] listeners.
     #[arg(long, value_name = "SOCKET|URL", num_args = 1..)]
     wait: Vec<String>,
-    /// How long to wait for each of them.
+    /// How long to wait for each gateway.
     #[arg(long, value_name = "TIME", default_value = "30s", requires = "wait")]
     wait_for: Lifetime,
     #[command(flatten)]
@@ -120,8 +122,8 @@ struct Target {
     /// The certificate in PEM form.
     #[arg(long, value_name = "FILE")]
     cert: Option<PathBuf>,
-    /// A name that live certificates carry: a SPIFFE ID or its path, a host name, dns:NAME,
-    /// mailto:ADDRESS, ip:ADDRESS or another URI.
+    /// A name of live certificates: a SPIFFE ID or its path, a host name, dns:NAME, mailto:ADDRESS,
+    /// ip:ADDRESS or another URI.
     #[arg(long, value_name = "ID")]
     identity: Option<String>,
 }
@@ -133,19 +135,22 @@ pub(super) struct CrlArgs {
     /// The authority's directory.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Whose list to sign [default: all, without the root where its key is kept elsewhere].
+    /// Whose list to sign [default: all, without the root if its key is kept elsewhere].
     #[arg(long, value_enum)]
     issuer: Option<Issuer>,
-    /// How long the lists are good for, such as 7d [default: root 365d, intermediate 7d; 7d for a
-    /// root that issues by itself].
+    /// How long the lists are valid, such as 7d [default: root 365d, intermediate 7d; 7d for a root
+    /// that signs leaves itself].
     #[arg(long, value_name = "TIME")]
     lifetime: Option<Lifetime>,
-    /// The number of the lists, higher than that of the last ones.
+    /// The CRL number of the lists, higher than the number of the last ones.
     #[arg(long, value_name = "N", conflicts_with = "every")]
     number: Option<u64>,
     /// Publish this list of the root, which was signed elsewhere.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["issuer", "lifetime", "number", "every"])]
     root_crl: Option<PathBuf>,
+    /// Publish the list of --root-crl even if it lacks revocations that are recorded.
+    #[arg(long, requires = "root_crl")]
+    force: bool,
     /// Keep running, and sign again after each TIME.
     #[arg(long, value_name = "TIME")]
     every: Option<Lifetime>,
@@ -162,14 +167,14 @@ enum Issuer {
     Root,
     /// The intermediate, whose list says which leaves are revoked.
     Intermediate,
-    /// Both.
+    /// Both authorities.
     All,
 }
 
 pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError> {
     let mut pki = Pki::open(&args.dir)?;
     let target = target(args, &pki)?;
-    // Checks before it asks for a passphrase whether there is a certificate to revoke.
+    // Finds the certificate first, so that a command that must fail does not ask for a passphrase.
     let authority = match pki.find(&target)?.first() {
         Some((signatory, _)) => signatory.name,
         None => pki.issuer(),
@@ -263,7 +268,8 @@ fn target(args: &RevokeArgs, pki: &Pki) -> Result<RevocationTarget, CliError> {
             "--all and --issued-before go with --identity",
         ));
     }
-    // As above: the other targets exclude --serial.
+    // `--unrecorded` needs `--serial`. The argument parser does not check this if there is another
+    // target.
     if serial.is_none() && args.unrecorded {
         return Err(CliError::usage("--unrecorded goes with --serial"));
     }
@@ -289,7 +295,7 @@ fn target(args: &RevokeArgs, pki: &Pki) -> Result<RevocationTarget, CliError> {
 
 pub(super) fn crl(args: &CrlArgs, output: Output) -> Result<Exit, CliError> {
     if let Some(path) = &args.root_crl {
-        let list = Pki::open(&args.dir)?.publish_root_list(path)?;
+        let list = Pki::open(&args.dir)?.publish_root_list(path, args.force)?;
         output.json(&json!({ "crls": [list_document(&list)] }));
         say_list(&list, output);
         if let Some(command) = &args.exec {

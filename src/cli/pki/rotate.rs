@@ -8,7 +8,7 @@ use comfy_table::presets::NOTHING;
 use serde_json::json;
 
 use super::authority::{open, with_remedy};
-use super::init::{KeyType, note_root_list, report_request};
+use super::init::{KeyType, note_first_list, note_path_length, note_root_list, report_request};
 use crate::cli::common::format::{absolute, moment};
 use crate::cli::common::output::{CliError, Exit, Output};
 use crate::cli::common::passphrase::PassphraseArgs;
@@ -65,7 +65,8 @@ Examples:
   countersign pki rotate retire --dir certs --force
 
 Takes the earlier root out of DIR/trust.pem and moves its generation to DIR/retired. Refused
-while live certificates depend on it that were not renewed; --force retires it in any case. Gateways
+while live certificates depend on it that were not renewed, or if the root stays and has not revoked
+the earlier intermediate. --force retires it in any case; the list of such an intermediate stays. Gateways
 refuse the certificates of that generation as soon as they read the new DIR/trust.pem: run it when
 every program has loaded its new certificate.";
 
@@ -82,11 +83,11 @@ pub(super) struct RotateArgs {
 
 #[derive(Debug, Subcommand)]
 enum Step {
-    /// Make a new root and intermediate, trusted beside the present ones.
+    /// Make a new root and intermediate, and keep the current ones trusted.
     Prepare(PrepareArgs),
-    /// Say who still depends on the earlier generation.
+    /// Show which certificates still depend on the earlier generation.
     Status(StatusArgs),
-    /// Trust the earlier root no longer.
+    /// Stop trusting the earlier root.
     Retire(RetireArgs),
 }
 
@@ -103,16 +104,16 @@ struct PrepareArgs {
     /// The kind of the new keys [default: p256, unless profile intermediate says otherwise].
     #[arg(long, value_enum, value_name = "TYPE")]
     key_type: Option<KeyType>,
-    /// How long the new root is good for [default and limit: 3652d].
+    /// How long the new root is valid [default and limit: 3652d].
     #[arg(long, value_name = "TIME")]
     root_lifetime: Option<Lifetime>,
-    /// How long the new intermediate is good for [default: 1826d; at most 3652d].
+    /// How long the new intermediate is valid [default: 1826d; at most 3652d].
     #[arg(long, value_name = "TIME")]
     intermediate_lifetime: Option<Lifetime>,
-    /// Keep the present root, and replace only the intermediate.
+    /// Keep the current root, and replace only the intermediate.
     #[arg(long, conflicts_with_all = ["ca_cert", "root_lifetime"])]
     intermediate_only: bool,
-    /// Take this root instead of making one.
+    /// Use this root instead of making a new one.
     #[arg(
         long,
         value_name = "FILE",
@@ -120,24 +121,31 @@ struct PrepareArgs {
         conflicts_with = "root_lifetime"
     )]
     ca_cert: Option<PathBuf>,
-    /// The private key of --ca-cert, or with --intermediate-only of the present root.
+    /// The private key of --ca-cert, or of the current root with --intermediate-only.
     #[arg(long, value_name = "FILE", requires = "root_of_key")]
     ca_key: Option<PathBuf>,
-    /// Make only the key of the next intermediate, and write a request for the root to sign to FILE.
+    /// Make only the key of the next intermediate, and write a request to FILE that the root must
+    /// sign.
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "root_lifetime", "intermediate_lifetime", "ca_cert", "ca_key", "intermediate_only",
         "intermediate_cert",
     ])]
     intermediate_csr: Option<PathBuf>,
-    /// Continue with the certificate that the root has signed.
+    /// Use this certificate of the requested intermediate, which the root has signed.
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "key_type", "root_lifetime", "intermediate_lifetime", "ca_key", "intermediate_only",
     ])]
     intermediate_cert: Option<PathBuf>,
-    /// The revocation list of the root, signed elsewhere.
-    #[arg(long, value_name = "FILE", requires = "intermediate_cert")]
+    /// The last revocation list of the root that was signed elsewhere. With --ca-cert and --ca-key, its
+    /// number and revocations are continued here.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "root_use",
+        conflicts_with = "intermediate_only"
+    )]
     ca_crl: Option<PathBuf>,
-    /// Replace a request that is pending, with its key.
+    /// Replace a pending request and its key.
     #[arg(long, requires = "intermediate_csr")]
     force: bool,
     #[command(flatten)]
@@ -158,10 +166,10 @@ struct RetireArgs {
     /// The authority's directory.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Has no effect any more: certificates whose files hold newer ones prevent nothing.
+    /// Has no effect any more: renewed certificates never prevent the retirement.
     #[arg(long, hide = true, conflicts_with = "force")]
     renewed: bool,
-    /// Even while live certificates depend on it.
+    /// Retire the earlier generation even if live certificates depend on it.
     #[arg(long)]
     force: bool,
 }
@@ -176,7 +184,7 @@ pub(super) fn run(args: &RotateArgs, output: Output) -> Result<Exit, CliError> {
 
 fn prepare(args: &PrepareArgs, output: Output) -> Result<Exit, CliError> {
     let mut pki = open(&args.dir)?;
-    // Checks before it asks for a passphrase whether a rotation is already in progress.
+    // Checks for a rotation first, so that a command that must fail does not ask for a passphrase.
     if let Some(rotation) = pki.rotation()? {
         return Err(PkiError::RotationUnderWay(rotation.earlier).into());
     }
@@ -227,6 +235,13 @@ Next, hand out the trusted roots and the lists in {lists}, renew the certificate
         lists = pki.layout().directory().join("crl").display(),
     ));
     note_root_list(&pki, output);
+    if args.ca_cert.is_some() && args.ca_key.is_some() && args.ca_crl.is_none() && !pki.keeps_root()
+    {
+        note_first_list(output);
+    }
+    if args.intermediate_cert.is_some() {
+        note_path_length(&pki, output);
+    }
     Ok(Exit::Done)
 }
 
@@ -243,7 +258,12 @@ fn request(
         overwrite: args.force,
     })
     .map_err(|error| with_remedy(error, "--force replaces it"))?;
-    let command = format!("countersign pki rotate prepare --dir {}", shell(&args.dir));
+    let option = match pki.passphrase() {
+        Some(_) => args.passphrase.repeated(),
+        None => String::new(),
+    };
+    let dir = shell(&args.dir);
+    let command = format!("countersign pki rotate prepare --dir {dir}{option}");
     let protection = match pki.passphrase() {
         Some(passphrase) => KeyProtection::Passphrase(passphrase.clone()),
         None => KeyProtection::Plain,
@@ -267,6 +287,7 @@ fn root_source(args: &PrepareArgs, pki: &Pki) -> RootSource {
             certificate: certificate.clone(),
             key: key.clone(),
             passphrase,
+            root_list: args.ca_crl.clone(),
         }),
         (None, key) if args.intermediate_only => RootSource::Present { key: key.clone() },
         _ => RootSource::New,
@@ -331,15 +352,21 @@ fn retire(args: &RetireArgs, output: Output) -> Result<Exit, CliError> {
         "directory": absolute(&retired.directory),
         "trust": absolute(&pki.layout().trust()),
         "abandoned": retired.abandoned,
+        "keeps_list": retired.keeps_list,
     }));
     if keeps_root {
         output.say(format_args!(
             "\
-Generation {} is retired; hand the lists in {} out again. Its root is still trusted: gateways refuse
-its certificates only because the list of its intermediate is gone, or if that is revoked.
+Generation {} is retired; hand the lists in {} out again. Its root is still trusted. {}.
 Its certificates and keys are in {}; destroy the keys.",
             retired.generation.number(),
             pki.layout().directory().join("crl").display(),
+            match retired.keeps_list {
+                true =>
+                    "Its intermediate is not revoked, and \
+                     the last list of that stays in crl/intermediate.crl",
+                false => "Gateways refuse its certificates, because its intermediate is revoked",
+            },
             retired.directory.display(),
         ));
     } else {
@@ -352,6 +379,7 @@ Its certificates and keys are in {}; destroy the keys once no program trusts its
             retired.directory.display(),
         ));
     }
+    note_root_list(&pki, output);
     if retired.abandoned > 0 {
         output.note(format_args!(
             "note: {} certificates that have not expired will be refused",

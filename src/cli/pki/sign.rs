@@ -50,12 +50,12 @@ pub(super) struct SignArgs {
     /// [default: what its names can be used for].
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
-    /// Sign only if the request asks for exactly this name, or these: a SPIFFE ID or its path, a
-    /// host name, mailto:ADDRESS, ip:ADDRESS or another URI.
+    /// Sign only if the request has exactly this name, or these names if given several times: a
+    /// SPIFFE ID or its path, a host name, mailto:ADDRESS, ip:ADDRESS or another URI.
     #[arg(long, value_name = "ID")]
     expect: Vec<String>,
-    /// How long it is good for, such as 90m, 24h or 7d [default: what the profile says, 24h; at
-    /// most 825d].
+    /// How long the certificate is valid, such as 90m, 24h or 7d [default: what the profile says,
+    /// 24h; at most 825d].
     #[arg(long, value_name = "TIME")]
     lifetime: Option<Lifetime>,
     /// Write PREFIX.pem instead of DIR/issued/NAME.pem.

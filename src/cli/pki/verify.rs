@@ -54,16 +54,16 @@ pub(super) struct VerifyArgs {
     /// Trusted roots, PEM or DER.
     #[arg(long, value_name = "FILE")]
     roots: PathBuf,
-    /// Certificates that may stand between leaf and root, PEM or DER.
+    /// Certificates that may be between leaf and root in the path, PEM or DER.
     #[arg(long, value_name = "FILE")]
     intermediates: Option<PathBuf>,
     /// Revocation lists, PEM or DER; may be given several times.
     #[arg(long, value_name = "FILE")]
     crl: Vec<PathBuf>,
-    /// Whether a list must have a number.
+    /// Whether a revocation list must have a CRL number.
     #[arg(long, value_enum, value_name = "WORD", default_value = "required")]
     crl_number: Number,
-    /// How long after its thisUpdate a list without nextUpdate is used [default: not at all].
+    /// How long a list without nextUpdate may be used after its thisUpdate [default: not at all].
     #[arg(long, value_name = "TIME")]
     crl_max_age: Option<Lifetime>,
     /// The leaf must carry this name: a host name, an address, a SPIFFE ID, mailto:ADDRESS or
@@ -90,7 +90,7 @@ enum Purpose {
 enum Number {
     /// A list without a number is refused.
     Required,
-    /// A list may have none.
+    /// A list may have no number.
     Optional,
 }
 

@@ -15,8 +15,8 @@ use crate::pki::SignedCrl;
 
 /// The interval between two requests to a gateway.
 const LOOK: Duration = Duration::from_millis(50);
-/// After a gateway has loaded a CRL, it closes the connections that the CRL forbids within this
-/// time.
+/// Maximum time after a gateway has loaded a CRL until it has closed the connections that the CRL
+/// forbids.
 const PROMISE: Duration = Duration::from_secs(1);
 /// Maximum time until a response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);

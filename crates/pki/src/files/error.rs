@@ -56,7 +56,8 @@ pub enum PkiError {
         .0.display()
     )]
     Incomplete(PathBuf),
-    /// An intermediate was requested, and its certificate is not here yet.
+    /// An intermediate was requested, but the authority was not completed with the signed
+    /// certificate yet.
     #[error(
         "the authority in {} waits for its intermediate: have pending/intermediate.csr signed by the \
          root, and complete it with: countersign pki init --dir {} --trust-domain NAME \
@@ -64,28 +65,28 @@ pub enum PkiError {
         .0.display(), shell(.0)
     )]
     Pending(PathBuf),
-    /// A request for an intermediate is pending, and its key would be replaced.
+    /// A request for an intermediate is still pending, and a new key would replace its key.
     #[error(
         "{} has not come back signed yet; give the certificate with --intermediate-cert, or make \
          another request, with another key, with --force",
         .0.display()
     )]
     RequestPending(PathBuf),
-    /// A certificate of an intermediate was given, but there is no key for it.
+    /// The operation needs the key of a requested intermediate, but `pending/` contains none.
     #[error(
         "there is no request in {}/pending: the key of an intermediate that is signed elsewhere is \
          made there by --intermediate-csr FILE",
         .0.display()
     )]
     NoRequest(PathBuf),
-    /// The private key of the root is kept elsewhere.
+    /// The private key of the root is needed, but it is not in the directory.
     #[error(
         "the private key of the root is elsewhere: there is no {}. If it is yours, put it there for \
          this command; otherwise {}",
         .0.join("root.key").display(), need_of_root(*.1)
     )]
     NoRootKey(PathBuf, RootTask),
-    /// The authority has no intermediate that could be replaced.
+    /// The operation needs an intermediate, but the root of this authority signs leaves itself.
     #[error(
         "this authority has no intermediate; its root issues. Replace the root: countersign pki \
          rotate prepare --dir {}",
@@ -99,19 +100,20 @@ pub enum PkiError {
         .0.display()
     )]
     AuthorityExists(PathBuf),
-    /// A file of an authority would be replaced by something else.
+    /// A certificate or another result would be written to a path that belongs to an authority.
     #[error(
         "{} belongs to the authority in {}, and nothing else is ever written there; write \
          elsewhere, for example with --out {}/issued/NAME",
         .path.display(), .directory.display(), .directory.display()
     )]
     OwnFile {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The authority's directory.
+        /// The directory of the authority.
         directory: PathBuf,
     },
-    /// The authority for fixtures would replace one that was not made for fixtures.
+    /// The authority for test certificates would replace an authority that `pki fixtures` has not
+    /// made.
     #[error(
         "{} holds an authority that pki fixtures did not make, and is not replaced; choose another \
          directory with --out",
@@ -145,7 +147,7 @@ pub enum PkiError {
     /// No authority in this directory has signed the certificate in this file.
     #[error("the certificate in {} was not issued by this authority", .0.display())]
     NotIssuedHere(PathBuf),
-    /// A serial number that this authority never issued.
+    /// The inventory contains no certificate with this serial number.
     #[error(
         "the inventory knows no certificate with serial number {0}; if this authority issued it and \
          the inventory has lost it, revoke it with --unrecorded"
@@ -202,14 +204,14 @@ pub enum PkiError {
     /// Another process has rotated the authority since this process opened it.
     #[error("the authority in {} was rotated meanwhile; try again", .0.display())]
     Rotated(PathBuf),
-    /// A change of the authority was interrupted, and this user may not complete it.
+    /// A change of the authority is not complete, and this user may not complete it.
     #[error(
         "a change of the authority in {} has not ended, and this user may not complete it; run a \
          command as the owner of the directory, such as: countersign pki list --dir {}",
         .0.display(), shell(.0)
     )]
     Unsettled(PathBuf),
-    /// A rotation is under way already.
+    /// A rotation is already in progress. The value is the earlier generation.
     #[error(
         "generation {} of the authority is not retired yet; see: countersign pki rotate status",
         .0.number()
@@ -218,20 +220,35 @@ pub enum PkiError {
     /// There is no earlier generation that could be retired.
     #[error("there is no earlier generation; begin with: countersign pki rotate prepare")]
     NothingToRetire,
-    /// The earlier generation cannot be retired, because it has signed this number of certificates
-    /// that are neither revoked nor expired.
+    /// The earlier intermediate cannot be retired, because its root stays trusted and has not revoked
+    /// it.
+    #[error(
+        "the earlier intermediate is not revoked, and its root stays trusted: without its list, \
+         gateways could accept certificates that it revokes. {}; or retire it with --force, and its \
+         last list stays published",
+        revoke_earlier(.directory, *.is_root_here)
+    )]
+    EarlierNotRevoked {
+        /// The directory of the authority.
+        directory: PathBuf,
+        /// Whether the key of the root is in the directory.
+        is_root_here: bool,
+    },
+    /// The earlier generation cannot be retired, because some of its certificates are live and were
+    /// not renewed. A certificate is live if it is neither revoked nor expired.
     #[error(
         "{live} live certificates depend on the earlier generation, {renewed} of them renewed; renew \
          the others (countersign pki rotate status lists them), or retire it with --force and have \
          them refused"
     )]
     StillInUse {
-        /// The number of all of them.
+        /// Number of live certificates that the earlier generation has signed.
         live: u64,
-        /// The number of those whose files hold a newer certificate.
+        /// Number of these certificates whose files already contain a newer certificate.
         renewed: u64,
     },
-    /// A certificate was signed from a request, so that its key is not here.
+    /// The certificate was signed from a request, so only its holder has the private key. The
+    /// renewal needs a new request.
     #[error(
         "{} was signed from a request: its private key is with its holder, who makes a new request, \
          for example with: openssl req -new -key KEY -subj / -addext {} -out \
@@ -240,23 +257,23 @@ pub enum PkiError {
         shell(directory)
     )]
     NeedsRequest {
-        /// The certificate's file.
+        /// The path of the certificate file.
         certificate: PathBuf,
-        /// The authority's directory.
+        /// The directory of the authority.
         directory: PathBuf,
-        /// The names, as openssl reads them.
+        /// The names of the certificate, as the value of subjectAltName for `openssl req`.
         names: String,
     },
-    /// A certificate with its key here would become one of another key.
+    /// A request would give the certificate a new key, although its current key is in the key file.
     #[error(
         "{} is the key of {}, which is renewed without --csr; sign a request for another key with \
          countersign pki sign",
         .key.display(), .certificate.display()
     )]
     KeyIsHere {
-        /// The certificate's file.
+        /// The path of the certificate file.
         certificate: PathBuf,
-        /// The key's file.
+        /// The path of the key file.
         key: PathBuf,
     },
     /// A request for a renewal asks for other names than the certificate has.
@@ -266,28 +283,28 @@ pub enum PkiError {
         .certificate.display()
     )]
     OtherNames {
-        /// The certificate's file.
+        /// The path of the certificate file.
         certificate: PathBuf,
         /// The names of the certificate.
         before: String,
         /// The names in the request.
         asked: String,
     },
-    /// A list number that does not follow.
+    /// The requested CRL number is lower than the next CRL number, or too high.
     #[error(
         "the next list of the {} needs a number from {next} to {}, not {asked}: gateways refuse a \
          list whose number goes back",
         .authority.as_str(), i64::MAX
     )]
     ListNumber {
-        /// The authority of the list.
+        /// The authority that would sign the list.
         authority: AuthorityName,
-        /// The lowest number.
+        /// The lowest CRL number that is allowed.
         next: u64,
-        /// The number that was asked for.
+        /// The requested CRL number.
         asked: u64,
     },
-    /// Two leaves of a list would have the same files.
+    /// Two leaves of one run would be written to the same file.
     #[error("two entries of the list would be written to {}", .0.display())]
     Twice(PathBuf),
     /// The name of the certificate file does not end with `.pem`, so the name of its key file is
@@ -302,13 +319,14 @@ pub enum PkiError {
 /// What the key of a root is needed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RootTask {
-    /// It signs a revocation list.
+    /// To sign a revocation list.
     List,
-    /// It signs an intermediate.
+    /// To sign an intermediate.
     Intermediate,
 }
 
-/// Returns what has to be signed elsewhere, and the command that takes it.
+/// Returns advice if the root's key is elsewhere: what must be signed there, and the command that
+/// reads the result.
 const fn need_of_root(task: RootTask) -> &'static str {
     match task {
         RootTask::List => {
@@ -318,6 +336,19 @@ const fn need_of_root(task: RootTask) -> &'static str {
         RootTask::Intermediate => {
             "make a request with: countersign pki rotate prepare --intermediate-csr FILE"
         }
+    }
+}
+
+fn revoke_earlier(directory: &Path, is_root_here: bool) -> String {
+    let dir = shell(directory);
+    if is_root_here {
+        let certificate = shell(&directory.join("earlier/intermediate.pem"));
+        format!("Revoke it with: countersign pki revoke --dir {dir} --cert {certificate}")
+    } else {
+        format!(
+            "Have the root revoke it where its key is, and take the list with: countersign pki crl \
+             --dir {dir} --root-crl FILE"
+        )
     }
 }
 

@@ -8,7 +8,8 @@ use super::error::PkiError;
 use crate::signing::request::IssueRequest;
 use crate::signing::signatory::AuthorityName;
 
-/// What a transaction changes. Each scope has a file of its own that describes the transaction.
+/// The group of files that a transaction changes. Each scope has a separate file that describes its
+/// transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// The authority's own files. Such a transaction is committed as soon as its file contains the
@@ -79,8 +80,8 @@ impl Layout {
         Self::new(self.directory.join("next"))
     }
 
-    /// Returns the paths below `pending/`, which contains the key and the request of an intermediate
-    /// that another program has yet to sign.
+    /// Returns the paths below `pending/`. The directory contains the key and the request of an
+    /// intermediate that another program has not signed yet.
     #[must_use]
     pub fn pending(&self) -> Self {
         Self::new(self.directory.join("pending"))
@@ -150,12 +151,14 @@ impl Layout {
         self.directory.join("inventory.db")
     }
 
-    /// `.lock`: its holder changes the directory.
+    /// Returns the path of `.lock`. The process that holds the lock on this file may change the
+    /// directory.
     pub(crate) fn lock_file(&self) -> PathBuf {
         self.directory.join(".lock")
     }
 
-    /// Returns the path of the file in which earlier versions kept their records.
+    /// Returns the path of `issued.jsonl`, in which old versions of this program recorded
+    /// certificates.
     pub(crate) fn journal(&self) -> PathBuf {
         self.directory.join("issued.jsonl")
     }

@@ -1,5 +1,5 @@
-//! The files that only an authority itself writes. Certificates of leaves and exports never
-//! replace them.
+//! Protects the files that only an authority itself writes. Certificates of leaves and exports
+//! never replace these files.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -8,13 +8,14 @@ use super::error::PkiError;
 use super::layout::{Layout, Scope};
 use crate::store;
 
-/// The folders of an authority whose files only the authority writes.
+/// The directories in which only the authority itself writes files.
 const FOLDERS: [&str; 5] = ["crl", "earlier", "next", "pending", "retired"];
 
-/// Refuses a path that belongs to an authority: the one in use or another. Links to its
-/// directory are followed, because the path counts and not its spelling.
+/// Returns an error if only an authority itself may write to `path`. Checks every directory above
+/// `path` for an authority. Symbolic links are resolved first, so the result does not depend on the
+/// spelling of the path.
 pub(crate) fn refuse_own(path: &Path) -> Result<(), PkiError> {
-    // If the directory does not exist, writing says so.
+    // If the directory does not exist, the later write reports the error.
     let Ok(folder) = store::parent(path).canonicalize() else {
         return Ok(());
     };
@@ -41,8 +42,8 @@ pub(crate) fn refuse_own(path: &Path) -> Result<(), PkiError> {
     Ok(())
 }
 
-/// Whether a file directly in an authority's directory is the authority's. Some file systems
-/// ignore the case of letters.
+/// Whether `name` is a file that only the authority writes, directly in its directory. Ignores the
+/// case of letters, because some file systems ignore it.
 fn is_own_name(layout: &Layout, name: &OsStr) -> bool {
     let mut files = layout.all_fixed_files();
     files.extend([
@@ -53,7 +54,8 @@ fn is_own_name(layout: &Layout, name: &OsStr) -> bool {
         layout.transaction(Scope::Authority),
         layout.transaction(Scope::Leaves),
     ]);
-    // Beside its database SQLite keeps others, whose names begin with the same words.
+    // SQLite creates more files next to its database. Their names begin with the name of the
+    // database.
     let is_beside_inventory = name
         .to_string_lossy()
         .to_ascii_lowercase()

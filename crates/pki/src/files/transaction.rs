@@ -111,7 +111,8 @@ impl Transaction {
             .mode(0o600)
             .open(&file)
             .map_err(failed)?;
-        // A process of the owner has to be able to recover.
+        // If root runs this program, the file gets the owner of the directory. Otherwise, after a
+        // crash, the owner's next command could not read the file and recover.
         if let Some(access) = FileAccess::inherited(base, 0o600) {
             access.give_to(&created).map_err(failed)?;
         }

@@ -139,9 +139,10 @@ pub struct Filter {
 pub(crate) struct Inventory {
     connection: Connection,
     path: PathBuf,
-    /// The stamp of a file that is read without locks.
+    /// The stamp of the database file, if the file was opened without locks.
     stamp: Option<FileStamp>,
-    /// The directory of a private copy. Removed after the connection is closed.
+    /// The temporary directory, if this is a private copy. It is declared after `connection`, so it
+    /// is removed after the connection is closed.
     _home: Option<TempDir>,
 }
 
@@ -184,7 +185,8 @@ impl Inventory {
                 found,
             });
         }
-        // The database appears together with its tables (`files::create`).
+        // `files::create` gives a new file its final path only when it has its tables. So a file
+        // without tables has lost its content.
         if found == 0 {
             return Err(InventoryError::Empty(self.path.clone()));
         }
@@ -292,8 +294,9 @@ impl Inventory {
             .map_err(sqlite(&self.path))
     }
 
-    /// Counts the live certificates of an issuer whose files hold a newer certificate with the same
-    /// names, which one of `issuer_keys` has signed.
+    /// Counts the live certificates of an issuer that were renewed. The inventory must have a newer
+    /// live certificate with the same file and the same names. One of `issuer_keys` must have
+    /// signed the newer certificate.
     pub(crate) fn count_renewed(
         &self,
         issuer_key: &str,
@@ -311,7 +314,8 @@ impl Inventory {
             .map_err(sqlite(&self.path))
     }
 
-    /// Returns the serial number of the certificate that is in the files of another one now.
+    /// Returns the serial number of the newest live renewal of the certificate `entry`. Returns
+    /// `None` if it was not renewed.
     pub(crate) fn successor(
         &self,
         entry: &Entry,
@@ -328,7 +332,7 @@ impl Inventory {
         run().map_err(sqlite(&self.path))
     }
 
-    /// Whether a live certificate of one of the issuers has this name and this path.
+    /// Whether one of the issuers has signed a live certificate with this name and this path.
     pub(crate) fn has_live(
         &self,
         issuer_keys: &[String],
@@ -479,7 +483,7 @@ fn user() -> String {
         .map_or_else(|| "unknown".to_owned(), |user| printable(&user))
 }
 
-/// Puts the earlier file of records aside, once it is taken over.
+/// Renames `issued.jsonl` after its records were imported, so that they are not imported again.
 pub(crate) fn retire_journal(journal: &Path) -> Result<(), StoreError> {
     store::rename(journal, &journal.with_extension("jsonl.imported"))
 }

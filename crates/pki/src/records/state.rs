@@ -102,20 +102,18 @@ impl CrlNumbers {
         *number
     }
 
-    /// Takes the number of the root over from another generation of it.
-    pub(crate) const fn keep_root_of(&mut self, other: Self) {
-        self.root = other.root;
+    const fn last(&self, authority: AuthorityName) -> u64 {
+        match authority {
+            AuthorityName::Root => self.root,
+            AuthorityName::Intermediate => self.intermediate,
+        }
     }
 
-    /// Notes that the root has signed a list with this number elsewhere.
-    pub(crate) fn note_root(&mut self, number: u64) {
-        self.root = self.root.max(number);
-    }
-
-    /// Makes `number` the next number of an authority.
+    /// Sets the state so that the next list of an authority gets the CRL number `number`.
     ///
     /// # Errors
-    /// With the lowest number that may be the next one, if it is lower than that or too high.
+    /// If `number` is lower than the next CRL number, or too high. The error is the lowest number
+    /// that is allowed.
     fn set_next(&mut self, authority: AuthorityName, number: u64) -> Result<(), u64> {
         let last = match authority {
             AuthorityName::Root => &mut self.root,
@@ -150,6 +148,14 @@ impl State {
             .any(|entry| entry.is_of(issuer) && entry.serial == serial)
     }
 
+    /// Returns the revocations of certificates that an authority has signed.
+    pub(crate) fn revoked_by(&self, signatory: Signatory) -> Vec<&RevokedCertificate> {
+        self.revoked
+            .iter()
+            .filter(|entry| entry.is_of(signatory))
+            .collect()
+    }
+
     /// Increments the CRL number of an authority. Returns the new CRL number, or 0 if the authority
     /// belongs neither to the current nor to the earlier generation.
     pub(crate) fn take_number(&mut self, signatory: Signatory) -> u64 {
@@ -164,11 +170,41 @@ impl State {
         }
     }
 
-    /// Makes `number` the next list number of an authority. Nothing changes for one that is
-    /// retired.
+    /// Returns the CRL number of the last list of an authority, or 0 if the authority belongs neither
+    /// to the current nor to the earlier generation.
+    pub(crate) fn last_number(&self, signatory: Signatory) -> u64 {
+        if signatory.generation == self.generation {
+            return self.crl_number.last(signatory.name);
+        }
+        match &self.earlier {
+            Some(earlier) if earlier.generation == signatory.generation => {
+                earlier.crl_number.last(signatory.name)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Records that an authority has signed a list with this CRL number elsewhere. A lower number
+    /// changes nothing.
+    pub(crate) fn note_number(&mut self, signatory: Signatory, number: u64) {
+        // An error means that the number is not higher.
+        let _ = self.set_next_number(signatory, number.saturating_add(1));
+    }
+
+    /// Returns the authority with this name of the current generation.
+    pub(crate) const fn current(&self, name: AuthorityName) -> Signatory {
+        Signatory {
+            name,
+            generation: self.generation,
+        }
+    }
+
+    /// Sets the state so that the next list of an authority gets the CRL number `number`. Changes
+    /// nothing if the authority belongs neither to the current nor to the earlier generation.
     ///
     /// # Errors
-    /// With the lowest number that may be the next one.
+    /// If `number` is lower than the next CRL number, or too high. The error is the lowest number
+    /// that is allowed.
     pub(crate) fn set_next_number(&mut self, signatory: Signatory, number: u64) -> Result<(), u64> {
         if signatory.generation == self.generation {
             return self.crl_number.set_next(signatory.name, number);
@@ -181,11 +217,14 @@ impl State {
         }
     }
 
-    /// Makes the present generation the earlier one. If the new generation keeps the root, it keeps
-    /// the revocations of that root, whose list goes on.
-    pub(crate) fn rotate(&mut self, crl_number: CrlNumbers, keeps_root: bool) {
+    /// Makes the current generation the earlier one. If the new generation keeps the root, moves
+    /// the revocations of that root to the new generation. The root then continues its revocation
+    /// list.
+    pub(crate) fn rotate(&mut self, keeps_root: bool) {
+        let mut crl_number = CrlNumbers::default();
         let next = self.generation.next();
         if keeps_root {
+            crl_number.root = self.crl_number.root;
             for entry in &mut self.revoked {
                 if entry.issuer == AuthorityName::Root && entry.generation == self.generation {
                     entry.generation = next;
@@ -382,7 +421,7 @@ mod tests {
         state.write(&path).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains("version = 1") && !text.contains("generation"));
-        state.rotate(CrlNumbers::default(), false);
+        state.rotate(false);
         state.write(&path).unwrap();
         assert_eq!(State::read(&path).unwrap(), state);
         let text = std::fs::read_to_string(&path).unwrap();

@@ -214,8 +214,8 @@ impl CertificateAuthority {
         self.sign(&params, key, validity.cut)
     }
 
-    /// Signs a leaf for no use, to ask the gateway's verifier about the authority. It is never
-    /// written to a file.
+    /// Signs a leaf with which the verifier of gateways is asked about this authority. The leaf is
+    /// never written to a file.
     pub(crate) fn sign_trial(&self, now: i64) -> Result<CertificateDer<'static>, AuthorityError> {
         let key = key::generate().map_err(Box::new)?;
         let names = SubjectNames::new().spiffe_text("/trial", &self.certificate.trust_domain)?;
@@ -225,8 +225,8 @@ impl CertificateAuthority {
         Ok(signed.der)
     }
 
-    /// Returns a request for an intermediate of a trust domain, in PEM. It asks for the extensions
-    /// that [`CertificateAuthority::new_intermediate`] writes.
+    /// Returns a request for an intermediate of a trust domain, in PEM. The request contains the
+    /// extensions that [`CertificateAuthority::new_intermediate`] would write.
     pub(crate) fn request_intermediate(
         profile: &CertificateProfile,
         domain: &TrustDomain,
@@ -238,7 +238,8 @@ impl CertificateAuthority {
             cut: false,
         };
         let mut params = authority_params(profile, domain, &validity)?;
-        // The signer decides these, and the encoder refuses a request with them.
+        // The root that signs the request sets these values. rcgen refuses to encode a request that
+        // contains them.
         params.serial_number = None;
         params.crl_distribution_points = Vec::new();
         params.use_authority_key_identifier_extension = false;

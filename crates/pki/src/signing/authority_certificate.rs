@@ -173,6 +173,12 @@ impl AuthorityCertificate {
             && certificate.verify_signature(Some(own.public_key())).is_ok()
     }
 
+    /// Whether the certificate limits how many authorities may follow below it.
+    #[must_use]
+    pub const fn has_path_length(&self) -> bool {
+        self.path_length.is_some()
+    }
+
     /// Whether the certificate limits the names in the certificates below it.
     pub(crate) const fn has_name_constraints(&self) -> bool {
         self.has_name_constraints

@@ -94,7 +94,7 @@ impl SigningRequest {
         &self.subject
     }
 
-    /// Returns what the request asks for and the certificate will not have, in words.
+    /// Returns descriptions of what the request contains but the certificate will not contain.
     #[must_use]
     pub fn ignored(&self) -> &[String] {
         &self.ignored
@@ -191,15 +191,15 @@ fn ip_address(octets: &[u8]) -> Option<IpAddr> {
         .ok()
 }
 
-/// Checks the signature, which proves possession of the key: without it, a requester could have a
-/// certificate for the key of another.
+/// Checks the signature, which proves that the requester has the private key. Without this check, a
+/// requester could get a certificate for the key of someone else.
 fn check_possession(
     der: &[u8],
     request: &X509CertificationRequest<'_>,
 ) -> Result<(), RequestError> {
     let key = request.certification_request_info.subject_pki.raw;
     let signed = SignedParts::read(der);
-    // The two readers support different algorithms.
+    // One of two verifiers must accept the signature, because they support different algorithms.
     if request.verify_signature().is_ok() || signed.is_some_and(|signed| signed.is_signed_by(key)) {
         return Ok(());
     }

@@ -203,7 +203,8 @@ impl Staged {
         Self::written(path, content, audience, existing, ASIDE_PREFIX, true)
     }
 
-    /// Like [`Self::written`]. A new file that root makes is for the owner of its directory.
+    /// Same as [`Self::written`]. But if root runs this program, a new file gets the owner of the
+    /// directory.
     pub(crate) fn written_at_home(
         path: &Path,
         content: &[u8],
@@ -216,7 +217,8 @@ impl Staged {
         Self::written_for(path, content, audience, inherited, existing, prefix, sync)
     }
 
-    /// Writes a file under a name that begins with `prefix`. Without `sync` it is not durable yet.
+    /// Writes `content` to a temporary file whose name begins with `prefix`. If `sync` is false,
+    /// the file is not durable yet.
     pub(crate) fn written(
         path: &Path,
         content: &[u8],
@@ -228,8 +230,8 @@ impl Staged {
         Self::written_for(path, content, audience, None, existing, prefix, sync)
     }
 
-    /// `new` is the access to the file if it replaces none; a file that replaces another one keeps
-    /// its owner, group and mode.
+    /// Writes the temporary file. If it will replace a file, it gets the owner, group and mode of
+    /// that file, within the limits of `audience`. Otherwise it gets the access `new`.
     fn written_for(
         path: &Path,
         content: &[u8],
@@ -239,7 +241,7 @@ impl Staged {
         prefix: &str,
         sync: bool,
     ) -> Result<Self, StoreError> {
-        // Fails early; putting it in place checks again.
+        // Fails before anything is written. The rename checks this again.
         if existing == Existing::Refuse {
             refuse_existing(path)?;
         }
@@ -255,7 +257,8 @@ impl Staged {
             Audience::Owner => access.private(),
             Audience::Public => access.public(),
         });
-        // `tempfile` creates exclusively, with the mode from the first moment on.
+        // `tempfile` creates a new file and sets its mode at the same time. So other users can
+        // never open a private file.
         kill_point();
         let mut aside = tempfile::Builder::new()
             .prefix(prefix)
@@ -303,7 +306,7 @@ impl Staged {
         self.existing
     }
 
-    /// Prevents that the temporary file is removed on drop. [`place_unsynced`] can rename it
+    /// Keeps the temporary file when the value is dropped. [`place_unsynced`] can rename the file
     /// afterwards.
     pub(crate) fn leave_aside(self) {
         // `keep` cannot fail on Unix.
@@ -384,8 +387,8 @@ impl Barrier {
     #[cfg(target_os = "linux")]
     pub(crate) const SYNCS: bool = true;
 
-    /// Does nothing, because this system has no such call. Each file was synced when it was
-    /// written.
+    /// Does nothing, because only Linux can make all files durable with one call. Each file was
+    /// synced when it was written.
     #[cfg(not(target_os = "linux"))]
     #[expect(
         clippy::unused_self,
@@ -400,7 +403,7 @@ impl Barrier {
     pub(crate) const SYNCS: bool = false;
 }
 
-/// Makes a file of this process's own private and writable.
+/// Sets the mode of a file to 0600: its owner may read and write it, and other users may not.
 pub(crate) fn make_private(path: &Path) -> Result<(), StoreError> {
     std::fs::set_permissions(path, Permissions::from_mode(0o600))
         .map_err(StoreError::io("change the mode of", path))
@@ -431,8 +434,8 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     sync_directory(parent(to))
 }
 
-/// Creates a directory and its parents, unless they exist. Those that root makes belong to the
-/// owner of the directory in which they are.
+/// Creates a directory and its parents, unless they exist. If root runs this program, a new
+/// directory gets the owner of its parent directory.
 pub(crate) fn create_directory(path: &Path) -> Result<(), StoreError> {
     kill_point();
     if path.is_dir() {
@@ -441,7 +444,7 @@ pub(crate) fn create_directory(path: &Path) -> Result<(), StoreError> {
     let parent = parent(path);
     create_directory(parent)?;
     match file_access::create_directory(path) {
-        // Another process was faster.
+        // Another process has created the directory first.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         created => created.map_err(StoreError::io("create directory", path)),
     }

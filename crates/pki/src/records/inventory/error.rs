@@ -6,21 +6,22 @@ use super::schema;
 use crate::identity::text::printable;
 use crate::store::StoreError;
 
-/// Why the inventory cannot be used.
+/// The reason why the inventory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InventoryError {
     /// The file could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// SQLite refused.
+    /// SQLite returned an error.
     #[error("cannot use {}: {error}", .path.display())]
     Sqlite {
-        /// The file.
+        /// The path of the database.
         path: PathBuf,
-        /// SQLite's reason.
+        /// The error of SQLite.
         error: rusqlite::Error,
     },
-    /// The file has lost its content.
+    /// The database has lost its content: it is empty or has no tables. Or it is missing although
+    /// its write-ahead log still exists.
     #[error(
         "{path} is empty, although this program never leaves it so: its records of what was issued \
          are lost. Restore it from a backup. If there is none, move it away together with the files \
@@ -30,18 +31,18 @@ pub enum InventoryError {
         path = .0.display(), name = file_name(.0)
     )]
     Empty(PathBuf),
-    /// The file was written by a newer program.
+    /// A newer version of this program has written the database.
     #[error(
         "{} has format version {found}; this program knows {} and older. Use the newer program",
         .path.display(), schema::VERSION
     )]
     Newer {
-        /// The file.
+        /// The path of the database.
         path: PathBuf,
-        /// The version that was found.
+        /// The version of the tables in the database.
         found: i64,
     },
-    /// The file was changed by another program while it was read without locks.
+    /// Another process changed the database while this process read it without locks.
     #[error("{} was changed while it was read; run the command again", .0.display())]
     Changed(PathBuf),
 }

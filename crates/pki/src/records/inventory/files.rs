@@ -15,15 +15,15 @@ use crate::file_read::require_regular;
 use crate::kill_point::kill_point;
 use crate::store::{self, StoreError};
 
-/// The endings of the names of the files that SQLite keeps beside the database.
+/// The suffixes that SQLite adds to the name of the database for its other files.
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// Makes sure that the file and those beside it are regular files for their owner alone: a
-/// user who can open them can hold SQLite's locks, and so keep others from writing. Returns
-/// whether there is a file.
+/// Makes sure that the database and SQLite's other files are regular files, and that other users
+/// cannot open them. Otherwise another user could hold SQLite's locks and so block writers. A group
+/// may keep read access. Returns whether the database exists.
 ///
-/// Works on paths, because closing a descriptor gives up all locks that this process
-/// holds on the file, those of its other connections too (POSIX).
+/// Does not open the files for reading or writing. Under POSIX, closing a descriptor releases all
+/// locks that the process holds on the file, also those of other connections.
 pub(super) fn keep_private(path: &Path) -> Result<bool, InventoryError> {
     let exists = check(path)?;
     for file in [path.to_owned()].into_iter().chain(beside(path)) {
@@ -32,8 +32,8 @@ pub(super) fn keep_private(path: &Path) -> Result<bool, InventoryError> {
     Ok(exists)
 }
 
-/// Returns whether there is a database that SQLite may open. Refuses what it would take for a
-/// new database: it would then remove the changes that are beside it.
+/// Returns whether there is a database that SQLite may open. Returns an error if SQLite would treat
+/// the database as new. SQLite would then delete the changes in the write-ahead log.
 pub(super) fn check(path: &Path) -> Result<bool, InventoryError> {
     match path.metadata() {
         Ok(metadata) if metadata.is_file() && metadata.len() == 0 => {
@@ -50,7 +50,7 @@ pub(super) fn check(path: &Path) -> Result<bool, InventoryError> {
     }
 }
 
-/// Refuses what is not a regular file in place of the database or of a file beside it.
+/// Returns an error if the database, or a file that SQLite keeps next to it, is not a regular file.
 pub(super) fn require_regular_files(path: &Path) -> Result<(), StoreError> {
     for file in [path.to_owned()].into_iter().chain(beside(path)) {
         regular(&file)?;
@@ -58,7 +58,8 @@ pub(super) fn require_regular_files(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Returns the metadata of a regular file. None if there is no file.
+/// Returns the metadata of a regular file. Returns `None` if the file does not exist, and an error
+/// if it is not a regular file.
 fn regular(file: &Path) -> Result<Option<Metadata>, StoreError> {
     let metadata = match file.metadata() {
         Ok(metadata) => metadata,
@@ -72,14 +73,15 @@ fn regular(file: &Path) -> Result<Option<Metadata>, StoreError> {
     Ok(Some(metadata))
 }
 
-/// Whether there are changes beside the database that are not in it yet.
+/// Whether the write-ahead log may contain changes that are not in the database file yet.
 pub(super) fn has_changes_beside(path: &Path) -> bool {
     with_ending(path, "-wal")
         .metadata()
         .is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
 }
 
-/// Whether a process has the database open, or was killed while it had.
+/// Whether SQLite's shared memory exists. A process has the database open, or was killed while it
+/// had the database open.
 pub(super) fn has_shared_memory(path: &Path) -> bool {
     ["-wal", "-shm"]
         .iter()
@@ -100,13 +102,14 @@ fn keep_file_private(file: &Path) -> Result<(), StoreError> {
     let Some(metadata) = regular(file)? else {
         return Ok(());
     };
-    // A group that may read was given that right on purpose.
+    // Read access of the group stays, because an operator has probably set it on purpose.
     if metadata.permissions().mode() & 0o037 == 0 {
         return Ok(());
     }
     match set_private(file) {
-        // Another user's file; one that SQLite has just removed; or a file system
-        // that is only read.
+        // The mode cannot be changed if another user owns the file, or if the file system is
+        // read-only. SQLite may also have just removed the file. The inventory can still be used in
+        // these cases.
         Err(error)
             if matches!(
                 error.kind(),
@@ -121,8 +124,9 @@ fn keep_file_private(file: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Sets mode 0600. Follows no symbolic link, because a user who can write to the directory
-/// could choose another user's file with it. A descriptor that was opened with `O_PATH` gives up no lock.
+/// Sets the mode 0600. Does not follow a symbolic link, because a user who can write to the
+/// directory could link to a file of another user. Closing a descriptor that was opened with
+/// `O_PATH` releases no locks.
 fn set_private(file: &Path) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(file, flags, Mode::empty())?);
@@ -133,9 +137,9 @@ fn set_private(file: &Path) -> io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(0o600))
 }
 
-/// Creates a database with its tables, for its owner alone. It appears in its place complete, so
-/// that an empty file there has lost its content. A process that is killed meanwhile may leave
-/// a file whose name begins with that of the database, and which is never read.
+/// Creates a database with its tables, which only its owner may use. Writes to a temporary file,
+/// and renames it to `path` when it is complete. So an empty file at `path` has lost its content.
+/// If the process is killed, the temporary file may remain, but no program reads it.
 pub(super) fn create(
     path: &Path,
     fill: impl FnOnce(&mut Connection) -> rusqlite::Result<()>,
@@ -160,7 +164,7 @@ pub(super) fn create(
     connection.close().map_err(|(_, error)| failed(error))?;
     kill_point();
     match aside.persist_noclobber(path) {
-        // Another process was faster.
+        // Another process has created the database first.
         Err(failure) if failure.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         placed => {
             placed.map_err(|failure| StoreError::io("create", path)(failure.error))?;

@@ -1,5 +1,5 @@
-//! Reading the inventory without writing anything: from a read-only file system, or by a user
-//! who may read the files and not change them.
+//! Reads the inventory without writing anything. This is necessary on a read-only file system, and
+//! for users who may only read the files.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -15,9 +15,11 @@ use crate::file_stamp::FileStamp;
 use crate::signing::revoked::RevokedCertificate;
 use crate::store::{self, StoreError};
 
-/// Reads the database beside other processes, by the shared memory that they have made.
+/// Options for SQLite: read the database while other processes have it open. SQLite uses the shared
+/// memory that these processes have created.
 const BESIDE_OTHERS: &str = "mode=ro&readonly_shm=1";
-/// Reads the file as it is, without locks. Only right if no process changes the file meanwhile.
+/// Options for SQLite: read the database file without locks. The result is correct only if no
+/// process changes the file meanwhile.
 const UNLOCKED: &str = "mode=ro&immutable=1";
 
 impl Inventory {
@@ -28,8 +30,8 @@ impl Inventory {
             && (may_write(path, Access::READ_OK | Access::WRITE_OK) || !path.exists())
     }
 
-    /// Opens the inventory of a directory in which nothing may be written. It is empty if there
-    /// is none. [`Self::check_unchanged`] has to follow after reading.
+    /// Opens the inventory without writing anything. If the file does not exist, the inventory is
+    /// empty. After reading, the caller must call [`Self::check_unchanged`].
     pub(crate) fn open_to_read(path: &Path) -> Result<Self, InventoryError> {
         if !files::check(path)? {
             return Self::empty(path);
@@ -37,14 +39,15 @@ impl Inventory {
         files::require_regular_files(path)?;
         access(path, Access::READ_OK)
             .map_err(|error| StoreError::io("read", path)(error.into()))?;
-        // Otherwise SQLite would make them, if it could, and they would belong to this user.
+        // The shared memory must already exist. Otherwise SQLite would try to create it, and the
+        // new files would belong to the current user.
         if files::has_shared_memory(path) {
             match Self::open_by(path, BESIDE_OTHERS) {
                 Err(InventoryError::Sqlite { error, .. }) if needs_more_rights(&error) => {}
                 opened => return opened,
             }
         }
-        // No process has the database open, or its shared memory may not be read.
+        // No process has the database open, or this user may not read its shared memory.
         if files::has_changes_beside(path) {
             return Self::open_copy_of_files(path);
         }
@@ -71,13 +74,14 @@ impl Inventory {
         let connection = Connection::open_with_flags(uri, flags).map_err(&failed)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(&failed)?;
         let inventory = Self::with(connection, path);
-        // The first statement opens the files.
+        // SQLite opens the files when it executes the first statement. So errors of opening are
+        // returned here.
         inventory.check_version()?;
         Ok(inventory)
     }
 
-    /// Opens a private copy of the database and of the changes beside it. A process that was
-    /// killed has left them.
+    /// Opens a private copy of the database and of its write-ahead log. This is needed if a killed
+    /// process has left changes in the log.
     fn open_copy_of_files(path: &Path) -> Result<Self, InventoryError> {
         let home = private_directory(path)?;
         let copy = home.path().join("inventory.db");
@@ -90,7 +94,8 @@ impl Inventory {
         let before = stamps();
         for (source, target) in sources()
             .zip([copy.clone()].into_iter().chain(files::beside(&copy)))
-            // SQLite makes the shared memory anew from the changes.
+            // The shared memory is not copied, because SQLite creates it again from the write-ahead
+            // log.
             .filter(|(source, _)| !source.as_os_str().as_bytes().ends_with(b"-shm"))
         {
             match std::fs::copy(&source, &target) {
@@ -106,7 +111,8 @@ impl Inventory {
         Self::open_at(&copy, path, home)
     }
 
-    /// Returns a copy that can be changed. The inventory itself stays as it is.
+    /// Returns a private copy of the inventory, which can be changed. The files of the inventory
+    /// stay unchanged.
     pub(crate) fn private_copy(self) -> Result<Self, InventoryError> {
         let home = private_directory(&self.path)?;
         let copy = home.path().join("inventory.db");
@@ -117,7 +123,8 @@ impl Inventory {
         Self::open_at(&copy, &self.path, home)
     }
 
-    /// Opens a copy in a directory of its own. `path` is for error messages.
+    /// Opens the private copy `copy` in the temporary directory `home`. `path` is the path of the
+    /// original, for error messages.
     fn open_at(copy: &Path, path: &Path, home: TempDir) -> Result<Self, InventoryError> {
         store::make_private(copy)?;
         let opened = Self::open(copy)?;
@@ -128,8 +135,8 @@ impl Inventory {
         })
     }
 
-    /// Fails if the file has changed since it was opened without locks: what was read may then be
-    /// wrong.
+    /// Returns an error if the file has changed since it was opened without locks, because the
+    /// records that were read may be wrong.
     pub(crate) fn check_unchanged(&self) -> Result<(), InventoryError> {
         match &self.stamp {
             Some(stamp) if FileStamp::at(&self.path).as_ref() != Some(stamp) => {
@@ -139,7 +146,7 @@ impl Inventory {
         }
     }
 
-    /// Whether one of the revocations of an issuer is not copied here yet.
+    /// Whether the inventory contains a certificate of `revoked` that is not marked as revoked.
     pub(crate) fn lacks_one_of<'a>(
         &self,
         issuer_key: &str,
@@ -165,7 +172,7 @@ impl Inventory {
     }
 }
 
-/// Whether SQLite could not open one of the files beside the database, or would have to write it.
+/// Whether SQLite has failed because this user may not open a file, or may not write to it.
 fn needs_more_rights(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),

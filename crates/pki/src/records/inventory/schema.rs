@@ -46,8 +46,8 @@ pub(super) const HAS_LIVE: &str = "
     WHERE name.name = ?2 AND certificate.certificate = ?3 AND not_after >= ?4
         AND revoked_at IS NULL AND issuer_key IN (SELECT value FROM json_each(?1))";
 
-/// The condition that a certificate `s` has taken the place of a certificate `c`: the same file,
-/// the same names, and still good.
+/// SQL condition: certificate `s` is a live renewal of certificate `c`. Both have the same file and
+/// the same names. `s` is newer, not revoked and not expired.
 macro_rules! succeeds {
     () => {
         "s.id > c.id AND s.certificate = c.certificate AND s.names = c.names
@@ -56,7 +56,7 @@ macro_rules! succeeds {
     };
 }
 
-/// Counts the live certificates of an issuer whose place another one has taken.
+/// Counts the live certificates of an issuer that have a live renewal.
 pub(super) const COUNT_RENEWED: &str = concat!(
     "SELECT COUNT(*) FROM certificate AS c
      WHERE c.issuer_key = ?1 AND c.revoked_at IS NULL AND c.not_after >= ?2 AND EXISTS (
@@ -66,7 +66,7 @@ pub(super) const COUNT_RENEWED: &str = concat!(
     ")"
 );
 
-/// Finds the serial number of the newest certificate that has taken the place of another one.
+/// Finds the serial number of the newest live renewal of a certificate.
 pub(super) const SUCCESSOR: &str = concat!(
     "SELECT s.serial FROM certificate AS c
      JOIN name AS n ON n.name = json_extract(c.names, '$[0]')
@@ -125,14 +125,15 @@ pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
-/// Makes the tables of a new file, which no other process uses yet.
+/// Creates the tables in a new file, which no other process uses yet.
 pub(super) fn create(connection: &mut Connection) -> rusqlite::Result<()> {
-    // It is put in place when it is complete, so that it needs no journal until then.
+    // After a crash, the incomplete file is never read, because it does not have its final path
+    // yet. So no journal file is needed.
     connection.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = FULL;")?;
     migrate(connection)
 }
 
-/// Brings an older file up to date, in one step per version.
+/// Changes the tables of an old version to the current version, in one step per version.
 pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     if version(connection)? == VERSION {
         return Ok(());
