@@ -84,7 +84,7 @@ pub(super) struct RotateArgs {
 #[derive(Debug, Subcommand)]
 enum Step {
     /// Make a new root and intermediate, and keep the current ones trusted.
-    Prepare(PrepareArgs),
+    Prepare(Box<PrepareArgs>),
     /// Show which certificates still depend on the earlier generation.
     Status(StatusArgs),
     /// Stop trusting the earlier root.

@@ -144,7 +144,6 @@ pub fn shell(path: &Path) -> String {
 }
 
 /// Returns a function that quotes the path with a suffix as one word of a POSIX shell.
-#[must_use]
 pub fn shell_with(path: &Path) -> impl Fn(&str) -> String + use<'_> {
     |suffix| shell_word(&format!("{}{suffix}", path.to_string_lossy()))
 }
