@@ -340,8 +340,8 @@ impl Running {
 
     fn unit_error(&self, errors: &[Diagnostic], report: ResolveReport) -> UnitError {
         let mut stamps = report.stamps;
-        // The resolution also recorded the stamp of the configuration file, which is not part of
-        // the unit.
+        // `stamps` also contains the configuration file. A change of that file does not mean that
+        // the files of this unit have to be read again.
         stamps.remove(&self.path);
         UnitError {
             errors: self.lines(errors),

@@ -56,8 +56,8 @@ const PEM_END: &str = "-----END";
 pub(super) struct Redaction {
     /// The text of the file, with an asterisk for each byte of a secret. All positions stay valid.
     shown: String,
-    /// The lines and quoted parts of the secrets, longest first. A message may contain one of these
-    /// parts alone.
+    /// Each line of the secrets, and each text between quotation marks in them, longest first. They
+    /// are also hidden in messages, because a message may quote only a part of a secret.
     secrets: Vec<String>,
 }
 

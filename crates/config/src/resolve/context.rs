@@ -191,8 +191,8 @@ impl Context<'_> {
         value
     }
 
-    /// Reads a single file as a unit of material. If the load uses the present value of the unit
-    /// again, returns that content.
+    /// Returns the content of a single file that is a unit of material. Does not read the file if
+    /// this load keeps the content that is in service.
     pub(super) fn read_unit(
         &mut self,
         key: UnitKey,

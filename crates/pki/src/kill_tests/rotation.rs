@@ -1,4 +1,4 @@
-//! Rotations that are killed.
+//! Tests that end the process in the middle of a rotation, and then continue the rotation.
 
 use super::*;
 

@@ -16,7 +16,7 @@ pub(crate) struct ForwardContext<'a> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) route: &'a Arc<Route>,
     pub(crate) permit: &'a Permit,
-    /// The caller's key in the limits that give each caller a share.
+    /// Identifies the caller in the limits that give each caller a share.
     pub(crate) share_key: ShareKey,
 }
 
