@@ -237,6 +237,25 @@ impl Assertion {
         self.htm.is_some() && self.htu.is_some() && self.jti.is_some()
     }
 
+    /// Returns whether the gateway verified a certificate of the caller. Use this and not
+    /// `client_cert` for the question: with the setting `assertion = "compact"`, assertions have
+    /// no `client_cert`.
+    #[must_use]
+    pub fn has_certificate(&self) -> bool {
+        self.authn
+            .methods
+            .iter()
+            .any(|method| method == "certificate")
+    }
+
+    /// Returns the base64url SHA-256 of the caller's certificate (RFC 8705 section 3.1), from
+    /// `client_cert` or from `authn`. Returns `None` if the caller has no certificate.
+    #[must_use]
+    pub fn certificate_thumbprint(&self) -> Option<&str> {
+        let full = self.client_cert.as_ref().map(|leaf| leaf.x5t_s256.as_str());
+        full.or(self.authn.x5t_s256.as_deref())
+    }
+
     /// Returns whether the hash of `body` is equal to `htb`. Returns `None` if the assertion has
     /// no `htb`, because the assertion is then not bound to a body.
     #[must_use]

@@ -457,6 +457,28 @@ fn the_body_is_bound_where_both_sides_say_so() {
 }
 
 #[test]
+fn a_compact_assertion_is_of_a_caller_with_a_certificate_too() {
+    let key = SigningKey::ed_dsa();
+    let full = request_claims();
+    let thumbprint = full["client_cert"]["x5t#S256"].as_str().unwrap();
+    let mut compact = full.clone();
+    compact.as_object_mut().unwrap().remove("client_cert");
+    compact["authn"]["x5t#S256"] = json!(thumbprint);
+    for claims in [&full, &compact] {
+        let verified = verifier(&key).verify(&key.assertion(claims), &request());
+        let caller = verified.unwrap();
+        assert!(caller.has_certificate());
+        assert_eq!(caller.certificate_thumbprint(), Some(thumbprint));
+    }
+    let mut by_token = compact;
+    by_token["authn"] = json!({"methods": ["token"], "at": 1, "resumed": false});
+    let verified = verifier(&key).verify(&key.assertion(&by_token), &request());
+    let caller = verified.unwrap();
+    assert!(!caller.has_certificate());
+    assert_eq!(caller.certificate_thumbprint(), None);
+}
+
+#[test]
 fn binding_to_the_caller_alone_is_opt_in() {
     let key = SigningKey::ed_dsa();
     let token = key.assertion(&caller_claims());
