@@ -30,12 +30,6 @@ fn with_free_ports() -> TempDir {
     directory
 }
 
-fn append(directory: &TempDir, text: &str) {
-    let file = directory.path().join("countersign.toml");
-    let before = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, format!("{before}\n{text}")).unwrap();
-}
-
 #[test]
 fn every_obstacle_of_the_machine_is_an_error_at_once_and_nothing_is_made() {
     let directory = with_free_ports();
@@ -48,12 +42,13 @@ fn every_obstacle_of_the_machine_is_an_error_at_once_and_nothing_is_made() {
         &format!("address = \"{address}\""),
     );
     std::fs::write(directory.path().join("file"), "x").unwrap();
-    append(
+    change(
         &directory,
-        "[audit]\nfile = \"nowhere/audit.jsonl\"\nchains = \"file/chains\"\n\
-         [deny_list]\nfile = \"nowhere/deny.json\"\n",
+        "file = \"audit.jsonl\"",
+        "file = \"nowhere/audit.jsonl\"\nchains = \"file/chains\"",
     );
-    change(&directory, "[admin]\n", "[admin]\nsocket = \"file\"\n");
+    change(&directory, "\"deny.json\"", "\"nowhere/deny.json\"");
+    change(&directory, "\"admin.sock\"", "\"file\"");
     // An error of the file itself is reported together with them.
     change(&directory, "certs/trust.pem", "certs/missing.pem");
     let run = check(&config, &[]);
@@ -88,15 +83,10 @@ fn every_obstacle_of_the_machine_is_an_error_at_once_and_nothing_is_made() {
 #[test]
 fn what_a_start_makes_itself_is_no_obstacle_and_is_not_made() {
     let directory = with_free_ports();
-    append(
-        &directory,
-        "[audit]\nfile = \"audit.jsonl\"\nchains = \"var/chains\"\n\
-         [deny_list]\nfile = \"deny.json\"\n",
-    );
     change(
         &directory,
-        "[admin]\n",
-        "[admin]\nsocket = \"admin.sock\"\n",
+        "file = \"audit.jsonl\"",
+        "file = \"audit.jsonl\"\nchains = \"var/chains\"",
     );
     let run = check(&directory.path().join("countersign.toml"), &[]);
     assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{run:?}");
