@@ -4,6 +4,7 @@
 mod api_keys;
 mod denied;
 mod explained;
+mod forwarded_claims;
 mod issuers;
 mod lifetimes;
 mod limits;

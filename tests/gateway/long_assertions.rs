@@ -57,18 +57,47 @@ fn refused(answer: &Answer, status: u16, parts: &[&str]) {
 #[tokio::test]
 async fn a_long_name_takes_the_place_of_details() {
     let world = world("", "").await;
-    let id = long_id(1200);
-    let client = world.anonymous().with(&world.ca.issue(Leaf::with_uri(&id)));
-    for protocol in Protocol::BOTH {
-        let answer = client.clone().protocol(protocol).get("/a").await.unwrap();
-        let claims = claims(&world, &answer, "/a", 4096).await;
-        assert_eq!(claims["sub"], id);
-        let certificate = &claims["client_cert"];
-        assert_eq!(certificate["sans"]["uri"], json!([]));
-        assert_eq!(certificate["sans_truncated"], true);
-        assert_ne!(certificate["issuer"], "");
-        assert_eq!(claims["authn"]["trust_domain"], "example.org");
+    for (length, without_issuer) in [(800, false), (1200, true)] {
+        let id = long_id(length);
+        let client = world.anonymous().with(&world.ca.issue(Leaf::with_uri(&id)));
+        for protocol in Protocol::BOTH {
+            let answer = client.clone().protocol(protocol).get("/a").await.unwrap();
+            let claims = claims(&world, &answer, "/a", 4096).await;
+            assert_eq!(claims["sub"], id);
+            let certificate = &claims["client_cert"];
+            assert_eq!(certificate["sans"]["uri"], json!([]));
+            assert_eq!(certificate["sans_truncated"], true);
+            assert_eq!(certificate["issuer"] == "", without_issuer);
+            let said = certificate.get("issuer_truncated");
+            assert_eq!(said.is_some(), without_issuer, "{certificate}");
+            assert_eq!(claims["authn"]["trust_domain"], "example.org");
+        }
     }
+}
+
+/// A service must not take a missing name for a certificate without the name, so a caller must not
+/// be able to choose that names are missing.
+#[tokio::test]
+async fn a_long_path_makes_no_name_disappear() {
+    let world = world("", "").await;
+    let spiffe = world.ca.spiffe(CALLER);
+    let leaf = Leaf::with_uri(&spiffe).dns("restricted.example.org");
+    let client = world.anonymous().with(&world.ca.issue(leaf));
+    let mut refusals = 0;
+    for length in (1..2600).step_by(100) {
+        let path = format!("/{}", "p".repeat(length));
+        let answer = client.get(&path).await.unwrap();
+        if answer.status == 200 {
+            let (_, claims) = decode(&assertion(&answer));
+            let sans = &claims["client_cert"]["sans"];
+            assert_eq!(sans["uri"], json!([spiffe]), "{length}");
+            assert_eq!(sans["dns"], json!(["restricted.example.org"]), "{length}");
+        } else {
+            refused(&answer, 414, &["`htu` has", "`max_size`"]);
+            refusals += 1;
+        }
+    }
+    assert!(refusals > 0);
 }
 
 #[tokio::test]
@@ -85,7 +114,7 @@ async fn long_additional_names_are_left_out_from_the_end() {
     let certificate = &claims["client_cert"];
     assert_eq!(certificate["sans"]["uri"], json!([spiffe]));
     let names = certificate["sans"]["dns"].as_array().unwrap();
-    assert!((4..16).contains(&names.len()), "{names:?}");
+    assert!((3..16).contains(&names.len()), "{names:?}");
     for (number, name) in names.iter().enumerate() {
         assert!(name.as_str().unwrap().starts_with(&format!("n{number}.")));
     }

@@ -220,10 +220,6 @@ pub struct TokenClaims {
     /// The base64url SHA-256 of the token (RFC 9449 section 4.2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ath: Option<String>,
-    /// `true` if the claims in `other` were left out, because the assertion would be too long. If
-    /// the value is `false`, the JSON does not contain this member.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub claims_truncated: bool,
     /// Other claims of the token that the route is configured to pass on.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,

@@ -1,9 +1,11 @@
 //! The claims about the caller: certificate, authentication and token.
 //!
-//! An assertion has a maximum size. If it would be longer, some of these claims are left out, in
-//! this order: names in `sans`, `issuer`, and the claims of the token that the configuration
-//! forwards. The name of the caller, the request, the thumbprint and the trust domain are never
-//! left out.
+//! An assertion has a maximum size. If the claims about the caller do not fit, names in `sans` are
+//! left out, and then `issuer`. Everything else is never left out, because a service could take a
+//! missing claim for a missing restriction.
+//!
+//! What is left out depends only on the caller's credentials. If it depended on the request too, a
+//! caller could make a claim disappear with a long path.
 
 use std::fmt::Write as _;
 
@@ -41,16 +43,18 @@ struct Trim {
     /// Maximum size of all names in `sans`, as JSON.
     sans: usize,
     issuer: bool,
-    token_claims: bool,
 }
 
 impl Trim {
     const NOTHING: Self = Self {
         sans: usize::MAX,
         issuer: false,
-        token_claims: false,
     };
 }
+
+/// Details of the caller's certificate are left out until a path of this number of bytes fits.
+/// `check` and `pki issue` warn if it does not fit even then.
+pub const WANTED_PATH: usize = 1024;
 
 /// The size of `,"sans_truncated":true`.
 const SANS_TRUNCATED: &str = ",\"sans_truncated\":true";
@@ -62,44 +66,40 @@ const OTHER_CLAIMS: [(AssertionDetail, usize); 2] = [
     (AssertionDetail::Compact, 560),
 ];
 
-/// Returns how many bytes of a path fit into an assertion whose claims may have `max_claims` bytes.
+/// Returns how many bytes of a path fit into every assertion whose claims may have `max_claims`
+/// bytes, at most [`WANTED_PATH`].
 /// `texts` is the size of all other variable texts: issuer, audience, authority, trust domain and
 /// the caller's name.
 pub(super) fn path_room(max_claims: usize, texts: usize, detail: AssertionDetail) -> usize {
     let others = OTHER_CLAIMS.iter().find(|(other, _)| *other == detail);
     let others = others.map_or(0, |(_, size)| *size);
-    max_claims.saturating_sub(others + texts)
+    max_claims.saturating_sub(others + texts).min(WANTED_PATH)
 }
 
 /// Appends the claims about the caller to `claims`, and closes the JSON object. Leaves out details
-/// if the claims would otherwise be longer than `max` bytes. The result can still be longer.
+/// of the certificate if all of this would otherwise be longer than `room` bytes. It can still be
+/// longer then.
 pub(super) fn finish(
     claims: &mut String,
     principal: &Principal,
     detail: AssertionDetail,
-    max: usize,
+    room: usize,
 ) {
     let start = claims.len();
+    let max = start.saturating_add(room);
     write(claims, principal, detail, Trim::NOTHING);
     let excess = claims.len().saturating_sub(max);
-    if excess == 0 {
+    let Some(peer) = principal.peer().filter(|_| excess > 0) else {
         return;
-    }
-    let sans = principal.peer().map_or(0, |peer| sans_size(peer));
+    };
     let steps = [
         Trim {
-            sans: sans.saturating_sub(excess + SANS_TRUNCATED.len()),
-            ..Trim::NOTHING
+            sans: sans_size(peer).saturating_sub(excess + SANS_TRUNCATED.len()),
+            issuer: false,
         },
         Trim {
             sans: 0,
             issuer: true,
-            token_claims: false,
-        },
-        Trim {
-            sans: 0,
-            issuer: true,
-            token_claims: true,
         },
     ];
     for trim in steps {
@@ -139,11 +139,7 @@ fn write(claims: &mut String, principal: &Principal, detail: AssertionDetail, tr
     );
     if let Some(token) = principal.token() {
         claims.push_str(",\"token\":");
-        if trim.token_claims && !token.kept.is_empty() {
-            claims.push_str(&token.json_without_kept());
-        } else {
-            claims.push_str(token.json());
-        }
+        claims.push_str(token.json());
     }
     claims.push('}');
 }

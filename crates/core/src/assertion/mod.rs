@@ -24,9 +24,9 @@ pub mod published;
 pub mod signer;
 pub mod signing_key;
 
-pub use caller_claims::AssertionDetail;
+pub use caller_claims::{AssertionDetail, WANTED_PATH};
 pub use key_files::RING_FILE;
 pub use key_ring::{KeyRingError, SigningAlgorithm, SigningKey, SigningKeyRing};
 pub use signer::{
-    AssertionSettings, AssertionSigner, DEFAULT_MAX_SIZE, Recipient, SignedAssertion, WANTED_PATH,
+    AssertionSettings, AssertionSigner, DEFAULT_MAX_SIZE, Recipient, SignedAssertion,
 };

@@ -14,7 +14,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::HeaderValue;
 
-use super::caller_claims::{AssertionDetail, expected_size, finish, path_room, push_base64};
+use super::caller_claims::{
+    AssertionDetail, WANTED_PATH, expected_size, finish, path_room, push_base64,
+};
 use super::key_ring::{SigningKey, SigningKeyRing};
 use crate::clock;
 use crate::crypto;
@@ -44,9 +46,10 @@ const SIGNATURE_LENGTH: usize = 86;
 /// The encoded header of an assertion has at most this size: a thumbprint and fixed words.
 const HEADER_LENGTH: usize = 140;
 
-/// `check` and `pki issue` warn if assertions about a caller leave less than this number of bytes
-/// for the path of a request.
-pub const WANTED_PATH: usize = 1024;
+/// The size that is kept free for the claims about a request: a path of [`WANTED_PATH`] bytes, the
+/// longest authority (a DNS name and a port), and `jti`, `txn`, `htm`, `htq` and `htb`. It does not
+/// depend on the request, so that no caller can choose what is left out.
+const REQUEST_CLAIMS: usize = WANTED_PATH + 260 + 200;
 
 /// The expected size of issuer, audience, authority and trust domain together.
 const USUAL_TEXTS: usize = 120;
@@ -60,9 +63,9 @@ impl AssertionSettings {
         path_room(max_claims, USUAL_TEXTS + caller, AssertionDetail::Full)
     }
 
-    /// Returns how many bytes of a path fit into assertions about a caller, after all that may be
-    /// left out was left out. `texts` is the total size of the audience, the authority, the trust
-    /// domain and the caller's name.
+    /// Returns how many bytes of a path fit into all assertions about a caller, at most
+    /// [`WANTED_PATH`]. A longer path can fit if the caller's certificate has few details. `texts`
+    /// is the total size of the audience, the authority, the trust domain and the caller's name.
     #[must_use]
     pub fn path_room(&self, texts: usize, detail: AssertionDetail) -> usize {
         let max_claims = max_claims(self.max_size, HEADER_LENGTH);
@@ -211,6 +214,7 @@ impl AssertionSigner {
         let jti = token_id().map_err(|_| SignError::Failed)?;
         let (principal, key, expires) = self.prepare(permit, now)?;
         let mut claims = self.begin(principal, recipient, now, expires);
+        let about_all = claims.len();
         claims.push_str(",\"jti\":\"");
         claims.push_str(&jti);
         claims.push_str("\",\"txn\":");
@@ -231,8 +235,11 @@ impl AssertionSigner {
             push_base64(&mut claims, hash);
             claims.push('"');
         }
-        let detail = recipient.detail;
-        self.complete(&mut claims, &key, principal, detail, Some(request))?;
+        let room = self
+            .claims_room(&key)
+            .saturating_sub(about_all + REQUEST_CLAIMS);
+        finish(&mut claims, principal, recipient.detail, room);
+        self.check_size(&claims, &key, principal, Some(request))?;
         seal(&key, &claims, Some(jti.into()), expires)
     }
 
@@ -249,7 +256,9 @@ impl AssertionSigner {
     ) -> Result<SignedAssertion, SignError> {
         let (principal, key, expires) = self.prepare(permit, now)?;
         let mut claims = self.begin(principal, recipient, now, expires);
-        self.complete(&mut claims, &key, principal, recipient.detail, None)?;
+        let room = self.claims_room(&key).saturating_sub(claims.len());
+        finish(&mut claims, principal, recipient.detail, room);
+        self.check_size(&claims, &key, principal, None)?;
         seal(&key, &claims, None, expires)
     }
 
@@ -297,18 +306,21 @@ impl AssertionSigner {
         claims
     }
 
-    /// Adds the claims about the caller, and checks the size of the assertion.
-    fn complete(
+    /// Returns the maximum size of the claims of an assertion that `key` signs.
+    fn claims_room(&self, key: &SigningKey) -> usize {
+        max_claims(self.settings.max_size, key.header_base64url().len())
+    }
+
+    /// Checks the size of the assertion that would be made of `claims`.
+    fn check_size(
         &self,
-        claims: &mut String,
+        claims: &str,
         key: &SigningKey,
         principal: &Principal,
-        detail: AssertionDetail,
         request: Option<&RequestBinding<'_>>,
     ) -> Result<(), SignError> {
         let max = self.settings.max_size;
         let header = key.header_base64url().len();
-        finish(claims, principal, detail, max_claims(max, header));
         let size = header + claims.len().saturating_mul(4).div_ceil(3) + SIGNATURE_LENGTH + 2;
         if size <= max {
             return Ok(());
@@ -336,7 +348,7 @@ fn largest_claim(
 ) -> (&'static str, usize) {
     let subject = principal.caller().to_string().len();
     let token = principal.token();
-    let token = token.map_or(0, |token| token.json_without_kept().len());
+    let token = token.map_or(0, |token| token.json().len());
     let (method, url) = request.map_or((0, 0), |request| {
         let url = "https://".len() + request.authority.len() + request.path.len();
         (request.method.len(), url)

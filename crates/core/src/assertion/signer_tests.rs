@@ -266,35 +266,75 @@ fn many_names_are_truncated_and_say_so() {
     assert_eq!(cert["sans_truncated"], true);
 }
 
-#[test]
-fn forwarded_claims_are_left_out_last() {
+fn permit_with_groups(leaf: Leaf, length: usize, now: u64) -> Permit {
     let mut claims = TokenClaims::clone(&token(u64::MAX));
-    claims.kept.insert("groups".into(), "g".repeat(2600).into());
-    // A forwarded claim cannot pretend that claims were left out.
-    claims.kept.insert("claims_truncated".into(), "x".into());
-    let now = clock::unix_now();
-    let principal = Principal::from_certificate(peer(rich()), now, false);
-    let permit = permit_for(principal.with_token(Arc::new(claims.clone())));
-    let signer = signer(SigningAlgorithm::Es256);
-    let assertion = signer.sign_caller(&permit, ORDERS, now).unwrap();
-    let said = payload(&assertion);
-    assert!(assertion.header_value().len() <= DEFAULT_MAX_SIZE);
-    assert_eq!(said["client_cert"]["issuer"], "");
-    assert_eq!(said["client_cert"]["issuer_truncated"], true);
-    assert_eq!(said["token"]["claims_truncated"], true);
-    assert!(said["token"].get("groups").is_none(), "{said}");
-    assert_eq!(said["token"]["sub"], "al\"ice");
+    claims
+        .kept
+        .insert("groups".into(), "g".repeat(length).into());
+    let principal = Principal::from_certificate(peer(leaf), now, false);
+    permit_for(principal.with_token(Arc::new(claims)))
+}
 
-    claims.kept.insert("groups".into(), "g".repeat(1500).into());
-    let principal = Principal::from_certificate(peer(rich()), now, false);
-    let permit = permit_for(principal.with_token(Arc::new(claims)));
-    let said = payload(&signer.sign_caller(&permit, ORDERS, now).unwrap());
-    assert_eq!(
-        said["client_cert"]["sans_truncated"],
-        serde_json::Value::Null
-    );
-    assert!(said["token"].get("claims_truncated").is_none());
+#[test]
+fn forwarded_claims_are_never_left_out() {
+    let now = clock::unix_now();
+    let signer = signer(SigningAlgorithm::Es256);
+    let permit = permit_with_groups(rich(), 1500, now);
+    let said = payload(&signer.sign_request(&permit, ORDERS, &BINDING, now).unwrap());
+    assert_eq!(said["client_cert"]["issuer_truncated"], true);
     assert_eq!(said["token"]["groups"].as_str().unwrap().len(), 1500);
+    assert_eq!(said["token"].as_object().unwrap().len(), 6, "{said}");
+
+    let permit = permit_with_groups(rich(), 2600, now);
+    for refused in [
+        signer.sign_request(&permit, ORDERS, &BINDING, now),
+        signer.sign_caller(&permit, ORDERS, now),
+    ] {
+        let Err(SignError::TooLong {
+            member,
+            member_size,
+            ..
+        }) = refused
+        else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(member, "token");
+        assert!(member_size > 2600);
+    }
+}
+
+#[test]
+fn the_request_has_no_influence_on_what_is_left_out() {
+    let now = clock::unix_now();
+    let signer = signer(SigningAlgorithm::Es256);
+    for (names, groups) in [(0, 0), (6, 0), (16, 0), (3, 700), (0, 1700)] {
+        let leaf = (0..names).fold(rich(), |leaf, number| {
+            leaf.dns(&format!("n{number}.{}.example.org", "a".repeat(50)))
+        });
+        let permit = permit_with_groups(leaf, groups, now);
+        let about_caller = |path: usize, authority: usize| {
+            let request = RequestBinding {
+                path: &format!("/{}", "p".repeat(path)),
+                authority: &"h".repeat(authority),
+                ..BINDING
+            };
+            let signed = signer.sign_request(&permit, ORDERS, &request, now).ok()?;
+            let said = payload(&signed);
+            Some((said["client_cert"].clone(), said["token"].clone()))
+        };
+        let expected = about_caller(0, 1).unwrap();
+        assert_eq!(expected.1["groups"].as_str().unwrap().len(), groups);
+        let mut refused = 0;
+        for path in (0..3000).step_by(50) {
+            for authority in [1, 200] {
+                match about_caller(path, authority) {
+                    Some(found) => assert_eq!(found, expected, "{names} {groups} {path}"),
+                    None => refused += 1,
+                }
+            }
+        }
+        assert!(refused > 0);
+    }
 }
 
 #[test]
@@ -310,7 +350,12 @@ fn the_estimate_of_the_path_is_never_too_high() {
                 let texts = ["orders", "orders.example.org", "example.org", &caller];
                 let texts = texts.iter().map(|text| text.len()).sum();
                 let room = signer.settings().path_room(texts, detail);
+                assert_eq!(room == WANTED_PATH, name.len() < 1000, "{room}");
                 for (length, fits) in [(room, true), (room + 200, false)] {
+                    if room == WANTED_PATH && !fits {
+                        // A longer path can fit.
+                        continue;
+                    }
                     let path = "p".repeat(length);
                     let binding = RequestBinding {
                         method: "OPTIONS",

@@ -7,9 +7,6 @@ use std::sync::OnceLock;
 
 use serde_json::{Map, Value};
 
-/// The member of the object `token` that says that forwarded claims were left out.
-const CLAIMS_TRUNCATED: &str = "claims_truncated";
-
 /// The claims of an accepted token of a configured issuer. They become the object `token` in
 /// assertions.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,29 +56,10 @@ impl TokenClaims {
             + kept.sum::<usize>()
     }
 
-    /// Returns the object `token` without the claims in `kept`, for assertions that would otherwise
-    /// be too long. The member `claims_truncated` says that claims were left out.
-    #[must_use]
-    pub fn json_without_kept(&self) -> String {
-        let mut object = self.standard_members();
-        object.insert(CLAIMS_TRUNCATED.to_owned(), Value::Bool(true));
-        Value::Object(object).to_string()
-    }
-
     /// Returns the object `token` of assertions. If a claim in `kept` has the name of a standard
     /// member of this object, the standard member stays.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let mut object = self.standard_members();
-        for (name, value) in &self.kept {
-            if name != CLAIMS_TRUNCATED {
-                object.entry(name.as_str()).or_insert_with(|| value.clone());
-            }
-        }
-        Value::Object(object)
-    }
-
-    fn standard_members(&self) -> Map<String, Value> {
         let texts = [
             ("sub", &self.subject),
             ("client_id", &self.client_id),
@@ -96,7 +74,10 @@ impl TokenClaims {
             }
         }
         object.insert("ath".to_owned(), Value::from(self.hash.as_str()));
-        object
+        for (name, value) in &self.kept {
+            object.entry(name.as_str()).or_insert_with(|| value.clone());
+        }
+        Value::Object(object)
     }
 }
 
