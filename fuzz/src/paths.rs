@@ -88,6 +88,8 @@ pub fn paths(data: &[u8]) {
             assert!(!octets.contains(&0), "NUL: {text:?}");
             octets = decoded(&octets);
         }
+        let twice = decoded(&decoded(text.as_bytes()));
+        assert_eq!(decoded(&twice), twice, "encoded three times: {text:?}");
     }
     if let Ok(path) = checked_path(text).and_then(CheckedPath::strict) {
         assert_eq!(

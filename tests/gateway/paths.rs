@@ -233,9 +233,102 @@ async fn forms() -> World {
                 "orders",
                 "paths = [\"/all/inner/**\"]\ncallers = [\"spiffe://example.org/ns/ops/**\"]\n",
             )
+            .route("same", "orders", "paths = [\"/all/same/**\"]\ncallers = [\"*\"]\n")
+            .route(
+                "read",
+                "orders",
+                "paths = [\"/all/read/**\"]\nmethods = [\"GET\"]\ncallers = [\"*\"]\n",
+            )
             .route("rest", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n")
     })
     .await
+}
+
+/// Starts a gateway with a route for all callers that allows all forms of paths, and a route for
+/// administrators.
+async fn wide_and_admin() -> World {
+    World::with(|settings, echo| {
+        settings
+            .upstream("orders", echo)
+            .route(
+                "wide",
+                "orders",
+                "paths = [\"/**\"]\ncallers = [\"*\"]\n\
+                 path_encoding = [\"allow-encoded-slash\", \"allow-double-encoding\", \"allow-empty-segments\", \"allow-non-utf8\"]\n",
+            )
+            .route(
+                "admin",
+                "orders",
+                "paths = [\"/admin/**\"]\ncallers = [\"spiffe://example.org/ns/ops/**\"]\n",
+            )
+    })
+    .await
+}
+
+#[tokio::test]
+async fn no_form_of_a_path_leads_around_the_route_of_administrators() {
+    let world = wide_and_admin().await;
+    for protocol in Protocol::BOTH {
+        let mut session = world.client().protocol(protocol).session().await.unwrap();
+        for path in [
+            "//admin/x",
+            "///admin//x",
+            "/%2Fadmin/x",
+            "/%2fadmin%2fx",
+            "/admin%2Fx",
+            "/admin%252fx",
+            "/%2561dmin/x",
+            "/admin%255cx",
+            "//admin;a=b/x",
+            "//admin;a%2Fx",
+            "/admin%2F",
+            "/%252Fadmin/x",
+        ] {
+            let answer = session.get(path).await.unwrap();
+            assert_eq!(answer.status, 400, "{path}: {answer:?}");
+            assert_eq!(answer.reason(), Some("malformed-request"), "{path}");
+            let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+            let named = detail.contains("another route") || detail.contains("ambiguous");
+            assert!(named, "{path}: {detail}");
+        }
+        assert_eq!(world.echo.requests(), 0);
+    }
+    for path in [
+        "//other/x",
+        "/%2Fother/x",
+        "/a%2Fadmin/x",
+        "/a%252fb",
+        "/%ff//b",
+    ] {
+        let answer = world.client().get(path).await.unwrap();
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+    }
+    let operator = world.client_as("/ns/ops/sa/a");
+    assert_eq!(operator.get("/admin/x").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn requests_in_progress_end_if_a_new_route_makes_their_path_ambiguous() {
+    let route = "\n[[route]]\nname = \"admin\"\npaths = [\"/admin/**\"]\nupstream = \"orders\"\n\
+                 audience = \"orders\"\ncallers = [\"spiffe://example.org/ns/ops/**\"]\n";
+    let world = World::with(|settings, echo| {
+        settings.upstream("orders", echo).route(
+            "wide",
+            "orders",
+            "paths = [\"/**\"]\ncallers = [\"*\"]\npath_encoding = \"allow-empty-segments\"\n",
+        )
+    })
+    .await;
+    let mut connection = world.client().connect().await.unwrap();
+    let request = format!("GET //admin/hang-mid-body HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    connection.write(request.as_bytes()).await.unwrap();
+    assert_eq!(connection.read_head().await.statuses(), [200]);
+    let config = world.gateway.config_file();
+    let text = std::fs::read_to_string(&config).unwrap();
+    replace(&config, format!("{text}{route}"));
+    assert!(connection.read_until(|_| false).await.closed);
+    let line = world.gateway.audit().request("//admin/hang-mid-body").await;
+    assert_eq!(line["reason"], "malformed-request", "{line}");
 }
 
 #[tokio::test]
@@ -263,7 +356,6 @@ async fn a_route_passes_the_forms_that_it_allows_byte_by_byte() {
         }
         for (asked, seen) in [
             ("/all/%2F//%2525%FF", "/%2F//%2525%FF"),
-            ("/all//x", "//x"),
             ("/all/a%2Fb/x", "/a%2Fb/x"),
         ] {
             let answer = session.get(asked).await.unwrap();
@@ -293,6 +385,21 @@ async fn a_form_is_allowed_on_its_route_only() {
         "//all/inner/x",
         "/all/inner/%2F",
         "/all/inner//x",
+        // A service could read the path as one of the route "inner", which has other callers, or of
+        // a route for other methods.
+        "/all/inner%2Fz",
+        "/all//inner/z",
+        "/all/%69nner%2Fz",
+        "/all/%2Finner/z",
+        "/all/%2F%2Finner/z",
+        "/all/inner%252Fz",
+        "/all/%2569nner/z",
+        "/all/inner;v%2Fz",
+        "/all/inner%253Bv%2Fz",
+        "/all/inner%255Cz",
+        "/all/read%2Fz",
+        // A service could take the beginning of the rewritten path for a host.
+        "/all//x",
         // Forms that no route allows.
         "/all/a%5Cb",
         "/all/%00",
@@ -307,6 +414,11 @@ async fn a_form_is_allowed_on_its_route_only() {
         "/all/.%252e;x/admin",
         "/all/%c0%ae%c0%ae/admin",
         "/all/%c0%afadmin",
+        "/all/%c0%2Fadmin",
+        "/all/%fc%80%80%80%80%ae/admin",
+        "/all/a%25252Fb",
+        "/all/%25u002e%25u002e/admin",
+        "/rest/%25u002e",
         "/all/%zz",
     ] {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
@@ -327,9 +439,9 @@ async fn patterns_are_matched_before_slashes_are_decoded() {
     let mut session = world.client().session().await.unwrap();
     for (path, route) in [
         ("/all/a%2Fb/x", "all"),
-        ("/all/inner%2Fx", "all"),
-        ("/all//inner/x", "all"),
-        ("/all/%69nner%2Fx/y", "all"),
+        ("/all/a%2Finner/x", "all"),
+        ("/all/%2Fother%2Fx", "all"),
+        ("/all/same%2Fx", "all"),
     ] {
         let answer = session.get(path).await.unwrap();
         assert_eq!(answer.status, 200, "{path}: {answer:?}");

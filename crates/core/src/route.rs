@@ -14,7 +14,7 @@ mod path_encoding;
 mod rewrite;
 mod upgrade;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -25,6 +25,7 @@ pub use self::rewrite::{PathRewrite, RewriteError};
 pub use self::upgrade::{UpgradeProtocol, UpgradeProtocolError, carries_requests};
 use crate::assertion::{AssertionDetail, Recipient};
 use crate::authn::Authenticators;
+use crate::identity::Method as Credential;
 use crate::identity::pattern::{HostPattern, PathPattern, Segment};
 use crate::policy::Rule;
 use crate::policy::throttle::RouteLimit;
@@ -99,6 +100,23 @@ impl Route {
             audience: &self.audience,
             detail: self.detail,
         }
+    }
+
+    /// Whether the route admits the same requests as `other`, apart from host and path: it is the
+    /// same route, or has an equal rule, equal authenticators and equal methods. API keys can be
+    /// valid on one of two routes only, so other routes that accept them never admit alike.
+    #[must_use]
+    pub fn admits_alike(&self, other: &Self) -> bool {
+        let methods = |route: &Self| -> HashSet<Method> { route.methods.iter().cloned().collect() };
+        self.name == other.name
+            || (self.rule == other.rule
+                && !self
+                    .rule
+                    .authentication
+                    .methods()
+                    .contains(Credential::ApiKey)
+                && self.authenticators.rules() == other.authenticators.rules()
+                && methods(self) == methods(other))
     }
 
     /// Returns those protocols in an `Upgrade` field that the route allows.

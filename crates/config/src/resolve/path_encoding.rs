@@ -32,8 +32,11 @@ fn words(section: &RouteSection) -> &[At<PathEncoding>] {
         .map_or(&[], |words| words.0.as_slice())
 }
 
-/// Warns if a request can select a route with `path_encoding`, while a service that reads the path
-/// otherwise sees a path of another route, which is for other callers.
+/// Maximum number of routes that one warning names.
+const MAX_NEIGHBOURS: usize = 5;
+
+/// Warns that the gateway refuses paths of a route with `path_encoding` which a service could read
+/// as paths of other routes.
 pub(super) fn warn_of_neighbours(
     sections: &[RouteSection],
     routes: &[Option<Route>],
@@ -50,30 +53,35 @@ pub(super) fn warn_of_neighbours(
             continue;
         };
         let others = routes.iter().flatten();
-        let neighbour = others
-            .filter(|other| other.name != route.name && other.rule != route.rule)
-            .filter(|other| shares_a_host(route, other))
-            .find_map(|other| Some((other, confused_paths(route, other)?)));
-        let Some((other, (mine, theirs))) = neighbour else {
+        let neighbours: Vec<String> = others
+            .filter(|other| !route.admits_alike(other) && shares_a_host(route, other))
+            .filter_map(|other| {
+                let theirs = confused_path(route, other)?;
+                Some(format!("{theirs} of route {:?}", other.name))
+            })
+            .collect();
+        if neighbours.is_empty() {
             continue;
-        };
+        }
+        let mut named = neighbours
+            .iter()
+            .take(MAX_NEIGHBOURS)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(", ");
+        if let Some(more @ 1..) = neighbours.len().checked_sub(MAX_NEIGHBOURS) {
+            named.push_str(&format!(" and {more} more"));
+        }
         context.warn(
             Diagnostic::new(
                 said.place.clone(),
-                format!(
-                    "{mine} of this route also matches paths that a service may read as {theirs}, \
-                     which route {:?} allows to other callers",
-                    other.name
-                ),
+                format!("paths of this route that can be read as {named} are refused"),
             )
             .label(format!(
-                "\"{}\" applies to these paths too",
+                "\"{}\" makes two readings possible",
                 said.value.word()
             ))
-            .help(
-                "make sure that the service splits the path before it decodes it and keeps empty \
-                 segments, give both routes the same callers, or give this route longer paths",
-            ),
+            .help("give both routes the same callers, credentials and methods, or separate their paths"),
         );
     }
 }
@@ -87,17 +95,10 @@ fn shares_a_host(one: &Route, other: &Route) -> bool {
             .any(|host| other.hosts.iter().any(|theirs| host.overlaps(theirs)))
 }
 
-/// Returns a pattern of `route` and a pattern of `other` that one path can match, depending on how
-/// it is read.
-fn confused_paths<'a>(
-    route: &'a Route,
-    other: &'a Route,
-) -> Option<(&'a PathPattern, &'a PathPattern)> {
-    route.paths.iter().find_map(|mine| {
-        let theirs = other.paths.iter();
-        let mut theirs = theirs.filter(|theirs| can_be_confused(mine, theirs));
-        theirs.next().map(|theirs| (mine, theirs))
-    })
+/// Returns a pattern of `other` that a path of `route` can match, depending on how it is read.
+fn confused_path<'a>(route: &Route, other: &'a Route) -> Option<&'a PathPattern> {
+    let mut theirs = other.paths.iter();
+    theirs.find(|theirs| route.paths.iter().any(|mine| can_be_confused(mine, theirs)))
 }
 
 /// Whether a path that `mine` matches can be read as one that `theirs` matches. Only wildcards

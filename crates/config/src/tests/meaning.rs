@@ -395,6 +395,28 @@ fn unusual_paths_are_allowed_for_each_route_and_neighbours_are_shown() {
     place.warns(
         &neighbour("\"spiffe://example.org/ns/ops/**\""),
         "path_encoding = ",
-        "which route \"admin\" allows to other callers",
+        "paths of this route that can be read as /admin/** of route \"admin\" are refused",
+    );
+    let methods = neighbour("\"spiffe://example.org/**\"").replace(
+        "paths = [\"/admin/**\"]",
+        "paths = [\"/admin/**\"]\nmethods = [\"GET\"]",
+    );
+    place.warns(
+        &methods,
+        "path_encoding = ",
+        "of route \"admin\" are refused",
+    );
+    let many: String = (0..7)
+        .map(|number| {
+            let one = neighbour("\"spiffe://example.org/ns/ops/**\"");
+            let second = one.split("[[route]]").last().unwrap();
+            let second = second.replace("admin", &format!("admin{number}"));
+            format!("\n[[route]]{second}")
+        })
+        .collect();
+    place.warns(
+        &format!("{relaxed}{many}"),
+        "path_encoding = ",
+        "/admin4/** of route \"admin4\" and 2 more are refused",
     );
 }

@@ -19,7 +19,7 @@ use crate::reason::ReasonCode;
 use crate::route::{PathEncodings, Route, Selected};
 use crate::snapshot::Snapshot;
 use crate::upstream::PreemptionSignal;
-use crate::wire::path;
+use crate::wire::path_readings;
 
 /// A permitted request, with the data that is needed to authorize it again.
 pub(crate) struct PermittedRequest {
@@ -128,17 +128,19 @@ impl InFlightRequests {
         // The list is cloned, so that its lock is not held while requests are authorized.
         let entries = self.lock().clone();
         for request in &entries {
-            let selected =
-                snapshot
-                    .routes
-                    .select(&request.host, &request.decoded_path, &request.method);
+            let selected = path_readings::select(
+                &snapshot.routes,
+                &request.host,
+                &request.decoded_path,
+                request.path_forms,
+                &request.method,
+            )?;
             let Selected::Route(route) = selected else {
                 return Err(Denial::new(
                     ReasonCode::NoRoute,
                     "the new configuration has no route for a request in progress",
                 ));
             };
-            path::require(request.path_forms, route.path_encoding)?;
             let principal = match (&request.principal, &request.credentials) {
                 (Some(earlier), used) if !route.authenticators.is_empty() => {
                     let nothing = Presented::default();

@@ -7,8 +7,8 @@ use http::{HeaderValue, Method, StatusCode};
 
 use super::target::Target;
 use crate::reason::ReasonCode;
-use crate::route::{PathEncodings, Route, RouteTable, Selected};
-use crate::wire::path::without_parameters;
+use crate::route::{Route, RouteTable, Selected};
+use crate::wire::path_readings;
 use crate::wire::refusal::Refusal;
 
 /// Selects the route of a request.
@@ -17,30 +17,8 @@ pub fn select<'r>(
     method: &Method,
     target: &Target,
 ) -> Result<&'r Arc<Route>, Refusal> {
-    let find = |path: &str| routes.select(&target.host, path, method);
-    let selected = find(&target.decoded_path);
-    if let Some(bare) = without_parameters(&target.decoded_path) {
-        // Some servers remove path parameters (`;name=value`) before they match a path, and other
-        // servers do not. The path with parameters and the path without them must therefore select
-        // the same route.
-        let same = match (&selected, &find(&bare)) {
-            (Selected::Route(a), Selected::Route(b)) => Arc::ptr_eq(a, b),
-            (Selected::Nothing, Selected::Nothing) => true,
-            _ => false,
-        };
-        if !same {
-            return Err(Refusal::new(
-                ReasonCode::MalformedRequest,
-                "the path's parameters after ';' make it ambiguous which route it means",
-            ));
-        }
-    }
-    // The form of the path has no influence on which route is selected: a request never falls
-    // through to another route that would allow it.
-    target.require(match &selected {
-        Selected::Route(route) => route.path_encoding,
-        _ => PathEncodings::STRICT,
-    })?;
+    let (host, path) = (&target.host, &target.decoded_path);
+    let selected = path_readings::select(routes, host, path, target.path_forms, method)?;
     match selected {
         Selected::Route(route) => Ok(route),
         Selected::Nothing => Err(Refusal::new(
@@ -83,10 +61,17 @@ pub fn forwarded_authority<'a>(
 /// Returns the path and query that the service receives and that assertions contain. Policy decides
 /// about `requested`, never about the rewritten path.
 pub fn forwarded_path(route: &Route, requested: &PathAndQuery) -> Result<PathAndQuery, Refusal> {
-    match &route.rewrite {
-        None => Ok(requested.clone()),
-        Some(rewrite) => rewrite.apply(requested).ok_or_else(|| {
-            Refusal::new(ReasonCode::MalformedRequest, "the path cannot be rewritten")
-        }),
+    let Some(rewrite) = &route.rewrite else {
+        return Ok(requested.clone());
+    };
+    let path = rewrite.apply(requested).ok_or_else(|| {
+        Refusal::new(ReasonCode::MalformedRequest, "the path cannot be rewritten")
+    })?;
+    if path.as_str().starts_with("//") {
+        return Err(Refusal::new(
+            ReasonCode::MalformedRequest,
+            "the rewritten path begins with '//', which services can take for a host",
+        ));
     }
+    Ok(path)
 }

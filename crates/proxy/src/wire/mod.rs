@@ -20,6 +20,8 @@
 //! - `headers`: decides which fields the gateway forwards
 //! - `target`: the grammar of the host
 //! - `path`: the grammar of the path, and the forms that only some routes accept
+//! - `path_readings`: selects the route, and refuses paths that a service could read as one of another
+//!   route
 //! - `trace_context`: continues or begins a trace
 //! - `expect_continue`: `Expect: 100-continue` from the caller to the service
 //!
@@ -45,6 +47,7 @@ pub(crate) mod half_close;
 pub mod head;
 pub mod headers;
 pub mod path;
+pub mod path_readings;
 pub mod proxy_protocol;
 pub mod refusal;
 pub(crate) mod response_framing;

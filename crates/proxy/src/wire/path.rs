@@ -12,7 +12,7 @@ use crate::route::{PathEncoding, PathEncodings};
 /// path.
 const ENCODED_SLASH: u8 = 0;
 
-fn malformed(detail: &'static str) -> Denial {
+pub(super) fn malformed(detail: &'static str) -> Denial {
     Denial::new(ReasonCode::MalformedRequest, detail)
 }
 
@@ -57,7 +57,8 @@ pub fn require(forms: PathEncodings, allowed: PathEncodings) -> Result<(), Denia
 /// On all routes these are refused: dot segments, also after a second decoding and between encoded
 /// slashes or backslashes; backslashes, encoded or not; control characters, also after a second
 /// decoding; bytes outside ASCII that are not encoded; incomplete percent-encodings; overlong
-/// UTF-8; segments of parameters alone.
+/// UTF-8; segments of parameters alone; a percent-encoding in the result of a second decoding;
+/// `%uXXXX` in the result of any decoding.
 ///
 /// # Errors
 /// Returns a `malformed-request` denial that names the violated rule.
@@ -87,7 +88,7 @@ pub fn checked_path(path: &str) -> Result<CheckedPath<'_>, Denial> {
 /// Decodes a path once, and checks what a service would see that decodes it once or twice.
 fn decoded(path: &str, forms: &mut PathEncodings) -> Result<String, Denial> {
     let once = decoded_once(path, forms)?;
-    refuse_overlong(&once)?;
+    refuse_hidden_characters(&once)?;
     refuse_dot_segments(&once)?;
     let twice = decoded_leniently(&once);
     if twice != once {
@@ -97,8 +98,11 @@ fn decoded(path: &str, forms: &mut PathEncodings) -> Result<String, Denial> {
         {
             return Err(malformed("the path has an encoded control character"));
         }
-        refuse_overlong(&twice)?;
+        refuse_hidden_characters(&twice)?;
         refuse_dot_segments(&twice)?;
+        if decoded_leniently(&twice) != twice {
+            return Err(malformed("the path is percent-encoded three times"));
+        }
     }
     Ok(match_text(&once, forms))
 }
@@ -133,7 +137,7 @@ fn decoded_once(path: &str, forms: &mut PathEncodings) -> Result<Vec<u8>, Denial
 }
 
 /// Decodes each complete percent-encoding of a path that was already decoded once.
-fn decoded_leniently(once: &[u8]) -> Vec<u8> {
+pub(super) fn decoded_leniently(once: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(once.len());
     let mut rest = once;
     while let Some((first, after)) = rest.split_first() {
@@ -155,9 +159,17 @@ fn decoded_leniently(once: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// Returns the text that is matched against routes. Bytes that are not UTF-8, and encoded slashes,
-/// are written as percent-encodings.
+/// Returns the text that is matched against routes.
 fn match_text(once: &[u8], forms: &mut PathEncodings) -> String {
+    if std::str::from_utf8(once).is_err() {
+        forms.insert(PathEncoding::NonUtf8);
+    }
+    text_of(once)
+}
+
+/// Returns the text of a decoded path. Bytes that are not UTF-8, and encoded slashes, are written as
+/// percent-encodings.
+pub(super) fn text_of(once: &[u8]) -> String {
     let mut text = String::with_capacity(once.len());
     for chunk in once.utf8_chunks() {
         for character in chunk.valid().chars() {
@@ -167,7 +179,6 @@ fn match_text(once: &[u8], forms: &mut PathEncodings) -> String {
             }
         }
         for byte in chunk.invalid() {
-            forms.insert(PathEncoding::NonUtf8);
             let _ = write!(text, "%{byte:02X}");
         }
     }
@@ -189,16 +200,30 @@ fn refuse_dot_segments(path: &[u8]) -> Result<(), Denial> {
     Ok(())
 }
 
-/// Refuses the overlong forms of UTF-8, in which careless decoders see a dot or a slash.
-fn refuse_overlong(path: &[u8]) -> Result<(), Denial> {
+/// Refuses encodings in which careless decoders see a dot or a slash: overlong UTF-8, and `%uXXXX`,
+/// which IIS and others have accepted for a UTF-16 unit.
+fn refuse_hidden_characters(path: &[u8]) -> Result<(), Denial> {
     let overlong = path.windows(2).any(|pair| {
         matches!(
             pair,
-            [0xc0 | 0xc1, 0x80..=0xbf] | [0xe0, 0x80..=0x9f] | [0xf0, 0x80..=0x8f]
+            [
+                0xc0 | 0xc1,
+                0x80..=0xbf | b'.' | b'/' | b'\\' | ENCODED_SLASH
+            ] | [0xe0, 0x80..=0x9f]
+                | [0xf0, 0x80..=0x8f]
+                | [0xf8, 0x80..=0x87]
+                | [0xfc, 0x80..=0x83]
         )
     });
     if overlong {
         return Err(malformed("the path has overlong UTF-8"));
+    }
+    let unicode_escape = path.windows(6).any(|window| match window {
+        [b'%', b'u' | b'U', digits @ ..] => digits.iter().all(u8::is_ascii_hexdigit),
+        _ => false,
+    });
+    if unicode_escape {
+        return Err(malformed("the path has an encoding of the form '%uXXXX'"));
     }
     Ok(())
 }
@@ -259,7 +284,7 @@ mod tests {
     use super::*;
 
     /// Paths that are refused on all routes.
-    const ALWAYS_REFUSED: [&str; 40] = [
+    const ALWAYS_REFUSED: [&str; 61] = [
         "",
         "a",
         "/../a",
@@ -300,6 +325,27 @@ mod tests {
         "/a%c0%afb",
         "/a%25c0%25af..",
         "/%e0%80%ae./b",
+        "/%f0%80%80%af/b",
+        "/%f8%80%80%80%af/b",
+        "/%f8%87%bf%bf%bf/b",
+        "/%fc%80%80%80%80%ae/b",
+        "/%fc%83%bf%bf%bf%bf/b",
+        "/a%25fc%2580%2580%2580%2580%25ae",
+        "/a%c0.",
+        "/a%c1./b",
+        "/a%c0/b",
+        "/a%c1/b",
+        "/a%c0%2e",
+        "/a%c0%2fb",
+        "/a%c1%2Fb",
+        "/a%c0%255cb",
+        "/a%25c0%252eb",
+        "/a%25252e",
+        "/a%2525252fb",
+        "/a%2525252e",
+        "/a%25u002e%25u002e/b",
+        "/a%25U002fb",
+        "/a%2525u005cb",
     ];
 
     #[test]
