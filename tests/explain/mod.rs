@@ -101,6 +101,39 @@ async fn an_allowed_request_is_explained_with_its_claims() {
 }
 
 #[tokio::test]
+async fn it_refuses_a_path_that_is_too_long_for_the_assertion_exactly_as_the_gateway() {
+    let world = World::of(TestCa::new("example.org"), |settings, _, echo| {
+        settings.upstream("orders", echo).route(
+            "orders",
+            "orders",
+            "hosts = [\"orders.example.org\"]\npaths = [\"/**\"]\ncallers = [\"*\"]\nbind_body = \"1KiB\"\n",
+        )
+    })
+    .await;
+    let caller = world.ca.client(CALLER);
+    let client = world.anonymous().with(&caller);
+    // The gateway accepts `fits` and refuses the path that is one byte longer.
+    let (mut fits, mut refused) = (1000, 3000);
+    while refused - fits > 1 {
+        let middle = (fits + refused) / 2;
+        let answer = client.get(&format!("/{}", "p".repeat(middle))).await;
+        match answer.unwrap().status {
+            200 => fits = middle,
+            414 => refused = middle,
+            other => panic!("{other}"),
+        }
+    }
+    for (length, allowed) in [(fits, true), (refused, false)] {
+        let url = format!("https://{HOST}/{}", "p".repeat(length));
+        let explained = world.explain(&caller, &["--url", &url]).await;
+        assert_eq!(explained.said["allowed"], allowed, "{length}");
+        if !allowed {
+            assert_eq!(explained.reason(), "too-large");
+        }
+    }
+}
+
+#[tokio::test]
 async fn its_refusals_are_those_of_the_gateway() {
     let world = world(|settings, _| settings).await;
     let allowed = world.ca.client(CALLER);

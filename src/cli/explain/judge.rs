@@ -38,9 +38,13 @@ pub(super) struct Way<'a> {
     runtime: Option<&'a tokio::runtime::Runtime>,
 }
 
+/// Used instead of the identifier of the transaction, which the gateway chooses. It has the same
+/// length, so that the assertion has the same size.
+const ANY_TRANSACTION: &str = "chosen-for-the-request";
+
 /// Used instead of the request's addresses, which the question does not contain.
 const UNKNOWN: RequestAddresses = RequestAddresses {
-    caller: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    caller: Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
     connection: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
 };
 
@@ -267,8 +271,8 @@ impl Way<'_> {
                     authority,
                     path: forwarded.path(),
                     query: forwarded.query(),
-                    body_hash: None,
-                    transaction: "the-request-id",
+                    body_hash: route.bind_body.map(|_| &[0; 32]),
+                    transaction: ANY_TRANSACTION,
                 },
                 now,
             ),
