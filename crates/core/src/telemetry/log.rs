@@ -8,13 +8,13 @@ use std::io::IsTerminal as _;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _, Registry};
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
-use crate::identity::text::printable_lines;
+use crate::identity::text::{printable_json, printable_lines};
 
 /// The environment variable that selects messages.
 const VARIABLE: &str = "COUNTERSIGN_LOG";
@@ -80,20 +80,13 @@ pub fn start(options: LogOptions) -> Result<(), LogFilterError> {
         }
     };
     let filter = filter(&value, options.level)?;
-    let layer = tracing_subscriber::fmt::layer::<Registry>()
-        .with_target(false)
-        .with_writer(std::io::stderr);
     let layer = if options.json {
-        layer
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .boxed()
+        json_layer(std::io::stderr)
     } else {
         let is_terminal = std::io::stderr().is_terminal();
         let format = Format::default().with_target(false);
-        layer
+        tracing_subscriber::fmt::layer::<Registry>()
+            .with_writer(std::io::stderr)
             .with_ansi(is_terminal)
             .event_format(EachLine(format.with_ansi(is_terminal)))
             .boxed()
@@ -109,6 +102,22 @@ pub fn start(options: LogOptions) -> Result<(), LogFilterError> {
         .with(most)
         .try_init();
     Ok(())
+}
+
+/// Returns the layer that writes each message as a JSON document on one line.
+fn json_layer<W>(writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt::layer::<Registry>()
+        .with_target(false)
+        .with_writer(writer)
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false)
+        .map_event_format(PrintableJson)
+        .boxed()
 }
 
 /// Parses a filter. The levels are checked here, because `EnvFilter` would treat a misspelt level
@@ -170,6 +179,29 @@ where
     }
 }
 
+/// Formats messages as JSON documents that contain no characters which control a terminal or change
+/// the direction of text.
+struct PrintableJson<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for PrintableJson<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut text = String::new();
+        self.0
+            .format_event(context, Writer::new(&mut text), event)?;
+        writer.write_str(&printable_json(&text))
+    }
+}
+
 /// Inserts the time and the level of the first line at the beginning of all other lines.
 fn with_prefix<'a>(text: &'a str, level: &str) -> Cow<'a, str> {
     /// The escape sequence that ends the colour of the level on a terminal.
@@ -194,7 +226,11 @@ fn with_prefix<'a>(text: &'a str, level: &str) -> Cow<'a, str> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+    use crate::identity::text::is_printable;
 
     #[test]
     fn a_filter_is_levels_and_nothing_else() {
@@ -233,6 +269,39 @@ mod tests {
             let error = read(value).unwrap_err().to_string();
             assert!(error.contains("off, error, warn, info, debug and trace"));
         }
+    }
+
+    #[derive(Clone, Default)]
+    struct Output(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Output {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn json_documents_contain_no_control_characters() {
+        let output = Output::default();
+        let writer = output.clone();
+        let layer = json_layer(move || writer.clone());
+        let evil = "\u{1b}[2J\u{7f}\u{85}\u{9b}31m\u{202e}\u{2066}\u{200b}é";
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::warn!(name = evil, error = ?evil, "message {evil}");
+            tracing::warn!("next");
+        });
+        let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2, "{text:?}");
+        assert!(lines.iter().all(|line| is_printable(line)), "{text:?}");
+        let read: serde_json::Value = serde_json::from_str(lines[0]).unwrap();
+        assert_eq!(read["name"], evil);
+        assert_eq!(read["message"], format!("message {evil}"));
     }
 
     #[test]
