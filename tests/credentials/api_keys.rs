@@ -246,29 +246,27 @@ fn proxy_header(source: [u8; 4]) -> Vec<u8> {
 /// the load balancer's own.
 #[tokio::test]
 async fn behind_a_balancer_a_key_can_demand_both_addresses() {
-    for (arguments, status) in [
-        (&["--network", "192.0.2.0/24"][..], 200),
-        (&["--network", "127.0.0.0/8"], 403),
-        (&["--connection-network", "127.0.0.0/8"], 200),
-        (&["--connection-network", "192.0.2.0/24"], 403),
-        (
-            &[
-                "--network",
-                "192.0.2.0/24",
-                "--connection-network",
-                "127.0.0.1/32",
-            ],
-            200,
-        ),
-        (
-            &[
-                "--network",
-                "192.0.2.0/24",
-                "--connection-network",
-                "127.0.0.2/32",
-            ],
-            403,
-        ),
+    let named = proxy_header([192, 0, 2, 7]);
+    // LOCAL, and PROXY with the family UNSPEC: the balancer names no address.
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec();
+    let unspecified = b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0".to_vec();
+    let balancer = "127.0.0.0/8";
+    let both = |connection| {
+        [
+            "--network",
+            "192.0.2.0/24",
+            "--connection-network",
+            connection,
+        ]
+    };
+    for (arguments, with_address, without) in [
+        (&["--network", "192.0.2.0/24"][..], 200, 403),
+        (&["--network", balancer], 403, 403),
+        (&["--network", "0.0.0.0/0", "--network", "::/0"], 200, 403),
+        (&["--connection-network", balancer], 200, 200),
+        (&["--connection-network", "192.0.2.0/24"], 403, 403),
+        (&both("127.0.0.1/32"), 200, 403),
+        (&both("127.0.0.2/32"), 403, 403),
     ] {
         let ca = TestCa::new("example.org");
         let (key, entry) = new_key(ca.directory(), arguments);
@@ -282,12 +280,18 @@ async fn behind_a_balancer_a_key_can_demand_both_addresses() {
                 .route("orders", "orders", &format!("paths = [\"/**\"]\n{ROUTE}"))
         })
         .await;
-        let client = world.anonymous().preface(&proxy_header([192, 0, 2, 7]));
-        let answer = client.send(get_with("/a", &[("x-api-key", &key)])).await;
-        let answer = answer.unwrap();
-        assert_eq!(answer.status, status, "{arguments:?} {answer:?}");
-        if status == 403 {
-            assert_eq!(answer.reason(), Some("caller-not-allowed"));
+        for (header, status) in [
+            (&named, with_address),
+            (&local, without),
+            (&unspecified, without),
+        ] {
+            let client = world.anonymous().preface(header);
+            let answer = client.send(get_with("/a", &[("x-api-key", &key)])).await;
+            let answer = answer.unwrap();
+            assert_eq!(answer.status, status, "{arguments:?} {answer:?}");
+            if status == 403 {
+                assert_eq!(answer.reason(), Some("caller-not-allowed"));
+            }
         }
     }
 }

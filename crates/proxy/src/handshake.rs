@@ -221,8 +221,9 @@ async fn perform(
     let has_header = snapshot.is_balancer(facts.peer.ip());
     if has_header {
         let address = proxy_protocol::read(&mut stream).await;
-        if let Some(caller) = address.map_err(HandshakeError::proxy_header)? {
-            facts.proxy = Some(std::mem::replace(&mut facts.peer, caller));
+        match address.map_err(HandshakeError::proxy_header)? {
+            Some(caller) => facts.proxy = Some(std::mem::replace(&mut facts.peer, caller)),
+            None => facts.is_caller_unknown = true,
         }
         slot.comes_from(snapshot.counted_address(facts.peer.ip()));
     }

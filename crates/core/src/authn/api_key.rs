@@ -249,12 +249,13 @@ impl ApiKeys {
                 format!("the API key {id} is not for this route"),
             ));
         }
-        let is_from = |networks: &[IpNet], address: IpAddr| {
-            let address = address.to_canonical();
-            networks.is_empty() || networks.iter().any(|network| network.contains(&address))
+        let is_from = |networks: &[IpNet], address: Option<IpAddr>| {
+            let address = address.map(|address| address.to_canonical());
+            let contains = |network: &IpNet| address.is_some_and(|ip| network.contains(&ip));
+            networks.is_empty() || networks.iter().any(contains)
         };
         if !is_from(&key.networks, addresses.caller)
-            || !is_from(&key.connection_networks, addresses.connection)
+            || !is_from(&key.connection_networks, Some(addresses.connection))
         {
             return Err(Denial::new(
                 ReasonCode::CallerNotAllowed,
@@ -438,7 +439,10 @@ mod tests {
         [caller, connection]: [IpAddr; 2],
         now: u64,
     ) -> Result<String, ReasonCode> {
-        let addresses = RequestAddresses { caller, connection };
+        let addresses = RequestAddresses {
+            caller: Some(caller),
+            connection,
+        };
         keys.authenticate(key, route, addresses, now)
             .map(|key| key.name.clone())
             .map_err(|denial| denial.reason)
@@ -463,6 +467,12 @@ mod tests {
             let asked = ask_through(&keys, &key, "orders", addresses, NOW);
             assert_eq!(asked, *expected, "{connection}");
         }
+        let unknown = RequestAddresses {
+            caller: None,
+            connection: IpAddr::from([192, 0, 2, 1]),
+        };
+        let refused = keys.authenticate(&key, "orders", unknown, NOW).unwrap_err();
+        assert_eq!(refused.reason, ReasonCode::CallerNotAllowed);
         assert_eq!(
             ask(&keys, &key, "orders", "10.1.2.3", NOW + 10),
             Err(ReasonCode::TokenExpired)
@@ -479,7 +489,7 @@ mod tests {
         wrong.push(last);
         for other in [stranger, wrong] {
             let addresses = RequestAddresses {
-                caller: IpAddr::from([10, 0, 0, 1]),
+                caller: Some(IpAddr::from([10, 0, 0, 1])),
                 connection: IpAddr::from([192, 0, 2, 9]),
             };
             let refused = keys

@@ -24,9 +24,10 @@ pub enum Outcome {
 /// The addresses from which a request comes. They differ if a load balancer sends a PROXY header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestAddresses {
-    /// The caller's address: the one in the PROXY header, if there is a header that names one. The
-    /// gateway cannot check it; every peer that may send a header can name any address.
-    pub caller: IpAddr,
+    /// The caller's address: the one in the PROXY header, if there is a header. The gateway cannot
+    /// check it; every peer that may send a header can name any address. `None` if the header names
+    /// no address.
+    pub caller: Option<IpAddr>,
     /// The address from which the TCP connection was opened. Nobody but the network can change it.
     pub connection: IpAddr,
 }

@@ -127,7 +127,10 @@ impl Authenticator for TokenAuthenticator {
         let presenter = Presenter {
             caller: match credentials.proof {
                 Some(proof) => ShareKey::of_caller(proof.identity.caller()),
-                None => ShareKey::of_address(credentials.addresses.caller),
+                None => {
+                    let addresses = credentials.addresses;
+                    ShareKey::of_address(addresses.caller.unwrap_or(addresses.connection))
+                }
             },
             thumbprint: thumbprint(credentials),
             now: credentials.now,

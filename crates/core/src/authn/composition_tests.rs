@@ -81,7 +81,7 @@ async fn ask(
         presented: &presented,
         query: None,
         addresses: RequestAddresses {
-            caller: IpAddr::from([127, 0, 0, 1]),
+            caller: Some(IpAddr::from([127, 0, 0, 1])),
             connection: IpAddr::from([127, 0, 0, 1]),
         },
         now: 7,

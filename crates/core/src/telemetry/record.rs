@@ -26,6 +26,9 @@ pub struct ConnectionFacts {
     /// The address of the load balancer that sent the peer's address. `None` if the peer connected
     /// directly.
     pub proxy: Option<SocketAddr>,
+    /// Whether a load balancer has opened the connection without naming the address of the caller.
+    /// `peer` is the load balancer then.
+    pub is_caller_unknown: bool,
     /// The TLS server name of the handshake, with special characters escaped.
     pub sni: Option<Arc<str>>,
     /// Whether the connection's TLS session was resumed.
@@ -50,6 +53,7 @@ impl ConnectionFacts {
             connection_id,
             peer,
             proxy: None,
+            is_caller_unknown: false,
             sni: None,
             resumed: false,
             chain: None,

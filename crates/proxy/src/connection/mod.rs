@@ -397,7 +397,7 @@ impl Connection {
     /// Returns where the connection's requests come from.
     pub(crate) fn addresses(&self) -> RequestAddresses {
         RequestAddresses {
-            caller: self.facts.peer.ip(),
+            caller: (!self.facts.is_caller_unknown).then(|| self.facts.peer.ip()),
             connection: self.facts.connection_address().ip(),
         }
     }

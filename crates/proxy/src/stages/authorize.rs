@@ -48,7 +48,7 @@ pub(crate) async fn authorize(
         limiter: &context.snapshot.limiter,
         route,
         proof: context.proof,
-        address: addresses.caller,
+        address: context.connection.facts().peer.ip(),
     };
     match limits.before_authentication() {
         NowOrLater::Now(outcome) => outcome?,
