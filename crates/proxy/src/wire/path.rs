@@ -82,7 +82,18 @@ pub fn checked_path(path: &str) -> Result<CheckedPath<'_>, Denial> {
         Cow::Borrowed(path)
     };
     check_empty_segments(&text, &mut forms)?;
+    if forms != PathEncodings::STRICT && path.bytes().any(is_outside_rfc3986) {
+        return Err(malformed(
+            "the path has an unusual form and characters that must be percent-encoded",
+        ));
+    }
     Ok(CheckedPath { text, forms })
+}
+
+/// Whether RFC 3986 allows a printable character only percent-encoded. Go's `net/url` encodes a path
+/// with such a character again, and then an encoded slash of it has become a slash.
+const fn is_outside_rfc3986(byte: u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}')
 }
 
 /// Decodes a path once, and checks what a service would see that decodes it once or twice.
@@ -284,8 +295,12 @@ mod tests {
     use super::*;
 
     /// Paths that are refused on all routes.
-    const ALWAYS_REFUSED: [&str; 61] = [
+    const ALWAYS_REFUSED: [&str; 65] = [
         "",
+        "/a%2Fb|",
+        "/a%252fb{c",
+        "//a\"",
+        "/a%ff^",
         "a",
         "/../a",
         "/a/..",
