@@ -27,7 +27,12 @@ fn registered(code: &str) -> BTreeSet<String> {
             if before.chars().all(is_registry)
                 && let Some((name, _)) = rest.split_once('"')
             {
-                names.insert(name.to_owned());
+                // The unit of all metrics with a unit is seconds.
+                let unit = match start {
+                    ".register_with_unit(" => "_seconds",
+                    _ => "",
+                };
+                names.insert(format!("{name}{unit}"));
             }
         }
     }
@@ -36,13 +41,9 @@ fn registered(code: &str) -> BTreeSet<String> {
 
 /// Returns the name of a metric without the suffixes that the format adds.
 fn bare(name: &str) -> String {
-    let suffixes = ["_total", "_info", "_duration_seconds"];
-    let found = suffixes.iter().find(|suffix| name.ends_with(*suffix));
-    match found {
-        Some(&"_duration_seconds") => name.trim_end_matches("_seconds").to_owned(),
-        Some(suffix) => name.trim_end_matches(suffix).to_owned(),
-        None => name.to_owned(),
-    }
+    let suffixes = ["_total", "_info"];
+    let found = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix));
+    found.unwrap_or(name).to_owned()
 }
 
 #[test]
