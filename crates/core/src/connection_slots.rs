@@ -182,7 +182,8 @@ impl State {
         self.next
     }
 
-    /// Removes a connection from all rankings that contain connections of its stage.
+    /// Removes a connection from `silent`, `pending` and the other rankings in which it is, and
+    /// returns its entry.
     fn unrank(&mut self, id: u64) -> Option<&mut Entry> {
         let entry = self.entries.get_mut(&id)?;
         let (source, since) = (entry.source, entry.since);

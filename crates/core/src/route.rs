@@ -525,8 +525,8 @@ fn tie(first: &Route, second: &Route) -> Option<String> {
     let host = if first.hosts.is_empty() && second.hosts.is_empty() {
         "any host".to_owned()
     } else {
-        // Two routes can be equally specific only if they have an equal host pattern: an exact host
-        // precedes a wildcard host, and a wildcard host precedes any host.
+        // Two routes for the same host are equally specific only if both have the same host
+        // pattern. Otherwise the route with the more exact pattern is selected.
         first
             .hosts
             .iter()

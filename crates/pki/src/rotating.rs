@@ -309,7 +309,7 @@ impl Pki {
         };
         let damaged = |error| self.damaged_list(&path, error);
         let list = match self.keeps_root() {
-            // The file may contain lists of other intermediates below the same root.
+            // The file may also contain revocation lists that other intermediates have signed.
             true => {
                 let retired = self.certificate_of(retired).subject_der();
                 lists_except(&content, &[retired]).map_err(damaged)?

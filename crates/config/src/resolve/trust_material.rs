@@ -74,9 +74,9 @@ pub(super) struct DomainFiles {
     lists: Option<Vec<Found<CertificateRevocationListDer<'static>>>>,
 }
 
-/// Reads roots, intermediates and CRLs. In a load of material, the certificates in `before` replace
-/// the certificates of files that cannot be used. CRLs that cannot be used are left out, so the
-/// other CRLs take effect.
+/// Reads roots, intermediates and CRLs. While the gateway runs, `before` contains the certificates
+/// in service. They are used in place of files that cannot be used. CRLs that cannot be used are
+/// left out, so that the other CRLs take effect.
 pub(super) fn read_files(
     section: &Trust,
     before: Option<&DomainMaterial>,

@@ -76,9 +76,9 @@ pub(super) fn path_room(max_claims: usize, texts: usize, detail: AssertionDetail
     max_claims.saturating_sub(others + texts).min(WANTED_PATH)
 }
 
-/// Appends the claims about the caller to `claims`, and closes the JSON object. Leaves out details
-/// of the certificate if all of this would otherwise be longer than `room` bytes. It can still be
-/// longer then.
+/// Appends the claims about the caller to `claims`, and closes the JSON object. If the object would
+/// be longer than `room` bytes, details of the certificate are left out. Even without them, the
+/// object can be longer than `room`.
 pub(super) fn finish(
     claims: &mut String,
     principal: &Principal,

@@ -17,7 +17,7 @@ pub use super::signing_key::{SigningAlgorithm, SigningKey};
 #[derive(Debug)]
 pub struct SigningKeyRing {
     algorithm: SigningAlgorithm,
-    /// The keys in the order in which they sign.
+    /// The keys, ordered by the time from which they sign.
     entries: Vec<Entry>,
     warnings: Vec<String>,
 }

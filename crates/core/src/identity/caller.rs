@@ -226,11 +226,12 @@ impl CallerName {
     }
 
     /// Parses a user principal name ([MS-ADTS] section 5.1.1.1.1): `name@realm`. Active Directory
-    /// does not distinguish upper and lower case in it, so the name gets lower case: a rule for
-    /// `upn:alice@…` also counts for `Alice@…`.
+    /// does not distinguish upper and lower case, so the name is converted to lower case. A rule for
+    /// `upn:alice@…` therefore also applies to `Alice@…`.
     ///
     /// # Errors
-    /// If the text is not one name in ASCII without quotes or blanks, and a realm.
+    /// Returns an error unless the text consists of a name, one `@` and a realm. The name must be
+    /// ASCII, without quotation marks and white space.
     pub fn from_upn(text: &str) -> Result<Self, MalformedName> {
         let malformed =
             || MalformedName("the user principal name (UPN) is not a plain name@realm".into());

@@ -37,9 +37,9 @@ pub const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 pub struct ServerEntryConfig {
     /// The server names that select the entry. Empty for the default entry.
     pub names: Vec<HostPattern>,
-    /// The gateway's certificate for these names.
+    /// The gateway's certificate for `names`.
     pub credentials: Credentials,
-    /// The trust bundles that verify the entry's callers.
+    /// The trust bundles that verify callers of `names`.
     pub trust: Arc<ClientTrust>,
     /// Whether callers must present a certificate.
     pub client_certificate: ClientCertificate,

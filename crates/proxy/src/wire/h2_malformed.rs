@@ -48,8 +48,8 @@ const TABLE_SIZE: u32 = 4096;
 /// reset. The time is shorter than the second for which h2 ignores frames of a stream that it has
 /// reset.
 const REST_TIMEOUT: Duration = Duration::from_millis(900);
-/// Number of streams that are remembered beyond the limit of concurrent streams. They are streams
-/// whose resets h2 has not yet written.
+/// The maximum number of remembered streams is the limit of concurrent streams plus this number.
+/// The additional streams are those whose resets h2 has not yet written.
 const MORE_STREAMS: u32 = 64;
 
 /// A stream on which the caller has sent a head, and the gateway has sent nothing.

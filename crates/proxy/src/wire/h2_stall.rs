@@ -71,8 +71,8 @@ impl StallTimer {
         }
     }
 
-    /// Returns whether the stall has lasted too long. `timeout` is the stream's timeout for one
-    /// piece.
+    /// Returns whether the stall has lasted too long. `timeout` is the maximum time in which the
+    /// caller must take one buffer of the stream's data.
     pub(crate) fn is_over(&mut self, sample: &Sample, timeout: Duration) -> bool {
         let taken = sample.sent.saturating_sub(self.sent);
         self.sent = sample.sent;

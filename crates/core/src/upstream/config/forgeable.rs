@@ -15,7 +15,8 @@ pub fn is_forgeable(name: &str) -> bool {
         .any(|pattern| is_spelling_of_pattern(name, pattern))
 }
 
-/// Returns all names that are removed by default. A `*` at the end of a name matches any suffix.
+/// Returns the names of all header fields that are removed from requests by default. A `*` at the
+/// end of a name matches any suffix.
 pub fn removed_by_default() -> impl Iterator<Item = &'static str> {
     let first = (b'a'..=b'z').map(|first| [first, b'-', b'-']);
     let third = (b'a'..=b'z').map(|third| [b'x', b'-', third]);

@@ -29,7 +29,7 @@ impl Search {
             self.tried.note(index);
         }
         match error {
-            // The process has no free descriptor. No endpoint is the cause, and connecting to
+            // The process has no free descriptor. The endpoint is not the cause, so connecting to
             // another endpoint would fail too.
             ConnectError::NoDescriptor => self.last = error,
             ConnectError::Full => {

@@ -146,7 +146,8 @@ impl Inventory {
         }
     }
 
-    /// Whether the inventory contains a certificate of `revoked` that is not marked as revoked.
+    /// Whether the inventory contains a certificate that is in the list `revoked`, but that the
+    /// inventory itself does not record as revoked.
     pub(crate) fn lacks_one_of<'a>(
         &self,
         issuer_key: &str,
