@@ -43,8 +43,7 @@
 //! 12. Secrets
 //!     - [`secret`]: bytes that are wiped and never printed
 //! 13. Files
-//!     - [`file_access`](countersign_core::file_access): keeps owner, group and mode of files that
-//!       are replaced
+//!     - [`file_access`]: keeps owner, group and mode of files that are replaced
 //!     - [`file_read`](countersign_core::file_read): reads files safely
 //!     - [`file_stamp`]: detects that a file has changed
 //!     - [`pem`]: reads PEM

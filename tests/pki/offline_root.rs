@@ -119,7 +119,19 @@ impl Offline {
     /// Signs a revocation list with the root's key. The list expires in about `days` days. Returns
     /// the path of the list.
     pub(super) fn list(&self, out: &str, number: u64, revoked: &[Vec<u8>], days: i64) -> String {
-        let now = OffsetDateTime::now_utc() - Duration::hours(2);
+        self.list_from(out, number, revoked, [-2, days * 24 - 1])
+    }
+
+    /// Same as [`Self::list`], valid between these two hours from now.
+    pub(super) fn list_from(
+        &self,
+        out: &str,
+        number: u64,
+        revoked: &[Vec<u8>],
+        [from, until]: [i64; 2],
+    ) -> String {
+        let end = OffsetDateTime::now_utc() + Duration::hours(until);
+        let now = OffsetDateTime::now_utc() + Duration::hours(from);
         let entries = revoked.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from_slice(serial),
             revocation_time: now,
@@ -128,7 +140,7 @@ impl Offline {
         });
         let list = CertificateRevocationListParams {
             this_update: now,
-            next_update: now + Duration::days(days) + Duration::hours(1),
+            next_update: end,
             crl_number: number.into(),
             issuing_distribution_point: None,
             revoked_certs: entries.collect(),

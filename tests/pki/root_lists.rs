@@ -91,6 +91,27 @@ fn a_rotation_does_not_roll_the_list_of_the_root_back() {
     offline.publish(&old).refused(1, "goes back");
 }
 
+/// Gateways compare thisUpdate too, and refuse all callers until a list is valid.
+#[test]
+fn a_list_is_refused_if_the_clock_of_the_root_was_wrong() {
+    let offline = Offline::authority();
+    let six = offline.list_from("six.crl", 6, &[], [-1, 24]);
+    offline.publish(&six).done();
+    let slow = offline.list_from("slow.crl", 7, &[FOREIGN.to_vec()], [-2, 24]);
+    let fast = offline.list_from("fast.crl", 8, &[FOREIGN.to_vec()], [1, 24]);
+    let next = offline.next();
+    for (list, words) in [
+        (&slow, "its thisUpdate is"),
+        (&fast, "it is valid only from"),
+    ] {
+        offline.publish(list).refused(1, words);
+        offline
+            .prepare(&["--intermediate-cert", &next, "--ca-crl", list])
+            .refused(1, words);
+        assert_eq!(offline.published(), (6, Vec::new()), "{words}");
+    }
+}
+
 #[test]
 fn a_revocation_in_the_list_of_a_rotation_is_recorded() {
     let offline = Offline::authority();
@@ -180,7 +201,7 @@ fn a_root_that_is_here_revokes_the_intermediate_before_it_is_retired() {
 fn revocations_from_elsewhere_stay_on_lists_that_are_signed_here() {
     let offline = Offline::new();
     offline.import(&[]).done();
-    let list = offline.list("nine.crl", 9, &[FOREIGN.to_vec()], 30);
+    let list = offline.list_from("nine.crl", 9, &[FOREIGN.to_vec()], [0, 24]);
     offline.publish(&list).done();
     offline.run(&["crl"], &["--issuer", "root"]).done();
     assert_eq!(offline.published(), (10, vec![FOREIGN_HEX.to_owned()]));
@@ -193,7 +214,7 @@ fn revocations_from_elsewhere_stay_on_lists_that_are_signed_here() {
     };
     let here = time_of(&offline.path("certs/crl/root.crl"));
     assert_eq!(here, time_of(Path::new(&list)));
-    let lost = offline.list("lost.crl", 11, &[], 30);
+    let lost = offline.list_from("lost.crl", 11, &[], [0, 24]);
     offline.publish(&lost).refused(1, FOREIGN_HEX);
 }
 

@@ -103,8 +103,9 @@ impl Route {
     }
 
     /// Whether the route admits the same requests as `other`, apart from host and path: it is the
-    /// same route, or has an equal rule, equal authenticators and equal methods. API keys can be
-    /// valid on one of two routes only, so other routes that accept them never admit alike.
+    /// same route, or has an equal rule, equal authenticators, equal methods and equal `bind_body`.
+    /// API keys can be valid on one of two routes only, and each route counts its own rate limits.
+    /// Other routes that have either never admit alike.
     #[must_use]
     pub fn admits_alike(&self, other: &Self) -> bool {
         let methods = |route: &Self| -> HashSet<Method> { route.methods.iter().cloned().collect() };
@@ -116,7 +117,10 @@ impl Route {
                     .methods()
                     .contains(Credential::ApiKey)
                 && self.authenticators.rules() == other.authenticators.rules()
-                && methods(self) == methods(other))
+                && methods(self) == methods(other)
+                && self.bind_body == other.bind_body
+                && self.limits.is_empty()
+                && other.limits.is_empty())
     }
 
     /// Returns those protocols in an `Upgrade` field that the route allows.

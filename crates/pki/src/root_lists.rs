@@ -61,6 +61,13 @@ impl RootList {
         now: i64,
     ) -> Result<Self, PkiError> {
         let list = Self::read_of_any_time(path, root)?;
+        if list.this_update > now {
+            let begin = clock::rfc3339(list.this_update);
+            return Err(list.disagree(format!(
+                "it is valid only from {begin}, and gateways refuse all callers until then; compare \
+                 the clocks of the two machines"
+            )));
+        }
         if clock::certificate_is_over(list.next_update, now) {
             let end = clock::rfc3339(list.next_update);
             return Err(list.disagree(format!(
@@ -128,8 +135,9 @@ impl RootList {
         }
     }
 
-    /// Refuses a number that gateways refuse, and another list with the number of the last one.
-    fn check_number(&self, last: u64, published: Option<&str>) -> Result<(), PkiError> {
+    /// Refuses a number or thisUpdate that gateways refuse, and another list with the number of the
+    /// last one.
+    fn check_order(&self, last: u64, published: Option<&str>) -> Result<(), PkiError> {
         if self.number < last {
             return Err(self.disagree(format!(
                 "its number is {}, and that of the last list is {last}; gateways refuse a list whose \
@@ -137,9 +145,17 @@ impl RootList {
                 self.number
             )));
         }
-        let is_another = published
-            .is_some_and(|known| number_in(known) == Some(self.number) && known != self.pem);
-        if is_another {
+        let published = published.filter(|known| *known != self.pem);
+        let made = published.and_then(|known| in_list(known, |list| Some(made_at(list))));
+        if let Some(made) = made.filter(|made| *made > self.this_update) {
+            return Err(self.disagree(format!(
+                "its thisUpdate is {}, and that of the published list is {}; gateways refuse a list \
+                 that is older than the one in use",
+                clock::rfc3339(self.this_update),
+                clock::rfc3339(made)
+            )));
+        }
+        if published.and_then(|known| in_list(known, number_of)) == Some(self.number) {
             return Err(self.disagree(format!(
                 "its number is {}, which the published list has too, with another content; have the \
                  root sign a list with a higher number",
@@ -162,7 +178,7 @@ pub(super) fn take_over(
     published: Option<&str>,
     lost: Lost<'_>,
 ) -> Result<(), PkiError> {
-    list.check_number(state.last_number(signatory), published)?;
+    list.check_order(state.last_number(signatory), published)?;
     let listed: HashSet<&str> = list.entries.iter().map(|e| e.serial.as_str()).collect();
     let is_lost = |entry: &RevokedCertificate| {
         entry.is_of(signatory) && !listed.contains(entry.serial.as_str())
@@ -211,10 +227,18 @@ fn number_of(list: &x509_parser::revocation_list::CertificateRevocationList<'_>)
     i64::try_from(number).is_ok().then_some(number)
 }
 
-fn number_in(pem: &str) -> Option<u64> {
+fn made_at(list: &x509_parser::revocation_list::CertificateRevocationList<'_>) -> i64 {
+    list.last_update().timestamp()
+}
+
+/// Reads something from the first list in `pem`.
+fn in_list<T>(
+    pem: &str,
+    read: impl FnOnce(&x509_parser::revocation_list::CertificateRevocationList<'_>) -> Option<T>,
+) -> Option<T> {
     let lists = pem::revocation_lists(pem.as_bytes()).ok()?;
     let (_, list) = x509_parser::parse_x509_crl(lists.first()?).ok()?;
-    number_of(&list)
+    read(&list)
 }
 
 fn revocation(entry: &ListEntry<'_>) -> Revocation {

@@ -31,6 +31,8 @@ use crate::h2_frames::{
 };
 use crate::reason::ReasonCode;
 
+/// The type of PRIORITY frames (RFC 9113 section 6.3).
+const PRIORITY: u8 = 2;
 /// Length of a frame header, and of an RST_STREAM frame.
 const HEADER: usize = 9;
 const RESET: usize = HEADER + 4;
@@ -102,6 +104,13 @@ impl OpenStreams {
                 if let Some(open) = self.find(frame.stream) {
                     open.is_whole |= ends;
                     open.has_other_fault |= frame.kind == HEADERS;
+                }
+            }
+            // h2 resets a stream also if a PRIORITY frame makes it depend on itself. The request may
+            // be in progress then.
+            PRIORITY => {
+                if let Some(open) = self.find(frame.stream) {
+                    open.has_other_fault = true;
                 }
             }
             WINDOW_UPDATE if frame.window == Some(0) => {
