@@ -122,7 +122,10 @@ fn report_address(
                  user may open, so that the check can tell",
         )),
         (io::ErrorKind::AddrInUse, _) => diagnostics.error(
-            diagnostic.help("end the other program that listens there, or choose another port"),
+            diagnostic.help(
+                "if the gateway runs with an earlier configuration, this is no fault: check with \
+                 --files-only then; otherwise another program listens there, so choose another port",
+            ),
         ),
         (io::ErrorKind::PermissionDenied, _) => {
             diagnostics.error(diagnostic.help(

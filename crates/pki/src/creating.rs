@@ -1,7 +1,7 @@
 //! Creates an authority in a directory, with a new root or with an existing one.
 //!
 //! A part of [`Pki`]. One `Transaction` writes all files. So after a crash, the directory contains
-//! either the earlier files or the complete new authority. [`super::generation`] makes the
+//! either the earlier files or the complete new authority. The module `generation` makes the
 //! certificates.
 
 use std::path::{Path, PathBuf};

@@ -95,9 +95,17 @@ impl Redaction {
         let mut shown = message.to_owned();
         for secret in &self.secrets {
             // A message may contain only the beginning of a long secret.
-            let start: String = secret.chars().take(24).collect();
+            let end = secret
+                .char_indices()
+                .nth(24)
+                .map_or(secret.len(), |(at, _)| at);
+            let start = secret.get(..end).unwrap_or_default();
+            // Most messages contain none of the secrets, and a file can have thousands of both.
+            if !shown.contains(start) {
+                continue;
+            }
             if secret.len() >= MIN_SECRET {
-                shown = hidden(&shown, &common_starts(&shown, &start, secret));
+                shown = hidden(&shown, &common_starts(&shown, start, secret));
             } else {
                 for quote in ['"', '`', '\''] {
                     let quoted = format!("{quote}{secret}{quote}");
@@ -143,12 +151,25 @@ fn hidden(text: &str, ranges: &[Range<usize>]) -> String {
 /// Finds user names and passwords in URLs.
 fn url_secrets(source: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
+    let mut scanned = 0;
     for (at, mark) in source.match_indices("://") {
+        if at < scanned {
+            continue;
+        }
         let start = at + mark.len();
         let rest = source.get(start..).unwrap_or_default();
-        let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'');
+        // In quotation marks, a password may contain blanks and the other quotation mark.
+        let is_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+        let before = source.get(..at).unwrap_or_default();
+        let quote = before.trim_end_matches(is_scheme).chars().next_back();
+        let quote = quote.filter(|c| matches!(c, '"' | '\''));
+        let ends = |c: char| match quote {
+            Some(quote) => c == quote || c == '\n',
+            None => c.is_whitespace() || matches!(c, '"' | '\''),
+        };
         let url = rest.get(..rest.find(ends).unwrap_or(rest.len()));
         let url = url.unwrap_or_default();
+        scanned = start + url.len();
         let secret = if url.contains("pass=") {
             url.len()
         } else {
@@ -259,7 +280,7 @@ fn value_range(source: &str, start: usize, names_file: bool) -> (Option<Range<us
     }
     let line_end = start + rest.find('\n').unwrap_or(rest.len());
     if rest.starts_with('[') {
-        let end = find_from(source, "]", start).unwrap_or(source.len());
+        let end = array_end(source, start);
         return (Some(start + 1..end), end);
     }
     if let Some(quote) = rest.chars().next().filter(|c| matches!(c, '"' | '\'')) {
@@ -285,6 +306,48 @@ fn value_range(source: &str, start: usize, names_file: bool) -> (Option<Range<us
         return (None, end);
     }
     (Some(start..line_end), line_end)
+}
+
+/// Returns the position of the bracket that closes the array at the position `start`, or the end of
+/// the text. Brackets in strings and comments do not count.
+fn array_end(source: &str, start: usize) -> usize {
+    let mut depth = 0_usize;
+    let mut at = start;
+    while let Some(c) = source.get(at..).and_then(|rest| rest.chars().next()) {
+        let next = at + c.len_utf8();
+        let rest = source.get(next..).unwrap_or_default();
+        at = match c {
+            '[' => {
+                depth += 1;
+                next
+            }
+            ']' if depth <= 1 => return at,
+            ']' => {
+                depth -= 1;
+                next
+            }
+            '#' => next + rest.find('\n').unwrap_or(rest.len()),
+            '"' | '\'' => next + string_length(rest, c),
+            _ => next,
+        };
+    }
+    source.len()
+}
+
+/// Returns the length of the rest of a string, with the quotation mark that ends it. A string ends at
+/// the end of its line in any case.
+fn string_length(rest: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (at, c) in rest.char_indices() {
+        if c == '\n' {
+            return at;
+        }
+        if c == quote && !escaped {
+            return at + 1;
+        }
+        escaped = quote == '"' && c == '\\' && !escaped;
+    }
+    rest.len()
 }
 
 /// Returns the position of the quotation mark that ends a string. In strings with double quotation
@@ -367,6 +430,12 @@ mod tests {
             "passphrase = == hunter2",
             "[api_key]\nhash = \"hunter2\"",
             "endpoint = \"https://user:hunter2@host/\"",
+            "endpoint = \"https://user:it's-hunter2@host/\"",
+            "endpoint = \"https://user:my hunter2@host/\"",
+            "tokens = [[\"a\"], [\"hunter2\"]]",
+            "tokens = [\"a]b\", \"hunter2\"]",
+            "tokens = [ # see [1]\n  \"hunter2\"]",
+            "tokens = [\"hunter2",
             "x = \"-----BEGIN PRIVATE KEY-----\\nhunter2\\n-----END PRIVATE KEY-----\"",
             "x = \"\"\"\n-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\"\"\"",
             "-----BEGIN ENCRYPTED PRIVATE KEY-----\nhunter2\n",
