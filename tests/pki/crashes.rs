@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rcgen::PublicKeyData as _;
 
 use super::{Authority, certificates, revocation_list};
-use crate::support::BINARY;
+use crate::support::copy_program;
 
 /// The moments at which `runs` runs of a command are killed. They are spread from the start of
 /// the command to somewhat after its normal end.
@@ -265,7 +265,7 @@ fn a_read_only_directory_stays_as_it_is() {
     let home = authority.home.path();
     // `NOBODY` may have no access to the build directory, so that the program is copied.
     let program = home.join("countersign");
-    std::fs::copy(BINARY, &program).unwrap();
+    copy_program(&program);
     set_modes(&authority.dir(), 0o555, 0o400, owner);
     let searchable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(home, searchable).unwrap();

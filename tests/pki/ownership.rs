@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use countersign_testkit::skipped;
 
 use super::Authority;
-use crate::support::{BINARY, Run, mode};
+use crate::support::{BINARY, Run, copy_program, mode};
 
 /// The owner of the files, and another user. Neither of them is root.
 const OWNER: u32 = 65_534;
@@ -56,7 +56,7 @@ fn program(home: &Path) -> Option<PathBuf> {
         return None;
     }
     let program = home.join("countersign");
-    std::fs::copy(BINARY, &program).unwrap();
+    copy_program(&program);
     set_mode(home, 0o755);
     Some(program)
 }

@@ -10,7 +10,7 @@ use countersign_testkit::skipped;
 use rusqlite::Connection;
 
 use super::Authority;
-use crate::support::{BINARY, Run};
+use crate::support::{BINARY, Run, copy_program};
 
 /// A user that is neither root nor the owner of other files.
 const NOBODY: u32 = 65_534;
@@ -65,7 +65,7 @@ impl Readable {
         }
         // The other user may have no access to the build directory, so the program is copied.
         let program = authority.home.path().join("countersign");
-        std::fs::copy(BINARY, &program).unwrap();
+        copy_program(&program);
         set_mode(authority.home.path(), 0o755);
         readable(&authority.dir());
         Some(Self { authority, program })

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 pub(crate) use files::{Files, mode, named_pipe, obstruct, replace};
 pub(crate) use http::{get_with, request, streaming, streaming_with};
 pub(crate) use jws::{altered, assertion, assertion_claims, base64url, decode, thumbprint};
-pub(crate) use program::{Run, countersign};
+pub(crate) use program::{Run, copy_program, countersign};
 pub(crate) use reload::{change, generation, readyz, reloaded};
 pub(crate) use revocation::{RevocationLists, revocable};
 pub(crate) use trust::bundle_config;

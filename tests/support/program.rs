@@ -1,6 +1,7 @@
 //! Runs `countersign` and other programs, and checks their results.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -20,6 +21,13 @@ pub(crate) struct Run {
 /// Runs `countersign` with these arguments and this standard input.
 pub(crate) fn countersign(arguments: &[&str], input: impl AsRef<[u8]>) -> Run {
     Run::with_input(Command::new(BINARY).args(arguments), input)
+}
+
+/// Copies the program. Another process writes the copy: while a file is open for writing, it cannot
+/// be executed, and a process that another test starts inherits open files for a moment.
+pub(crate) fn copy_program(to: &Path) {
+    let copied = Command::new("cp").arg(BINARY).arg(to).status();
+    assert!(copied.unwrap().success(), "{}", to.display());
 }
 
 impl Run {
