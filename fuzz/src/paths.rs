@@ -5,9 +5,9 @@ use countersign_proxy::wire::path::{CheckedPath, checked_path};
 use countersign_proxy::wire::target::normalized_host;
 
 /// Percent-decodes bytes. Malformed escapes stay unchanged.
-fn decoded(octets: &[u8]) -> Vec<u8> {
+fn decoded(bytes: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::new();
-    let mut rest = octets;
+    let mut rest = bytes;
     while let Some((first, after)) = rest.split_first() {
         let pair = after.get(..2).and_then(|pair| {
             let text = std::str::from_utf8(pair).ok()?;
@@ -15,8 +15,8 @@ fn decoded(octets: &[u8]) -> Vec<u8> {
             digits.then(|| u8::from_str_radix(text, 16).unwrap())
         });
         match (first, pair) {
-            (b'%', Some(octet)) => {
-                decoded.push(octet);
+            (b'%', Some(byte)) => {
+                decoded.push(byte);
                 rest = &after[2..];
             }
             _ => {
@@ -64,9 +64,9 @@ fn without_parameters(path: &str) -> String {
 
 /// Whether there is a segment `.` or `..`, without its parameters.
 fn has_dot_segment(path: &[u8]) -> bool {
-    let mut segments = path.split(|octet| matches!(octet, b'/' | b'\\'));
+    let mut segments = path.split(|byte| matches!(byte, b'/' | b'\\'));
     segments.any(|segment| {
-        let bare = segment.split(|octet| *octet == b';').next();
+        let bare = segment.split(|byte| *byte == b';').next();
         matches!(bare, Some(b"." | b".."))
     })
 }
@@ -82,11 +82,11 @@ pub fn paths(data: &[u8]) {
             text.split('/').count(),
             "other segments"
         );
-        let mut octets = text.as_bytes().to_vec();
+        let mut bytes = text.as_bytes().to_vec();
         for _ in 0..=2 {
-            assert!(!has_dot_segment(&octets), "dot segment: {text:?}");
-            assert!(!octets.contains(&0), "NUL: {text:?}");
-            octets = decoded(&octets);
+            assert!(!has_dot_segment(&bytes), "dot segment: {text:?}");
+            assert!(!bytes.contains(&0), "NUL: {text:?}");
+            bytes = decoded(&bytes);
         }
         let twice = decoded(&decoded(text.as_bytes()));
         assert_eq!(decoded(&twice), twice, "encoded three times: {text:?}");

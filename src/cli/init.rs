@@ -235,7 +235,7 @@ Next:
   countersign serve --config {config}
   curl --cacert {ca} --cert {cert} --key {key} {url}/
 
-Certificates and revocation lists are good for 7 days. Renew them each day, from cron or by timers
+Certificates and revocation lists are valid for 7 days. Renew them each day, from cron or by timers
 (--timer of pki renew). The gateway reads them by itself:
   countersign pki crl --dir {dir} --issuer intermediate{option}
   countersign pki renew --all --dir {dir} --if-expiring 50%{option}

@@ -393,7 +393,7 @@ fn shell(directory: &Path, line: &str) -> Run {
     )
 }
 
-/// What init says has to be done each week works as it is said, also for a job that nobody answers.
+/// The commands that init prints for regular renewals also work in a job that gets no input.
 #[test]
 fn the_renewals_that_init_names_work_with_the_passphrase_given() {
     for option in [
@@ -465,7 +465,7 @@ async fn the_first_gateway_can_be_operated() {
     );
     assert!(directory.path().join("deny.json").exists());
     assert!(directory.path().join("audit.jsonl").exists());
-    // The caller whom the entry refuses is explained.
+    // `explain` names the entry that refuses the caller.
     let explain = commands(&said, "explain").remove(0);
     shell(directory.path(), &explain).ended(3, "");
     serve.kill().await.unwrap();

@@ -310,7 +310,7 @@ async fn check_tells_a_lost_route_from_a_won_caller() {
     );
 }
 
-/// A certificate that was replaced is not used any more. That it is revoked concerns nobody.
+/// A certificate that was replaced is not used any more. Its revocation refuses no request.
 #[tokio::test]
 async fn check_leaves_out_certificates_that_were_replaced() {
     let world = Keeping::new().await;

@@ -1,5 +1,5 @@
 //! Problems: `/readyz`, `status` and the metrics name them, with a command that mends each. Only a
-//! gateway that can serve nobody is not ready.
+//! gateway that can serve no caller is not ready.
 
 use std::fs;
 use std::time::Duration;

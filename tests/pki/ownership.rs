@@ -182,7 +182,7 @@ fn who_cannot_keep_the_owner_is_refused_with_a_remedy() {
     let said = run_as(OTHER, &program, &export).refused(1, "it belongs to user 65534");
     assert!(said.stderr.contains("sudo -u '#65534'"), "{}", said.stderr);
     assert_eq!(std::fs::read(&out).unwrap(), b"before");
-    // If all users may read the old file, nobody loses access when the owner changes. So the file
+    // If all users may read the old file, no user loses access when the owner changes. So the file
     // is replaced.
     set_mode(&out, 0o644);
     run_as(OTHER, &program, &export).done();

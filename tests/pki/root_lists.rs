@@ -1,6 +1,7 @@
 //! Revocation lists that a root has signed elsewhere: their numbers never go back, and their
 //! revocations are never lost, whichever command gets the list.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use rcgen::{CertificateParams, DnType};
@@ -195,6 +196,52 @@ fn a_root_that_is_here_revokes_the_intermediate_before_it_is_retired() {
     offline.verify("new").done();
     let list = std::fs::read_to_string(offline.path("certs/crl/intermediate.crl")).unwrap();
     assert_eq!(list.matches("BEGIN X509 CRL").count(), 1);
+}
+
+/// No list of a retired intermediate is signed any more. A command that only seems to revoke one of
+/// its certificates would be worse than none.
+#[test]
+fn a_certificate_of_a_retired_intermediate_is_revoked_with_the_intermediate() {
+    let offline = Offline::new();
+    offline.import(&[]).done();
+    offline.issue("old").done();
+    offline.prepare(&["--intermediate-only"]).done();
+    offline.retire(&["--force"]).done();
+    offline.verify("old").done();
+    let retired = offline.path("certs/retired/1/intermediate.pem");
+    let advice = format!("--cert {} --dir", retired.display());
+    let serial = hex(&serial_of(&offline.path("certs/issued/old.pem")));
+    for more in [&[][..], &["--unrecorded"]] {
+        let arguments = [&["--serial", &serial], more].concat();
+        offline.run(&["revoke"], &arguments).refused(1, &advice);
+    }
+    let serial = hex(&serial_of(&retired));
+    offline.run(&["revoke"], &["--serial", &serial]).done();
+    offline.verify("old").ended(3, "certificate-revoked");
+    // Not even an operator can forget this revocation.
+    let lost = offline.list_from("lost.crl", 90, &[], [0, 24]);
+    let forced = ["--root-crl", &lost, "--force"];
+    offline.run(&["crl"], &forced).refused(1, &serial);
+}
+
+#[test]
+fn the_key_of_a_root_that_stays_can_be_brought_into_the_directory() {
+    let offline = Offline::authority();
+    let key = offline.path("certs/root.key");
+    assert!(!key.exists());
+    let (certificate, given) = (offline.word("root.pem"), offline.word("root.key"));
+    let list = offline.word("root.crl");
+    let arguments = [
+        "--ca-cert",
+        &certificate,
+        "--ca-key",
+        &given,
+        "--ca-crl",
+        &list,
+    ];
+    offline.prepare(&arguments).done();
+    assert_eq!(key.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    offline.run(&["crl"], &["--issuer", "root"]).done();
 }
 
 #[test]

@@ -125,7 +125,8 @@ fn the_command_that_enables_the_units_can_be_pasted() {
     let said = Run::of(renew.current_dir(authority.home.path())).done();
     let unit = |kind: &str| format!("'{}/countersign-renew.{kind}'", units.display());
     let command = format!(
-        "systemctl enable --now {} {}\n",
+        "install -o root -g root -m 0644 {} {} /etc/systemd/system/ && systemctl daemon-reload \
+         && systemctl enable --now countersign-renew.timer\n",
         unit("service"),
         unit("timer")
     );

@@ -45,7 +45,7 @@ pub(crate) async fn readyz(gateway: &Gateway, wanted: &str, there: bool) -> Valu
     let wait = async {
         loop {
             let answer = plain(gateway.admin(), "GET", "/readyz", &[]).await;
-            // An alarm is no outage, unless nobody can be served.
+            // An alarm is no outage, unless no caller can be served.
             let expected = match answer.json()["status"].as_str() {
                 Some("unable") => 503,
                 _ => 200,

@@ -157,7 +157,7 @@ impl HttpClient {
         held: impl Send + 'static,
     ) -> Result<JsonResponse, FetchError> {
         // If `runtime` is set and this future is dropped, the exchange still continues on that
-        // runtime. The permit therefore belongs to the exchange. The semaphore thus limits
+        // runtime. The permit therefore belongs to the exchange. So the semaphore limits
         // exchanges, and not calls of this function.
         let turn = Arc::clone(&self.turns).acquire_owned();
         let turn = tokio::time::timeout(QUEUE_TIMEOUT.min(self.timeout), turn).await;

@@ -93,7 +93,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// Returns to whom the assertions of this route go, and how much they say.
+    /// Returns the audience of this route's assertions, and how much detail they contain.
     #[must_use]
     pub fn recipient(&self) -> Recipient<'_> {
         Recipient {

@@ -107,7 +107,8 @@ impl Pki {
     /// where the key is.
     ///
     /// If `may_lack` is true, the list may lack revocations that were recorded before, and they are
-    /// forgotten. Those of intermediates in the directory must not be missing.
+    /// forgotten. Those of intermediates in the directory, and of retired ones that have not expired,
+    /// must not be missing.
     ///
     /// # Errors
     /// If gateways cannot use the list, or if no root of this authority has signed it. If the list
@@ -136,11 +137,18 @@ impl Pki {
         })?;
         let lock = self.layout().lock()?;
         let mut state = self.current_state()?;
-        let known: Vec<String> = self
+        let mut known: Vec<String> = self
             .signatories(AuthorityName::Intermediate)
             .filter(|intermediate| self.root_of(intermediate.generation) == signatory)
             .map(|intermediate| self.certificate_of(intermediate).facts().serial_hex())
             .collect();
+        for intermediate in self.retired_intermediates()? {
+            let facts = intermediate.certificate.facts();
+            let is_over = clock::certificate_is_over(facts.not_after, now);
+            if intermediate.root == signatory && !is_over {
+                known.push(facts.serial_hex());
+            }
+        }
         let lost = match may_lack {
             true => Lost::RemovedExcept(&known),
             false => Lost::Refused,

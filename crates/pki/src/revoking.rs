@@ -186,23 +186,43 @@ impl Pki {
         if carries(AuthorityName::Root).is_some() {
             return Err(PkiError::RootCannotBeRevoked);
         }
+        let retired = self.retired_intermediates()?;
+        if let Some(intermediate) = retired
+            .iter()
+            .find(|intermediate| intermediate.certificate.facts().serial_hex() == serial)
+        {
+            return Ok((intermediate.root, serial));
+        }
         let filter = Filter {
             serial: Some(serial.clone()),
             ..Filter::default()
         };
-        match self.issued(&filter)?.first() {
-            Some((entry, _)) => Ok((self.issuer_of(entry), serial)),
-            None => Err(PkiError::UnknownSerial(serial)),
+        if let Some((entry, _)) = self.issued(&filter)?.first() {
+            return Ok((self.issuer_of(entry)?, serial));
         }
+        // No list of a retired intermediate is signed any more. To revoke the number in the lists of
+        // the other authorities would leave the certificate valid.
+        let inventory = self.inventory_to_read()?;
+        for intermediate in retired {
+            let key = intermediate.certificate.key_identifier_hex();
+            if !inventory.find(&[key], &filter)?.is_empty() {
+                return Err(PkiError::IssuerRetired {
+                    serial,
+                    intermediate: intermediate.path,
+                    directory: self.layout().directory().to_owned(),
+                });
+            }
+        }
+        Err(PkiError::UnknownSerial(serial))
     }
 
     /// Returns the authority that signed the certificate of an inventory entry.
-    fn issuer_of(&self, entry: &Entry) -> Signatory {
+    fn issuer_of(&self, entry: &Entry) -> Result<Signatory, PkiError> {
         self.issuers()
             .find(|signatory| {
                 self.certificate_of(*signatory).key_identifier_hex() == entry.issuer_key
             })
-            .unwrap_or_else(|| self.present(self.issuer()))
+            .ok_or_else(|| PkiError::UnknownSerial(entry.serial.clone()))
     }
 
     /// Returns the serial numbers of live certificates with a name, each with the authority that
@@ -239,10 +259,10 @@ impl Pki {
                     .collect(),
             });
         }
-        Ok(found
-            .into_iter()
-            .map(|(entry, _)| (self.issuer_of(&entry), entry.serial))
-            .collect())
+        let found = found.into_iter();
+        found
+            .map(|(entry, _)| Ok((self.issuer_of(&entry)?, entry.serial)))
+            .collect()
     }
 }
 

@@ -5,6 +5,7 @@
 //! `retire` moves it to `retired/`. Each stage is one `Transaction`. So after a crash, the files
 //! are as before or after the stage. Keys are never deleted.
 
+use std::io;
 use std::path::PathBuf;
 
 use super::crls::{list_of, lists_except, revokes};
@@ -19,9 +20,9 @@ use super::records::state::State;
 use super::signed_elsewhere::discard_request;
 use super::signing::authority_certificate::AuthorityCertificate;
 use super::signing::lifetime::Lifetime;
-use super::signing::signatory::{AuthorityName, Generation};
+use super::signing::signatory::{AuthorityName, Generation, Signatory};
 use super::store::key::{self, KeyAlgorithm, KeyError, KeyProtection};
-use super::store::{self, Audience};
+use super::store::{self, Audience, Existing, StoreError};
 use crate::clock;
 use crate::directory_lock::DirectoryLock;
 
@@ -294,6 +295,43 @@ impl Pki {
         Ok(!is_published || !state.is_revoked(root, &serial))
     }
 
+    /// Returns the retired intermediates whose roots are still trusted.
+    ///
+    /// # Errors
+    /// If a directory or a certificate cannot be read.
+    pub(super) fn retired_intermediates(&self) -> Result<Vec<RetiredIntermediate>, PkiError> {
+        let directory = self.layout().retired();
+        let entries = match std::fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(StoreError::io("read", &directory))?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(StoreError::io("read", &directory))?;
+            let generation = Layout::new(entry.path());
+            let path = generation.certificate(AuthorityName::Intermediate);
+            // A generation without intermediate has no such file.
+            if path.symlink_metadata().is_err() {
+                continue;
+            }
+            for der in certificates::read(&path)? {
+                let signed = |root: &Signatory| self.certificate_of(*root).has_signed(&der);
+                let Some(root) = self.signatories(AuthorityName::Root).find(signed) else {
+                    continue;
+                };
+                let domain = Some(self.trust_domain());
+                let certificate = AuthorityCertificate::read_for(der, domain)
+                    .map_err(|error| PkiError::unreadable(&path, error))?;
+                found.push(RetiredIntermediate {
+                    path: path.clone(),
+                    certificate,
+                    root,
+                });
+            }
+        }
+        Ok(found)
+    }
+
     /// Removes the list of the earlier generation from the CRL file of an authority. If no list would
     /// be left, leaves the file as it is, and returns its path.
     fn retire_lists(
@@ -390,8 +428,16 @@ impl Pki {
             let pem = certificates::pem(member.certificate.der());
             let (path, kept) = (layout.certificate(name), earlier.certificate(name));
             change.stage_and_keep(&path, pem.as_bytes(), Audience::Public, kept)?;
-            // If the root stays, both generations use its key, so the key file is not moved.
+            // If the root stays, both generations use its key, so the key file is not moved. The
+            // operator may have brought the key into the directory with this command.
             if name == AuthorityName::Root && made.keeps_root {
+                let path = layout.key(name);
+                if let Some(signer) = &member.signer
+                    && path.symlink_metadata().is_err()
+                {
+                    let pem = key::to_pem(signer.key(), protection)?;
+                    change.stage(&path, pem.as_bytes(), Audience::Owner, Existing::Refuse)?;
+                }
                 continue;
             }
             let (path, kept) = (layout.key(name), earlier.key(name));
@@ -409,6 +455,14 @@ impl Pki {
         change.stage_public(&path, &state.to_file(&path)?)?;
         Ok(change.commit()?)
     }
+}
+
+/// A retired intermediate whose root is still trusted.
+pub(super) struct RetiredIntermediate {
+    pub(super) path: PathBuf,
+    pub(super) certificate: AuthorityCertificate,
+    /// The root that has signed the intermediate.
+    pub(super) root: Signatory,
 }
 
 /// Moves the directory `earlier/` into `retired/` with one rename. Returns its new path.

@@ -34,7 +34,7 @@ Examples:
 
 Makes DIR/root.pem (P-256, 10 years), DIR/intermediate.pem (5 years) and their .key files,
 DIR/trust.pem (every trusted root), DIR/crl/root.crl (good for a year) and
-DIR/crl/intermediate.crl (good for 7 days; sign it anew with: countersign pki crl).
+DIR/crl/intermediate.crl (valid for 7 days; sign it again with: countersign pki crl).
 
 With --ca-cert and --ca-key, the root is one there is: it is copied to DIR, and a new intermediate
 is made below it. Refused: a key of another certificate, a certificate that is no root, a subject
@@ -364,7 +364,7 @@ pub(super) fn note_path_length(pki: &Pki, output: Output) {
 fn timer<'a>(args: &'a InitArgs, passphrase: Option<&'a Path>) -> Timer<'a> {
     Timer {
         name: "countersign-crl",
-        service: "Sign the revocation list anew",
+        service: "Sign the revocation list again",
         timer: "Keep the revocation list fresh",
         dir: &args.dir,
         command: crl_command(args),
@@ -434,7 +434,7 @@ fn report(pki: &Pki, args: &InitArgs, output: Output) {
         }
         let lifetime = match args.intermediate_cert.is_some() && *name == AuthorityName::Root {
             true => "signed elsewhere".to_owned(),
-            false => format!("good for {}", pki.crl_lifetime(*name)),
+            false => format!("valid for {}", pki.crl_lifetime(*name)),
         };
         let _ = write!(lists, "\n  {title:13} {}  {lifetime}", list.display());
     }

@@ -120,10 +120,16 @@ pub(super) fn run(args: &RenewArgs, output: Output) -> Result<Exit, CliError> {
     let Some(interval) = args.every else {
         let look = look(args, args.if_expiring, &mut passphrase, output)?;
         if let Some(command) = &args.exec {
-            for issued in &look.renewed {
-                call(command, issued).map_err(|error| {
-                    CliError::failed(format!("the certificate is renewed, but {error}"))
-                })?;
+            // A failed command must not prevent those of the other renewed certificates.
+            let called = look.renewed.iter().map(|issued| call(command, issued));
+            let failed: Vec<String> = called
+                .filter_map(|called| Some(called.err()?.to_string()))
+                .collect();
+            if !failed.is_empty() {
+                return Err(CliError::failed(format!(
+                    "the certificates are renewed, but {}",
+                    failed.join("; ")
+                )));
             }
         }
         return Ok(look.exit.unwrap_or(Exit::Done));

@@ -97,10 +97,14 @@ impl Timer<'_> {
             let path = directory.join(format!("{}.{kind}", self.name));
             shell(Path::new(&absolute(&path)))
         };
+        // systemd would only link to units elsewhere. Then the owner of that directory could change
+        // what root runs.
         let mut text = format!(
-            "The units are written; enable them with: systemctl enable --now {} {}",
+            "The units are written. To enable them, as root: install -o root -g root -m 0644 {} {} \
+             /etc/systemd/system/ && systemctl daemon-reload && systemctl enable --now {}.timer",
             path("service"),
-            path("timer")
+            path("timer"),
+            self.name
         );
         if let Some(file) = self.passphrase {
             let _ = write!(

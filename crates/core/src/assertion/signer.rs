@@ -73,7 +73,7 @@ impl AssertionSettings {
     }
 }
 
-/// To whom an assertion goes, and how much it says.
+/// The audience of an assertion, and how much detail the assertion contains.
 #[derive(Debug, Clone, Copy)]
 pub struct Recipient<'a> {
     /// The `aud` claim.

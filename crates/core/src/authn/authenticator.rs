@@ -28,7 +28,7 @@ pub struct RequestAddresses {
     /// check it; every peer that may send a header can name any address. `None` if the header names
     /// no address.
     pub caller: Option<IpAddr>,
-    /// The address from which the TCP connection was opened. Nobody but the network can change it.
+    /// The address from which the TCP connection was opened. No header can change it.
     pub connection: IpAddr,
 }
 

@@ -37,14 +37,14 @@ fn first(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
     let (&length, mut rest) = rest.split_first()?;
     let mut size = usize::from(length);
     if length >= 0x80 {
-        let octets = usize::from(length & 0x7f);
-        if !(1..=4).contains(&octets) {
+        let bytes = usize::from(length & 0x7f);
+        if !(1..=4).contains(&bytes) {
             return None;
         }
-        let (long, after) = rest.split_at_checked(octets)?;
+        let (long, after) = rest.split_at_checked(bytes)?;
         size = long
             .iter()
-            .fold(0, |size, octet| size << 8 | usize::from(*octet));
+            .fold(0, |size, byte| size << 8 | usize::from(*byte));
         rest = after;
     }
     let (content, after) = rest.split_at_checked(size)?;
@@ -80,9 +80,9 @@ fn elements(mut content: &[u8]) -> Option<Vec<Element<'_>>> {
 /// key in memory.
 fn encode(tag: u8, parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
-    let octets = length.to_be_bytes();
-    let skipped = octets.iter().take_while(|octet| **octet == 0).count();
-    let significant = octets.get(skipped..).unwrap_or_default();
+    let bytes = length.to_be_bytes();
+    let skipped = bytes.iter().take_while(|byte| **byte == 0).count();
+    let significant = bytes.get(skipped..).unwrap_or_default();
     let mut der = Zeroizing::new(Vec::with_capacity(length + 2 + significant.len()));
     der.push(tag);
     match u8::try_from(length) {

@@ -153,6 +153,23 @@ pub enum PkiError {
          the inventory has lost it, revoke it with --unrecorded"
     )]
     UnknownSerial(String),
+    /// A retired intermediate has signed the certificate with this serial number. The root of the
+    /// intermediate is still trusted.
+    #[error(
+        "the certificate with serial number {serial} was issued by an intermediate that is retired, \
+         and no list of it is signed any more; revoke that intermediate: countersign pki revoke \
+         --cert {} --dir {}",
+        shell(.intermediate),
+        shell(.directory)
+    )]
+    IssuerRetired {
+        /// The serial number in hexadecimal.
+        serial: String,
+        /// The certificate of the retired intermediate.
+        intermediate: PathBuf,
+        /// The authority's directory.
+        directory: PathBuf,
+    },
     /// No live certificate has this name. A certificate is live if it is neither revoked nor
     /// expired.
     #[error(

@@ -51,7 +51,7 @@ pub struct Affinity<'a> {
     /// The name of the caller. Failures of this caller's requests can eject an endpoint for this
     /// caller alone. `None` if the caller has no name.
     caller: Option<&'a CallerName>,
-    /// The key of the caller for whom the request's connection is counted. `None` means one common
+    /// The key of the caller in whose share the connection is counted. `None` means one common
     /// count for all callers.
     pub(in crate::upstream) share: Option<ShareKey>,
 }
@@ -189,7 +189,7 @@ impl Upstream {
         self.states.get(index).map(|state| &state.limit)
     }
 
-    /// Returns the key of the caller for whom the request's connection is counted. If all callers
+    /// Returns the key of the caller in whose share the connection is counted. If all callers
     /// share connections, this key is [`ShareKey::EVERYBODY`].
     pub(in crate::upstream) fn share_key(&self, affinity: Affinity<'_>) -> ShareKey {
         match self.config.share {
@@ -308,7 +308,7 @@ impl Upstream {
     }
 
     /// Returns the properties of a request that affect which endpoint is selected. `share` is the
-    /// key of the caller for whom the request's connection is counted.
+    /// key of the caller in whose share the connection is counted.
     #[must_use]
     pub fn affinity<'a>(&self, caller: Option<&'a CallerName>, share: ShareKey) -> Affinity<'a> {
         let together = caller.filter(|_| self.config.balance == Balance::Caller);

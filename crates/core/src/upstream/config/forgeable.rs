@@ -40,7 +40,7 @@ const fn candidates(name: &[u8]) -> &'static [&'static str] {
         [b'd', ..] => &["daphne-root-path"],
         [b'f', ..] => &["forwarded"],
         // gunicorn copies fields of these names to the variables `SCRIPT_NAME` and `PATH_INFO`. An
-        // application could thus route a request to another path than the permitted path. A CGI
+        // application could then route a request to another path than the permitted path. A CGI
         // program gets the field `Proxy` as the environment variable HTTP_PROXY. HTTP clients read
         // this variable as the address of their proxy.
         [b'p', ..] => &["path-info", "proxy"],
