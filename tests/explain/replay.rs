@@ -272,6 +272,40 @@ async fn check_says_which_requests_other_routes_would_refuse_or_allow() {
     assert!(text.contains(&line), "{text}");
 }
 
+/// The log has paths as they were sent. They are read as the gateway reads those of requests.
+#[tokio::test]
+async fn check_reads_encoded_paths_of_a_log() {
+    let world = World::with(|settings, echo| {
+        settings
+            .upstream("orders", echo)
+            .route("cafe", "orders", "paths = [\"/café\"]\ncallers = [\"*\"]")
+            .route(
+                "files",
+                "orders",
+                "paths = [\"/files/**\"]\ncallers = [\"*\"]\n\
+                 path_encoding = \"allow-encoded-slash\"",
+            )
+    })
+    .await;
+    let gateway = &world.gateway;
+    for path in ["/caf%C3%A9", "/%63af%c3%a9", "/files/a%2Fb"] {
+        let response = world.client_as("/a").get(path).await;
+        assert_eq!(response.unwrap().status, 200, "{path}");
+    }
+    gateway.audit().at_least(3, "requests", |_| true).await;
+    let log = gateway.directory().join("audit.jsonl");
+    let arguments = ["--json", "check", "--against", log.to_str().unwrap()];
+    let same = run(&arguments, &gateway.config_file()).await;
+    assert_eq!(same.code, 0, "{}", same.stderr);
+    assert_eq!(same.json()["against"]["changes"], Value::Array(Vec::new()));
+    let config = candidate(gateway, "allow-encoded-slash", "strict");
+    let ended = run(&arguments, &config).await;
+    assert_eq!(ended.code, 3, "{}", ended.stderr);
+    let changed = &ended.json()["against"]["changes"][0];
+    assert_eq!(changed["path"], "/files/a%2Fb", "{changed}");
+    assert_eq!(changed["after"], "malformed-request", "{changed}");
+}
+
 #[tokio::test]
 async fn check_tells_a_lost_route_from_a_won_caller() {
     let world = World::with(|settings, echo| {

@@ -244,10 +244,11 @@ fn unable_to_serve(snapshot: &Snapshot, now: i64) -> Option<&'static str> {
              accepts a connection",
         );
     }
-    let needs_certificates = snapshot.server_names.require_certificates();
+    if snapshot.bundles.is_empty() || !snapshot.server_names.require_certificates() {
+        return None;
+    }
     let mut bundles = snapshot.bundles.iter();
-    let refuses_all = !snapshot.bundles.is_empty() && bundles.all(|one| one.refuses_everybody(now));
-    (needs_certificates && refuses_all).then_some(
+    bundles.all(|bundle| bundle.refuses_all(now)).then_some(
         "every trust domain refuses all of its callers, because its revocation lists are stale or \
          its files could not be read for too long",
     )

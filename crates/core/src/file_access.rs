@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 
 /// The mode bit that allows all users to read.
 const WORLD_READABLE: u32 = 0o004;
@@ -41,7 +42,7 @@ impl FileAccess {
         match path.metadata() {
             Ok(found) if found.is_file() => {
                 let mut mode = found.mode() & 0o777;
-                if has_access_control_list(path) {
+                if has_access_control_list(path)? {
                     // With an access control list, the group bits of the mode are the mask of the
                     // list, and not the rights of the group. The list is not copied, so the group
                     // gets no rights.
@@ -231,8 +232,13 @@ pub fn directory_owner(path: &Path) -> Option<(u32, u32)> {
 
 /// Whether a file has a POSIX access control list. A list that contains only the rights in the mode
 /// does not count, because the system does not store it.
-fn has_access_control_list(path: &Path) -> bool {
-    rustix::fs::getxattr_query(path, ACCESS_CONTROL_LIST).is_ok_and(|length| length > 0)
+fn has_access_control_list(path: &Path) -> io::Result<bool> {
+    match rustix::fs::getxattr_query(path, ACCESS_CONTROL_LIST) {
+        Ok(length) => Ok(length > 0),
+        // The file has none, or its file system has no access control lists.
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]

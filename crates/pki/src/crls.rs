@@ -156,7 +156,8 @@ impl Pki {
         let published = self.kept_list(signatory)?;
         let published = (!published.is_empty()).then_some(published.as_str());
         take_over(&mut state, signatory, &list, published, lost)?;
-        let content = self.with_the_others(name, &[(signatory, list.pem.clone())])?;
+        let signed = [(signatory, list.pem.clone())];
+        let content = self.with_the_others(name, &signed, &state)?;
         let published = self.layout().crl(name);
         let directory = self.layout().crls();
         let mut change = Transaction::begin(self.layout(), Scope::Authority, &[directory], &lock)?;
@@ -238,7 +239,7 @@ impl Pki {
         // before `pki.toml`, because gateways wait for new lists.
         for name in AuthorityName::ALL {
             if signed.iter().any(|(signatory, _)| signatory.name == name) {
-                let content = self.with_the_others(name, &signed)?;
+                let content = self.with_the_others(name, &signed, state)?;
                 let path = self.layout().crl(name);
                 let content = content.as_bytes();
                 change.stage(&path, content, Audience::Public, Existing::Replace)?;
@@ -295,6 +296,7 @@ impl Pki {
         &self,
         name: AuthorityName,
         signed: &[(Signatory, String)],
+        state: &State,
     ) -> Result<String, PkiError> {
         let mut content = String::new();
         for signatory in self.signatories(name) {
@@ -303,7 +305,7 @@ impl Pki {
                 None => content.push_str(&self.kept_list(signatory)?),
             }
         }
-        content.push_str(&self.lists_of_retired(name));
+        content.push_str(&self.lists_of_retired(name, state)?);
         Ok(content)
     }
 
@@ -322,19 +324,39 @@ impl Pki {
 
     /// Returns the lists of retired intermediates from the current CRL file. [`Pki::retire`] leaves
     /// such a list there if the root that signed the intermediate is still trusted and has not
-    /// revoked it. Returns an empty text if the file is damaged, because signing repairs it.
-    fn lists_of_retired(&self, name: AuthorityName) -> String {
+    /// revoked it.
+    ///
+    /// # Errors
+    /// If the file is damaged and may contain such a list. Otherwise signing repairs the file.
+    fn lists_of_retired(&self, name: AuthorityName, state: &State) -> Result<String, PkiError> {
+        let path = self.layout().crl(name);
         if name == AuthorityName::Root {
-            return String::new();
+            return Ok(String::new());
         }
-        let Ok(Some(content)) = store::read_if_present(&self.layout().crl(name)) else {
-            return String::new();
-        };
         let known: Vec<&[u8]> = self
             .signatories(name)
             .map(|signatory| self.certificate_of(signatory).subject_der())
             .collect();
-        lists_except(&content, &known).unwrap_or_default()
+        let read = store::read_if_present(&path).map_err(PkiError::from);
+        let lists = read.and_then(|content| {
+            lists_except(&content.unwrap_or_default(), &known)
+                .map_err(|error| self.damaged_list(&path, error))
+        });
+        match lists {
+            Err(error) if self.has_list_of_retired(state)? => Err(error),
+            lists => Ok(lists.unwrap_or_default()),
+        }
+    }
+
+    /// Whether gateways may still need the list of a retired intermediate.
+    fn has_list_of_retired(&self, state: &State) -> Result<bool, PkiError> {
+        let now = clock::certificate_now();
+        let retired = self.retired_intermediates()?;
+        Ok(retired.iter().any(|intermediate| {
+            let facts = intermediate.certificate.facts();
+            !clock::certificate_is_over(facts.not_after, now)
+                && !state.is_revoked(intermediate.root, &facts.serial_hex())
+        }))
     }
 
     pub(super) fn damaged_list(&self, path: &Path, error: PemError) -> PkiError {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use http::Method;
+use http::uri::PathAndQuery;
 use serde::Serialize;
 
 use crate::clock;
@@ -24,15 +25,15 @@ pub const ALLOWED: &str = "allowed";
 /// What an audit line says about a request.
 #[derive(Debug)]
 pub struct PastRequest<'a> {
-    /// The caller as it is printed. `None` if the request had no caller.
-    pub caller: Option<&'a str>,
+    /// The caller. `None` if the request had no caller.
+    pub caller: Option<CallerName>,
     /// The methods that authenticated the request.
     pub methods: MethodSet,
     /// The server name of the connection.
     pub server_name: Option<&'a str>,
     /// The host that the request names.
     pub host: &'a str,
-    /// The decoded path.
+    /// The path as it was sent to the service, with its percent-encodings.
     pub path: &'a str,
     /// The HTTP method.
     pub method: &'a str,
@@ -180,8 +181,11 @@ pub fn decide(
     let with_status = |refusal: crate::proxy::wire::refusal::Refusal| {
         (refusal.denial.reason, refusal.status().as_u16())
     };
-    let mut asked = Target::check(past.host.to_owned(), None).map_err(with_status)?;
-    past.path.clone_into(&mut asked.decoded_path);
+    let path: PathAndQuery = past
+        .path
+        .parse()
+        .map_err(|_| refused(ReasonCode::MalformedRequest))?;
+    let asked = Target::check(past.host.to_owned(), Some(&path)).map_err(with_status)?;
     if past.server_name.is_some() {
         target::check_host(&snapshot.server_names, past.server_name, &asked.host)
             .map_err(with_status)?;
@@ -199,10 +203,8 @@ pub fn decide(
         let denial = policy::missing(rule.authentication, method);
         return Err(refused(denial.reason));
     }
-    let printed = past
-        .caller
-        .and_then(|name| CallerName::from_printed(name).ok());
-    let Some(caller) = peer.map(PeerIdentity::caller).or(printed.as_ref()) else {
+    let caller = peer.map(PeerIdentity::caller).or(past.caller.as_ref());
+    let Some(caller) = caller else {
         return Err(refused(ReasonCode::NoCertificate));
     };
     if !rule.allows(caller) {

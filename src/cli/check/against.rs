@@ -16,7 +16,7 @@ use crate::app::impact::{Outlook, WouldRefuse, outlook};
 use crate::cli::common::output::CliError;
 use crate::config::Loaded;
 use crate::identity::text::printable;
-use crate::identity::{Method, MethodSet, PeerIdentity};
+use crate::identity::{CallerName, Method, MethodSet, PeerIdentity};
 use crate::reason::ReasonCode;
 use crate::telemetry::chains::{self, ChainId};
 
@@ -213,12 +213,18 @@ impl Preview {
         if path.ends_with('…') || OWN_PATHS.iter().any(|own| path.starts_with(own)) {
             return;
         }
-        self.requests += 1;
-        let printed = match &line.methods {
-            Some(methods) => MethodSet::from_printed(methods).unwrap_or_default(),
-            None if line.caller.is_some() => MethodSet::default().with(Method::Certificate),
-            None => MethodSet::default(),
+        let methods = match &line.methods {
+            Some(methods) => MethodSet::from_printed(methods),
+            None if line.caller.is_some() => Some(MethodSet::default().with(Method::Certificate)),
+            None => Some(MethodSet::default()),
         };
+        let caller = line.caller.as_deref().map(CallerName::from_printed);
+        // The line is of another version, or a name in it was cut. To decide without the caller would
+        // report a refusal that does not happen.
+        let (Some(methods), Ok(caller)) = (methods, caller.transpose()) else {
+            return;
+        };
+        self.requests += 1;
         let peer = match verdict {
             Some(ChainVerdict::Expired) => return,
             Some(ChainVerdict::Refused(why)) if before == ALLOWED => {
@@ -230,8 +236,8 @@ impl Preview {
         };
         let names_itself = line.methods.is_none();
         let past = PastRequest {
-            caller: line.caller.as_deref(),
-            methods: printed,
+            caller,
+            methods,
             server_name: line.sni.as_deref(),
             host,
             path,

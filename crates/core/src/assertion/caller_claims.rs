@@ -89,7 +89,8 @@ pub(super) fn finish(
     let max = start.saturating_add(room);
     write(claims, principal, detail, Trim::NOTHING);
     let excess = claims.len().saturating_sub(max);
-    let Some(peer) = principal.peer().filter(|_| excess > 0) else {
+    let has_details = excess > 0 && detail == AssertionDetail::Full;
+    let Some(peer) = principal.peer().filter(|_| has_details) else {
         return;
     };
     let steps = [

@@ -135,7 +135,7 @@ impl CallerName {
         }
     }
 
-    /// Parses the printed form of a name, for example from an audit line.
+    /// Parses the printed form of a name, for example from an audit line or a deny entry.
     ///
     /// # Errors
     /// If the text is not the printed form of a name.
@@ -143,10 +143,11 @@ impl CallerName {
         match text.split_once(':') {
             Some(("dns", name)) => Self::from_dns(name),
             Some(("mailto", address)) => Self::from_email(address),
+            Some(("upn", name)) => Self::from_upn(name),
             Some(("ip", address)) => address
                 .parse()
                 .map(Self::Ip)
-                .map_err(|_| MalformedName(format!("{address:?} is no IP address"))),
+                .map_err(|_| MalformedName("after ip: comes an address".into())),
             Some(("api-key", name)) => Self::from_api_key(name),
             Some(("client", name)) => {
                 let (issuer, client_id) = name.split_once('/').unwrap_or((name, ""));
@@ -359,6 +360,7 @@ mod tests {
             "ip:2001:db8::1",
             "api-key:batch",
             "client:corporate/web/1",
+            "upn:alice@corp.example.org",
         ] {
             let name = CallerName::from_printed(text).unwrap();
             assert_eq!(name.to_string(), text);

@@ -17,13 +17,17 @@ use crate::trust::DenyList;
 /// # Errors
 /// `identity-denied` if one of the names is on the list.
 pub fn check_denied(list: Option<&DenyList>, principal: &Principal) -> Result<(), Denial> {
-    let Some(list) = list else {
+    let Some(list) = list.filter(|list| !list.is_empty()) else {
         return Ok(());
     };
     let now = clock::certificate_now();
     let key = principal
         .api_key()
-        .and_then(|key| CallerName::from_api_key(&key.name).ok());
+        .map(|key| CallerName::from_api_key(&key.name));
+    let key = key.transpose().map_err(|_| {
+        let why = "the name of the API key cannot be compared with the deny list";
+        Denial::new(ReasonCode::IdentityDenied, why)
+    })?;
     let named = principal.peer().is_none().then(|| principal.caller());
     for name in named.into_iter().chain(&key) {
         if let Some(note) = list.denies_name(name, now) {

@@ -404,17 +404,16 @@ impl TrustBundle {
         self.revocation.status(now)
     }
 
-    /// Whether all callers of the trust domain are refused at `now`, because the domain is
-    /// suspended, or because it requires revocation lists and all of them are out of date.
+    /// Whether all callers of the trust domain are refused at `now`: revocation is `hard`, and the
+    /// lists are suspended or all out of date. Callers may also be refused in other states, for
+    /// example if only the list of the root is up to date.
     #[must_use]
-    pub fn refuses_everybody(&self, now: i64) -> bool {
-        let lists = self.freshness(now);
+    pub fn refuses_all(&self, now: i64) -> bool {
         let is_unusable =
             |list: &CrlStatus| matches!(list.freshness, Freshness::NotYet | Freshness::Stale);
-        self.revocation.is_suspended()
-            || (self.posture() == RevocationPosture::Hard
-                && !lists.is_empty()
-                && lists.iter().all(is_unusable))
+        self.posture() == RevocationPosture::Hard
+            && (self.revocation.is_suspended()
+                || !self.revocation.is_empty() && self.freshness(now).iter().all(is_unusable))
     }
 
     /// Returns how a path is treated if its revocation status is unknown or its revocation lists

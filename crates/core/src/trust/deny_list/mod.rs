@@ -340,6 +340,12 @@ impl DenyList {
         counting.cloned().collect()
     }
 
+    /// Whether the list has no entries, not even expired ones.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.index.load().entries.is_empty()
+    }
+
     /// Returns a receiver of the list's epoch. The receiver is notified of every change of the
     /// list. To detect a change during a verification, subscribe before it and compare the value
     /// after it.

@@ -93,29 +93,16 @@ impl DenyTarget {
 
 /// Parses a caller's name as it is printed in the audit log.
 fn caller(text: &str) -> Result<CallerName, String> {
-    let name = if let Some(name) = text.strip_prefix("dns:") {
-        CallerName::from_dns(name)
-    } else if let Some(address) = text.strip_prefix("mailto:") {
-        CallerName::from_email(address)
-    } else if let Some(name) = text.strip_prefix("upn:") {
-        CallerName::from_upn(name)
-    } else if let Some(address) = text.strip_prefix("ip:") {
-        return address
-            .parse()
-            .map(CallerName::Ip)
-            .map_err(|_| "after ip: comes an address".to_owned());
-    } else if let Some(name) = text.strip_prefix("api-key:") {
-        CallerName::from_api_key(name)
-    } else if let Some(client) = text.strip_prefix("client:") {
-        let (issuer, client) = client.split_once('/').ok_or(
-            "after client: comes the name of a [[token_issuer]], a slash and the client's \
-             identifier",
-        )?;
-        CallerName::from_client(issuer, client)
-    } else {
-        CallerName::from_uri(text)
-    };
-    name.map_err(|error| error.to_string())
+    if text
+        .strip_prefix("client:")
+        .is_some_and(|name| !name.contains('/'))
+    {
+        return Err(
+            "after client: comes the name of a [[token_issuer]], a slash and the client's identifier"
+                .to_owned(),
+        );
+    }
+    CallerName::from_printed(text).map_err(|error| error.to_string())
 }
 
 /// Returns the number of characters of a hexadecimal text, without colons.

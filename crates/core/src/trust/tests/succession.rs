@@ -9,7 +9,8 @@ use super::{bundle, documents, lists, now, reason};
 use crate::reason::ReasonCode;
 use crate::trust::fixture::{config, trust};
 use crate::trust::{
-    ClientTrust, CrlNumber, CrlRules, Predecessors, TrustBundle, TrustBundleConfig,
+    ClientTrust, CrlNumber, CrlRules, Predecessors, RevocationPosture, TrustBundle,
+    TrustBundleConfig,
 };
 
 /// Returns a configuration with these lists of the intermediate. The intermediate is configured, so
@@ -69,6 +70,31 @@ fn a_fetched_list_does_not_take_the_place_of_a_newer_one_that_is_not_valid_yet()
         // number shows that the list is newer.
         let corrected = check(&signed(Crl::new().number(7), optional));
         assert_eq!(corrected.is_ok(), !optional, "{corrected:?}");
+    }
+}
+
+/// Only with `hard` do lists that are suspended or out of date refuse callers.
+#[test]
+fn a_domain_refuses_all_callers_only_if_it_needs_lists() {
+    let ca = TestCa::new("example.org");
+    let stale = Crl::new().stale().signed_by(ca.intermediate());
+    let root = Crl::new().stale().signed_by(ca.root());
+    let fresh = Crl::new().signed_by(ca.root());
+    for (posture, refuses) in [
+        (RevocationPosture::Hard, true),
+        (RevocationPosture::Soft, false),
+    ] {
+        let of = |lists: &[Vec<u8>]| {
+            bundle(TrustBundleConfig {
+                posture,
+                ..config(&ca, lists)
+            })
+        };
+        let outdated = of(&[stale.clone(), root.clone()]);
+        assert_eq!(outdated.refuses_all(now()), refuses);
+        let mixed = of(&[stale.clone(), fresh.clone()]);
+        assert!(!mixed.refuses_all(now()));
+        assert_eq!(mixed.suspended(now()).refuses_all(now()), refuses);
     }
 }
 
