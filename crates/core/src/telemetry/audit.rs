@@ -196,7 +196,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output: &mut Output) {
-    let mut batch = Batch::default();
+    let mut lines = PendingLines::default();
     // An empty string that the writer thread swaps with a worker's buffer, so that both strings
     // keep their allocated memory.
     let mut spare = String::new();
@@ -212,12 +212,12 @@ fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output:
         shared.pending.store(false, Ordering::Release);
         for shard in lock(shards).iter() {
             std::mem::swap(&mut *lock(&shard.buffer), &mut spare);
-            batch.bytes.extend_from_slice(spare.as_bytes());
+            lines.batch.bytes.extend_from_slice(spare.as_bytes());
             spare.clear();
             spare.shrink_to(MAX_SPARE);
         }
-        if !write_batch(&shared.health, &mut batch, output) && !stopping {
-            // The lines that were not written stay in `batch`. Another attempt to write them
+        if !lines.write_all(&shared.health, |batch| output.write(batch)) && !stopping {
+            // The lines that were not written stay in `lines`. Another attempt to write them
             // follows after a pause.
             thread::park_timeout(RETRY);
             shared.pending.store(true, Ordering::Release);
@@ -229,36 +229,82 @@ fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output:
     }
 }
 
-/// Writes a batch, followed by a line with the number of lines that were lost earlier. Returns
-/// whether everything was written.
-fn write_batch(health: &AuditHealth, batch: &mut Batch, output: &mut Output) -> bool {
-    let mut write = |batch: &mut Batch| {
-        health.writing(|| {
-            let before = batch.line_count();
-            let outcome = output.write(batch);
-            (before.saturating_sub(batch.line_count()), outcome)
-        })
-    };
-    if write(batch).is_err() {
-        if batch.bytes.len() > MAX_BUFFERED {
-            health.record_lost(batch.drop_unwritten());
+/// The lines that the writer thread has to write.
+#[derive(Debug, Default)]
+struct PendingLines {
+    batch: Batch,
+    /// A line of the type `gap` that was written in part. Otherwise empty.
+    gap: Batch,
+    /// Number of lost lines that the line in `gap` reports.
+    reported: u64,
+}
+
+impl PendingLines {
+    /// Writes the batch, followed by a line with the number of lines that were lost earlier. `write`
+    /// writes a batch to the log. Returns whether everything was written.
+    fn write_all(
+        &mut self,
+        health: &AuditHealth,
+        mut write: impl FnMut(&mut Batch) -> io::Result<()>,
+    ) -> bool {
+        // The rest of an incomplete line has to follow its beginning at once.
+        let is_complete = self.gap.is_empty() || self.write_gap(health, &mut write);
+        // An empty batch says nothing about the log. Only after a failure that left no line is it
+        // used to try the log again.
+        let has_work = !self.batch.is_empty() || (health.has_failure() && health.unreported() == 0);
+        if !is_complete || (has_work && record(health, &mut self.batch, &mut write).is_err()) {
+            if self.batch.bytes.len() > MAX_BUFFERED {
+                health.record_lost(self.batch.drop_unwritten());
+            }
+            return false;
         }
-        return false;
-    }
-    let lost = health.take_unsaid();
-    if lost > 0 {
+        let lost = health.unreported();
+        if lost == 0 {
+            return true;
+        }
         let gap = Gap {
             time: timestamp(clock::since_epoch()),
             event: "gap",
             lost,
         };
         if let Ok(line) = serde_json::to_string(&gap) {
-            batch.bytes.extend_from_slice(line.as_bytes());
-            batch.bytes.push(b'\n');
+            self.gap.bytes.extend_from_slice(line.as_bytes());
+            self.gap.bytes.push(b'\n');
+            self.reported = lost;
         }
-        return write(batch).is_ok();
+        self.write_gap(health, &mut write)
     }
-    true
+
+    /// Writes the line in `gap`. The lost lines count as reported only when the whole line is in
+    /// the log.
+    fn write_gap(
+        &mut self,
+        health: &AuditHealth,
+        write: &mut impl FnMut(&mut Batch) -> io::Result<()>,
+    ) -> bool {
+        let is_written = record(health, &mut self.gap, write).is_ok();
+        if self.gap.is_empty() {
+            health.record_reported(std::mem::take(&mut self.reported));
+        } else if self.gap.written == 0 {
+            // The next attempt writes a new line, because more lines may be lost until then.
+            self.gap.bytes.clear();
+            self.reported = 0;
+        }
+        is_written
+    }
+}
+
+/// Writes a batch, and records the outcome and the number of written lines.
+fn record(
+    health: &AuditHealth,
+    batch: &mut Batch,
+    write: &mut impl FnMut(&mut Batch) -> io::Result<()>,
+) -> io::Result<()> {
+    health.writing(|| {
+        let before = batch.line_count();
+        let outcome = write(batch);
+        (before.saturating_sub(batch.line_count()), outcome)
+    })
 }
 
 /// Lines that are being written to the log. After an error, writing continues at the first byte
@@ -271,6 +317,10 @@ struct Batch {
 }
 
 impl Batch {
+    const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// Writes all bytes. After an error, keeps the lines that were not written completely.
     fn write_to(&mut self, writer: &mut impl Write) -> io::Result<()> {
         loop {
@@ -331,9 +381,6 @@ impl Batch {
 
 impl Output {
     fn write(&mut self, batch: &mut Batch) -> io::Result<()> {
-        if batch.bytes.is_empty() {
-            return Ok(());
-        }
         match self {
             Self::Stdout => batch.write_to(&mut io::stdout().lock()),
             Self::File { path, file } => {

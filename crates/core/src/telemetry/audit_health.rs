@@ -13,6 +13,8 @@ use crate::clock;
 
 /// A write that takes longer than this number of seconds counts as a failure.
 const SLOW_WRITE: u64 = 2;
+/// Number of seconds for which lost lines remain a problem after the last one.
+const RECENT_LOSS: u64 = 60;
 
 /// Whether audit lines can be written.
 #[derive(Debug)]
@@ -25,7 +27,12 @@ pub struct AuditHealth {
     written: AtomicU64,
     lost: AtomicU64,
     /// Number of lost lines that the log does not report yet.
-    unsaid: AtomicU64,
+    unreported: AtomicU64,
+    /// When a line was last lost, in seconds since the Unix epoch. Zero if none was lost.
+    last_loss: AtomicU64,
+    /// When the first line of the present or last series of losses was lost, in seconds since the
+    /// Unix epoch. A series ends when lost lines are no longer a problem.
+    losing_since: AtomicU64,
     last_write: AtomicU64,
 }
 
@@ -54,7 +61,9 @@ impl AuditHealth {
             failure: Mutex::new(None),
             written: AtomicU64::new(0),
             lost: AtomicU64::new(0),
-            unsaid: AtomicU64::new(0),
+            unreported: AtomicU64::new(0),
+            last_loss: AtomicU64::new(0),
+            losing_since: AtomicU64::new(0),
             last_write: AtomicU64::new(0),
         }
     }
@@ -93,17 +102,48 @@ impl AuditHealth {
 
     /// Records that lines were lost.
     pub(super) fn record_lost(&self, lines: u64) {
-        let before = self.lost.fetch_add(lines, Ordering::Relaxed);
-        self.unsaid.fetch_add(lines, Ordering::Relaxed);
-        if before == 0 && lines > 0 {
+        self.record_lost_at(clock::unix_now(), lines);
+    }
+
+    fn record_lost_at(&self, now: u64, lines: u64) {
+        if lines == 0 {
+            return;
+        }
+        let since = self.losing_since.load(Ordering::Acquire);
+        // Workers may lose lines at the same time. Only one of them begins a series.
+        let begins = !self.is_losing(now)
+            && self
+                .losing_since
+                .compare_exchange(since, now, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok();
+        self.last_loss.store(now, Ordering::Release);
+        self.lost.fetch_add(lines, Ordering::Relaxed);
+        self.unreported.fetch_add(lines, Ordering::Release);
+        if begins {
             tracing::error!("audit lines are lost, because the log cannot be written fast enough");
         }
     }
 
-    /// Returns the number of lost lines that the log does not report yet. The next call does not
-    /// count these lines again.
-    pub(super) fn take_unsaid(&self) -> u64 {
-        self.unsaid.swap(0, Ordering::Relaxed)
+    /// Whether lines were lost a short time ago, or the log does not report lost lines yet.
+    fn is_losing(&self, now: u64) -> bool {
+        let last_loss = self.last_loss.load(Ordering::Acquire);
+        self.unreported() > 0 || (last_loss != 0 && now.saturating_sub(last_loss) < RECENT_LOSS)
+    }
+
+    /// Returns the number of lost lines that the log does not report yet.
+    pub(super) fn unreported(&self) -> u64 {
+        self.unreported.load(Ordering::Acquire)
+    }
+
+    /// Records that the log reports `lines` lost lines.
+    pub(super) fn record_reported(&self, lines: u64) {
+        self.unreported.fetch_sub(lines, Ordering::AcqRel);
+    }
+
+    /// Whether the last write failed.
+    pub(super) fn has_failure(&self) -> bool {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.is_some()
     }
 
     /// Returns how many lines were written and how many were lost.
@@ -120,11 +160,24 @@ impl AuditHealth {
         }
     }
 
-    /// Returns why lines cannot be written now. Returns `None` if they can.
+    /// Returns why lines cannot be written now, or why they are lost. Returns `None` if there is no
+    /// problem.
     #[must_use]
     pub fn problem(&self) -> Option<AuditProblem> {
+        self.problem_at(clock::unix_now())
+    }
+
+    fn problem_at(&self, now: u64) -> Option<AuditProblem> {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        let failure = failure.clone().or_else(|| self.slow_write())?;
+        let failure = failure.clone().or_else(|| self.slow_write(now));
+        let (since, why) = match failure {
+            Some(failure) => (failure.since, format!(": {}", failure.error)),
+            None if self.is_losing(now) => (
+                self.losing_since.load(Ordering::Acquire),
+                " fast enough".to_owned(),
+            ),
+            None => return None,
+        };
         let lost = self.lost.load(Ordering::Relaxed);
         let name = self.file.as_ref().map_or_else(
             || "standard output".to_owned(),
@@ -135,10 +188,9 @@ impl AuditHealth {
             lost => format!("{lost} lines are lost since the start"),
         };
         Some(AuditProblem {
-            since: failure.since,
+            since,
             detail: format!(
-                "the audit log {name} cannot be written: {}; requests are served, and {lines}",
-                failure.error
+                "the audit log {name} cannot be written{why}; requests are served, and {lines}"
             ),
             command: match self.file.as_ref().and_then(|file| file.parent()) {
                 Some(directory) => format!("df -h {}", directory.display()),
@@ -147,9 +199,9 @@ impl AuditHealth {
         })
     }
 
-    fn slow_write(&self) -> Option<Failure> {
+    fn slow_write(&self, now: u64) -> Option<Failure> {
         let since = self.writing_since.load(Ordering::Acquire);
-        let is_slow = since != 0 && clock::unix_now().saturating_sub(since) >= SLOW_WRITE;
+        let is_slow = since != 0 && now.saturating_sub(since) >= SLOW_WRITE;
         is_slow.then(|| Failure {
             since,
             error: "a write does not end".to_owned(),
@@ -183,11 +235,39 @@ mod tests {
             "{}",
             second.detail
         );
+        health.record_reported(2);
         assert!(health.writing(|| (3, Ok(()))).is_ok());
-        assert_eq!(health.problem(), None);
-        assert_eq!((health.take_unsaid(), health.take_unsaid()), (2, 0));
+        let later = clock::unix_now() + RECENT_LOSS;
+        assert_eq!(health.problem_at(later), None);
         let counts = health.counts();
         assert_eq!((counts.written, counts.lost), (5, 2));
         assert!(counts.last_write > 0);
+    }
+
+    /// The log can be too slow although every write succeeds within a short time.
+    #[test]
+    fn lost_lines_are_a_problem_until_they_are_reported_and_a_minute_old() {
+        let health = AuditHealth::of(None);
+        let since = |now| health.problem_at(now).map(|problem| problem.since);
+        health.record_lost_at(1000, 0);
+        assert_eq!(since(1000), None);
+        health.record_lost_at(1000, 3);
+        assert!(health.writing(|| (1, Ok(()))).is_ok());
+        let detail = health.problem_at(1000).unwrap().detail;
+        for part in ["cannot be written fast enough", "3 lines are lost"] {
+            assert!(detail.contains(part), "{detail}");
+        }
+        assert_eq!(since(1000 + 10 * RECENT_LOSS), Some(1000));
+        health.record_reported(3);
+        health.record_lost_at(1030, 2);
+        health.record_reported(2);
+        assert_eq!(health.unreported(), 0);
+        assert_eq!(since(1029 + RECENT_LOSS), Some(1000));
+        assert_eq!(since(1030 + RECENT_LOSS), None);
+        // Later losses are a new problem.
+        health.record_lost_at(2000, 1);
+        health.record_reported(1);
+        assert_eq!(since(2001), Some(2000));
+        assert_eq!(since(2000 + RECENT_LOSS), None);
     }
 }

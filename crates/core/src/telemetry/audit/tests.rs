@@ -69,7 +69,9 @@ fn lines_that_are_lost_are_counted_and_the_log_says_where() {
     };
     wait_for(&|| told().1 == count);
     assert_eq!(told().0, writer.health().counts().lost);
-    assert_eq!(writer.health().problem(), None);
+    // Lost lines remain a problem for a minute.
+    let problem = writer.health().problem().unwrap();
+    assert!(problem.detail.contains("fast enough"), "{problem:?}");
 }
 
 /// A writer that accepts a number of bytes and then fails, like a full disk.
@@ -92,6 +94,85 @@ impl Write for Full {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// The number of lost lines that the log reports must be right, whatever part of the line that
+/// reports them fits onto the disk at first.
+#[test]
+fn lost_lines_are_reported_once_when_the_log_can_be_written_again() {
+    let count = 7_u64;
+    let empty = Gap {
+        time: timestamp(clock::since_epoch()),
+        event: "gap",
+        lost: count,
+    };
+    let length = serde_json::to_string(&empty).unwrap().len() + 1;
+    for room in 0..=length {
+        let health = AuditHealth::of(None);
+        let mut lines = PendingLines::default();
+        let mut disk = Full {
+            taken: Vec::new(),
+            room: 0,
+        };
+        health.record_lost(count);
+        let mut write_all = |room: usize, line: &str| {
+            disk.room = room;
+            lines.batch.bytes.extend_from_slice(line.as_bytes());
+            lines.write_all(&health, |batch| batch.write_to(&mut disk))
+        };
+        assert!(!write_all(0, ""));
+        assert_eq!(health.unreported(), count);
+        assert_eq!(write_all(room, ""), room == length, "{room}");
+        assert_eq!(health.has_failure(), room < length, "{room}");
+        assert!(write_all(usize::MAX, "next\n"), "{room}");
+        assert!(write_all(usize::MAX, ""), "{room}");
+        assert_eq!(health.counts().lost, count, "{room}");
+        assert_eq!(health.unreported(), 0, "{room}");
+        let text = String::from_utf8(disk.taken).unwrap();
+        let gaps: Vec<&str> = text.lines().filter(|line| *line != "next").collect();
+        assert_eq!(gaps.len(), 1, "{text}");
+        let gap: serde_json::Value = serde_json::from_str(gaps[0]).unwrap();
+        assert_eq!(gap["lost"], count, "{text}");
+        assert_eq!(text.lines().count(), 2, "{text}");
+    }
+}
+
+#[test]
+fn a_failure_lasts_when_all_lines_that_waited_are_lost() {
+    let health = AuditHealth::of(None);
+    let mut lines = PendingLines::default();
+    let bulk = || std::iter::repeat_n(b'x', MAX_BUFFERED).chain(*b"\n");
+    let mut full = |more: &mut dyn Iterator<Item = u8>| {
+        lines.batch.bytes.extend(more);
+        lines.write_all(&health, |batch| match batch.is_empty() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::StorageFull.into()),
+        })
+    };
+    assert!(!full(&mut bulk()));
+    assert_eq!(health.unreported(), 1);
+    // No line waits now, but the log still cannot be written.
+    assert!(!full(&mut std::iter::empty()));
+    assert!(health.has_failure());
+    assert!(!full(&mut bulk()));
+    assert_eq!((health.unreported(), health.counts().lost), (2, 2));
+}
+
+/// If flushing fails, no line waits, and no line reports a gap. The failure must end anyway.
+#[test]
+fn a_failure_that_left_no_line_ends_with_the_next_attempt() {
+    let health = AuditHealth::of(None);
+    let mut lines = PendingLines::default();
+    let refuse = |batch: &mut Batch| {
+        batch.bytes.clear();
+        Err(io::ErrorKind::StorageFull.into())
+    };
+    lines.batch.bytes.extend_from_slice(b"first\n");
+    assert!(!lines.write_all(&health, refuse));
+    assert!(!lines.write_all(&health, refuse));
+    assert!(health.problem().is_some());
+    assert!(lines.write_all(&health, |_| Ok(())));
+    assert_eq!(health.problem(), None);
 }
 
 #[test]
