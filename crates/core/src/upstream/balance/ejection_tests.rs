@@ -85,3 +85,44 @@ fn an_answer_ends_the_pause_and_what_it_had_grown_to() {
     let (least, most) = pause_of_next_failure(&upstream);
     assert!((least..=most).contains(&500), "{least} to {most} ms");
 }
+
+fn is_down(upstream: &Upstream) -> bool {
+    upstream.states[0].down_since().is_some()
+}
+
+/// The checks may use another path than the requests, or another port of the service.
+#[test]
+fn passed_health_checks_do_not_hide_that_requests_fail() {
+    let upstream = upstream();
+    upstream.record_connect_failure(0);
+    upstream.set_healthy(0, true);
+    assert!(is_down(&upstream));
+    upstream.record_response(0);
+    assert!(!is_down(&upstream));
+    // If checks have failed too, their recovery ends the problem until the next failure.
+    upstream.record_connect_failure(0);
+    upstream.set_healthy(0, false);
+    upstream.set_healthy(0, true);
+    assert!(!is_down(&upstream));
+    upstream.record_connect_failure(0);
+    upstream.set_healthy(0, true);
+    assert!(is_down(&upstream));
+}
+
+#[test]
+fn an_old_failure_does_not_show_that_an_endpoint_is_down() {
+    let mut upstream = upstream();
+    upstream.record_connect_failure(0);
+    pass(&mut upstream, Duration::from_secs(100));
+    assert!(is_down(&upstream));
+    // A new failure counts from its own time.
+    upstream.record_connect_failure(0);
+    pass(&mut upstream, Duration::from_secs(100));
+    assert!(is_down(&upstream));
+    pass(&mut upstream, Duration::from_secs(20));
+    assert!(!is_down(&upstream));
+    // The result of a health check does not become old.
+    upstream.set_healthy(0, false);
+    pass(&mut upstream, Duration::from_secs(1000));
+    assert!(is_down(&upstream));
+}

@@ -21,6 +21,9 @@ use crate::upstream::limits::connection_limit::ConnectionLimit;
 const FIRST_EJECTION: Duration = Duration::from_millis(500);
 /// Maximum time of one ejection, after any number of failures.
 const MAX_EJECTION: Duration = Duration::from_secs(60);
+/// If no request fails for this time, the last failure no longer shows that the endpoint is down.
+/// The time is longer than any ejection, so that requests can try the endpoint again before.
+const FAILURE_LIFETIME: Duration = Duration::from_secs(120);
 /// If an endpoint was found to speak h2 without extended CONNECT, the gateway opens no tunnel over
 /// h2 to it for this time. Each attempt would cost a connection.
 const NO_TUNNELS_TIME: Duration = Duration::from_secs(30);
@@ -49,6 +52,9 @@ pub(super) struct EndpointState {
     /// Since when the endpoint is down, in seconds since the Unix epoch. Zero if it is up, or if
     /// nothing is known.
     down_since: AtomicU64,
+    /// The time until which the last failure of a request shows that the endpoint is down, in
+    /// milliseconds after `since`.
+    failure_counts_until: AtomicU64,
 }
 
 impl EndpointState {
@@ -71,6 +77,7 @@ impl EndpointState {
             no_tunnels_until: AtomicU64::new(0),
             since: Instant::now(),
             down_since: AtomicU64::new(0),
+            failure_counts_until: AtomicU64::new(0),
         }
     }
 
@@ -80,29 +87,31 @@ impl EndpointState {
 
     /// Records whether a health check has found the endpoint healthy.
     pub(super) fn set_healthy(&self, healthy: bool) {
-        self.unhealthy.store(!healthy, Ordering::Relaxed);
-        if healthy {
+        let down_since = self.down_since();
+        let was_unhealthy = self.unhealthy.swap(!healthy, Ordering::Relaxed);
+        if !healthy {
+            self.mark_down(down_since);
+        } else if was_unhealthy || !self.has_failed.load(Ordering::Relaxed) {
+            // An endpoint can pass all its checks while its requests fail. Only a response ends
+            // such failures.
             self.down_since.store(0, Ordering::Relaxed);
-        } else {
-            self.mark_down();
         }
     }
 
     /// Returns since when the endpoint is down for all callers, in seconds since the Unix epoch.
-    /// Returns `None` if its last response is newer than its last failure.
+    /// Returns `None` if its last response is newer than its last failure, or if the failure is too
+    /// old.
     pub(super) fn down_since(&self) -> Option<u64> {
-        match self.down_since.load(Ordering::Relaxed) {
-            0 => None,
-            since => Some(since),
-        }
+        let since = self.down_since.load(Ordering::Relaxed);
+        let is_down = self.is_unhealthy() || self.is_before(&self.failure_counts_until);
+        (since != 0 && is_down).then_some(since)
     }
 
-    fn mark_down(&self) {
-        let now = clock::unix_now();
-        // Keeps the time of the first failure.
-        let _ = self
-            .down_since
-            .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+    /// Records that the endpoint is down. `earlier` is the time since which it was already down.
+    fn mark_down(&self, earlier: Option<u64>) {
+        if earlier.is_none() {
+            self.down_since.store(clock::unix_now(), Ordering::Relaxed);
+        }
     }
 
     pub(super) fn has_no_tunnels(&self) -> bool {
@@ -131,7 +140,8 @@ impl EndpointState {
         let before = self.failures.fetch_add(1, Ordering::Relaxed);
         self.eject(&self.ejected_until, before);
         self.has_failed.store(true, Ordering::Relaxed);
-        self.mark_down();
+        self.mark_down(self.down_since());
+        self.set(&self.failure_counts_until, FAILURE_LIFETIME);
     }
 
     pub(super) fn record_timeout(&self, caller: Option<&CallerName>) {
