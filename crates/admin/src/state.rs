@@ -218,7 +218,7 @@ impl ControlState {
         let lists = lists.iter();
         state.crl_next_updates(lists.map(|(domain, issuer, time)| (*domain, &**issuer, *time)));
         let denied = snapshot.deny_list.as_ref().map(|list| {
-            let count = i64::try_from(list.list(now).len()).unwrap_or(i64::MAX);
+            let count = i64::try_from(list.count(now)).unwrap_or(i64::MAX);
             (list.path().display().to_string(), count)
         });
         let denied = denied.iter();

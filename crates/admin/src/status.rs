@@ -170,7 +170,7 @@ pub(super) async fn status(State(operations): State<Arc<Operations>>) -> Respons
                 .iter()
                 .map(|bundle| Domain::of(bundle, now))
                 .collect(),
-            denied: snapshot.deny_list.as_ref().map(|list| list.list(now).len()),
+            denied: snapshot.deny_list.as_ref().map(|list| list.count(now)),
         },
     )
 }

@@ -276,7 +276,7 @@ impl DenyList {
         {
             let mut unsaved = self.unsaved();
             let index = self.index.load_full();
-            if index.entries.iter().filter(|e| e.counts_at(now)).count() >= MAX_ENTRIES {
+            if self.count(now) >= MAX_ENTRIES {
                 return Err(DenyListError::Full);
             }
             unsaved.retain(|other| other.target != entry.target);
@@ -344,6 +344,12 @@ impl DenyList {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.index.load().entries.is_empty()
+    /// Returns the number of entries that are in force at `now`.
+    #[must_use]
+    pub fn count(&self, now: i64) -> usize {
+        let index = self.index.load();
+        let counting = index.entries.iter().filter(|entry| entry.counts_at(now));
+        counting.count()
     }
 
     /// Returns a receiver of the list's epoch. The receiver is notified of every change of the

@@ -25,6 +25,7 @@ fn entries_survive_a_restart_and_move_the_epoch() {
     let again = DenyList::open(path.clone()).unwrap();
     assert_eq!(again.list(100), vec![Arc::clone(&entry)]);
     assert_eq!(again.list(200), Vec::new(), "it has run out");
+    assert_eq!((again.count(199), again.count(200)), (1, 0));
     assert!(!list.remove("no such id").unwrap());
     assert!(!epoch.has_changed().unwrap());
     assert!(list.remove(&entry.id).unwrap());
