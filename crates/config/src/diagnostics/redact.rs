@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 /// The value of a key is secret if the key's name contains one of these texts.
-const SECRET_NAMES: [&str; 14] = [
+const SECRET_NAMES: [&str; 15] = [
     "pass",
     "pwd",
     "secret",
@@ -24,10 +24,18 @@ const SECRET_NAMES: [&str; 14] = [
     "hmac",
     "bearer",
     "cookie",
+    "authorization",
 ];
 /// Keys whose values are secret if an operator has misunderstood the key, for example if the value
 /// is an API key in place of its hash.
 const SECRET_KEYS: [&str; 3] = ["key", "hash", "pin"];
+/// The value of a key is also secret if the key's name ends like this, for example `signing_key`. If
+/// the value looks like a path, it is shown.
+const KEY_SUFFIXES: [&str; 2] = ["_key", "-key"];
+/// Names that end in [`KEY_SUFFIXES`], but whose values are not secret.
+const PUBLIC_SUFFIXES: [&str; 2] = ["public_key", "public-key"];
+/// Tables of the configuration whose names look secret. Their keys are judged by their own names.
+const PLAIN_TABLES: [&str; 3] = ["token", "token_issuer", "api_keys"];
 /// Keys whose names look secret, but whose values are not secret.
 const PLAIN_KEYS: [&str; 4] = [
     "pass_headers",
@@ -44,9 +52,10 @@ const RANDOM_WORD: usize = 32;
 /// Minimum length in bytes of a segment that looks like random base64. Slashes, hyphens and
 /// underscores separate the segments of a word.
 const RANDOM_SEGMENT: usize = 20;
-/// Minimum length in bytes of a secret that is hidden everywhere in messages. A shorter secret is
-/// hidden only if it is in quotation marks.
-const MIN_SECRET: usize = 4;
+/// Minimum length in bytes of a secret that is hidden everywhere in messages. A shorter secret may
+/// be a common word. It is hidden only in quotation marks, and as the last component of a path,
+/// which the gateway makes of the value of a key for a file.
+const MIN_SECRET: usize = 8;
 
 const PEM_BEGIN: &str = "-----BEGIN ";
 const PEM_END: &str = "-----END";
@@ -56,8 +65,9 @@ const PEM_END: &str = "-----END";
 pub(super) struct Redaction {
     /// The text of the file, with an asterisk for each byte of a secret. All positions stay valid.
     shown: String,
-    /// Each line of the secrets, and each text between quotation marks in them, longest first. They
-    /// are also hidden in messages, because a message may quote only a part of a secret.
+    /// The secrets, their lines, and each text between quotation marks in them, longest first: as
+    /// they are in the file, and with their escape sequences replaced. They are also hidden in
+    /// messages, because a message may quote only a part of a secret.
     secrets: Vec<String>,
 }
 
@@ -71,11 +81,8 @@ impl Redaction {
         let mut secrets: Vec<String> = ranges
             .iter()
             .filter_map(|range| source.get(range.clone()))
-            .flat_map(|secret| secret.split(['\n', '\r']))
-            .flat_map(|line| line.split("\\n"))
-            .flat_map(|line| line.split(['"', '\'']))
-            .map(|part| part.trim_matches([' ', '\t', ',', '\\']).to_owned())
-            .filter(|part| !part.is_empty())
+            .flat_map(spellings)
+            .flat_map(|secret| parts(&secret))
             .collect();
         secrets.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         secrets.dedup();
@@ -111,10 +118,109 @@ impl Redaction {
                     let quoted = format!("{quote}{secret}{quote}");
                     shown = shown.replace(&quoted, &format!("{quote}***{quote}"));
                 }
+                shown = hidden(&shown, &last_components(&shown, secret));
             }
         }
         shown
     }
+}
+
+/// Returns the forms in which a message may contain a secret: as it is in the file, with its escape
+/// sequences replaced, and escaped again as Rust does.
+fn spellings(secret: &str) -> Vec<String> {
+    let mut spellings = vec![secret.to_owned()];
+    if secret.contains('\\') {
+        let plain = unescaped(secret);
+        spellings.push(plain.escape_debug().to_string());
+        spellings.push(plain);
+    }
+    spellings
+}
+
+/// Replaces the escape sequences of TOML strings with double quotation marks. Keeps what is not an
+/// escape sequence.
+fn unescaped(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\\') {
+        plain.push_str(before);
+        let mut characters = after.chars();
+        let Some(kind) = characters.next() else {
+            rest = "\\";
+            break;
+        };
+        rest = characters.as_str();
+        let digits = match kind {
+            'x' => 2,
+            'u' => 4,
+            'U' => 8,
+            _ => 0,
+        };
+        let code = rest.get(..digits).filter(|code| !code.is_empty());
+        let code = code.and_then(|code| u32::from_str_radix(code, 16).ok());
+        if let Some(character) = code.and_then(char::from_u32) {
+            plain.push(character);
+            rest = rest.get(digits..).unwrap_or_default();
+            continue;
+        }
+        match kind {
+            'b' => plain.push('\u{8}'),
+            't' => plain.push('\t'),
+            'n' => plain.push('\n'),
+            'f' => plain.push('\u{c}'),
+            'r' => plain.push('\r'),
+            'e' => plain.push('\u{1b}'),
+            '"' | '\\' => plain.push(kind),
+            // A backslash at the end of a line removes the line break and the white space after it.
+            ' ' | '\t' | '\r' | '\n' => rest = rest.trim_start(),
+            _ => plain.extend(['\\', kind]),
+        }
+    }
+    plain.push_str(rest);
+    plain
+}
+
+/// Returns a secret, its lines, and the texts between quotation marks in it.
+fn parts(secret: &str) -> Vec<String> {
+    let mut parts = Vec::new();
+    for line in secret.split(['\n', '\r']) {
+        parts.push(line);
+        for line in line.split("\\n") {
+            parts.push(line);
+            parts.extend(line.split(['"', '\'']));
+        }
+    }
+    let parts = parts.into_iter();
+    let parts = parts.flat_map(|part| [part, part.trim_matches([' ', '\t', ',', '\\'])]);
+    let mut parts: Vec<String> = parts
+        .filter(|part| !part.trim().is_empty())
+        .map(str::to_owned)
+        .collect();
+    parts.dedup();
+    parts
+}
+
+/// Returns the ranges of `text` that are `secret` as the last component of a path, or as a whole
+/// path at the beginning of an error: `hunter2: No such file`.
+fn last_components(text: &str, secret: &str) -> Vec<Range<usize>> {
+    let is_component = |&(at, _): &(usize, &str)| {
+        let before = text.get(..at).and_then(|before| before.chars().next_back());
+        let after = text.get(at.saturating_add(secret.len())..);
+        let after = after.unwrap_or_default();
+        let mut next = after.chars();
+        let ends = match next.next() {
+            Some('.') => next.next().is_none_or(char::is_whitespace),
+            Some(c) => !(is_of_a_name(c) || c == '/'),
+            None => true,
+        };
+        match before {
+            Some('/') => ends,
+            None | Some(' ') => after.starts_with(": "),
+            Some(_) => false,
+        }
+    };
+    let found = text.match_indices(secret).filter(is_component);
+    found.map(|(at, part)| at..at + part.len()).collect()
 }
 
 /// Returns the ranges of `text` that are equal to `secret` or to a beginning of `secret`. Each
@@ -214,7 +320,8 @@ fn secret_values(source: &str) -> Vec<Range<usize>> {
         if !is_secret_name(&name) {
             continue;
         }
-        if let Some(value) = value_start(source, end) {
+        let with_parts = !PLAIN_TABLES.contains(&name.as_str());
+        if let Some(value) = value_start(source, end, with_parts) {
             let (range, end) = value_range(source, value, names_file(&name));
             found.extend(range);
             at = end.max(at);
@@ -239,18 +346,39 @@ const fn is_of_a_name(c: char) -> bool {
 
 fn is_secret_name(name: &str) -> bool {
     !PLAIN_KEYS.contains(&name)
-        && (SECRET_KEYS.contains(&name) || SECRET_NAMES.iter().any(|part| name.contains(part)))
+        && (SECRET_KEYS.contains(&name) || has_secret_part(name) || ends_as_key(name))
+}
+
+fn has_secret_part(name: &str) -> bool {
+    SECRET_NAMES.iter().any(|part| name.contains(part))
+}
+
+fn ends_as_key(name: &str) -> bool {
+    let ends = |suffixes: [&str; 2]| suffixes.iter().any(|suffix| name.ends_with(suffix));
+    ends(KEY_SUFFIXES) && !ends(PUBLIC_SUFFIXES)
 }
 
 fn names_file(name: &str) -> bool {
-    FILE_KEYS.contains(&name) || FILE_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+    FILE_KEYS.contains(&name)
+        || FILE_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+        || (ends_as_key(name) && !has_secret_part(name))
 }
 
-/// Returns the position of the value after a key's name. Returns `None` if no value follows.
-fn value_start(source: &str, name_end: usize) -> Option<usize> {
+/// Returns the position of the value after a key's name. If the name is the first part of a dotted
+/// key and `with_parts` is true, the value follows the last part. Returns `None` if no value follows.
+fn value_start(source: &str, name_end: usize, with_parts: bool) -> Option<usize> {
+    let blanks = [' ', '\t'];
     let rest = source.get(name_end..)?;
     let after_quote = rest.strip_prefix(['"', '\'']).unwrap_or(rest);
-    let mark = after_quote.trim_start_matches([' ', '\t']);
+    let mut mark = after_quote.trim_start_matches(blanks);
+    while let Some(part) = mark.strip_prefix('.').filter(|_| with_parts) {
+        let part = part.trim_start_matches(blanks);
+        let length = match part.chars().next().filter(|c| matches!(c, '"' | '\'')) {
+            Some(quote) => 1 + string_length(part.get(1..)?, quote),
+            None => part.find(|c| !is_of_a_name(c)).unwrap_or(part.len()),
+        };
+        mark = part.get(length..)?.trim_start_matches(blanks);
+    }
     let value = match mark.strip_prefix('=') {
         Some(value) => value,
         // Operators may write the YAML form `key: value`. Without white space after the colon, the
@@ -405,114 +533,4 @@ fn is_random(segment: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const KEY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg";
-
-    #[test]
-    fn secrets_are_hidden_whatever_is_wrong_with_the_file() {
-        for text in [
-            "password = \"hunter2\"",
-            "password = 'hunter2'",
-            "password = hunter2",
-            "password = \"hunter2",
-            "password: \"hunter2\"",
-            "redis.password = \"hunter2\"",
-            "\"password\" = \"hunter2\"",
-            "url = { password = \"hunter2\", x = 1 }",
-            "client_secret = \"\"\"\nhunter2\n\"\"\"",
-            "tokens = [\n  \"a\",\n  \"hunter2\",\n]",
-            "password = \"a\"hunter2\"",
-            "password = \"a\\\"hunter2\"",
-            "secret_file = \"hunter2\"",
-            "private_key = \"hunter2\"",
-            "passphrase = == hunter2",
-            "[api_key]\nhash = \"hunter2\"",
-            "endpoint = \"https://user:hunter2@host/\"",
-            "endpoint = \"https://user:it's-hunter2@host/\"",
-            "endpoint = \"https://user:my hunter2@host/\"",
-            "tokens = [[\"a\"], [\"hunter2\"]]",
-            "tokens = [\"a]b\", \"hunter2\"]",
-            "tokens = [ # see [1]\n  \"hunter2\"]",
-            "tokens = [\"hunter2",
-            "x = \"-----BEGIN PRIVATE KEY-----\\nhunter2\\n-----END PRIVATE KEY-----\"",
-            "x = \"\"\"\n-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\"\"\"",
-            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nhunter2\n",
-        ] {
-            let redaction = Redaction::of(text);
-            assert!(!redaction.shown.contains("hunter2"), "{}", redaction.shown);
-            assert_eq!(redaction.shown.len(), text.len());
-            let message = redaction.message("cannot read /etc/x/hunter2: no such file");
-            // In a URL, user and password together are one secret, so the password alone is not
-            // hidden. This is safe, because messages do not repeat a part of a URL.
-            assert!(
-                text.contains("://") || !message.contains("hunter2"),
-                "{text}: {message}"
-            );
-        }
-        for text in [
-            format!("certificate = \"{KEY}\""),
-            format!("name = {KEY}"),
-            "x = \"eyJhbGciOiJFUzI1NiJ9eyJpc3MiOiJodHRwczovL2lkcC\"".to_owned(),
-            "x = \"ck_0123456789abcdef_abcdefghijABCDEFGHIJ0123456789abcdefghijABC\"".to_owned(),
-            "x = \"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"".to_owned(),
-        ] {
-            let shown = Redaction::of(&text).into_shown();
-            assert!(
-                shown.contains("********************************"),
-                "{shown}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_is_not_secret_is_shown() {
-        for text in [
-            "private_key = \"certs/issued/gateway.key\"",
-            "hmac_key = \"/etc/countersign/hmac\"",
-            "secret_file = \"fleet.secret\"",
-            "forward_token = true",
-            "pass_headers = [\"x-request-id\"]",
-            "callers = [\"api-key:batch\", \"token:corporate:*\"]",
-            "token = { issuer = \"corporate\", scopes = [\"orders:read\"] }",
-            "callers = [\"spiffe://example.org/ns/shop-production-eu-west-1a/sa/checkout\"]",
-            "roots = [\"/tmp/.tmpAbC12x/certs/issued/intermediates/gateway\"]",
-            "crls = [\"/tmp/countersign-authority-x3glRIF9/issuing.crl\"]",
-            "issuer = \"https://gateway.example.org:9080\"",
-            "[[api_key]]\nname = \"batch\"",
-        ] {
-            assert_eq!(Redaction::of(text).into_shown(), text);
-        }
-    }
-
-    #[test]
-    fn messages_lose_the_part_of_a_secret_that_they_have() {
-        let redaction = Redaction::of(&format!("x = \"{KEY}\"\npin = \"123\""));
-        let part = KEY.get(..40).unwrap_or_default();
-        let message = redaction.message(&format!("cannot use {part}…, nor `123`, on line 123"));
-        assert!(!message.contains("MIGH"), "{message}");
-        assert!(message.ends_with("…, nor `***`, on line 123"), "{message}");
-    }
-
-    #[test]
-    fn any_text_is_survived() {
-        for text in [
-            "",
-            "=",
-            "password",
-            "password=",
-            "password = \"",
-            "password = \"\\",
-            "key = [",
-            "é = \"ü\"\npassword = \"ü",
-            "://@",
-            "-----BEGIN ",
-            "token = \u{1f600}",
-            "secret = '''",
-        ] {
-            let shown = Redaction::of(text).into_shown();
-            assert!(shown.lines().count() == text.lines().count(), "{text:?}");
-        }
-    }
-}
+mod tests;
