@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
-use countersign_testkit::{Gateway, Settings, TestCa};
+use countersign_testkit::{Gateway, Settings, TestCa, in_time};
 use tempfile::TempDir;
 
 use super::{change, initialized};
@@ -143,8 +143,38 @@ async fn the_gateway_that_runs_with_the_configuration_is_not_in_the_way() {
     }
 }
 
+/// A gateway that hangs takes no connections from its socket. When the queue of the socket is full,
+/// connecting waits without end.
 #[tokio::test]
-async fn an_address_in_use_is_a_warning_if_nobody_can_say_by_whom() {
+async fn a_gateway_that_hangs_does_not_hold_up_the_check() {
+    let directory = with_free_ports();
+    let socket = directory.path().join("admin.sock");
+    let listener = tokio::net::UnixSocket::new_stream().unwrap();
+    listener.bind(&socket).unwrap();
+    let _listener = listener.listen(0).unwrap();
+    let mut queued = Vec::new();
+    loop {
+        assert!(queued.len() < 100, "the queue has no end");
+        let next = tokio::net::UnixSocket::new_stream().unwrap();
+        match next.connect(&socket).await {
+            Ok(stream) => queued.push(stream),
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                break;
+            }
+        }
+    }
+    let mut command = tokio::process::Command::new(BINARY);
+    command
+        .args(["check", "--config"])
+        .arg(directory.path().join("countersign.toml"))
+        .kill_on_drop(true);
+    let run = in_time("a check", Run::of_async(&mut command)).await;
+    assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{run:?}");
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_a_warning_if_its_owner_is_unknown() {
     let ca = TestCa::new("example.org");
     let echo = countersign_testkit::Echo::start().await;
     let settings = Settings::new(&ca).everything_to(echo.address());

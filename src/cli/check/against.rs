@@ -20,7 +20,7 @@ use crate::identity::{CallerName, Method, MethodSet, PeerIdentity};
 use crate::reason::ReasonCode;
 use crate::telemetry::chains::{self, ChainId};
 
-/// Maximum number of bytes that are read from a line.
+/// Maximum length in bytes of a line. Longer lines are skipped.
 const MAX_LINE: u64 = 64 * 1024;
 /// The reason codes of refused requests whose refusal depends only on the configuration. The
 /// command decides again only about these refused requests.
@@ -85,6 +85,33 @@ enum ChainVerdict {
     Refused(Box<WouldRefuse>),
 }
 
+/// The verified identities of the chains of refused handshakes. A client that is refused tries again
+/// and again, so a log can have the same chain in thousands of lines.
+#[derive(Default)]
+struct RefusedChains {
+    identities: BTreeMap<String, Option<Arc<PeerIdentity>>>,
+}
+
+impl RefusedChains {
+    /// Returns the identity of the chain `id`, or `None` if the chain is not admitted. Calls `decide`
+    /// only if the chain was not decided about before.
+    fn identity(
+        &mut self,
+        id: &str,
+        decide: impl FnOnce() -> ChainVerdict,
+    ) -> Option<Arc<PeerIdentity>> {
+        if let Some(known) = self.identities.get(id) {
+            return known.clone();
+        }
+        let identity = match decide() {
+            ChainVerdict::Admitted(identity) => Some(identity),
+            ChainVerdict::Expired | ChainVerdict::Unknown | ChainVerdict::Refused(_) => None,
+        };
+        self.identities.insert(id.to_owned(), identity.clone());
+        identity
+    }
+}
+
 /// The decisions that would change for the callers of a log.
 #[derive(Debug, Default)]
 pub(super) struct Preview {
@@ -123,16 +150,19 @@ pub(super) fn preview(log: &Path, loaded: &Loaded) -> Result<Preview, CliError> 
         keeps_chains: directory.is_some(),
         ..Preview::default()
     };
+    let mut refused = RefusedChains::default();
     for_each_line(log, |line| {
         let Ok(line) = serde_json::from_slice::<Line>(line) else {
             return;
         };
         let chain = line.chain.as_ref();
         let chain = chain.map(|id| successors.get(id).unwrap_or(id));
-        let verdict = chain.and_then(|id| verdicts.get(id));
+        let known = chain.and_then(|id| verdicts.get(id));
         match line.event.as_str() {
-            "request" => preview.request(&line, verdict, loaded),
-            "handshake" => preview.handshake(&line, directory, loaded),
+            "request" => preview.request(&line, known, loaded),
+            "handshake" => preview.handshake(&line, |id| {
+                refused.identity(id, || verdict(id, directory, loaded))
+            }),
             _ => {}
         }
     })?;
@@ -283,11 +313,15 @@ impl Preview {
     }
 
     /// Adds a refused handshake that would succeed.
-    fn handshake(&mut self, line: &Line, directory: Option<&Path>, loaded: &Loaded) {
+    fn handshake(
+        &mut self,
+        line: &Line,
+        identity_of: impl FnOnce(&str) -> Option<Arc<PeerIdentity>>,
+    ) {
         let (Some(chain), Some(reason)) = (&line.chain, &line.reason) else {
             return;
         };
-        let ChainVerdict::Admitted(identity) = verdict(chain, directory, loaded) else {
+        let Some(identity) = identity_of(chain) else {
             return;
         };
         let changed = Changed {
@@ -360,8 +394,8 @@ fn shown_caller(line: &Line) -> String {
     caller.map_or_else(|| "a caller without name".to_owned(), printable)
 }
 
-/// Calls `each` with every line of a file, without the line ending. Splits lines that are longer
-/// than `MAX_LINE` into parts, and calls `each` with every part.
+/// Calls `each` with every line of a file, without the line ending. Skips lines that are longer than
+/// `MAX_LINE`, because a part of such a line could look like another line.
 pub(in crate::cli) fn for_each_line(
     log: &Path,
     mut each: impl FnMut(&[u8]),
@@ -369,6 +403,7 @@ pub(in crate::cli) fn for_each_line(
     let named = |error: std::io::Error| CliError::usage(format!("{}: {error}", log.display()));
     let mut reader = BufReader::new(File::open(log).map_err(named)?);
     let mut line = Vec::new();
+    let mut is_skipping = false;
     loop {
         line.clear();
         let read = reader
@@ -379,6 +414,61 @@ pub(in crate::cli) fn for_each_line(
         if read == 0 {
             return Ok(());
         }
-        each(line.strip_suffix(b"\n").unwrap_or(&line));
+        let without_end = line.strip_suffix(b"\n");
+        let is_cut =
+            without_end.is_none() && u64::try_from(read).is_ok_and(|read| read >= MAX_LINE);
+        if !is_skipping && !is_cut {
+            each(without_end.unwrap_or(&line));
+        }
+        is_skipping = without_end.is_none();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_of_refused_handshakes_is_verified_once() {
+        let mut refused = RefusedChains::default();
+        let mut verified = 0;
+        for _ in 0..3 {
+            for id in ["a", "b"] {
+                let identity = refused.identity(id, || {
+                    verified += 1;
+                    ChainVerdict::Unknown
+                });
+                assert!(identity.is_none());
+            }
+        }
+        assert_eq!(verified, 2);
+    }
+
+    #[test]
+    fn no_part_of_a_long_line_counts_as_a_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("audit.jsonl");
+        let max = usize::try_from(MAX_LINE).unwrap();
+        let fits = "y".repeat(max - 1);
+        let long = "x".repeat(max);
+        for (text, expected) in [
+            (
+                format!("first\n{long}second\nthird"),
+                vec!["first", "third"],
+            ),
+            (format!("{long}{long}second\nthird\n"), vec!["third"]),
+            (format!("{long}\nthird\n"), vec!["third"]),
+            (format!("{fits}\n{fits}"), vec![&*fits, &*fits]),
+            (format!("{long}second"), Vec::new()),
+            ("\nlast".to_owned(), vec!["", "last"]),
+        ] {
+            std::fs::write(&log, text).unwrap();
+            let mut lines = Vec::new();
+            for_each_line(&log, |line| {
+                lines.push(String::from_utf8(line.to_vec()).unwrap());
+            })
+            .unwrap();
+            assert!(lines == expected, "{} lines", lines.len());
+        }
     }
 }

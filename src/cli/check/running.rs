@@ -1,14 +1,14 @@
 //! Asks the gateway that runs with the configuration, if there is one, which addresses it has.
 
 use std::io::ErrorKind;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde_json::Value;
+use tokio::net::UnixStream;
 
-use crate::cli::common::admin_client::{AdminEndpoint, exchange};
+use crate::cli::common::admin_client::{AdminEndpoint, exchange_over};
 use crate::config::{self, RunningGateway};
 
 /// Maximum time until the gateway responds.
@@ -46,25 +46,29 @@ pub(super) fn ask(config: &Path) -> Found {
     let Ok(socket) = config::admin_socket(config) else {
         return Found::of(RunningGateway::Unknown);
     };
-    match UnixStream::connect(&socket).map_err(|error| error.kind()) {
-        Ok(_) => {}
-        Err(ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-            return Found::of(RunningGateway::None);
-        }
-        Err(_) => return Found::of(RunningGateway::Unknown),
-    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let endpoint = AdminEndpoint::Socket(socket);
-    let status = runtime.ok().and_then(|runtime| {
-        runtime.block_on(async {
-            let asked = exchange(&endpoint, Method::GET, "/status", None);
-            tokio::time::timeout(TIMEOUT, asked).await.ok()?.ok()
-        })
+    let asked = runtime.ok().and_then(|runtime| {
+        // A gateway that hangs takes no connections, so connecting has the same timeout.
+        runtime.block_on(async { tokio::time::timeout(TIMEOUT, ask_over(socket)).await.ok() })
     });
-    match status {
-        Some((StatusCode::OK, said)) => Found {
+    asked.unwrap_or(Found::of(RunningGateway::Unknown))
+}
+
+async fn ask_over(socket: PathBuf) -> Found {
+    let stream = match UnixStream::connect(&socket).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            return Found::of(match error.kind() {
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused => RunningGateway::None,
+                _ => RunningGateway::Unknown,
+            });
+        }
+    };
+    let endpoint = AdminEndpoint::Socket(socket);
+    match exchange_over(&endpoint, stream, (Method::GET, "/status", None)).await {
+        Ok((StatusCode::OK, said)) => Found {
             state: RunningGateway::At(addresses(&said)),
             pid: said.get("pid").and_then(Value::as_u64),
         },

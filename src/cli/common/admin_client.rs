@@ -143,7 +143,7 @@ pub(in crate::cli) async fn exchange(
             let stream = UnixStream::connect(socket)
                 .await
                 .map_err(|error| unreachable(socket, &error))?;
-            converse(endpoint, stream, "localhost", request).await
+            exchange_over(endpoint, stream, request).await
         }
         AdminEndpoint::Listener(authority) => {
             let stream = connect(endpoint, authority).await?;
@@ -165,6 +165,15 @@ pub(in crate::cli) async fn exchange(
             converse(endpoint, stream, authority.as_str(), request).await
         }
     }
+}
+
+/// Sends one request to a gateway over a connection to its private socket.
+pub(in crate::cli) async fn exchange_over(
+    endpoint: &AdminEndpoint,
+    stream: UnixStream,
+    request: (Method, &str, Option<&Value>),
+) -> Result<(StatusCode, Value), CliError> {
+    converse(endpoint, stream, "localhost", request).await
 }
 
 async fn connect(endpoint: &AdminEndpoint, authority: &Authority) -> Result<TcpStream, CliError> {
