@@ -161,6 +161,13 @@ fn short_secrets_are_hidden_only_in_quotation_marks_and_as_files() {
 }
 
 #[test]
+fn a_short_password_in_a_url_is_hidden_in_messages() {
+    let redaction = Redaction::of("url = \"redis://:pw1@host\"");
+    let shown = redaction.message("redis://:pw1@host: connection refused");
+    assert_eq!(shown, "redis://****@host: connection refused");
+}
+
+#[test]
 fn any_text_is_survived() {
     for text in [
         "",

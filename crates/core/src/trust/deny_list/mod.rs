@@ -344,6 +344,8 @@ impl DenyList {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.index.load().entries.is_empty()
+    }
+
     /// Returns the number of entries that are in force at `now`.
     #[must_use]
     pub fn count(&self, now: i64) -> usize {
