@@ -10,7 +10,7 @@ import (
 // Caller is the caller of a request, from a verified assertion.
 type Caller struct {
 	// Sub identifies the caller: a SPIFFE ID or other URI verbatim, dns:NAME,
-	// mailto:ADDRESS or ip:ADDRESS; for callers without certificate api-key:NAME or
+	// mailto:ADDRESS, ip:ADDRESS or upn:NAME@REALM; for callers without certificate api-key:NAME or
 	// client:ISSUER-NAME/CLIENT_ID. It is never the subject of a token.
 	Sub string
 	// TrustDomain is the trust domain that verified the certificate. It is empty for

@@ -73,9 +73,9 @@ export class Caller {
   readonly iss: string;
   readonly aud: string;
   /**
-   * The identity: a SPIFFE ID or other URI verbatim, `dns:NAME`, `mailto:ADDRESS`, `ip:ADDRESS`;
-   * for callers without certificate `api-key:NAME` or `client:ISSUER-NAME/CLIENT_ID`. It is never
-   * the subject of a token: that is `token.sub`.
+   * The identity: a SPIFFE ID or other URI verbatim, `dns:NAME`, `mailto:ADDRESS`, `ip:ADDRESS`,
+   * `upn:NAME@REALM`; for callers without certificate `api-key:NAME` or
+   * `client:ISSUER-NAME/CLIENT_ID`. It is never the subject of a token: that is `token.sub`.
    */
   readonly sub: string;
   readonly iat: number;

@@ -78,8 +78,8 @@ class Caller:
     """The caller of one request, as the gateway confirmed it.
 
     `sub` is the identity: a SPIFFE ID or other URI verbatim, `dns:NAME`, `mailto:ADDRESS`,
-    `ip:ADDRESS`; for callers without certificate `api-key:NAME` or `client:ISSUER-NAME/CLIENT_ID`.
-    It is never the subject of a token: that is `token.sub`.
+    `ip:ADDRESS`, `upn:NAME@REALM`; for callers without certificate `api-key:NAME` or
+    `client:ISSUER-NAME/CLIENT_ID`. It is never the subject of a token: that is `token.sub`.
 
     `certificate` is None for callers without certificate, and for callers with one if the gateway's
     route has `assertion = "compact"`. Do not conclude from None that the caller has no certificate:

@@ -21,7 +21,8 @@ public sealed interface Caller permits VerifiedCaller {
 
     /**
      * Returns the identity: a SPIFFE ID or other URI verbatim, {@code dns:NAME}, {@code mailto:ADDRESS},
-     * {@code ip:ADDRESS}; for callers without certificate {@code api-key:NAME} or {@code client:ISSUER-NAME/CLIENT_ID}.
+     * {@code ip:ADDRESS}, {@code upn:NAME@REALM}; for callers without certificate {@code api-key:NAME} or
+     * {@code client:ISSUER-NAME/CLIENT_ID}.
      *
      * @return the identity; never the subject of a token: that is {@code token.sub}
      */
