@@ -15,7 +15,7 @@ const FORGED: &str = "forged";
 
 /// Fields that only the gateway may set. Also fields of other gateways and proxies, because
 /// services trust these fields.
-const FORGEABLE: [&str; 66] = [
+const FORGEABLE: [&str; 77] = [
     "Countersign-Assertion",
     "Countersign-Reason",
     "Countersign-Anything",
@@ -35,6 +35,17 @@ const FORGEABLE: [&str; 66] = [
     "SCRIPT_NAME",
     "Path_Info",
     "Daphne-Root-Path",
+    "X-Script-Name",
+    "Fastly-Client-IP",
+    "Proxy-Client-IP",
+    "WL-Proxy-Client-Cert",
+    "X-Azure-ClientIP",
+    "X-Azure-SocketIP",
+    "X-Appengine-User-IP",
+    "X-Remote-Group",
+    "Remote-Groups",
+    "Remote-Email",
+    "Remote-Name",
     "X-Original-URL",
     "X-Original-URI",
     "X-Rewrite-URL",

@@ -237,7 +237,7 @@ fn utf8_value(value: &[u8]) -> Option<String> {
     let is_explicit = explicit.class() == Class::ContextSpecific
         && explicit.tag() == Tag(0)
         && explicit.header.constructed();
-    if !rest.is_empty() || !is_explicit {
+    if !rest.is_empty() || !is_explicit || has_long_tag(value) || has_long_tag(explicit.data) {
         return None;
     }
     let (rest, text) = Any::from_der(explicit.data).ok()?;
@@ -262,6 +262,9 @@ fn names_are_well_encoded(extension: &[u8]) -> bool {
         let Ok((after, name)) = Any::from_der(rest) else {
             return false;
         };
+        if has_long_tag(rest) {
+            return false;
+        }
         // Names with these tags are strings, addresses or OIDs with implicit tags (RFC 5280 section
         // 4.2.1.6), so they must be primitive. Names with other tags must be constructed.
         let implicit = matches!(name.header.tag().0, 1 | 2 | 6 | 7 | 8);
@@ -271,6 +274,12 @@ fn names_are_well_encoded(extension: &[u8]) -> bool {
         rest = after;
     }
     true
+}
+
+/// Whether the tag of an element is encoded in several bytes. DER encodes tags below 31 in one byte
+/// (X.690 section 8.1.2), and names have no others. webpki does not read such an element as a name.
+fn has_long_tag(element: &[u8]) -> bool {
+    element.first().is_some_and(|byte| byte & 0x1f == 0x1f)
 }
 
 fn ip_address(octets: &[u8]) -> Option<IpAddr> {

@@ -38,22 +38,30 @@ const fn candidates(name: &[u8]) -> &'static [&'static str] {
         ],
         // Daphne reads from this field under which path an application is mounted.
         [b'd', ..] => &["daphne-root-path"],
-        [b'f', ..] => &["forwarded"],
+        [b'f', ..] => &["fastly-client-ip", "forwarded"],
         // gunicorn copies fields of these names to the variables `SCRIPT_NAME` and `PATH_INFO`. An
         // application could then route a request to another path than the permitted path. A CGI
         // program gets the field `Proxy` as the environment variable HTTP_PROXY. HTTP clients read
         // this variable as the address of their proxy.
-        [b'p', ..] => &["path-info", "proxy"],
-        [b'r', ..] => &["remote-user"],
+        [b'p', ..] => &["path-info", "proxy", "proxy-client-ip"],
+        [b'r', ..] => &[
+            "remote-email",
+            "remote-groups",
+            "remote-name",
+            "remote-user",
+        ],
         [b's', ..] => &["script-name", "ssl-cert", "ssl-client*"],
         [b't', ..] => &["true-client-ip", "txn-token"],
-        [b'w', ..] => &["wimse-token", "workload-identity-token"],
+        [b'w', ..] => &["wimse-token", "wl-proxy-*", "workload-identity-token"],
         [b'x', _, third, ..] => match third {
             b'a' => &[
                 "x-amzn-mtls-*",
                 "x-amzn-oidc-*",
                 "x-arr-clientcert",
+                "x-appengine-*",
                 "x-auth-request-*",
+                "x-azure-clientip",
+                "x-azure-socketip",
             ],
             b'c' => &[
                 "x-client-cert*",
@@ -71,13 +79,8 @@ const fn candidates(name: &[u8]) -> &'static [&'static str] {
             b'm' => &["x-method-override", "x-ms-client-principal*"],
             b'o' => &["x-original-host", "x-original-uri", "x-original-url"],
             b'p' => &["x-pomerium-*"],
-            b'r' => &[
-                "x-real-ip",
-                "x-remote-user",
-                "x-request-id",
-                "x-rewrite-url",
-            ],
-            b's' => &["x-spiffe*", "x-ssl-*"],
+            b'r' => &["x-real-ip", "x-remote-*", "x-request-id", "x-rewrite-url"],
+            b's' => &["x-script-name", "x-spiffe*", "x-ssl-*"],
             b't' => &["x-tls-client*"],
             b'w' => &["x-webauth-user"],
             _ => &[],
