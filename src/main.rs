@@ -49,6 +49,7 @@
 //!     - [`pem`]: reads PEM
 //! 14. The system, codes and small tools
 //!     - [`clock`]: the only reader of the wall clock
+//!     - [`der`](countersign_core::der): reads the first DER element of some bytes, and writes elements
 //!     - [`descriptors`]: file descriptors, and how they are divided among their uses
 //!     - [`h2_frames`](countersign_core::h2_frames): HTTP/2 frames in raw bytes
 //!     - [`now_or_later`](countersign_core::now_or_later): a result, or the future that produces it

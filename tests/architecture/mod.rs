@@ -26,6 +26,7 @@ const TIERS: [&[&str]; 15] = [
     &["file_access", "file_read", "file_stamp", "pem"],
     &[
         "clock",
+        "der",
         "descriptors",
         "h2_frames",
         "now_or_later",

@@ -14,6 +14,7 @@ pub mod clock;
 pub mod connection_slots;
 pub mod crl_fetch;
 pub mod crypto;
+pub mod der;
 pub mod descriptors;
 pub mod directory_lock;
 pub mod file_access;

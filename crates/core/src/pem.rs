@@ -289,6 +289,12 @@ pub const fn is_der(content: &[u8]) -> bool {
         || matches!(content, [0x30, _, 0x02, 0x01, 0 | 1, ..])
 }
 
+/// Whether `content` is a PKCS#12 file, as far as its first bytes tell.
+#[must_use]
+pub fn is_pkcs12(content: &[u8]) -> bool {
+    DerForm::of(content) == DerForm::Pkcs12
+}
+
 /// Same as [`is_der`], but false for what is certainly no certificate: a private key, a PKCS#12 or
 /// a PKCS#7 file.
 #[must_use]

@@ -61,18 +61,7 @@ pub struct Item {
 /// Whether the content is a PKCS#12 file whose passphrase is not empty.
 #[must_use]
 pub fn needs_passphrase(content: &[u8]) -> bool {
-    is_pkcs12(content) && pkcs12(content, None).is_err()
-}
-
-fn is_pkcs12(content: &[u8]) -> bool {
-    // A PKCS#12 file (PFX, RFC 7292 section 4) is a SEQUENCE that begins with INTEGER 3. No
-    // certificate, request or revocation list begins with an INTEGER.
-    let header = match content {
-        [0x30, length, rest @ ..] if *length < 0x80 => rest,
-        [0x30, length, rest @ ..] => rest.get(usize::from(length & 0x7f)..).unwrap_or_default(),
-        _ => &[],
-    };
-    header.starts_with(&[0x02, 0x01, 0x03])
+    pem::is_pkcs12(content) && pkcs12(content, None).is_err()
 }
 
 /// Describes all objects in `content`.
@@ -80,7 +69,7 @@ fn is_pkcs12(content: &[u8]) -> bool {
 /// # Errors
 /// If `content` has an unknown form, is damaged, or needs another passphrase.
 pub fn inspect(content: &[u8], passphrase: Option<&Secret>) -> Result<Vec<Item>, InspectError> {
-    if is_pkcs12(content) {
+    if pem::is_pkcs12(content) {
         return pkcs12(content, passphrase);
     }
     if content.first() == Some(&0x30) {

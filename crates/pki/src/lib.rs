@@ -52,8 +52,8 @@
 //! code. This crate must not use the configuration, the command line or the network.
 
 use countersign_core::{
-    clock, crypto, directory_lock, file_access, file_read, file_stamp, identity, kill_point, pem,
-    reason, secret, trust,
+    clock, crypto, der, directory_lock, file_access, file_read, file_stamp, identity, kill_point,
+    pem, reason, secret, trust,
 };
 
 pub mod bulk;

@@ -231,10 +231,14 @@ impl DerForm {
         0x06, 0x0a, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x0c, 0x01,
     ];
 
+    /// INTEGER 3, with which a PKCS#12 file (PFX, RFC 7292 section 4) begins inside its SEQUENCE. No
+    /// certificate, request or revocation list begins with an INTEGER.
+    const PFX_VERSION: [u8; 3] = [0x02, 0x01, 0x03];
+
     pub(super) fn of(content: &[u8]) -> Self {
         let inner = in_sequence(content);
         let algorithm = in_sequence(inner);
-        if inner.starts_with(&[0x02, 0x01, 0x03]) {
+        if inner.starts_with(&Self::PFX_VERSION) {
             Self::Pkcs12
         } else if inner.starts_with(&Self::SIGNED_DATA) {
             Self::Pkcs7
@@ -260,7 +264,8 @@ impl DerForm {
     }
 }
 
-/// Returns what follows the header of a SEQUENCE, or nothing.
+/// Returns what follows the header of a SEQUENCE, or nothing. The SEQUENCE may be incomplete or have
+/// an indefinite length, because some programs write PKCS#12 files so.
 fn in_sequence(der: &[u8]) -> &[u8] {
     match der {
         [0x30, length, rest @ ..] if *length < 0x80 => rest,

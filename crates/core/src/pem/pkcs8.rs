@@ -5,6 +5,8 @@
 
 use zeroize::Zeroizing;
 
+use crate::der::{Element, first, secret_element};
+
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;
@@ -21,43 +23,6 @@ const RSA: [u8; 13] = [
     0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00,
 ];
 const VERSION_0: [u8; 3] = [INTEGER, 1, 0];
-
-/// One DER element.
-#[derive(Clone, Copy)]
-struct Element<'a> {
-    tag: u8,
-    content: &'a [u8],
-    /// The element with its header.
-    whole: &'a [u8],
-}
-
-/// Reads the first element. Returns it and the bytes after it.
-fn first(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
-    let (&tag, rest) = der.split_first()?;
-    let (&length, mut rest) = rest.split_first()?;
-    let mut size = usize::from(length);
-    if length >= 0x80 {
-        let bytes = usize::from(length & 0x7f);
-        if !(1..=4).contains(&bytes) {
-            return None;
-        }
-        let (long, after) = rest.split_at_checked(bytes)?;
-        size = long
-            .iter()
-            .fold(0, |size, byte| size << 8 | usize::from(*byte));
-        rest = after;
-    }
-    let (content, after) = rest.split_at_checked(size)?;
-    let whole = der.get(..der.len() - after.len())?;
-    Some((
-        Element {
-            tag,
-            content,
-            whole,
-        },
-        after,
-    ))
-}
 
 /// Reads one element with this tag, with nothing after it. Returns its content.
 fn only(der: &[u8], tag: u8) -> Option<&[u8]> {
@@ -76,32 +41,10 @@ fn elements(mut content: &[u8]) -> Option<Vec<Element<'_>>> {
     Some(found)
 }
 
-/// Encodes an element of these parts. The buffer never grows, because that would leave copies of a
-/// key in memory.
-fn encode(tag: u8, parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
-    let length: usize = parts.iter().map(|part| part.len()).sum();
-    let bytes = length.to_be_bytes();
-    let skipped = bytes.iter().take_while(|byte| **byte == 0).count();
-    let significant = bytes.get(skipped..).unwrap_or_default();
-    let mut der = Zeroizing::new(Vec::with_capacity(length + 2 + significant.len()));
-    der.push(tag);
-    match u8::try_from(length) {
-        Ok(short @ 0..=0x7f) => der.push(short),
-        _ => {
-            der.push(0x80 | u8::try_from(significant.len()).unwrap_or(8));
-            der.extend_from_slice(significant);
-        }
-    }
-    for part in parts {
-        der.extend_from_slice(part);
-    }
-    der
-}
-
 fn wrap(algorithm: &[&[u8]], key: &[u8]) -> Zeroizing<Vec<u8>> {
-    let algorithm = encode(SEQUENCE, algorithm);
-    let key = encode(OCTET_STRING, &[key]);
-    encode(SEQUENCE, &[&VERSION_0, &algorithm, &key])
+    let algorithm = secret_element(SEQUENCE, algorithm);
+    let key = secret_element(OCTET_STRING, &[key]);
+    secret_element(SEQUENCE, &[&VERSION_0, &algorithm, &key])
 }
 
 /// Converts an ECPrivateKey (SEC 1, RFC 5915). Returns `None` if it does not name its curve.
@@ -165,16 +108,17 @@ pub fn with_public_part(pkcs8: &[u8], public: &[u8]) -> Option<Zeroizing<Vec<u8>
     if algorithm.whole != partial.algorithm.whole || point.tag != BIT_STRING {
         return None;
     }
-    let point = encode(PUBLIC_KEY, &[point.whole]);
+    let point = secret_element(PUBLIC_KEY, &[point.whole]);
     let mut parts: Vec<&[u8]> = partial.key.iter().map(|part| part.whole).collect();
     parts.push(&point);
-    let key = encode(SEQUENCE, &parts);
+    let key = secret_element(SEQUENCE, &parts);
     Some(wrap(&[partial.algorithm.content], &key))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::der::element;
 
     const POINT: [u8; 3] = [BIT_STRING, 1, 0];
     const CURVE: [u8; 4] = [OBJECT_IDENTIFIER, 2, 0x2b, 0x65];
@@ -182,27 +126,27 @@ mod tests {
     fn ec(curve: bool, public: bool) -> Vec<u8> {
         let mut parts: Vec<Vec<u8>> = vec![vec![INTEGER, 1, 1], vec![OCTET_STRING, 2, 7, 7]];
         if curve {
-            parts.push(encode(PARAMETERS, &[&CURVE]).to_vec());
+            parts.push(element(PARAMETERS, &[&CURVE]));
         }
         if public {
-            parts.push(encode(PUBLIC_KEY, &[&POINT]).to_vec());
+            parts.push(element(PUBLIC_KEY, &[&POINT]));
         }
         let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-        encode(SEQUENCE, &parts).to_vec()
+        element(SEQUENCE, &parts)
     }
 
     #[test]
     fn the_public_part_comes_from_the_certificate() {
         let partial = from_sec1(&ec(true, false)).unwrap();
         assert!(lacks_public_part(&partial));
-        let algorithm = encode(SEQUENCE, &[&EC_PUBLIC_KEY, &CURVE]);
-        let public = encode(SEQUENCE, &[&algorithm, &POINT]);
+        let algorithm = element(SEQUENCE, &[&EC_PUBLIC_KEY, &CURVE]);
+        let public = element(SEQUENCE, &[&algorithm, &POINT]);
         let whole = with_public_part(&partial, &public).unwrap();
         assert_eq!(whole, from_sec1(&ec(true, true)).unwrap());
         assert!(!lacks_public_part(&whole));
         assert!(with_public_part(&whole, &public).is_none());
-        let other = encode(SEQUENCE, &[&EC_PUBLIC_KEY, &[OBJECT_IDENTIFIER, 1, 0x2b]]);
-        let other = encode(SEQUENCE, &[&other, &POINT]);
+        let other = element(SEQUENCE, &[&EC_PUBLIC_KEY, &[OBJECT_IDENTIFIER, 1, 0x2b]]);
+        let other = element(SEQUENCE, &[&other, &POINT]);
         assert!(with_public_part(&partial, &other).is_none());
         assert!(from_sec1(&ec(false, true)).is_none());
     }
@@ -221,7 +165,7 @@ mod tests {
             assert!(from_sec1(&[SEQUENCE, length, 1]).is_none());
         }
         let long = vec![0; 70_000];
-        let key = from_pkcs1(&encode(SEQUENCE, &[&long])).unwrap();
+        let key = from_pkcs1(&element(SEQUENCE, &[&long])).unwrap();
         let parts = elements(only(&key, SEQUENCE).unwrap()).unwrap();
         assert_eq!(parts.len(), 3);
     }

@@ -13,14 +13,15 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 
 use super::authority_certificate::AuthorityCertificate;
+use super::authority_info_access::authority_info_access;
 use super::date::date;
-use super::der;
 use super::error::AuthorityError;
 use super::lifetime::Lifetime;
 use super::names::SubjectNames;
 use super::profile::{BACKDATING, CertificateProfile};
 use super::revocation_list::RevocationList;
 use crate::crypto::{self, NoRandomness};
+use crate::der;
 use crate::identity::text::hex;
 use crate::identity::{LeafFacts, TrustDomain};
 use crate::lint;
@@ -245,7 +246,7 @@ impl CertificateAuthority {
         params.use_authority_key_identifier_extension = false;
         params.custom_extensions = vec![CustomExtension::from_oid_content(
             &SUBJECT_KEY_IDENTIFIER,
-            der::element(OCTET_STRING, &params.key_identifier(key)),
+            der::element(OCTET_STRING, &[&params.key_identifier(key)]),
         )];
         Ok(params.serialize_request(key)?.pem()?)
     }
@@ -352,7 +353,7 @@ fn base_params(
     if !rules.issuer_urls.is_empty() {
         params.custom_extensions = vec![CustomExtension::from_oid_content(
             &AUTHORITY_INFO_ACCESS,
-            der::authority_info_access(&rules.issuer_urls),
+            authority_info_access(&rules.issuer_urls),
         )];
     }
     Ok(params)

@@ -15,13 +15,13 @@
 //! - `signatory`: identifies an authority by name and generation
 //! - `lifetime`: how long a certificate or a list is valid
 //! - `date`: dates in the type of the encoder (rcgen)
-//! - `der`: DER that the encoder cannot write
+//! - `authority_info_access`: an extension that the encoder cannot write
 
 pub mod authority;
 pub mod authority_certificate;
+mod authority_info_access;
 pub mod csr;
 pub(crate) mod date;
-pub(crate) mod der;
 pub mod error;
 pub mod lifetime;
 mod name_rules;

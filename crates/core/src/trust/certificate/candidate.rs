@@ -7,6 +7,8 @@
 
 use rustls_pki_types::CertificateDer;
 
+use crate::der::{self, Element};
+
 const SEQUENCE: u8 = 0x30;
 const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;
@@ -70,23 +72,23 @@ impl PathFields {
             fields = rest;
         }
         // Skips the fields serialNumber and signature.
-        let (_, _, rest) = element(fields)?;
-        let (_, _, rest) = element(rest)?;
-        let (issuer, rest) = whole(rest)?;
+        let (_, rest) = der::first(fields)?;
+        let (_, rest) = der::first(rest)?;
+        let (issuer, rest) = der::first(rest)?;
         // Skips the field validity.
-        let (_, _, rest) = element(rest)?;
-        let (subject, rest) = whole(rest)?;
-        let (key, mut rest) = whole(rest)?;
+        let (_, rest) = der::first(rest)?;
+        let (subject, rest) = der::first(rest)?;
+        let (key, mut rest) = der::first(rest)?;
         let mut found = Self {
-            subject: subject.to_vec(),
-            issuer: issuer.to_vec(),
-            key: key.to_vec(),
+            subject: subject.whole.to_vec(),
+            issuer: issuer.whole.to_vec(),
+            key: key.whole.to_vec(),
             key_id: None,
             authority_key_id: None,
         };
-        while let Some((tag, content, after)) = element(rest) {
-            if tag == EXTENSIONS {
-                let (mut extensions, _) = read(content, SEQUENCE)?;
+        while let Some((element, after)) = der::first(rest) {
+            if element.tag == EXTENSIONS {
+                let (mut extensions, _) = read(element.content, SEQUENCE)?;
                 while let Some((extension, after)) = read(extensions, SEQUENCE) {
                     found.note(extension);
                     extensions = after;
@@ -144,7 +146,7 @@ pub(crate) fn count_elements(der: &[u8], limit: usize) -> usize {
     let mut count = 0;
     let mut pending = vec![der];
     while let Some(mut rest) = pending.pop() {
-        while let Some((tag, content, after)) = element(rest) {
+        while let Some((Element { tag, content, .. }, after)) = der::first(rest) {
             count += 1;
             if count >= limit {
                 return limit;
@@ -165,38 +167,8 @@ pub(crate) fn count_elements(der: &[u8], limit: usize) -> usize {
 /// Reads the first element of `input`, which must have the tag `wanted`. Returns its content, and
 /// the input after the element.
 fn read(input: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
-    let (tag, content, rest) = element(input)?;
-    (tag == wanted).then_some((content, rest))
-}
-
-/// Reads the first element of `input`. Returns the whole element with tag and length, and the input
-/// after the element.
-fn whole(input: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (_, _, rest) = element(input)?;
-    let length = input.len().checked_sub(rest.len())?;
-    Some((input.get(..length)?, rest))
-}
-
-/// Reads the first element of `input`. Returns its tag, its content, and the input after the
-/// element. Returns `None` for a tag of several bytes, because certificates do not contain such
-/// tags.
-fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (tag, rest) = input.split_first()?;
-    let (first, mut rest) = rest.split_first()?;
-    let mut length = usize::from(*first);
-    if *first & 0x80 != 0 {
-        let count = usize::from(*first & 0x7f);
-        if !(1..=4).contains(&count) {
-            return None;
-        }
-        let (bytes, after) = rest.split_at_checked(count)?;
-        length = bytes
-            .iter()
-            .fold(0, |length, byte| length << 8 | usize::from(*byte));
-        rest = after;
-    }
-    let (content, rest) = rest.split_at_checked(length)?;
-    Some((*tag, content, rest))
+    let (element, rest) = der::first(input)?;
+    (element.tag == wanted).then_some((element.content, rest))
 }
 
 #[cfg(test)]

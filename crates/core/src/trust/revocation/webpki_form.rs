@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use x509_parser::der_parser::asn1_rs::{Any, FromDer as _};
 
 use super::header::Header;
+use crate::der::element;
 
 const BOOLEAN: u8 = 0x01;
 const OCTET_STRING: u8 = 0x04;
@@ -128,25 +129,4 @@ fn next(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
         content: any.data,
     };
     Some((element, rest))
-}
-
-/// Encodes an element whose content consists of these parts.
-fn element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
-    let length = parts.iter().map(|part| part.len()).sum::<usize>();
-    let mut der = Vec::with_capacity(length + 10);
-    der.push(tag);
-    match u8::try_from(length) {
-        Ok(short) if short < 0x80 => der.push(short),
-        _ => {
-            let bytes = length.to_be_bytes();
-            let significant: Vec<u8> = bytes.into_iter().skip_while(|byte| *byte == 0).collect();
-            // A length has at most eight bytes.
-            der.push(0x80 | u8::try_from(significant.len()).unwrap_or_default());
-            der.extend_from_slice(&significant);
-        }
-    }
-    for part in parts {
-        der.extend_from_slice(part);
-    }
-    der
 }

@@ -1,22 +1,6 @@
-//! DER structures that rcgen cannot write.
+//! The value of the authorityInfoAccess extension, which rcgen cannot write.
 
-/// Encodes one DER element: tag, definite length (X.690 section 10.1), content.
-pub(crate) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
-    let mut der = vec![tag];
-    let length = content.len();
-    match u8::try_from(length) {
-        Ok(short @ 0..=0x7f) => der.push(short),
-        _ => {
-            let octets = length.to_be_bytes();
-            let significant = crate::identity::leaf::significant(&octets);
-            // A length has at most eight bytes, so `try_from` never fails.
-            der.push(0x80 | u8::try_from(significant.len()).unwrap_or(8));
-            der.extend_from_slice(significant);
-        }
-    }
-    der.extend_from_slice(content);
-    der
-}
+use crate::der::element;
 
 const SEQUENCE: u8 = 0x30;
 const OBJECT_IDENTIFIER: u8 = 0x06;
@@ -31,33 +15,17 @@ pub(crate) fn authority_info_access(urls: &[String]) -> Vec<u8> {
     let descriptions: Vec<u8> = urls
         .iter()
         .flat_map(|url| {
-            let mut description = element(OBJECT_IDENTIFIER, &CA_ISSUERS);
-            description.extend(element(URI, url.as_bytes()));
-            element(SEQUENCE, &description)
+            let method = element(OBJECT_IDENTIFIER, &[&CA_ISSUERS]);
+            let location = element(URI, &[url.as_bytes()]);
+            element(SEQUENCE, &[&method, &location])
         })
         .collect();
-    element(SEQUENCE, &descriptions)
+    element(SEQUENCE, &[&descriptions])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lengths_are_as_short_as_they_can_be() {
-        for (length, header) in [
-            (0, vec![4, 0]),
-            (127, vec![4, 127]),
-            (128, vec![4, 0x81, 128]),
-            (255, vec![4, 0x81, 255]),
-            (256, vec![4, 0x82, 1, 0]),
-            (70_000, vec![4, 0x83, 1, 0x11, 0x70]),
-        ] {
-            let der = element(4, &vec![0; length]);
-            assert!(der.starts_with(&header), "{length}");
-            assert_eq!(der.len(), header.len() + length);
-        }
-    }
 
     #[test]
     fn access_descriptions_read_back() {
