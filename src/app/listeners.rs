@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::error::AppError;
 use crate::admin::AdminSocket;
+use crate::file_access;
 use crate::proxy::listener;
 
 /// The addresses of the gateway's open listeners.
@@ -98,10 +99,7 @@ impl Listeners {
 /// # Errors
 /// If the directory cannot be written.
 pub fn write_ready_file(path: &Path, addresses: &Addresses) -> io::Result<()> {
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let mut file = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")))?;
+    let mut file = tempfile::NamedTempFile::new_in(file_access::parent(path))?;
     serde_json::to_writer(&mut file, addresses)?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())

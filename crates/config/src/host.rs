@@ -5,11 +5,12 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::diagnostics::{Diagnostic, Diagnostics};
 use super::document::Document;
 use super::document::value::{At, Field};
+use crate::file_access;
 use crate::telemetry::audit_file;
 
 /// What is known about a gateway that runs with the configuration that is checked.
@@ -198,12 +199,9 @@ fn check_directory(path: &Path) -> Result<(), String> {
 
 /// Checks that a file can be made at this path.
 fn check_parent(path: &Path) -> Result<(), String> {
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    match fs::metadata(&parent) {
-        Ok(metadata) if metadata.is_dir() => check_writable(&parent),
+    let parent = file_access::parent(path);
+    match fs::metadata(parent) {
+        Ok(metadata) if metadata.is_dir() => check_writable(parent),
         Ok(_) => Err(format!("needs {} as a directory", parent.display())),
         Err(error) => Err(format!("cannot be made in {}: {error}", parent.display())),
     }

@@ -22,8 +22,8 @@
 //! - `diagnostics`: collects all errors, each with file, line, caret (`^`) and remedy
 
 use countersign_core::{
-    assertion, authn, clock, crl_fetch, crypto, descriptors, file_read, file_stamp, http_client,
-    identity, pem, policy, route, secret, snapshot, telemetry, tls, trust, upstream,
+    assertion, authn, clock, crl_fetch, crypto, descriptors, file_access, file_read, file_stamp,
+    http_client, identity, pem, policy, route, secret, snapshot, telemetry, tls, trust, upstream,
 };
 use countersign_pki as pki;
 

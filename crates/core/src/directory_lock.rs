@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::file_access::FileAccess;
+use crate::file_access::{self, FileAccess};
 use crate::file_read::require_regular;
 use crate::kill_point::kill_point;
 
@@ -176,8 +176,7 @@ fn open(path: &Path) -> Result<(File, Metadata), LockError> {
         // So root gives the file to that user.
         Ok(created) => {
             let created = File::from(created);
-            let directory = path.parent().unwrap_or(Path::new("."));
-            if let Some(access) = FileAccess::inherited(directory, PRIVATE) {
+            if let Some(access) = FileAccess::inherited(file_access::parent(path), PRIVATE) {
                 access
                     .give_to(&created)
                     .map_err(failed("give away", path))?;

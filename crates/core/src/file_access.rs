@@ -72,10 +72,7 @@ impl FileAccess {
         let Some(access) = Self::of(path)? else {
             return Ok(None);
         };
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.metadata()?,
-            _ => Path::new(".").metadata()?,
-        };
+        let directory = parent(path).metadata()?;
         let is_shared = directory.mode() & SHARED_WRITE != 0;
         let own = rustix::process::geteuid().as_raw();
         let is_trusted = [own, directory.uid()].contains(&access.owner);
@@ -182,6 +179,15 @@ impl FileAccess {
     }
 }
 
+/// Returns the directory that contains the file at `path`. For a bare file name, this is `.`.
+#[must_use]
+pub fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
 /// Creates a directory. A directory that root creates in another user's directory belongs to that
 /// user.
 ///
@@ -192,18 +198,15 @@ impl FileAccess {
 /// # Errors
 /// Returns the error of the operating system.
 pub fn create_directory(path: &Path) -> io::Result<()> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+    let Some(name) = path.file_name() else {
         return std::fs::create_dir(path);
     };
     if !rustix::process::geteuid().is_root() {
         return std::fs::create_dir(path);
     }
-    let parent = match parent.as_os_str().is_empty() {
-        true => Path::new("."),
-        false => parent,
-    };
     let directory = OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let parent = File::from(rustix::fs::openat(CWD, parent, directory, Mode::empty())?);
+    let parent = rustix::fs::openat(CWD, parent(path), directory, Mode::empty())?;
+    let parent = File::from(parent);
     rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o777))?;
     let owner = parent.metadata()?;
     if owner.uid() == 0 {
@@ -250,6 +253,13 @@ mod tests {
             owner: 0,
             group: 0,
             mode,
+        }
+    }
+
+    #[test]
+    fn a_bare_name_is_in_the_current_directory() {
+        for (path, expected) in [("a/b", "a"), ("/a", "/"), ("./a", "."), ("a", ".")] {
+            assert_eq!(parent(Path::new(path)), Path::new(expected), "{path}");
         }
     }
 

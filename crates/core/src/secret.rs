@@ -13,7 +13,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::descriptors::open_with_spare;
-use crate::file_access::FileAccess;
+use crate::file_access::{self, FileAccess};
 use crate::kill_point::kill_point;
 
 /// Secret bytes. `Debug` prints no content, there is no `Display` or `Serialize`, and the bytes are
@@ -94,10 +94,7 @@ pub fn write_private_with(
     prefix: &str,
     access: Option<FileAccess>,
 ) -> io::Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let directory = file_access::parent(path);
     // `tempfile` removes the temporary file on every early return.
     let create = || {
         tempfile::Builder::new()

@@ -26,6 +26,7 @@ use super::signing::request::IssueRequest;
 use super::store::key::{self, KeyProtection};
 use super::store::{self, Audience, Existing};
 use crate::clock;
+use crate::file_access;
 
 /// Number of leaves in one batch. Each batch is one transaction.
 const BATCH: usize = 1_000;
@@ -108,7 +109,7 @@ impl Pki {
         let mut places = Vec::new();
         for request in requests {
             let (certificate, _) = self.layout().leaf_files(request)?;
-            let place = store::parent(&certificate).to_owned();
+            let place = file_access::parent(&certificate).to_owned();
             if !places.contains(&place) {
                 places.push(place);
             }

@@ -17,6 +17,7 @@ use super::signing::profile::Profiles;
 use super::signing::signatory::AuthorityName;
 use super::store::key::{self, KeyAlgorithm, KeyProtection};
 use super::store::{self, Audience, Existing};
+use crate::file_access;
 use crate::identity::TrustDomain;
 
 /// Options of a request for an intermediate.
@@ -116,7 +117,7 @@ fn write_request(
     store::create_directory(pending.directory())?;
     let places = [
         pending.directory().to_owned(),
-        store::parent(&request.out).to_owned(),
+        file_access::parent(&request.out).to_owned(),
     ];
     let mut change = Transaction::begin(layout, Scope::Authority, &places, &lock)?;
     change.stage(&request.out, csr.as_bytes(), Audience::Public, existing)?;

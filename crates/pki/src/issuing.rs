@@ -29,6 +29,7 @@ use super::signing::signatory::AuthorityName;
 use super::store::key::{self, KeyProtection};
 use super::store::{self, Audience, Existing};
 use crate::clock;
+use crate::file_access;
 use crate::trust::PathPurpose;
 
 /// A leaf that was issued, with the paths of its files.
@@ -302,7 +303,7 @@ impl Pki {
         let mut inventory = self.inventory()?;
         let lock = self.layout().lock_for_leaves()?;
         self.current_state()?;
-        let places = [store::parent(&certificate_path).to_owned()];
+        let places = [file_access::parent(&certificate_path).to_owned()];
         let mut change = Transaction::begin(self.layout(), Scope::Leaves, &places, &lock)?;
         // The key file is renamed first. So a program that waits for the certificate also finds the
         // key.

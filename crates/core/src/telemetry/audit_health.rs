@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::metrics::AuditCounts;
-use crate::clock;
+use crate::identity::text::shell;
+use crate::{clock, file_access};
 
 /// A write that takes longer than this number of seconds counts as a failure.
 const SLOW_WRITE: u64 = 2;
@@ -192,8 +193,8 @@ impl AuditHealth {
             detail: format!(
                 "the audit log {name} cannot be written{why}; requests are served, and {lines}"
             ),
-            command: match self.file.as_ref().and_then(|file| file.parent()) {
-                Some(directory) => format!("df -h {}", directory.display()),
+            command: match &self.file {
+                Some(file) => format!("df -h {}", shell(file_access::parent(file))),
                 None => format!("ls -l /proc/{}/fd/1", std::process::id()),
             },
         })
@@ -226,6 +227,14 @@ mod tests {
             first.detail
         );
         assert_eq!(first.command, "df -h /var/log");
+        for (file, command) in [
+            ("audit.jsonl", "df -h ."),
+            ("/var/audit logs/a.jsonl", "df -h '/var/audit logs'"),
+        ] {
+            let health = AuditHealth::of(Some(file.into()));
+            assert!(health.writing(refused).is_err());
+            assert_eq!(health.problem().unwrap().command, command);
+        }
         health.record_lost(2);
         assert!(health.writing(refused).is_err());
         let second = health.problem().unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::error::PkiError;
 use super::layout::{Layout, Scope};
-use crate::store;
+use crate::file_access;
 
 /// The directories in which only the authority itself writes files.
 const FOLDERS: [&str; 5] = ["crl", "earlier", "next", "pending", "retired"];
@@ -16,7 +16,7 @@ const FOLDERS: [&str; 5] = ["crl", "earlier", "next", "pending", "retired"];
 /// spelling of the path.
 pub(crate) fn refuse_own(path: &Path) -> Result<(), PkiError> {
     // If the directory does not exist, the later write reports the error.
-    let Ok(folder) = store::parent(path).canonicalize() else {
+    let Ok(folder) = file_access::parent(path).canonicalize() else {
         return Ok(());
     };
     let name = path.file_name().unwrap_or_default();

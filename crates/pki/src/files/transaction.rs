@@ -34,7 +34,7 @@ use super::error::PkiError;
 use super::layout::{Layout, Scope};
 use crate::crypto;
 use crate::directory_lock::DirectoryLock;
-use crate::file_access::FileAccess;
+use crate::file_access::{self, FileAccess};
 use crate::identity::text::hex;
 use crate::kill_point::kill_point;
 use crate::records::inventory::{Inventory, NewEntry};
@@ -253,7 +253,7 @@ impl Transaction {
             .iter()
             .map(|planned| match planned {
                 Planned::Place { staged, keep } => Step::Place {
-                    aside: stored(&store::parent(staged.path()).join(staged.name())),
+                    aside: stored(&file_access::parent(staged.path()).join(staged.name())),
                     path: stored(staged.path()),
                     existing: staged.existing(),
                     keep: keep.as_deref().map(stored),

@@ -213,7 +213,7 @@ impl Staged {
         prefix: &str,
         sync: bool,
     ) -> Result<Self, StoreError> {
-        let inherited = FileAccess::inherited(parent(path), audience.mode());
+        let inherited = FileAccess::inherited(file_access::parent(path), audience.mode());
         Self::written_for(path, content, audience, inherited, existing, prefix, sync)
     }
 
@@ -263,7 +263,7 @@ impl Staged {
         let mut aside = tempfile::Builder::new()
             .prefix(prefix)
             .permissions(Permissions::from_mode(audience.mode()))
-            .tempfile_in(parent(path))
+            .tempfile_in(file_access::parent(path))
             .map_err(StoreError::io("create", path))?;
         kill_point();
         if let Some(access) = access.or(new) {
@@ -290,7 +290,7 @@ impl Staged {
         kill_point();
         rename_into_place(self.aside, &self.path, self.existing).map_err(|(_, error)| error)?;
         kill_point();
-        sync_directory(parent(&self.path))
+        sync_directory(file_access::parent(&self.path))
     }
 
     /// Returns the file name of the temporary file.
@@ -431,7 +431,7 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     kill_point();
     std::fs::rename(from, to).map_err(StoreError::io("rename", from))?;
     kill_point();
-    sync_directory(parent(to))
+    sync_directory(file_access::parent(to))
 }
 
 /// Creates a directory and its parents, unless they exist. If root runs this program, a new
@@ -441,7 +441,7 @@ pub(crate) fn create_directory(path: &Path) -> Result<(), StoreError> {
     if path.is_dir() {
         return Ok(());
     }
-    let parent = parent(path);
+    let parent = file_access::parent(path);
     create_directory(parent)?;
     match file_access::create_directory(path) {
         // Another process has created the directory first.
@@ -469,14 +469,6 @@ pub(crate) fn remove_directory(path: &Path) -> Result<(), StoreError> {
             Err(StoreError::io("remove", path)(error))
         }
         _ => Ok(()),
-    }
-}
-
-/// Returns the directory that contains the file at `path`. For a bare file name, this is `.`.
-pub(crate) fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
     }
 }
 

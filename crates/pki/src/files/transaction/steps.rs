@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::file_access;
 use crate::files::error::PkiError;
 use crate::kill_point::kill_point;
 use crate::store::{self, ASIDE_PREFIX, Existing, StoreError};
@@ -181,7 +182,7 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 }
 
 fn move_unsynced(from: &Path, to: &Path, changed: &mut Vec<PathBuf>) -> Result<(), StoreError> {
-    store::create_directory(store::parent(to))?;
+    store::create_directory(file_access::parent(to))?;
     kill_point();
     std::fs::rename(from, to).map_err(StoreError::io("rename", from))?;
     note_parent(to, changed);
@@ -189,7 +190,7 @@ fn move_unsynced(from: &Path, to: &Path, changed: &mut Vec<PathBuf>) -> Result<(
 }
 
 fn note_parent(path: &Path, changed: &mut Vec<PathBuf>) {
-    let parent = store::parent(path).to_owned();
+    let parent = file_access::parent(path).to_owned();
     if !changed.contains(&parent) {
         changed.push(parent);
     }

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use rustix::fs::{Mode, OFlags};
 
 use super::error::{InventoryError, sqlite};
-use crate::file_access::FileAccess;
+use crate::file_access::{self, FileAccess};
 use crate::file_read::require_regular;
 use crate::kill_point::kill_point;
 use crate::store::{self, StoreError};
@@ -150,9 +150,9 @@ pub(super) fn create(
     let aside = tempfile::Builder::new()
         .prefix(&prefix)
         .permissions(Permissions::from_mode(0o600))
-        .tempfile_in(store::parent(path))
+        .tempfile_in(file_access::parent(path))
         .map_err(StoreError::io("create", path))?;
-    if let Some(access) = FileAccess::inherited(store::parent(path), 0o600) {
+    if let Some(access) = FileAccess::inherited(file_access::parent(path), 0o600) {
         access
             .give_to(aside.as_file())
             .map_err(StoreError::io("create", path))?;
@@ -168,7 +168,7 @@ pub(super) fn create(
         Err(failure) if failure.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         placed => {
             placed.map_err(|failure| StoreError::io("create", path)(failure.error))?;
-            Ok(store::sync_directory(store::parent(path))?)
+            Ok(store::sync_directory(file_access::parent(path))?)
         }
     }
 }

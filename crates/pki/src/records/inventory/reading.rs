@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::error::{InventoryError, sqlite};
 use super::{BUSY_TIMEOUT, Inventory, files, schema};
+use crate::file_access;
 use crate::file_stamp::FileStamp;
 use crate::signing::revoked::RevokedCertificate;
 use crate::store::{self, StoreError};
@@ -26,8 +27,10 @@ impl Inventory {
     /// Whether this process may open the inventory for writing.
     pub(crate) fn is_writable(path: &Path) -> bool {
         let may_write = |path: &Path, how| access(path, how).is_ok();
-        may_write(store::parent(path), Access::WRITE_OK | Access::EXEC_OK)
-            && (may_write(path, Access::READ_OK | Access::WRITE_OK) || !path.exists())
+        may_write(
+            file_access::parent(path),
+            Access::WRITE_OK | Access::EXEC_OK,
+        ) && (may_write(path, Access::READ_OK | Access::WRITE_OK) || !path.exists())
     }
 
     /// Opens the inventory without writing anything. If the file does not exist, the inventory is
