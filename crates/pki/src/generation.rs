@@ -361,11 +361,7 @@ impl GenerationPlan<'_> {
                  lists by name and could not tell them apart",
             ));
         }
-        let (new, present) = (made.issuer(), present.issuer);
-        if new.subject_der() == present.subject_der()
-            || new.public_key_der() == present.public_key_der()
-            || new.key_identifier_hex() == present.key_identifier_hex()
-        {
+        if made.issuer().is_confusable_with(present.issuer) {
             return Err(disagree(&format!(
                 "the {} has the name, the key or the key identifier of the present one; a rotation \
                  needs another",

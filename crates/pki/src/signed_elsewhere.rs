@@ -76,11 +76,7 @@ pub(super) fn read(
             ),
         });
     }
-    // Gateways find issuers and their lists by name and key.
-    if certificate.subject_der() == root.subject_der()
-        || certificate.public_key_der() == root.public_key_der()
-        || certificate.key_identifier_hex() == root.key_identifier_hex()
-    {
+    if certificate.is_confusable_with(&root) {
         return Err(PkiError::Disagree {
             path: path.clone(),
             why: format!(

@@ -127,6 +127,11 @@ impl ApiKey {
     pub fn is_id(text: &str) -> bool {
         text.len() == 2 * ID_BYTES && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     }
+
+    /// Whether the key may be used on a route.
+    fn is_for(&self, route: &str) -> bool {
+        self.routes.is_empty() || self.routes.iter().any(|allowed| allowed == route)
+    }
 }
 
 /// The error for two keys that have the same identifier.
@@ -192,11 +197,8 @@ impl ApiKeys {
     /// Returns the names of the keys that may be used on a route, sorted.
     #[must_use]
     pub fn names_on(&self, route: &str) -> Vec<&str> {
-        let is_for = |key: &&ApiKey| {
-            key.routes.is_empty() || key.routes.iter().any(|allowed| allowed == route)
-        };
-        let keys = self.keys.values();
-        let mut names: Vec<&str> = keys.filter(is_for).map(|key| key.name.as_str()).collect();
+        let keys = self.keys.values().filter(|key| key.is_for(route));
+        let mut names: Vec<&str> = keys.map(|key| key.name.as_str()).collect();
         names.sort_unstable();
         names
     }
@@ -243,7 +245,7 @@ impl ApiKeys {
                 format!("the API key {id} has expired"),
             ));
         }
-        if !key.routes.is_empty() && !key.routes.iter().any(|allowed| allowed == route) {
+        if !key.is_for(route) {
             return Err(Denial::new(
                 ReasonCode::CallerNotAllowed,
                 format!("the API key {id} is not for this route"),

@@ -190,6 +190,15 @@ impl AuthorityCertificate {
         self.subject_der == other.subject_der && self.public_key_der == other.public_key_der
     }
 
+    /// Whether gateways could mistake one of the authorities for the other. Gateways find issuers and
+    /// their revocation lists by name, key and key identifier, so two authorities may share none of
+    /// them.
+    pub(crate) fn is_confusable_with(&self, other: &Self) -> bool {
+        self.subject_der == other.subject_der
+            || self.public_key_der == other.public_key_der
+            || self.key_identifier == other.key_identifier
+    }
+
     /// Checks that the certificate is valid at `now`.
     pub(crate) fn check_time(&self, now: i64) -> Result<(), AuthorityError> {
         if clock::certificate_is_over(self.facts.not_after, now) {
