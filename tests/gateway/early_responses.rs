@@ -9,7 +9,7 @@ use countersign_testkit::{Afterwards, Connection, Protocol, Scripted, http2, in_
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use crate::support::{HOST, World, script};
+use crate::support::{Curl, HOST, World, script};
 
 /// Frame types (RFC 9113 section 6), and a flag.
 const DATA: u8 = 0;
@@ -176,43 +176,27 @@ async fn a_refused_connect_is_reset_after_its_response() {
 
 #[tokio::test]
 async fn curl_reads_every_refusal_of_an_upload() {
-    let version = Command::new("curl").arg("--version").output().await;
-    let speaks_h2 = version.is_ok_and(|version| {
-        let text = String::from_utf8_lossy(&version.stdout).into_owned();
-        text.contains("HTTP2")
-    });
-    if !tool("curl with HTTP/2", speaks_h2) {
-        return;
-    }
     let (world, _service) = world().await;
-    let ca = &world.ca;
-    let certificate = ca.write("caller.pem", world.caller.chain_pem());
-    let key = ca.write("caller.key", world.caller.key_pem());
+    let Some(curl) = Curl::to(&world).await else {
+        return;
+    };
     for (path, status, size) in [
-        ("nowhere", "404", 100),
-        ("nowhere", "404", 3 << 20),
-        ("early", "403", 3 << 20),
+        ("/nowhere", "404", 100),
+        ("/nowhere", "404", 3 << 20),
+        ("/early", "403", 3 << 20),
     ] {
-        let body = ca.write("body", vec![b'x'; size]);
+        let body = world.ca.write("body", vec![b'x'; size]);
+        let body = format!("@{}", body.display());
+        let arguments = [
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "--data-binary",
+            &body,
+        ];
         for number in 0..40 {
-            let output = Command::new("curl")
-                .args(["-sS", "--http2", "--max-time", "20", "-o", "/dev/null"])
-                .args(["-w", "%{http_code}", "--data-binary"])
-                .arg(format!("@{}", body.display()))
-                .arg("--cacert")
-                .arg(ca.root_file())
-                .arg("--cert")
-                .arg(&certificate)
-                .arg("--key")
-                .arg(&key)
-                .arg("--connect-to")
-                .arg(format!("{HOST}:443:{}", world.gateway.listener()))
-                .arg(format!("https://{HOST}/{path}"))
-                .output()
-                .await
-                .unwrap();
-            let complaint = String::from_utf8_lossy(&output.stderr);
-            let seen = String::from_utf8_lossy(&output.stdout);
+            let (seen, complaint) = curl.run(path, &arguments).await;
             let expected = (status, "");
             assert_eq!(
                 (&*seen, &*complaint),

@@ -1,11 +1,9 @@
 //! Requests over HTTP/2 with malformed heads: callers get the reason.
 
-use countersign_testkit::skipped::tool;
 use countersign_testkit::{Connection, Protocol, http2};
 use serde_json::Value;
-use tokio::process::Command;
 
-use crate::support::{HOST, World};
+use crate::support::{Curl, HOST, World};
 
 const RESET: u8 = 3;
 const GOAWAY: u8 = 7;
@@ -342,43 +340,20 @@ async fn many_malformed_requests_end_the_connection() {
 
 #[tokio::test]
 async fn curl_reads_the_refusal() {
-    let version = Command::new("curl").arg("--version").output().await;
-    let speaks_h2 = version.is_ok_and(|version| {
-        let text = String::from_utf8_lossy(&version.stdout).into_owned();
-        text.contains("HTTP2")
-    });
-    if !tool("curl with HTTP/2", speaks_h2) {
-        return;
-    }
     let world = World::open().await;
-    let ca = &world.ca;
-    let certificate = ca.write("caller.pem", world.caller.chain_pem());
-    let key = ca.write("caller.key", world.caller.key_pem());
-    let body = ca.write("body", vec![b'x'; 1 << 20]);
+    let Some(curl) = Curl::to(&world).await else {
+        return;
+    };
+    let body = world.ca.write("body", vec![b'x'; 1 << 20]);
     let upload = format!("@{}", body.display());
     for arguments in [
-        vec![],
-        vec!["--data-binary", "x"],
-        vec!["--data-binary", &*upload],
+        &[][..],
+        &["--data-binary", "x"],
+        &["--data-binary", &*upload],
     ] {
         for _ in 0..5 {
-            let output = Command::new("curl")
-                .args(["-sS", "--http2", "--max-time", "20", "-D", "-"])
-                .args(&arguments)
-                .arg("--cacert")
-                .arg(ca.root_file())
-                .arg("--cert")
-                .arg(&certificate)
-                .arg("--key")
-                .arg(&key)
-                .arg("--connect-to")
-                .arg(format!("{HOST}:443:{}", world.gateway.listener()))
-                .arg(format!("https://{HOST}/a?x=\"y\""))
-                .output()
-                .await
-                .unwrap();
-            let complaint = String::from_utf8_lossy(&output.stderr);
-            let seen = String::from_utf8_lossy(&output.stdout);
+            let arguments = [&["-D", "-"], arguments].concat();
+            let (seen, complaint) = curl.run("/a?x=\"y\"", &arguments).await;
             assert_eq!(complaint, "", "{arguments:?}: {seen}");
             assert!(seen.starts_with("HTTP/2 400"), "{seen}");
             assert!(seen.contains("countersign-reason: malformed-request"));

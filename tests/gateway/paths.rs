@@ -307,6 +307,25 @@ async fn no_form_of_a_path_leads_around_the_route_of_administrators() {
     assert_eq!(operator.get("/admin/x").await.unwrap().status, 200);
 }
 
+/// Changes the configuration while a request is in progress. The gateway must then end the request,
+/// because it is malformed under the new configuration.
+async fn request_becomes_malformed(
+    world: &World,
+    path: &str,
+    change: impl FnOnce(String) -> String,
+) {
+    let mut connection = world.client().connect().await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    connection.write(request.as_bytes()).await.unwrap();
+    assert_eq!(connection.read_head().await.statuses(), [200]);
+    let config = world.gateway.config_file();
+    let text = std::fs::read_to_string(&config).unwrap();
+    replace(&config, change(text));
+    assert!(connection.read_until(|_| false).await.closed);
+    let line = world.gateway.audit().request(path).await;
+    assert_eq!(line["reason"], "malformed-request", "{line}");
+}
+
 #[tokio::test]
 async fn requests_in_progress_end_if_a_new_route_makes_their_path_ambiguous() {
     let route = "\n[[route]]\nname = \"admin\"\npaths = [\"/admin/**\"]\nupstream = \"orders\"\n\
@@ -319,16 +338,8 @@ async fn requests_in_progress_end_if_a_new_route_makes_their_path_ambiguous() {
         )
     })
     .await;
-    let mut connection = world.client().connect().await.unwrap();
-    let request = format!("GET //admin/hang-mid-body HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
-    connection.write(request.as_bytes()).await.unwrap();
-    assert_eq!(connection.read_head().await.statuses(), [200]);
-    let config = world.gateway.config_file();
-    let text = std::fs::read_to_string(&config).unwrap();
-    replace(&config, format!("{text}{route}"));
-    assert!(connection.read_until(|_| false).await.closed);
-    let line = world.gateway.audit().request("//admin/hang-mid-body").await;
-    assert_eq!(line["reason"], "malformed-request", "{line}");
+    let change = |text: String| text + route;
+    request_becomes_malformed(&world, "//admin/hang-mid-body", change).await;
 }
 
 #[tokio::test]
@@ -465,15 +476,7 @@ async fn requests_in_progress_end_if_their_route_becomes_strict() {
         )
     })
     .await;
-    let mut connection = world.client().connect().await.unwrap();
-    let request = format!("GET /a%2Fb/hang-mid-body HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
-    connection.write(request.as_bytes()).await.unwrap();
-    assert_eq!(connection.read_head().await.statuses(), [200]);
-    let config = world.gateway.config_file();
-    let text = std::fs::read_to_string(&config).unwrap();
-    replace(&config, text.replace("allow-encoded-slash", "strict"));
-    assert!(connection.read_until(|_| false).await.closed);
-    let line = world.gateway.audit().request("/a%2Fb/hang-mid-body").await;
-    assert_eq!(line["reason"], "malformed-request", "{line}");
+    let change = |text: String| text.replace("allow-encoded-slash", "strict");
+    request_becomes_malformed(&world, "/a%2Fb/hang-mid-body", change).await;
     assert_eq!(world.client().get("/a%2Fb").await.unwrap().status, 400);
 }

@@ -162,6 +162,19 @@ impl Offline {
         offline
     }
 
+    /// Creates an authority with this root, whose key is in the directory.
+    pub(super) fn import(&self, arguments: &[&str]) -> Run {
+        let [certificate, key] = [self.word("root.pem"), self.word("root.key")];
+        let common = [
+            "--no-passphrase",
+            "--ca-cert",
+            &certificate,
+            "--ca-key",
+            &key,
+        ];
+        self.init(&[&common, arguments].concat())
+    }
+
     /// Completes the authority. The first argument is the file with the intermediate's certificate.
     pub(super) fn complete(&self, arguments: &[&str]) -> Run {
         let root = self.word("root.pem");

@@ -130,16 +130,7 @@ fn a_root_of_another_program_replaces_the_present_one() {
 #[test]
 fn only_the_intermediate_is_replaced_with_the_root_here() {
     let offline = Offline::new();
-    let [certificate, key] = [offline.word("root.pem"), offline.word("root.key")];
-    offline
-        .init(&[
-            "--no-passphrase",
-            "--ca-cert",
-            &certificate,
-            "--ca-key",
-            &key,
-        ])
-        .done();
+    offline.import(&[]).done();
     offline.issue("old").done();
     let root = certificates(&offline.path("certs/root.pem"));
     let list = offline.path("certs/crl/root.crl");
@@ -187,22 +178,13 @@ fn only_the_intermediate_is_replaced_with_the_root_here() {
 #[test]
 fn a_renewed_root_goes_on_with_its_list() {
     let offline = Offline::new();
-    let [certificate, key] = [offline.word("root.pem"), offline.word("root.key")];
-    offline
-        .init(&[
-            "--no-passphrase",
-            "--ca-cert",
-            &certificate,
-            "--ca-key",
-            &key,
-        ])
-        .done();
+    offline.import(&[]).done();
     offline.issue("old").done();
     let mut params = offline.root.clone();
     params.not_after = OffsetDateTime::now_utc() + Duration::days(1800);
     let renewed = params.self_signed(&offline.key).unwrap();
     std::fs::write(offline.path("root-2.pem"), renewed.pem()).unwrap();
-    let certificate = offline.word("root-2.pem");
+    let [certificate, key] = [offline.word("root-2.pem"), offline.word("root.key")];
     offline
         .run(
             &["rotate", "prepare"],

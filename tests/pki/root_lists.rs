@@ -37,19 +37,6 @@ impl Offline {
         self.sign("next.csr", "next.pem", |_| {})
     }
 
-    /// Creates an authority with this root, whose key is in the directory.
-    fn import(&self, arguments: &[&str]) -> Run {
-        let [certificate, key] = [self.word("root.pem"), self.word("root.key")];
-        let common = [
-            "--no-passphrase",
-            "--ca-cert",
-            &certificate,
-            "--ca-key",
-            &key,
-        ];
-        self.init(&[&common, arguments].concat())
-    }
-
     fn revoke_in_inventory(&self, name: &str) {
         let file = self.word(&format!("certs/issued/{name}.pem"));
         self.run(&["revoke"], &["--cert", &file]).done();

@@ -4,6 +4,7 @@
 //! Helpers that only one folder uses are in that folder's `mod.rs`. Helpers that do not depend
 //! on the tested program are in `crates/testkit`.
 
+mod curl;
 mod files;
 mod http;
 mod jws;
@@ -16,6 +17,7 @@ mod world;
 
 use std::path::PathBuf;
 
+pub(crate) use curl::Curl;
 pub(crate) use files::{Files, mode, named_pipe, obstruct, replace};
 pub(crate) use http::{get_with, request, streaming, streaming_with};
 pub(crate) use jws::{altered, assertion, assertion_claims, base64url, decode, thumbprint};

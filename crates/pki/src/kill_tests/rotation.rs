@@ -2,44 +2,52 @@
 
 use super::*;
 
-#[test]
-fn a_rotation_is_prepared_or_not_begun() {
-    let template = Template::new(|_, _| {});
-    let before = template.tree();
+/// Ends the process at each point of an operation that prepares a rotation. The next command must
+/// find the earlier or the new generation. `check` gets that command, and its directory.
+fn prepared_or_not(operation: &str, template: &Template, mut check: impl FnMut(&Path, &mut Pki)) {
     let mut generations = Vec::new();
     at_each_point(
-        "kill_tests::operations::prepare",
+        operation,
         |home| template.put(home),
         |home| {
             let mut pki = next_command(home);
             generations.push(pki.generation().number());
-            if pki.generation() == Generation::FIRST {
-                assert_eq!(tree(home), before);
-            } else {
-                let after = tree(home);
-                for file in [
-                    "root.key",
-                    "root.pem",
-                    "intermediate.key",
-                    "intermediate.pem",
-                ] {
-                    let present = Path::new("certs").join(file);
-                    let earlier = Path::new("certs/earlier").join(file);
-                    assert_eq!(after[&earlier], before[&present], "{file}");
-                    assert_ne!(after[&present], before[&present], "{file}");
-                }
-                assert_eq!(after.len(), before.len() + 4);
-            }
-            use_it(&mut pki);
-            if pki.generation() == Generation::FIRST {
-                pki.prepare_rotation(&RotationOptions::default()).unwrap();
-            }
-            pki.retire(true).unwrap();
-            next_command(home);
+            check(home, &mut pki);
         },
     );
     generations.dedup();
     assert_eq!(generations, [1, 2]);
+}
+
+#[test]
+fn a_rotation_is_prepared_or_not_begun() {
+    let template = Template::new(|_, _| {});
+    let before = template.tree();
+    prepared_or_not("kill_tests::operations::prepare", &template, |home, pki| {
+        if pki.generation() == Generation::FIRST {
+            assert_eq!(tree(home), before);
+        } else {
+            let after = tree(home);
+            for file in [
+                "root.key",
+                "root.pem",
+                "intermediate.key",
+                "intermediate.pem",
+            ] {
+                let present = Path::new("certs").join(file);
+                let earlier = Path::new("certs/earlier").join(file);
+                assert_eq!(after[&earlier], before[&present], "{file}");
+                assert_ne!(after[&present], before[&present], "{file}");
+            }
+            assert_eq!(after.len(), before.len() + 4);
+        }
+        use_it(pki);
+        if pki.generation() == Generation::FIRST {
+            pki.prepare_rotation(&RotationOptions::default()).unwrap();
+        }
+        pki.retire(true).unwrap();
+        next_command(home);
+    });
 }
 
 /// Both generations use the same root key, so a rotation must never move the key file.
@@ -47,19 +55,16 @@ fn a_rotation_is_prepared_or_not_begun() {
 fn a_rotation_of_the_intermediate_keeps_the_root() {
     let template = Template::new(|_, _| {});
     let before = template.tree();
-    let mut generations = Vec::new();
-    at_each_point(
+    prepared_or_not(
         "kill_tests::operations::prepare_intermediate",
-        |home| template.put(home),
-        |home| {
-            let mut pki = next_command(home);
-            generations.push(pki.generation().number());
+        &template,
+        |home, pki| {
             let after = tree(home);
             for file in ["root.key", "root.pem", "trust.pem", "crl/root.crl"] {
                 let path = Path::new("certs").join(file);
                 assert_eq!(after[&path], before[&path], "{file}");
             }
-            use_it(&mut pki);
+            use_it(pki);
             if pki.generation() != Generation::FIRST {
                 // Otherwise its list would stay published.
                 let earlier = pki.layout().earlier();
@@ -72,8 +77,6 @@ fn a_rotation_of_the_intermediate_keeps_the_root() {
             }
         },
     );
-    generations.dedup();
-    assert_eq!(generations, [1, 2]);
 }
 
 /// An operator may keep the root's key elsewhere, so there is no old key to move to `earlier/`. A
@@ -106,26 +109,17 @@ fn a_rotation_puts_aside_files_without_an_owner() {
         pki.prepare_rotation(&RotationOptions::default()).unwrap();
         Pki::replace(&home.join("certs"), &domain(), &KeyProtection::Plain).unwrap();
     });
-    let mut generations = Vec::new();
-    at_each_point(
-        "kill_tests::operations::prepare",
-        |home| template.put(home),
-        |home| {
-            let mut pki = next_command(home);
-            generations.push(pki.generation().number());
-            if pki.generation() == Generation::FIRST {
-                pki.prepare_rotation(&RotationOptions::default()).unwrap();
-            }
-            // The generation of the replaced authority and that of the new authority have the same
-            // number. Each must have a directory in `retired/`.
-            pki.retire(true).unwrap();
-            let retired = std::fs::read_dir(pki.layout().retired()).unwrap();
-            assert_eq!(retired.count(), 2);
-            next_command(home);
-        },
-    );
-    generations.dedup();
-    assert_eq!(generations, [1, 2]);
+    prepared_or_not("kill_tests::operations::prepare", &template, |home, pki| {
+        if pki.generation() == Generation::FIRST {
+            pki.prepare_rotation(&RotationOptions::default()).unwrap();
+        }
+        // The generation of the replaced authority and that of the new authority have the same
+        // number. Each must have a directory in `retired/`.
+        pki.retire(true).unwrap();
+        let retired = std::fs::read_dir(pki.layout().retired()).unwrap();
+        assert_eq!(retired.count(), 2);
+        next_command(home);
+    });
 }
 
 #[test]
