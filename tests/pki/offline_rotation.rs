@@ -4,7 +4,9 @@
 use time::{Duration, OffsetDateTime};
 
 use super::offline_root::{Offline, serial_of};
+use super::reading::{can_mount_read_only, with_read_only_mount};
 use super::{certificates, revocation_list};
+use crate::support::{BINARY, Run};
 
 #[test]
 fn the_next_intermediate_comes_from_the_same_root() {
@@ -31,8 +33,9 @@ fn the_next_intermediate_comes_from_the_same_root() {
             &["rotate", "prepare"],
             &["--intermediate-cert", &next, "--json"],
         )
-        .done()
-        .json();
+        .done();
+    assert!(!prepared.stderr.contains("could not be removed"));
+    let prepared = prepared.json();
     assert_eq!(
         (&prepared["generation"], &prepared["dependents"]),
         (&2.into(), &2.into())
@@ -206,4 +209,52 @@ fn a_renewed_root_goes_on_with_its_list() {
     );
     offline.verify("new").done();
     offline.run(&["crl"], &["--issuer", "all"]).done();
+}
+
+/// The change is complete before the copy of the key is removed, so the command must succeed.
+#[test]
+fn a_copy_of_the_key_that_cannot_be_removed_is_named() {
+    let offline = Offline::new();
+    offline.request();
+    let pending = offline.path("certs/pending");
+    if !can_mount_read_only(&pending) {
+        return;
+    }
+    let run = |words: &[&str], file: &str| {
+        let mut command = with_read_only_mount(&pending, BINARY);
+        let run = Run::of(
+            command
+                .arg("pki")
+                .args(words)
+                .arg("--dir")
+                .arg(offline.path("certs"))
+                .args(["--intermediate-cert", file]),
+        )
+        .done();
+        let key = pending.join("intermediate.key");
+        assert!(key.exists());
+        for words in [
+            format!("note: {} could not be removed", key.display()),
+            format!("rm -r {}\n", pending.display()),
+        ] {
+            assert!(run.stderr.contains(&words), "{}", run.stderr);
+        }
+        std::fs::remove_dir_all(&pending).unwrap();
+    };
+    let root = offline.word("root.pem");
+    let first = offline.sign("first.csr", "first.pem", |_| {});
+    let list = offline.list("root.crl", 5, &[], 30);
+    let init = ["init", "--trust-domain", "example.org", "--ca-cert", &root];
+    run(&[&init[..], &["--ca-crl", &list]].concat(), &first);
+    offline.issue("old").done();
+    let file = offline.word("next.csr");
+    offline
+        .run(&["rotate", "prepare"], &["--intermediate-csr", &file])
+        .done();
+    let next = offline.sign("next.csr", "next.pem", |_| {});
+    run(&["rotate", "prepare"], &next);
+    offline.issue("new").done();
+    for name in ["old", "new"] {
+        offline.verify(name).done();
+    }
 }

@@ -251,29 +251,37 @@ fn a_group_that_may_read_can_go_on() {
     assert_eq!(readable.serials().len(), 1);
 }
 
-#[test]
-fn a_read_only_mount_is_enough() {
-    let authority = issued(&["a"]);
-    let home = authority.home.path().to_owned();
+/// Returns a command that runs a program for which a directory is a read-only mount.
+pub(super) fn with_read_only_mount(directory: &Path, program: &str) -> Command {
     let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && shift && \
         exec \"$@\"";
-    let mounted = |program: &str| {
-        let mut command = Command::new("unshare");
-        command
-            .args(["--mount", "sh", "-c", script, "sh"])
-            .arg(&home);
-        command.arg(program).stdin(Stdio::null());
-        command
-    };
-    let can_mount = mounted("true")
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(directory)
+        .arg(program)
+        .stdin(Stdio::null());
+    command
+}
+
+/// Whether [`with_read_only_mount`] works on this machine.
+pub(super) fn can_mount_read_only(directory: &Path) -> bool {
+    let can_mount = with_read_only_mount(directory, "true")
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success());
-    if !skipped::machine("mounting a directory", can_mount) {
+    skipped::machine("mounting a directory", can_mount)
+}
+
+#[test]
+fn a_read_only_mount_is_enough() {
+    let authority = issued(&["a"]);
+    let home = authority.home.path();
+    if !can_mount_read_only(home) {
         return;
     }
     let run = |words: &[&str]| {
-        let mut command = mounted(BINARY);
+        let mut command = with_read_only_mount(home, BINARY);
         Run::of(
             command
                 .arg("pki")

@@ -173,9 +173,10 @@ impl Pki {
         store::create_directory(&directory.join("issued"))?;
         store::create_directory(&layout.crls())?;
         write(&layout, options, &made, existing, &state, &lock)?;
-        if is_elsewhere {
-            discard_request(&layout);
-        }
+        let leftover_key = match is_elsewhere {
+            true => discard_request(&layout),
+            false => None,
+        };
         let absent = || PkiError::Incomplete(directory.to_owned());
         let root = made.certificate(AuthorityName::Root).ok_or_else(absent)?;
         Ok(Self {
@@ -188,6 +189,7 @@ impl Pki {
             signer: made.into_signer(),
             profiles: options.profiles.clone(),
             states: StateCache::default(),
+            leftover_key,
             layout,
         })
     }

@@ -3,7 +3,7 @@
 //! [`super::creating`] creates an authority, [`super::issuing`] issues leaves, and
 //! [`super::revoking`] revokes certificates. This module never uses a terminal.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::files::certificates;
@@ -50,6 +50,8 @@ pub struct Pki {
     pub(super) signer: Option<CertificateAuthority>,
     pub(super) profiles: Profiles,
     pub(super) states: StateCache,
+    /// See [`Pki::leftover_key`].
+    pub(super) leftover_key: Option<PathBuf>,
 }
 
 impl Pki {
@@ -132,6 +134,7 @@ impl Pki {
             signer: None,
             profiles: Profiles::default(),
             states: StateCache::default(),
+            leftover_key: None,
         })
     }
 
@@ -139,6 +142,13 @@ impl Pki {
     #[must_use]
     pub const fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// Returns the copy of the intermediate's private key in `pending/`, if the last operation put a
+    /// requested intermediate in place and could not remove the copy.
+    #[must_use]
+    pub fn leftover_key(&self) -> Option<&Path> {
+        self.leftover_key.as_deref()
     }
 
     /// Returns the trust domain of the authority.

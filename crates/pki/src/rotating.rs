@@ -128,11 +128,14 @@ impl Pki {
         };
         let made = plan.make(&mut state, clock::certificate_now())?;
         self.put_in_place(&made, &protection, &state, &lock)?;
-        if matches!(options.root, RootSource::SignedElsewhere(_)) {
-            discard_request(self.layout());
-        }
+        let leftover_key = match options.root {
+            RootSource::SignedElsewhere(_) => discard_request(self.layout()),
+            _ => None,
+        };
         drop(lock);
-        self.reopen()
+        self.reopen()?;
+        self.leftover_key = leftover_key;
+        Ok(())
     }
 
     /// Returns the protection of the current key that signs leaves. New keys get the same

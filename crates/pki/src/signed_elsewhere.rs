@@ -115,10 +115,15 @@ pub(super) fn read(
     })
 }
 
-/// Removes the request and the key in `pending/`. The key was already written to its final path.
-pub(super) fn discard_request(layout: &Layout) {
-    // An error is ignored, because a copy of the key that remains next to the key does no harm.
-    let _ = store::remove_directory(layout.pending().directory());
+/// Removes the request and the key in `pending/`. Returns the path of the key if it could not be
+/// removed.
+///
+/// This is no error: the key was already written to its final path, and the intermediate is in use.
+pub(super) fn discard_request(layout: &Layout) -> Option<PathBuf> {
+    let key = layout.pending().key(AuthorityName::Intermediate);
+    let removed = store::remove_directory(layout.pending().directory());
+    // Other files of the request may stay. They are not secret.
+    (removed.is_err() && key.try_exists().unwrap_or(true)).then_some(key)
 }
 
 /// Verifies a trial leaf of the intermediate as gateways do.

@@ -336,7 +336,7 @@ fn notes_on_root(pki: &Pki, args: &InitArgs, output: Output) {
         note_first_list(output);
     }
     if args.intermediate_cert.is_some() {
-        note_path_length(pki, output);
+        notes_on_requested(pki, output);
     }
 }
 
@@ -349,8 +349,17 @@ pub(super) fn note_first_list(output: Output) {
     );
 }
 
-/// Prints a note if an intermediate that was signed elsewhere may sign further authorities.
-pub(super) fn note_path_length(pki: &Pki, output: Output) {
+/// Prints what the operator must know about an intermediate that was signed elsewhere: whether it may
+/// sign further authorities, and whether a copy of its key could not be removed.
+pub(super) fn notes_on_requested(pki: &Pki, output: Output) {
+    if let Some(key) = pki.leftover_key() {
+        output.note(format_args!(
+            "note: {} could not be removed. It is a copy of the intermediate's private key, and no \
+             longer needed. Remove it: rm -r {}",
+            key.display(),
+            shell(pki.layout().pending().directory())
+        ));
+    }
     if !pki.authority(AuthorityName::Intermediate).has_path_length() {
         output.note(
             "note: the intermediate has no path length (pathLen), so its key can make further \

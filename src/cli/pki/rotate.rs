@@ -8,7 +8,7 @@ use comfy_table::presets::NOTHING;
 use serde_json::json;
 
 use super::authority::{open, with_remedy};
-use super::init::{KeyType, note_first_list, note_path_length, note_root_list, report_request};
+use super::init::{KeyType, note_first_list, note_root_list, notes_on_requested, report_request};
 use crate::cli::common::format::{absolute, moment};
 use crate::cli::common::output::{CliError, Exit, Output};
 use crate::cli::common::passphrase::PassphraseArgs;
@@ -240,7 +240,7 @@ Next, hand out the trusted roots and the lists in {lists}, renew the certificate
         note_first_list(output);
     }
     if args.intermediate_cert.is_some() {
-        note_path_length(&pki, output);
+        notes_on_requested(&pki, output);
     }
     Ok(Exit::Done)
 }
