@@ -447,6 +447,22 @@ mod tests {
         params.self_signed(&key).unwrap().der().to_vec()
     }
 
+    /// A library that reads such tags finds a name where webpki finds none.
+    #[test]
+    fn tags_of_several_bytes_are_malformed() {
+        let extension = |tag: &[u8]| {
+            let name = [tag, &[3, b'a', b'.', b'b']].concat();
+            let length = u8::try_from(name.len()).unwrap();
+            [&[0x30, length][..], &name].concat()
+        };
+        assert!(names_are_well_encoded(&extension(&[0x82])));
+        assert!(!names_are_well_encoded(&extension(&[0x9f, 2])));
+        let text = [0x0c, 3, b'a', b'@', b'b'];
+        let value = |tag: &[u8]| utf8_value(&[tag, &[5], &text].concat());
+        assert_eq!(value(&[0xa0]), Some("a@b".to_owned()));
+        assert_eq!(value(&[0xbf, 0]), None);
+    }
+
     #[test]
     fn reads_names_serial_and_usages() {
         let mut params = rcgen::CertificateParams::new(vec!["a.example.org".to_owned()]).unwrap();
